@@ -1,0 +1,7 @@
+//! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
+
+pub mod error;
+pub mod tensor;
+
+pub use error::{Error, Result};
+pub use tensor::{DType, HostTensor};

@@ -1,0 +1,2 @@
+//! The `unmist` binary.
+fn main() {}
