@@ -1,5 +1,6 @@
 //! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
 
+pub mod checkpoint;
 pub mod error;
 pub mod tensor;
 

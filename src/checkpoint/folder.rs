@@ -1,0 +1,305 @@
+//! A model folder as diffusers lays it out.
+//!
+//! Three layouts are read:
+//! - pipeline: `model_index.json`, and one folder a component (`unet/`, `scheduler/`, `vae/`, `text_encoder/` …);
+//! - flat (`google/ddpm-*`): `model_index.json`, `config.json`, `scheduler_config.json` and the weights side by side;
+//! - a bare component: `config.json` and the weights.
+
+use std::path::{Path, PathBuf};
+
+use super::{Json, Tensors, quoted};
+use crate::error::{Error, Result};
+
+/// First part of the names of weight files: what diffusers' models and transformers' models are saved as.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// A model folder.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    index: Option<Json>,
+    pipeline_class: Option<String>,
+    variant: Option<String>,
+}
+
+/// One model of a folder: its configuration and its weights.
+#[derive(Debug)]
+pub struct Component {
+    /// Its name in the pipeline, e.g. `unet`.
+    pub name: String,
+    /// The class that its configuration names, e.g. `UNet2DModel` (`_class_name`, or the first of transformers' `architectures`).
+    pub class_name: Option<String>,
+    /// `config.json`.
+    pub config: Json,
+    /// The weights, validated and memory-mapped.
+    pub tensors: Tensors,
+}
+
+impl Folder {
+    /// Opens a model folder.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its `model_index.json`
+    /// is malformed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let shown = path.display();
+        if !path.exists() {
+            return Err(Error::Usage(format!(
+                "{shown}: there is no such folder; give the folder that holds model_index.json or config.json"
+            )));
+        }
+        if !path.is_dir() {
+            return Err(Error::Usage(format!(
+                "{shown}: expected a model folder (with model_index.json or config.json), found a file"
+            )));
+        }
+        let index_path = path.join("model_index.json");
+        let index = if index_path.exists() { Some(Json::read(index_path)?) } else { None };
+        let pipeline_class = index.as_ref().map(pipeline_class).transpose()?;
+        let components = list(&path)?.iter().any(|name| path.join(name).join("config.json").is_file());
+        if index.is_none() && !components && !path.join("config.json").is_file() {
+            let hint = match list(&path.join("snapshots")).unwrap_or_default().first() {
+                Some(revision) => format!(
+                    "this is a download cache, give {} instead",
+                    path.join("snapshots").join(revision).display()
+                ),
+                None => format!("found {}", shown_list(&list(&path)?)),
+            };
+            return Err(Error::Config(format!("{shown}: expected model_index.json or config.json; {hint}")));
+        }
+        Ok(Self { path, index, pipeline_class, variant: None })
+    }
+
+    /// Prefers weight files of a variant, e.g. `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component without
+    /// that variant uses its plain files, as in diffusers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if no component has that variant.
+    pub fn with_variant(mut self, variant: &str) -> Result<Self> {
+        let mut found = Vec::new();
+        for folder in list(&self.path)?
+            .iter()
+            .map(|name| self.path.join(name))
+            .filter(|folder| folder.is_dir())
+            .chain([self.path.clone()])
+        {
+            found.extend(variants(&list(&folder)?));
+        }
+        found.sort();
+        found.dedup();
+        if !found.iter().any(|name| name == variant) {
+            return Err(Error::Usage(format!(
+                "{}: there are no weights of the variant {}; variants found: {}",
+                self.path.display(),
+                quoted(variant),
+                shown_list(&found)
+            )));
+        }
+        self.variant = Some(variant.to_owned());
+        Ok(self)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `model_index.json`, if there is one.
+    pub fn index(&self) -> Option<&Json> {
+        self.index.as_ref()
+    }
+
+    /// The pipeline that `model_index.json` names, e.g. `DDPMPipeline`; `None` for a bare component.
+    pub fn pipeline_class(&self) -> Option<&str> {
+        self.pipeline_class.as_deref()
+    }
+
+    /// Names of the components: those of `model_index.json` that are not null; without it, the folders that hold a configuration.
+    pub fn component_names(&self) -> Vec<String> {
+        match self.index.as_ref().and_then(|index| index.value.as_object()) {
+            Some(entries) => entries.keys().filter(|name| self.index_class(name).is_some()).cloned().collect(),
+            None => {
+                let is_component = |name: &String| {
+                    ["config.json", "scheduler_config.json"]
+                        .iter()
+                        .any(|file| self.path.join(name).join(file).is_file())
+                };
+                list(&self.path).unwrap_or_default().into_iter().filter(is_component).collect()
+            }
+        }
+    }
+
+    /// The class that `model_index.json` gives a component (`["diffusers", "UNet2DModel"]`); `None` if it has none.
+    pub fn index_class(&self, name: &str) -> Option<&str> {
+        self.index.as_ref()?.value.get(name)?.as_array()?.get(1)?.as_str()
+    }
+
+    /// The folder of a component, if it has its own: `tokenizer`, `feature_extractor` …
+    pub fn subfolder(&self, name: &str) -> Option<PathBuf> {
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+        Some(self.path.join(name)).filter(|folder| plain && folder.is_dir())
+    }
+
+    /// Configuration and weights of a model, e.g. `unet`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no such component or its configuration is malformed; [`Error::Checkpoint`] if its
+    /// weights are missing, damaged, or not `.safetensors`.
+    pub fn component(&self, name: &str) -> Result<Component> {
+        let (folder, config) = self.config(name, "config.json")?;
+        let tensors = Tensors::open(find_weights(&folder, self.variant.as_deref())?)?;
+        Ok(Component { name: name.to_owned(), class_name: class_name(&config), config, tensors })
+    }
+
+    /// `config.json` of a model, without opening its weights.
+    ///
+    /// # Errors
+    /// As [`Folder::component`].
+    pub fn component_config(&self, name: &str) -> Result<Json> {
+        self.config(name, "config.json").map(|(_, config)| config)
+    }
+
+    /// `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is none or it is malformed.
+    pub fn scheduler_config(&self) -> Result<Json> {
+        self.scheduler_config_of("scheduler")
+    }
+
+    /// `scheduler_config.json` of a scheduler by its name in the pipeline, e.g. `low_res_scheduler`.
+    ///
+    /// # Errors
+    /// As [`Folder::scheduler_config`].
+    pub fn scheduler_config_of(&self, name: &str) -> Result<Json> {
+        self.config(name, "scheduler_config.json").map(|(_, config)| config)
+    }
+
+    /// `file` in the folder of the component, or in the root of a flat folder; and the folder.
+    fn config(&self, name: &str, file: &str) -> Result<(PathBuf, Json)> {
+        if let Some(folder) = self.subfolder(name) {
+            let config = Json::read(folder.join(file))?;
+            return Ok((folder, config));
+        }
+        let nothing = |why: String| {
+            Error::Config(format!("{}: there is no component {}: {why}", self.path.display(), quoted(name)))
+        };
+        let path = self.path.join(file);
+        if !path.is_file() {
+            return Err(nothing(format!(
+                "neither the folder nor {file} is there; components: {}",
+                shown_list(&self.component_names())
+            )));
+        }
+        // In a flat folder only one component's config.json is at the root: the class tells which.
+        let config = Json::read(path)?;
+        match (&self.index, self.index_class(name), class_name(&config)) {
+            (Some(_), None, _) => Err(nothing(format!("model_index.json has {}", shown_list(&self.component_names())))),
+            (Some(_), Some(expected), Some(found)) if expected != found => Err(nothing(format!(
+                "model_index.json expects {} {}, {file} describes {}",
+                quoted(name),
+                quoted(expected),
+                quoted(&found)
+            ))),
+            _ => Ok((self.path.clone(), config)),
+        }
+    }
+}
+
+/// `_class_name` of `model_index.json`; of a community pipeline (`[module, class]`) the class.
+fn pipeline_class(index: &Json) -> Result<String> {
+    let class = &index.value["_class_name"];
+    class.as_str().or_else(|| class.as_array()?.get(1)?.as_str()).map(str::to_owned).ok_or_else(|| {
+        Error::Config(format!(
+            "{}: expected `_class_name`, the name of a pipeline; found none: fetch the file again",
+            index.path.display()
+        ))
+    })
+}
+
+/// The class a component's configuration names.
+fn class_name(config: &Json) -> Option<String> {
+    let value = &config.value;
+    value["_class_name"].as_str().or_else(|| value["architectures"][0].as_str()).map(str::to_owned)
+}
+
+/// The weight file, or index of a sharded set, of a component's folder.
+fn find_weights(folder: &Path, variant: Option<&str>) -> Result<PathBuf> {
+    let files = list(folder)?;
+    let has = |name: &String| files.contains(name);
+    let shown = folder.display();
+    let wanted = |variant: Option<&str>| STEMS.iter().flat_map(move |stem| weight_files(stem, variant)).find(has);
+
+    let found = variant.and_then(|variant| wanted(Some(variant))).or_else(|| wanted(None));
+    if let Some(file) = found {
+        return Ok(folder.join(file));
+    }
+    match variants(&files).as_slice() {
+        [] => {}
+        [only] => return Ok(folder.join(wanted(Some(only)).expect("`variants` lists what `weight_files` names"))),
+        several => {
+            return Err(Error::Checkpoint(format!(
+                "{shown}: there are several variants of the weights and no plain one; choose one of {}",
+                shown_list(several)
+            )));
+        }
+    }
+    let pickles = [".bin", ".ckpt", ".pt", ".pth"];
+    if let Some(file) = files.iter().find(|file| pickles.iter().any(|end| file.ends_with(end))) {
+        return Err(Error::Unsupported(format!(
+            "{shown}: the weights are there only as {}, a pickle, which can run code when opened and is not read; fetch the \
+             .safetensors version or convert it (diffusers: `DiffusionPipeline.from_pretrained(…).save_pretrained(…)`)",
+            quoted(file)
+        )));
+    }
+    Err(Error::Checkpoint(format!(
+        "{shown}: expected {}.safetensors or {}.safetensors; found {}",
+        STEMS[0],
+        STEMS[1],
+        shown_list(&files)
+    )))
+}
+
+/// The names that weights may have: one file, or the index of shards.
+fn weight_files(stem: &str, variant: Option<&str>) -> [String; 2] {
+    let dotted = variant.map_or(String::new(), |variant| format!(".{variant}"));
+    [format!("{stem}{dotted}.safetensors"), format!("{stem}.safetensors.index{dotted}.json")]
+}
+
+/// The variants among the names of a folder's files, sorted.
+fn variants(files: &[String]) -> Vec<String> {
+    let variant = |file: &String, stem: &str| {
+        let rest = file.strip_prefix(stem)?.strip_prefix('.')?;
+        let middle = rest
+            .strip_suffix(".safetensors")
+            .or_else(|| rest.strip_prefix("safetensors.index.")?.strip_suffix(".json"))?;
+        (!middle.is_empty() && !middle.contains("-of-")).then(|| middle.to_owned()) // model.fp16-00001-of-00002: a shard
+    };
+    let mut found: Vec<String> =
+        files.iter().flat_map(|file| STEMS.iter().filter_map(move |stem| variant(file, stem))).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Names in a folder, sorted. Names that are not UTF-8 are none that a model uses.
+fn list(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        names.extend(entry.map_err(Error::io(folder))?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Up to ten names for a message.
+fn shown_list(names: &[String]) -> String {
+    let mut text = names.iter().take(10).map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => text.push_str("nothing"),
+        1..=10 => {}
+        more => text += &format!(" and {} more", more - 10),
+    }
+    text
+}

@@ -1,0 +1,206 @@
+//! The header of one `.safetensors` file: parsed and validated as a whole before any tensor is read.
+//!
+//! Layout (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON object
+//! `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from the end of
+//! the header; tensors must tile the data without gap or overlap.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use super::quoted;
+use crate::error::{Error, Result};
+
+/// Longest header accepted, as in the format's own reader. SDXL's is 0.3 MB.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Where one tensor lies in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stored {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Bytes of the file, header included.
+    pub bytes: Range<usize>,
+}
+
+/// A validated header: every range lies inside the file and holds exactly its shape's elements.
+#[derive(Debug, Default)]
+pub(super) struct Header {
+    pub tensors: BTreeMap<String, Stored>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in messages).
+pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
+    let bad = |message: String| Error::Checkpoint(format!("{}: {message}", path.display()));
+    if let Some(problem) = foreign_format(file) {
+        return Err(bad(problem.to_string()));
+    }
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(bad(format!(
+            "a .safetensors file begins with an 8-byte length, this one has {} bytes; it is truncated, fetch it again",
+            file.len()
+        )));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES {
+        return Err(bad(format!(
+            "the first 8 bytes announce a header of {length} bytes, more than the {MAX_HEADER_BYTES} allowed; \
+             it is not a .safetensors file, or damaged: fetch it again"
+        )));
+    }
+    let length = length as usize; // at most MAX_HEADER_BYTES
+    let Some(json) = rest.get(..length) else {
+        return Err(bad(format!(
+            "the header should have {length} bytes, only {} follow; the file is truncated, fetch it again",
+            rest.len()
+        )));
+    };
+    let json = std::str::from_utf8(json)
+        .map_err(|e| bad(format!("the header is not UTF-8 ({e}); the file is damaged, fetch it again")))?;
+    let raw: RawHeader = serde_json::from_str(json)
+        .map_err(|e| bad(format!("the header is not valid ({e}); the file is damaged, fetch it again")))?;
+    place(raw, 8 + length, file.len())
+        .map_err(|problem| bad(format!("{problem}; the file is damaged, fetch or convert it again")))
+}
+
+/// Checks the offsets of all tensors against each other and against the file, and makes them absolute.
+fn place(raw: RawHeader, data_start: usize, file_len: usize) -> std::result::Result<Header, String> {
+    let available = file_len - data_start;
+    let needed = raw.tensors.values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+    if needed > available {
+        return Err(format!(
+            "the header describes {needed} bytes of tensor data, the file holds {available}: it is truncated"
+        ));
+    }
+    for (name, info) in &raw.tensors {
+        let (begin, end) = info.data_offsets;
+        let Some(found) = end.checked_sub(begin) else {
+            return Err(format!("tensor {}: data_offsets [{begin}, {end}] run backwards", quoted(name)));
+        };
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &dim| bits.checked_mul(dim));
+        let Some(bits) = bits else {
+            return Err(format!("tensor {}: the size of shape {} overflows", quoted(name), short_shape(&info.shape)));
+        };
+        if bits % 8 != 0 || bits / 8 != found {
+            return Err(format!(
+                "tensor {}: {} {} needs {} bytes, data_offsets [{begin}, {end}] give {found}",
+                quoted(name),
+                info.dtype,
+                short_shape(&info.shape),
+                bits.div_ceil(8)
+            ));
+        }
+    }
+
+    let mut in_order: Vec<_> = raw.tensors.iter().map(|(name, info)| (info.data_offsets, name)).collect();
+    in_order.sort();
+    let (mut previous_end, mut previous) = (0, None);
+    for ((begin, end), name) in in_order {
+        if begin < previous_end {
+            let other = previous.map_or_else(String::new, quoted);
+            return Err(format!(
+                "tensor {} begins at byte {begin}, inside tensor {other} which ends at {previous_end}: they overlap",
+                quoted(name)
+            ));
+        }
+        if begin > previous_end {
+            return Err(format!(
+                "bytes {previous_end}..{begin} before tensor {} belong to no tensor: there is a hole",
+                quoted(name)
+            ));
+        }
+        (previous_end, previous) = (end, Some(name.as_str()));
+    }
+    if previous_end != available {
+        return Err(format!("{} bytes after the last tensor belong to no tensor", available - previous_end));
+    }
+
+    let tensors = raw.tensors.into_iter().map(|(name, info)| {
+        let bytes = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+        (name, Stored { dtype: info.dtype, shape: info.shape, bytes })
+    });
+    Ok(Header { tensors: tensors.collect(), metadata: raw.metadata })
+}
+
+/// What the file is instead, if its first bytes say so.
+fn foreign_format(file: &[u8]) -> Option<&'static str> {
+    const SIGNATURES: &[(&[u8], &str)] = &[
+        (
+            b"version https://git-lfs",
+            "this is a Git LFS pointer, the weights themselves were not fetched; run `git lfs pull` in the repository",
+        ),
+        (
+            b"<",
+            "this is an HTML or XML page, not weights (a login or error page saved by the download); download the file again",
+        ),
+        (
+            b"PK\x03\x04",
+            "this is a PyTorch pickle archive (.bin, .ckpt, .pt), which can run code when opened and is not read; \
+             convert it to .safetensors",
+        ),
+        (
+            b"\x80\x02",
+            "this is a PyTorch pickle (.bin, .ckpt, .pt), which can run code when opened and is not read; convert it to .safetensors",
+        ),
+        (b"GGUF", "this is a GGUF file, which is not read; use the .safetensors version of the model"),
+        (b"\x89HDF", "this is an HDF5 (.h5) file, which is not read; use the .safetensors version of the model"),
+        (
+            b"{",
+            "this is a JSON file, not weights; of a sharded checkpoint give the file whose name ends in .index.json",
+        ),
+    ];
+    if file.is_empty() {
+        return Some("the file is empty; fetch it again");
+    }
+    // A genuine file begins with its header's length. "{" could be one (a 123-byte header), the others announce absurd lengths.
+    let genuine = file.get(8) == Some(&b'{') && file[2..8] == [0; 6];
+    SIGNATURES.iter().find(|(bytes, _)| !genuine && file.starts_with(bytes)).map(|&(_, message)| message)
+}
+
+/// A shape for a message; a damaged header can hold one of a million dimensions.
+fn short_shape(shape: &[usize]) -> String {
+    match shape.len() {
+        0..=8 => format!("{shape:?}"),
+        dims => format!("{:?}… ({dims} dimensions)", &shape[..8]),
+    }
+}
+
+/// The header as written. Unlike a plain map, a name given twice is an error: the second would silently win.
+struct RawHeader {
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
+                let (mut tensors, mut metadata) = (BTreeMap::new(), None);
+                while let Some(name) = map.next_key::<String>()? {
+                    let twice = if name == "__metadata__" {
+                        metadata.replace(map.next_value()?).is_some()
+                    } else {
+                        tensors.insert(name.clone(), map.next_value()?).is_some()
+                    };
+                    if twice {
+                        return Err(A::Error::custom(format!("the name {} is given twice", quoted(&name))));
+                    }
+                }
+                Ok(RawHeader { tensors, metadata: metadata.flatten().unwrap_or_default() })
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}

@@ -1,0 +1,44 @@
+//! Checkpoints: configuration and weights as they lie on disk, checked before anything is computed.
+//!
+//! - [`safetensors`]: memory-mapped `.safetensors` files, single or sharded, every offset validated when opened ([`Tensors`]).
+//! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
+//! - [`rename`]: the one table of key names that changed over the years.
+//! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use unmist::checkpoint::{Folder, Weights};
+//!
+//! # fn main() -> unmist::Result<()> {
+//! let folder = Folder::open("weights/ddpm-fashion-32")?;
+//! let unet = folder.component("unet")?;
+//! let expected = vec![("conv_in.weight".to_string(), vec![32, 1, 3, 3])]; // from the model's graph
+//! let weights = Weights::new(Arc::new(unet.tensors), &expected)?; // all problems in one error
+//! let conv_in = weights.tensor("conv_in.weight")?; // read only now
+//! # Ok(())
+//! # }
+//! ```
+
+mod convert;
+pub mod folder;
+mod header;
+pub mod json;
+pub mod rename;
+pub mod safetensors;
+pub mod weights;
+
+pub use folder::{Component, Folder};
+pub use json::Json;
+pub use safetensors::{TensorInfo, Tensors};
+pub use weights::{TensorSource, Weights};
+
+/// A name out of a file for use in a message: in backticks, control characters escaped, cut after 120 characters
+/// (a damaged header can hold a name of many megabytes).
+pub(crate) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut text: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LONGEST).is_some() {
+        text.push('…');
+    }
+    format!("`{text}`")
+}

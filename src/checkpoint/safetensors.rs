@@ -1,0 +1,254 @@
+//! Memory-mapped `.safetensors` files, and writing them.
+//!
+//! [`Tensors::open`] takes one file or the `*.index.json` of a sharded set. Everything that can be wrong with names,
+//! shapes and offsets is found when the file is opened; nothing is copied until a tensor is read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+pub use safetensors::tensor::Dtype;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::header::{self, Stored};
+use super::{Json, TensorSource, convert, quoted};
+use crate::error::{Error, Result};
+use crate::tensor::HostTensor;
+
+/// Type and shape of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorInfo<'a> {
+    /// Element type in the file.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: &'a [usize],
+}
+
+/// Named tensors of one `.safetensors` file or of a sharded set, memory-mapped.
+pub struct Tensors {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, (usize, Stored)>,
+    metadata: BTreeMap<String, String>,
+}
+
+struct Shard {
+    path: PathBuf,
+    bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl Tensors {
+    /// Opens a `.safetensors` file, or all shards that a `*.index.json` names.
+    ///
+    /// The files must not be changed by another program while the tensors are in use: they are memory-mapped.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file (truncated,
+    /// overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards disagree.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.extension().is_some_and(|e| e == "json") {
+            return Self::open_sharded(path);
+        }
+        Self::from_shard(path, Self::map(path)?)
+    }
+
+    /// Tensors of a `.safetensors` file that is already in memory; `path` only names it in messages.
+    ///
+    /// # Errors
+    /// As [`Tensors::open`].
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
+        Self::from_shard(path.as_ref(), Box::new(bytes))
+    }
+
+    fn from_shard(path: &Path, bytes: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Self> {
+        let header = header::parse((*bytes).as_ref(), path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            shards: vec![Shard { path: path.to_owned(), bytes }],
+            tensors: header.tensors.into_iter().map(|(name, stored)| (name, (0, stored))).collect(),
+            metadata: header.metadata,
+        })
+    }
+
+    fn open_sharded(path: &Path) -> Result<Self> {
+        let files = parse_index(&Json::read(path)?)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut all =
+            Self { path: path.to_owned(), shards: vec![], tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        for (file, names) in files {
+            let shard_path = folder.join(&file);
+            let bytes = Self::map(&shard_path)?;
+            let header = header::parse((*bytes).as_ref(), &shard_path)?;
+            let bad = |message| Error::Checkpoint(format!("{}: {message}", path.display()));
+            if let Some(name) = names.iter().find(|&name| !header.tensors.contains_key(name)) {
+                return Err(bad(format!(
+                    "tensor {} should be in {file}, which does not hold it; fetch both files again",
+                    quoted(name)
+                )));
+            }
+            for (name, stored) in header.tensors {
+                if names.binary_search(&name).is_err() {
+                    return Err(bad(format!(
+                        "{file} holds tensor {}, which the index does not place there; fetch both files again",
+                        quoted(&name)
+                    )));
+                }
+                all.tensors.insert(name, (all.shards.len(), stored));
+            }
+            all.shards.push(Shard { path: shard_path, bytes });
+            all.metadata.extend(header.metadata);
+        }
+        Ok(all)
+    }
+
+    fn map(path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
+        // Asked before opening: opening a named pipe would wait for a writer for ever.
+        let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+        if kind.is_dir() {
+            return Err(Error::Checkpoint(format!("{}: expected a .safetensors file, found a folder", path.display())));
+        }
+        if !kind.is_file() {
+            return Err(Error::Checkpoint(format!(
+                "{}: expected a .safetensors file, found a device, pipe or socket",
+                path.display()
+            )));
+        }
+        if kind.len() == 0 {
+            return Ok(Box::new([])); // which cannot be mapped; the header check refuses it
+        }
+        let file = File::open(path).map_err(Error::io(path))?;
+        // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the file in place while
+        // it is mapped could change bytes under a slice; `open` documents that as the caller's duty, as every memory-mapping
+        // loader must. Files written by this crate are never rewritten in place (temporary name, then rename).
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Box::new(map))
+    }
+
+    /// The file, or the index of the sharded set.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Type and shape of a tensor; `None` if there is none of that name.
+    pub fn info(&self, name: &str) -> Option<TensorInfo<'_>> {
+        self.tensors.get(name).map(|(_, stored)| TensorInfo { dtype: stored.dtype, shape: &stored.shape })
+    }
+
+    /// Free-form text stored beside the tensors (`__metadata__`).
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Reads a tensor as f32.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32, [`Error::Unsupported`] for an
+    /// element type that is not read (8-bit floats …).
+    pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
+        let Some((shard, stored)) = self.tensors.get(name) else {
+            return Err(Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name))));
+        };
+        let Shard { path, bytes } = &self.shards[*shard];
+        let bytes = &(**bytes).as_ref()[stored.bytes.clone()];
+        let data = convert::to_f32(bytes, stored.dtype, &|| format!("{}: tensor {}", path.display(), quoted(name)))?;
+        HostTensor::new(stored.shape.clone(), data)
+    }
+}
+
+impl fmt::Debug for Tensors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensors({}, {} tensors in {} files)", self.path.display(), self.tensors.len(), self.shards.len())
+    }
+}
+
+impl TensorSource for Tensors {
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.info(name).map(|info| info.shape.to_vec())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<HostTensor> {
+        Tensors::read_f32(self, name)
+    }
+}
+
+/// `{"weight_map": {tensor: file}}` → file → sorted tensor names. Only plain file names are accepted, so that an index
+/// cannot point outside its folder.
+fn parse_index(index: &Json) -> Result<BTreeMap<String, Vec<String>>> {
+    let bad = |message: String| Error::Checkpoint(format!("{}: {message}", index.path.display()));
+    let Some(map) = index.value.get("weight_map").and_then(|map| map.as_object()) else {
+        return Err(bad(
+            "expected an object `weight_map` from tensor names to files, found none; fetch the index again".into(),
+        ));
+    };
+    let mut files = BTreeMap::<String, Vec<String>>::new();
+    for (name, file) in map {
+        let Some(file) = file.as_str() else {
+            return Err(bad(format!("the file of tensor {} is not a string", quoted(name))));
+        };
+        if file.contains(['/', '\\', ':', '\0']) || !file.ends_with(".safetensors") {
+            return Err(bad(format!(
+                "tensor {}: expected the plain name of a .safetensors file in the same folder, found {}",
+                quoted(name),
+                quoted(file)
+            )));
+        }
+        files.entry(file.to_owned()).or_default().push(name.clone());
+    }
+    files.values_mut().for_each(|names| names.sort());
+    Ok(files)
+}
+
+/// Writes f32 tensors in the order given, with `metadata`, in the `.safetensors` layout. The same input gives the same bytes.
+///
+/// # Errors
+/// What `out` reports.
+pub fn write(
+    out: &mut dyn Write,
+    tensors: &[(&str, &HostTensor)],
+    metadata: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
+    let mut json = Vec::new();
+    let mut header = serde_json::Serializer::new(&mut json);
+    let mut map = header.serialize_map(None)?;
+    if !metadata.is_empty() {
+        map.serialize_entry("__metadata__", metadata)?;
+    }
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let begin = end;
+        end += 4 * tensor.len();
+        let info = safetensors::tensor::TensorInfo {
+            dtype: Dtype::F32,
+            shape: tensor.shape.clone(),
+            data_offsets: (begin, end),
+        };
+        map.serialize_entry(name, &info)?;
+    }
+    map.end()?;
+    json.resize(json.len().next_multiple_of(8), b' '); // so that the data is aligned
+    out.write_all(&(json.len() as u64).to_le_bytes())?;
+    out.write_all(&json)?;
+    for (_, tensor) in tensors {
+        for chunk in tensor.data.chunks(4096) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+            out.write_all(&bytes)?;
+        }
+    }
+    Ok(())
+}
