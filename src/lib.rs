@@ -2,6 +2,8 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod rng;
+pub mod schedulers;
 pub mod tensor;
 
 pub use error::{Error, Result};

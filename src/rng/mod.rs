@@ -1,0 +1,36 @@
+//! Random numbers that equal PyTorch's, so that one seed gives one picture in both programs.
+//!
+//! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows the generator of
+//! PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
+
+mod mt19937;
+mod philox;
+mod torch_cpu;
+
+pub use mt19937::Mt19937;
+pub use philox::TorchCuda;
+pub use torch_cpu::TorchCpu;
+
+use crate::HostTensor;
+
+/// Something that draws standard normal noise. A draw advances the source: what comes next depends on all shapes drawn before.
+pub trait NoiseSource {
+    /// A tensor of `shape` with independent N(0, 1) elements.
+    fn randn(&mut self, shape: &[usize]) -> HostTensor;
+}
+
+/// Noise for a batch, as diffusers' `randn_tensor`: one source fills the whole `shape` at once; several sources (one for each
+/// batch element, `shape[0]` in number) fill one batch element each, so that every element depends on its own seed alone.
+///
+/// # Panics
+/// If there are several sources but not `shape[0]` of them.
+pub fn randn_tensor<S: NoiseSource>(sources: &mut [S], shape: &[usize]) -> HostTensor {
+    if let [source] = sources {
+        return source.randn(shape);
+    }
+    assert_eq!(sources.len(), shape[0], "one noise source for each batch element");
+    let mut element_shape = shape.to_vec();
+    element_shape[0] = 1;
+    let data = sources.iter_mut().flat_map(|source| source.randn(&element_shape).data).collect();
+    HostTensor { shape: shape.to_vec(), data }
+}

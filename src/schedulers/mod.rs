@@ -1,0 +1,100 @@
+//! Schedulers: which noise levels a sampling run visits, and how each step goes from one to the next.
+//!
+//! A scheduler is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of [`Step`]s in which
+//! every number is worked out, so that nothing is left to decide while sampling. Reading order: [`Linear`] (how a step is written
+//! down), [`ddpm`](self::DdpmScheduler) and [`ddim`](self::DdimScheduler) (one paper a file), then the tables they share.
+
+mod betas;
+mod config;
+mod ddim;
+mod ddpm;
+mod fields;
+mod linear;
+mod step;
+mod timesteps;
+
+pub use betas::{NoiseSchedule, Noising};
+pub use config::{BetaSchedule, Clip, PredictionType, SchedulerClass, SchedulerConfig, TimestepSpacing, VarianceType};
+pub use ddim::DdimScheduler;
+pub use ddpm::DdpmScheduler;
+pub use linear::Linear;
+pub use step::{NoiseScale, Schedule, Step, X0};
+
+use crate::{Error, Result};
+
+/// A scheduler of diffusers, by the same name.
+pub trait Scheduler {
+    /// The config that it was made from.
+    fn config(&self) -> &SchedulerConfig;
+
+    /// The forward process that the model was trained with.
+    fn noise_schedule(&self) -> &NoiseSchedule;
+
+    /// Works out a whole sampling run.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a step impossible.
+    fn schedule(&self, sampling: &Sampling) -> Result<Schedule>;
+}
+
+/// The scheduler that a config names.
+///
+/// # Errors
+/// [`Error::Config`] if the config's numbers make no sense together.
+pub fn scheduler(config: SchedulerConfig) -> Result<Box<dyn Scheduler>> {
+    Ok(match config.class {
+        SchedulerClass::Ddpm => Box::new(DdpmScheduler::new(config)?),
+        SchedulerClass::Ddim => Box::new(DdimScheduler::new(config)?),
+    })
+}
+
+/// What the user asks of a sampling run.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Number of steps of the whole run (before `strength` cuts it). Ignored if `timesteps` or `sigmas` are given.
+    pub num_inference_steps: usize,
+    /// The timesteps to visit, descending, in place of evenly spaced ones.
+    pub timesteps: Option<Vec<usize>>,
+    /// The noise levels to visit, descending, in place of evenly spaced ones.
+    pub sigmas: Option<Vec<f64>>,
+    /// Image-to-image: the share of the run that is done, in (0, 1]. 1 starts from pure noise.
+    pub strength: f64,
+    /// DDIM's η (and TCD's γ): the share of fresh noise in each step.
+    pub eta: f64,
+    /// DDIM: derive ε anew from the clipped x_0.
+    pub use_clipped_model_output: bool,
+}
+
+impl Sampling {
+    /// A plain run of `num_inference_steps` steps.
+    pub fn steps(num_inference_steps: usize) -> Self {
+        Self {
+            num_inference_steps,
+            timesteps: None,
+            sigmas: None,
+            strength: 1.0,
+            eta: 0.0,
+            use_clipped_model_output: false,
+        }
+    }
+
+    /// The index of the first of `steps` steps that is done under this strength.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the strength is not in (0, 1] or leaves no step, or eta is negative or not a number.
+    fn begin(&self, steps: usize) -> Result<usize> {
+        let (strength, eta) = (self.strength, self.eta);
+        if !(eta.is_finite() && eta >= 0.0) {
+            return Err(Error::Usage(format!("--eta {eta}: expected a number from 0 to 1")));
+        }
+        if !(strength > 0.0 && strength <= 1.0) {
+            return Err(Error::Usage(format!("--strength {strength}: expected a number above 0 and up to 1")));
+        }
+        match (steps as f64 * strength) as usize {
+            0 => Err(Error::Usage(format!(
+                "--strength {strength} of {steps} steps leaves no step to do; raise one of them"
+            ))),
+            done => Ok(steps - done),
+        }
+    }
+}

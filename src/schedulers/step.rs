@@ -1,0 +1,234 @@
+//! One sampling step as plain data, and the whole run as a list of them.
+
+use super::betas::Noising;
+use super::config::{Clip, PredictionType};
+use super::linear::Linear;
+use crate::{Error, HostTensor, Result};
+
+/// A whole sampling run, worked out before it starts. Nothing in it changes while sampling.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The initial noise is N(0, 1) times this.
+    pub init_noise_sigma: f64,
+    /// Number of tensors, shaped like the sample, that steps hand on to later steps. Before the first step they hold zeros.
+    pub memory_slots: usize,
+    /// One entry for each call of the model.
+    pub steps: Vec<Step>,
+}
+
+/// What happens around one call of the model:
+/// 1. the model sees `input_scale`·sample and `timestep`, and returns `model_output`;
+/// 2. `pred_original_sample`, x_0, is estimated from sample and `model_output`, and clipped;
+/// 3. `prev_sample` and the memory's new values are linear combinations of sample, `model_output`, x_0, noise and the memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// What the model is told; not a whole number for some schedulers.
+    pub timestep: f64,
+    /// The model's input is the sample times this (`scale_model_input`).
+    pub input_scale: f64,
+    /// `pred_original_sample` from sample and `model_output`.
+    pub x0: X0,
+    /// The sample for the next step.
+    pub prev_sample: Linear,
+    /// Each memory slot's value for the next step, from the values before this one.
+    pub memory: Vec<Linear>,
+    /// Whether fresh noise is drawn in this step (so that the random stream advances exactly as diffusers').
+    pub draws_noise: bool,
+    /// What the noise is multiplied with, element by element, before it enters `prev_sample`.
+    pub noise_scale: NoiseScale,
+    /// How a clean picture is noised to the level of the sample *before* this step (image-to-image, inpainting).
+    pub add_noise: Noising,
+}
+
+/// x_0 = `clip`(`sample`·x_t + `model_output`·m).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct X0 {
+    /// Coefficient of the sample.
+    pub sample: f64,
+    /// Coefficient of the model's output.
+    pub model_output: f64,
+    /// What is done to the sum.
+    pub clip: Clip,
+}
+
+/// What a step's noise is multiplied with. For the learned ones the model returns twice the sample's channels; the second half,
+/// v, says how much noise each element gets, and `model_output` is the first half alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NoiseScale {
+    /// 1: the coefficient says it all.
+    One,
+    /// √v.
+    Learned,
+    /// exp(½ (f·`max_log` + (1 − f)·`min_log`)) with f = (v + 1)/2 (Nichol & Dhariwal 2021, eq. 15).
+    LearnedRange {
+        /// log β̃_t.
+        min_log: f64,
+        /// log β_t.
+        max_log: f64,
+    },
+}
+
+impl X0 {
+    /// The estimate for x_t = `alpha`·x_0 + `sigma`·ε.
+    pub fn new(prediction_type: PredictionType, alpha: f64, sigma: f64, clip: Clip) -> Self {
+        let (sample, model_output) = match prediction_type {
+            PredictionType::Epsilon => (1.0 / alpha, -sigma / alpha),
+            PredictionType::Sample => (0.0, 1.0),
+            PredictionType::VPrediction => (alpha, -sigma),
+        };
+        Self { sample, model_output, clip }
+    }
+}
+
+/// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0).
+pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> Linear {
+    match prediction_type {
+        PredictionType::Epsilon => Linear::model_output(),
+        PredictionType::Sample => (Linear::sample() - alpha * Linear::model_output()) / sigma,
+        PredictionType::VPrediction => alpha * Linear::model_output() + sigma * Linear::sample(),
+    }
+}
+
+impl Schedule {
+    /// The same schedule, once every number in it is known to be finite.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the step, if the config makes a step divide by zero.
+    pub(super) fn checked(self) -> Result<Self> {
+        for step in &self.steps {
+            let combinations = step.memory.iter().chain([&step.prev_sample]);
+            let mut numbers: Vec<f64> = combinations.flat_map(|c| c.coefficients(self.memory_slots)).collect();
+            numbers.extend([
+                step.timestep,
+                step.input_scale,
+                step.x0.sample,
+                step.x0.model_output,
+                self.init_noise_sigma,
+            ]);
+            if numbers.iter().any(|n| !n.is_finite()) {
+                return Err(Error::Config(format!(
+                    "scheduler: the step at timestep {} divides by zero: x_t is pure noise there (rescale_betas_zero_snr, or betas \
+                     that reach 1) and says nothing of x_0; this needs another \"prediction_type\" or \"timestep_spacing\"",
+                    step.timestep
+                )));
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl Step {
+    /// The step on host tensors: the reference for kernels that do the same. Takes the sample, the model's output, noise if the
+    /// step draws any, and the memory, which it replaces. Returns `prev_sample` and `pred_original_sample`.
+    ///
+    /// Tensors are `[N, C, …]`, arithmetic is f64.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if shapes differ; [`Error::Usage`] if noise is needed and missing.
+    pub fn apply(
+        &self,
+        sample: &HostTensor,
+        model_output: &HostTensor,
+        noise: Option<&HostTensor>,
+        memory: &mut Vec<HostTensor>,
+    ) -> Result<(HostTensor, HostTensor)> {
+        let (model_output, variance) = self.split_model_output(sample, model_output)?;
+        let zeros = HostTensor::zeros(sample.shape.as_slice());
+        let noise = match (self.draws_noise, noise) {
+            (false, _) => zeros,
+            (true, Some(noise)) => self.scaled_noise(noise, variance.as_ref()),
+            (true, None) => return Err(Error::Usage("this scheduler step needs noise".into())),
+        };
+        let x0 = self.x0.apply(sample, &model_output);
+        let terms: Vec<&HostTensor> = [sample, &model_output, &x0, &noise].into_iter().chain(memory.iter()).collect();
+        if let Some(term) = terms.iter().find(|term| term.shape != sample.shape) {
+            return Err(Error::Shape(format!(
+                "scheduler step: sample is {:?}, another term is {:?}",
+                sample.shape, term.shape
+            )));
+        }
+        let combine = |combination: &Linear| {
+            let coefficients = combination.coefficients(terms.len() - 4);
+            HostTensor::from_fn(sample.shape.as_slice(), |i| {
+                let sum: f64 = coefficients.iter().zip(&terms).map(|(k, term)| k * f64::from(term.data[i])).sum();
+                sum as f32
+            })
+        };
+        let prev_sample = combine(&self.prev_sample);
+        let new_memory = self.memory.iter().map(combine).collect();
+        *memory = new_memory;
+        Ok((prev_sample, x0))
+    }
+
+    /// The model's output for the mean and, if learned, for the variance: the two halves of each batch element's channels.
+    fn split_model_output(&self, sample: &HostTensor, output: &HostTensor) -> Result<(HostTensor, Option<HostTensor>)> {
+        if self.noise_scale == NoiseScale::One {
+            return Ok((output.clone(), None));
+        }
+        if output.len() != 2 * sample.len() {
+            return Err(Error::Shape(format!(
+                "a learned variance needs twice the sample's channels: sample {:?}, model output {:?}",
+                sample.shape, output.shape
+            )));
+        }
+        let element = sample.len() / sample.shape[0];
+        let half = |second: usize| HostTensor {
+            shape: sample.shape.clone(),
+            data: output.data.chunks(element).skip(second).step_by(2).flatten().copied().collect(),
+        };
+        Ok((half(0), Some(half(1))))
+    }
+
+    fn scaled_noise(&self, noise: &HostTensor, variance: Option<&HostTensor>) -> HostTensor {
+        let Some(variance) = variance else { return noise.clone() };
+        HostTensor::from_fn(noise.shape.as_slice(), |i| {
+            (self.noise_scale.at(f64::from(variance.data[i])) * f64::from(noise.data[i])) as f32
+        })
+    }
+}
+
+impl NoiseScale {
+    /// The factor for an element whose learned variance channel holds `v`.
+    pub fn at(self, v: f64) -> f64 {
+        match self {
+            NoiseScale::One => 1.0,
+            NoiseScale::Learned => v.sqrt(),
+            NoiseScale::LearnedRange { min_log, max_log } => {
+                let fraction = (v + 1.0) / 2.0;
+                (0.5 * (fraction * max_log + (1.0 - fraction) * min_log)).exp()
+            }
+        }
+    }
+}
+
+impl X0 {
+    /// The estimate on host tensors of shape `[N, …]`.
+    pub fn apply(&self, sample: &HostTensor, model_output: &HostTensor) -> HostTensor {
+        let terms = sample.data.iter().zip(&model_output.data);
+        let data =
+            terms.map(|(x, m)| (self.sample * f64::from(*x) + self.model_output * f64::from(*m)) as f32).collect();
+        let mut x0 = HostTensor { shape: sample.shape.clone(), data };
+        match self.clip {
+            Clip::None => {}
+            Clip::Range(range) => x0.data.iter_mut().for_each(|x| *x = x.clamp(-range as f32, range as f32)),
+            Clip::Dynamic { ratio, max } => {
+                let element = (x0.len() / x0.shape[0].max(1)).max(1);
+                for element in x0.data.chunks_mut(element) {
+                    let s = quantile_of_abs(element, ratio).max(1.0).min(max);
+                    element.iter_mut().for_each(|x| *x = (f64::from(*x).clamp(-s, s) / s) as f32);
+                }
+            }
+        }
+        x0
+    }
+}
+
+/// The `ratio`-quantile of |values|, linear between the two nearest, as `torch.quantile`.
+fn quantile_of_abs(values: &[f32], ratio: f64) -> f64 {
+    let mut sorted: Vec<f32> = values.iter().map(|x| x.abs()).collect();
+    sorted.sort_by(f32::total_cmp);
+    let rank = ratio * (sorted.len() - 1) as f64;
+    let below = f64::from(sorted[rank.floor() as usize]);
+    let above = f64::from(sorted[rank.ceil() as usize]);
+    below + (above - below) * rank.fract()
+}

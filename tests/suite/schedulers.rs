@@ -1,0 +1,226 @@
+//! Schedulers against diffusers: tables, timesteps and steps, option by option.
+
+use serde_json::{Map, Value};
+use unmist::schedulers::{NoiseSchedule, Sampling, Scheduler, SchedulerConfig, scheduler};
+use unmist::{Error, HostTensor};
+
+use crate::common::{Fixture, check_close};
+
+/// A config object of a fixture as the text of a `scheduler_config.json`.
+fn config(class: &str, fields: &Value) -> SchedulerConfig {
+    let mut fields = fields.as_object().expect("a config is an object").clone();
+    fields.insert("_class_name".into(), class.into());
+    SchedulerConfig::from_json(&Value::Object(fields).to_string()).expect("fixtures have valid configs")
+}
+
+fn as_f32(values: impl IntoIterator<Item = f64>) -> Vec<f32> {
+    values.into_iter().map(|value| value as f32).collect()
+}
+
+/// What a fixture's case asks for.
+fn sampling(case: &Map<String, Value>) -> Sampling {
+    let mut sampling = Sampling::steps(case["steps"].as_u64().expect("steps is a whole number") as usize);
+    sampling.eta = case.get("eta").and_then(Value::as_f64).unwrap_or(0.0);
+    sampling.use_clipped_model_output = case.get("use_clipped_model_output") == Some(&Value::Bool(true));
+    sampling
+}
+
+/// Two tensors side by side on the channel axis.
+fn concat_channels(a: &HostTensor, b: &HostTensor) -> HostTensor {
+    let element = a.len() / a.shape[0];
+    let mut shape = a.shape.clone();
+    shape[1] *= 2;
+    let data = a.data.chunks(element).zip(b.data.chunks(element)).flat_map(|(a, b)| [a, b].concat()).collect();
+    HostTensor { shape, data }
+}
+
+/// β and ᾱ of every schedule, as stored in float32. Equal to the last bit, except where torch's vectorised square root (zero SNR)
+/// or logistic function does not return the nearest float32: that moves 1 − β by a few units in its last place (6e-8 each), and
+/// more near the end of a zero-SNR schedule, where √ᾱ_t − √ᾱ_T cancels.
+#[test]
+fn tables() {
+    for (class, name) in [("DDPMScheduler", "ddpm"), ("DDIMScheduler", "ddim")] {
+        let fixture = Fixture::read(&format!("schedulers/{name}"));
+        for (key, fields) in fixture.object("betas") {
+            let schedule = NoiseSchedule::new(&config(class, &fields)).expect("fixtures have valid betas");
+            for (table, found) in [("betas", schedule.betas), ("alphas_cumprod", schedule.alphas_cumprod)] {
+                let what = format!("{name} {table}/{key}");
+                let (found, expected) = (as_f32(found), &fixture.tensor(&format!("{table}/{key}")).data);
+                if key.contains("zero_snr") || key.contains("sigmoid") {
+                    check_close(&what, &found, expected, 1e-5);
+                } else {
+                    assert_eq!(&found, expected, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// The forward process at two timesteps, one for each batch entry.
+#[test]
+fn add_noise() {
+    let fixture = Fixture::read("schedulers/ddpm");
+    let (sample, noise) = (fixture.tensor("inputs/sample"), fixture.tensor("inputs/noise"));
+    let half = sample.len() / 2;
+    for (key, fields) in fixture.object("betas") {
+        let schedule = NoiseSchedule::new(&config("DDPMScheduler", &fields)).expect("fixtures have valid betas");
+        let last = schedule.alphas_cumprod.len() - 1;
+        let found = HostTensor::from_fn(sample.shape.as_slice(), |i| {
+            let timestep = if i < half { 3 } else { last.min(700) };
+            let noising = schedule.noising(timestep).expect("trained timesteps");
+            (noising.signal * f64::from(sample.data[i]) + noising.noise * f64::from(noise.data[i])) as f32
+        });
+        check_close(&format!("add_noise/{key}"), &found.data, &fixture.tensor(&format!("add_noise/{key}")).data, 1e-6);
+    }
+}
+
+/// The first, the middle and the last step of every case, each from the same fixed tensors.
+fn check_steps(class: &str, name: &str) {
+    let fixture = Fixture::read(&format!("schedulers/{name}"));
+    let (sample, noise) = (fixture.tensor("inputs/sample"), fixture.tensor("inputs/noise"));
+    let model_output = fixture.tensor("inputs/model_output");
+    let with_variance = concat_channels(model_output, fixture.tensor("inputs/variance_output"));
+    let cases = fixture.object("cases");
+    assert!(cases.len() > 60, "{name}: only {} cases", cases.len());
+    for (key, case) in cases {
+        let case = case.as_object().expect("a case is an object");
+        let config = config(class, &case["config"]);
+        let schedule =
+            scheduler(config).and_then(|s| s.schedule(&sampling(case))).unwrap_or_else(|e| panic!("{name} {key}: {e}"));
+
+        let timesteps = as_f32(schedule.steps.iter().map(|step| step.timestep));
+        assert_eq!(timesteps, fixture.tensor(&format!("{key}/timesteps")).data, "{name} {key}: timesteps");
+        let last = timesteps.len() - 1;
+        let mut checked = vec![0, timesteps.len() / 2, last];
+        checked.dedup();
+        for (entry, index) in checked.into_iter().enumerate() {
+            let learned = case["config"]
+                .get("variance_type")
+                .is_some_and(|v| v.as_str().is_some_and(|v| v.starts_with("learned")));
+            let model_output = if learned { &with_variance } else { model_output };
+            let (prev_sample, pred_original_sample) = schedule.steps[index]
+                .apply(sample, model_output, Some(noise), &mut vec![])
+                .unwrap_or_else(|e| panic!("{name} {key}: {e}"));
+            let expected = fixture.entry(&format!("{key}/pred_original_sample"), entry);
+            // 1/√ᾱ is 157 at the last timestep: rounding of the inputs grows with it.
+            check_close(
+                &format!("{name} {key}[{index}] pred_original_sample"),
+                &pred_original_sample.data,
+                &expected.data,
+                1e-5,
+            );
+            let expected = fixture.entry(&format!("{key}/prev_sample"), entry);
+            check_close(&format!("{name} {key}[{index}] prev_sample"), &prev_sample.data, &expected.data, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn ddpm() {
+    check_steps("DDPMScheduler", "ddpm");
+}
+
+#[test]
+fn ddim() {
+    check_steps("DDIMScheduler", "ddim");
+}
+
+/// Glide's name for β_t; diffusers computes NaN for it, so it is compared with its plain twin.
+#[test]
+fn fixed_large_log_is_fixed_large() {
+    let steps = |variance_type: &str| {
+        let fields = serde_json::json!({ "variance_type": variance_type });
+        let scheduler = scheduler(config("DDPMScheduler", &fields)).expect("valid");
+        scheduler.schedule(&Sampling::steps(7)).expect("valid").steps
+    };
+    assert_eq!(steps("fixed_large_log"), steps("fixed_large"));
+    assert_ne!(steps("fixed_large_log"), steps("fixed_small"));
+}
+
+/// Image-to-image does the end of the same run.
+#[test]
+fn strength_cuts_the_beginning() {
+    let scheduler = scheduler(config("DDIMScheduler", &serde_json::json!({}))).expect("valid");
+    let whole = scheduler.schedule(&Sampling::steps(10)).expect("valid").steps;
+    let cut = scheduler.schedule(&Sampling { strength: 0.35, ..Sampling::steps(10) }).expect("valid").steps;
+    assert_eq!(cut, whole[7..]);
+}
+
+/// Every refusal names the field.
+#[test]
+fn bad_configs_are_refused_by_name() {
+    let cases = [
+        (r#"{"beta_schedule": "linaer"}"#, "linaer"),
+        (r#"{"prediction_type": "flow_prediction"}"#, "flow_prediction"),
+        (r#"{"variance_type": "fixed_medium"}"#, "fixed_medium"),
+        (r#"{"timestep_spacing": "random"}"#, "timestep_spacing"),
+        (r#"{"timestep_spacing": 3}"#, "timestep_spacing"),
+        (r#"{"num_train_timesteps": 0}"#, "num_train_timesteps"),
+        (r#"{"num_train_timesteps": 1e300}"#, "num_train_timesteps"),
+        (r#"{"num_train_timesteps": -5}"#, "num_train_timesteps"),
+        (r#"{"beta_start": -0.1}"#, "beta_start"),
+        (r#"{"beta_end": "big"}"#, "beta_end"),
+        (r#"{"beta_start": 0, "beta_end": 0}"#, "beta_start"),
+        (r#"{"trained_betas": [0.1, 0.2]}"#, "trained_betas"),
+        (r#"{"num_train_timesteps": 2, "trained_betas": [0.1, null]}"#, "trained_betas[1]"),
+        (r#"{"num_train_timesteps": 2, "trained_betas": [0.1, 1.5]}"#, "trained_betas"),
+        (r#"{"clip_sample": 1}"#, "clip_sample"),
+        (r#"{"clip_sample_range": 0}"#, "clip_sample_range"),
+        (r#"{"thresholding": true, "dynamic_thresholding_ratio": 1.5}"#, "dynamic_thresholding_ratio"),
+        (r#"{"thresholding": true, "sample_max_value": -1}"#, "sample_max_value"),
+        (r#"{"steps_offset": -1}"#, "steps_offset"),
+        (r#"{"predict_epsilon": false}"#, "predict_epsilon"),
+        (r#"{"noise_colour": "pink"}"#, "noise_colour"),
+    ];
+    for (fields, name) in cases {
+        let mut fields: Map<String, Value> = serde_json::from_str(fields).expect("valid JSON");
+        fields.insert("_class_name".into(), "DDPMScheduler".into());
+        let result = SchedulerConfig::from_json(&Value::Object(fields.clone()).to_string()).and_then(scheduler);
+        match result.map(|_| ()) {
+            Err(error @ (Error::Config(_) | Error::Unsupported(_))) => {
+                assert!(error.to_string().contains(name), "{fields:?}: {error} does not name {name}");
+            }
+            other => panic!("{fields:?}: {other:?}"),
+        }
+    }
+    for text in
+        ["", "[]", "{", r#"{"clip_sample": true}"#, r#"{"_class_name": "NoSuchScheduler"}"#, r#"{"_class_name": 3}"#]
+    {
+        assert!(SchedulerConfig::from_json(text).is_err(), "{text}");
+    }
+}
+
+/// Keys of other classes and private keys mean nothing; keys that diffusers wrote as its own defaults give way to the new class's.
+#[test]
+fn configs_of_other_classes() {
+    let text = r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.6.0", "_use_default_values": ["clip_sample_range"],
+        "clip_sample_range": 3.0, "skip_prk_steps": true, "variance_type": "nonsense for DDPM", "timestep_values": null}"#;
+    let config = SchedulerConfig::from_json(text).expect("valid");
+    assert_eq!(config.clip, unmist::schedulers::Clip::Range(1.0));
+    let ddpm = unmist::schedulers::SchedulerClass::Ddpm;
+    assert!(config.with_class(ddpm, &[]).is_err(), "DDPM does read variance_type");
+    assert!(config.with_class(ddpm, &[("variance_type", "learned".into())]).is_ok());
+}
+
+/// What cannot be sampled is refused, with the option to change.
+#[test]
+fn impossible_runs_are_refused() {
+    let ddim = |fields: Value| scheduler(config("DDIMScheduler", &fields)).expect("valid");
+    let refused = |scheduler: &dyn Scheduler, sampling: Sampling, word: &str| {
+        let error = scheduler.schedule(&sampling).expect_err("cannot be sampled").to_string();
+        assert!(error.contains(word), "{error} does not say {word}");
+    };
+    let plain = ddim(serde_json::json!({}));
+    refused(&*plain, Sampling::steps(0), "--steps 0");
+    refused(&*plain, Sampling::steps(1001), "--steps 1001");
+    refused(&*plain, Sampling { eta: f64::NAN, ..Sampling::steps(5) }, "--eta");
+    refused(&*plain, Sampling { eta: -1.0, ..Sampling::steps(5) }, "--eta");
+    refused(&*plain, Sampling { eta: 10.0, ..Sampling::steps(5) }, "--eta");
+    refused(&*plain, Sampling { strength: 0.0, ..Sampling::steps(5) }, "--strength");
+    refused(&*plain, Sampling { strength: 1.1, ..Sampling::steps(5) }, "--strength");
+    refused(&*plain, Sampling { strength: 0.1, ..Sampling::steps(5) }, "--strength");
+    refused(&*plain, Sampling { timesteps: Some(vec![5, 3]), ..Sampling::steps(5) }, "custom");
+    refused(&*ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
+    let pure_noise = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
+    refused(&*ddim(pure_noise), Sampling::steps(5), "prediction_type");
+}
