@@ -2,6 +2,8 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod image_io;
+pub mod output;
 pub mod rng;
 pub mod schedulers;
 pub mod tensor;

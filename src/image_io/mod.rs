@@ -1,0 +1,119 @@
+//! Pictures in and out: PNG files with their settings, `.safetensors` of pictures before rounding, grids, and the reading
+//! and resizing of input pictures exactly as diffusers (through Pillow) does it.
+
+mod read;
+mod resize;
+mod write;
+
+pub use read::{read, read_text};
+pub use resize::resize_lanczos;
+pub use write::{grid, write_png, write_tensor};
+
+use crate::error::{Error, Result};
+use crate::tensor::HostTensor;
+
+/// An 8-bit picture: row-major `[H, W, C]`, grey (C = 1) or RGB (C = 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    /// `height · width · channels` bytes.
+    pub data: Vec<u8>,
+}
+
+/// The interval that 0 … 255 becomes in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// `[0, 1]`: masks, and pictures before normalisation.
+    ZeroToOne,
+    /// `[-1, 1]`: what models are trained on.
+    MinusOneToOne,
+}
+
+impl Picture {
+    /// One picture for each of the N images of `[N, C, H, W]` in [0, 1]: `round(255·x)`, halves to even as numpy (and so
+    /// diffusers) rounds them, values outside [0, 1] clamped.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which no picture can show.
+    pub fn from_tensor(images: &HostTensor) -> Result<Vec<Self>> {
+        let &[_, channels @ (1 | 3), height, width] = images.shape.as_slice() else {
+            return Err(Error::Shape(format!("a picture needs shape [N, 1 or 3, H, W], found {:?}", images.shape)));
+        };
+        if height == 0 || width == 0 {
+            return Err(Error::Shape(format!("a picture needs at least one pixel, found shape {:?}", images.shape)));
+        }
+        if let Some(at) = images.data.iter().position(|v| v.is_nan()) {
+            let image = at / (channels * height * width);
+            return Err(Error::Limits(format!(
+                "picture {image} holds NaN, first at element {at}: a value overflowed while computing; try --precision f32"
+            )));
+        }
+        let pictures = images.data.chunks_exact(channels * height * width).map(|image| {
+            let pixel = |i: usize| {
+                let (position, channel) = (i / channels, i % channels);
+                (image[channel * height * width + position].clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
+            };
+            Self { width, height, channels, data: (0..image.len()).map(pixel).collect() }
+        });
+        Ok(pictures.collect())
+    }
+
+    /// The picture as `[1, C, H, W]`: `x/255`, for [`Range::MinusOneToOne`] then `2x − 1`, each rounded to f32 as diffusers'
+    /// image processor computes it.
+    pub fn to_tensor(&self, range: Range) -> HostTensor {
+        let plane = self.width * self.height;
+        HostTensor::from_fn([1, self.channels, self.height, self.width], |i| {
+            let x = f32::from(self.data[i % plane * self.channels + i / plane]) / 255.0;
+            match range {
+                Range::ZeroToOne => x,
+                Range::MinusOneToOne => 2.0 * x - 1.0,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_numpys() {
+        // 0.5/255, 1.5/255, 2.5/255 in f32 times 255 are exactly the halves; numpy: 0, 2, 2.
+        let halves: Vec<f32> = [0.5f32, 1.5, 2.5].iter().map(|v| v / 255.0).collect();
+        assert!(halves.iter().zip([0.5, 1.5, 2.5]).all(|(v, half)| v * 255.0 == half));
+        let values = [halves[0], halves[1], halves[2], -3.0, 7.0, 1.0];
+        let images = HostTensor::new([1, 1, 2, 3], values.to_vec()).unwrap();
+        assert_eq!(Picture::from_tensor(&images).unwrap()[0].data, [0, 2, 2, 0, 255, 255]);
+    }
+
+    #[test]
+    fn channels_are_interleaved_and_back() {
+        let images = HostTensor::from_fn([2, 3, 2, 5], |i| (i * 4) as f32 / 255.0);
+        let pictures = Picture::from_tensor(&images).unwrap();
+        assert_eq!((pictures.len(), pictures[1].width, pictures[1].height), (2, 5, 2));
+        assert_eq!(pictures[0].data[..4], [0, 40, 80, 4]); // R G B of the first pixel, R of the second
+        assert_eq!(pictures[1].data[0], 120);
+        let back = pictures[1].to_tensor(Range::ZeroToOne);
+        assert_eq!(back.shape, [1, 3, 2, 5]);
+        assert!(back.data.iter().zip(&images.data[30..]).all(|(a, b)| (a - b).abs() < 1e-6));
+        let signed = pictures[1].to_tensor(Range::MinusOneToOne);
+        assert_eq!(signed.data[29], 2.0 * (236.0f32 / 255.0) - 1.0);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused() {
+        for (shape, part) in [(vec![1, 2, 4, 4], "[1, 2, 4, 4]"), (vec![3, 4, 4], "[3, 4, 4]"), (vec![1, 3, 0, 4], "pixel")] {
+            let message = Picture::from_tensor(&HostTensor::zeros(shape)).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        let mut images = HostTensor::zeros([2, 1, 2, 2]);
+        images.data[5] = f32::NAN;
+        let message = Picture::from_tensor(&images).unwrap_err().to_string();
+        assert!(message.contains("picture 1") && message.contains("element 5"), "{message}");
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading pictures, as Pillow would.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageReader};
+
+use super::Picture;
+use crate::error::{Error, Result};
+
+/// Largest decoded picture: 16384 × 10922 RGB. A file of a few kilobytes can announce far more.
+const MAX_BYTES: u64 = 512 << 20;
+
+/// Reads a PNG or JPEG as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
+///
+/// As Pillow's `convert`: transparency is dropped (not blended), of 16-bit samples the high byte is kept, and grey is
+/// `(19595·R + 38470·G + 7471·B + 32768) >> 16` (ITU-R 601-2).
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is not a PNG or JPEG or is damaged,
+/// [`Error::Limits`] if it is too large.
+///
+/// # Panics
+/// If `channels` is neither 1 nor 3.
+pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
+    assert!(channels == 1 || channels == 3, "a picture has 1 or 3 channels, not {channels}");
+    let path = path.as_ref();
+    let shown = path.display();
+    let bad = |error| match error {
+        image::ImageError::IoError(source) => Error::Io { path: path.to_owned(), source },
+        image::ImageError::Limits(source) => Error::Limits(format!("{shown}: {source}; give a smaller picture")),
+        other => Error::Unsupported(format!("{shown}: expected a PNG or JPEG picture ({other}); convert the file")),
+    };
+    let reader = ImageReader::new(BufReader::new(open(path)?)).with_guessed_format().map_err(Error::io(path))?;
+    let mut decoder = reader.into_decoder().map_err(bad)?;
+    if decoder.total_bytes() > MAX_BYTES {
+        let (width, height) = decoder.dimensions();
+        return Err(Error::Limits(format!("{shown}: {width}×{height} pixels are more than the {MAX_BYTES} bytes a picture may have; give a smaller one")));
+    }
+    let orientation = decoder.orientation().map_err(bad)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    image.apply_orientation(orientation);
+
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let (samples, stored) = interleaved(image);
+    let alpha = usize::from(stored == 2 || stored == 4);
+    let pixels = samples.chunks_exact(stored).map(|pixel| &pixel[..stored - alpha]);
+    let data = match (stored - alpha, channels) {
+        (1, 3) => pixels.flat_map(|p| [p[0]; 3]).collect(),
+        (3, 1) => pixels.map(luma).collect(),
+        _ => pixels.flatten().copied().collect(),
+    };
+    Ok(Picture { width, height, channels, data })
+}
+
+/// Text chunks of a PNG (`tEXt`, `zTXt`, `iTXt`), `(keyword, text)` in file order within each kind.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is not a sound PNG.
+pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
+    let path = path.as_ref();
+    let bad = |error| Error::Unsupported(format!("{}: expected a PNG picture ({error}); settings are stored only in PNG files", path.display()));
+    let mut reader = png::Decoder::new(BufReader::new(open(path)?)).read_info().map_err(bad)?;
+    reader.finish().map_err(bad)?; // chunks after the pixels count too
+    let info = reader.info();
+    let mut text: Vec<_> = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone())).collect();
+    for chunk in &info.compressed_latin1_text {
+        text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
+    }
+    for chunk in &info.utf8_text {
+        text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
+    }
+    Ok(text)
+}
+
+fn open(path: &Path) -> Result<File> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !kind.is_file() {
+        return Err(Error::Usage(format!("{}: expected a picture, found a folder or device", path.display())));
+    }
+    File::open(path).map_err(Error::io(path))
+}
+
+/// 8-bit samples, and how many of them a pixel has.
+fn interleaved(image: DynamicImage) -> (Vec<u8>, usize) {
+    let channels = usize::from(image.color().channel_count());
+    let high_bytes = |samples: Vec<u16>| samples.into_iter().map(|v| (v >> 8) as u8).collect();
+    let samples = match image {
+        DynamicImage::ImageLuma8(image) => image.into_raw(),
+        DynamicImage::ImageLumaA8(image) => image.into_raw(),
+        DynamicImage::ImageRgb8(image) => image.into_raw(),
+        DynamicImage::ImageRgba8(image) => image.into_raw(),
+        DynamicImage::ImageLuma16(image) => high_bytes(image.into_raw()),
+        DynamicImage::ImageLumaA16(image) => high_bytes(image.into_raw()),
+        DynamicImage::ImageRgb16(image) => high_bytes(image.into_raw()),
+        DynamicImage::ImageRgba16(image) => high_bytes(image.into_raw()),
+        other => return (other.into_rgb8().into_raw(), 3), // float formats, which PNG and JPEG do not have
+    };
+    (samples, channels)
+}
+
+fn luma(pixel: &[u8]) -> u8 {
+    let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+    ((19595 * r + 38470 * g + 7471 * b + 32768) >> 16) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        assert!(matches!(read(&path, 3), Err(Error::Io { .. })));
+        assert!(read(folder.path(), 3).unwrap_err().to_string().contains("folder"));
+        for bytes in [&b""[..], b"GIF89a", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0 not a jpeg"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(read(&path, 3).unwrap_err().to_string().contains("a.png"));
+            assert!(read_text(&path).unwrap_err().to_string().contains("a.png"));
+        }
+    }
+
+    #[test]
+    fn a_small_file_cannot_ask_for_much_memory() {
+        // A sound PNG header of 60000×60000 RGB pixels (10.8 GB) with nothing behind it.
+        let mut header = b"IHDR".to_vec();
+        header.extend(60_000u32.to_be_bytes().iter().chain(&60_000u32.to_be_bytes()).chain(&[8, 2, 0, 0, 0]));
+        let crc = header.iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+        });
+        let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+        file.extend(header.into_iter().chain((!crc).to_be_bytes()).chain(*b"\0\0\0\0IDAT"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bomb.png");
+        std::fs::write(&path, file).unwrap();
+        let error = read(&path, 3).unwrap_err();
+        assert!(matches!(error, Error::Limits(_)), "{error}");
+    }
+}

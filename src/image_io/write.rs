@@ -1,0 +1,169 @@
+//! Writing pictures.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use super::Picture;
+use crate::checkpoint::safetensors;
+use crate::error::{Error, Result};
+use crate::output::write_atomic;
+use crate::tensor::HostTensor;
+
+/// Pixels between the pictures of a grid, and their value.
+const GAP: usize = 2;
+const GAP_VALUE: u8 = 255;
+
+/// Several pictures of one size as one, row by row, with a white gap of 2 pixels. `columns` of `None` chooses a shape near a
+/// square, without empty places where that stays within 1:2.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no picture or `columns` is zero, [`Error::Shape`] if the sizes differ.
+pub fn grid(pictures: &[Picture], columns: Option<usize>) -> Result<Picture> {
+    let Some(first) = pictures.first() else {
+        return Err(Error::Usage("a grid needs at least one picture".into()));
+    };
+    let (width, height, channels) = (first.width, first.height, first.channels);
+    if let Some(other) = pictures.iter().find(|p| (p.width, p.height, p.channels) != (width, height, channels)) {
+        return Err(Error::Shape(format!(
+            "the pictures of a grid need one size, found {width}×{height}×{channels} and {}×{}×{}",
+            other.width, other.height, other.channels
+        )));
+    }
+    let columns = match columns {
+        Some(0) => return Err(Error::Usage("a grid needs at least one column".into())),
+        Some(columns) => columns.min(pictures.len()),
+        None => near_square(pictures.len()),
+    };
+    let rows = pictures.len().div_ceil(columns);
+    let (grid_width, grid_height) = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP);
+    let mut data = vec![GAP_VALUE; grid_width * grid_height * channels];
+    for (i, picture) in pictures.iter().enumerate() {
+        let (left, top) = (i % columns * (width + GAP), i / columns * (height + GAP));
+        for (y, row) in picture.data.chunks_exact(width * channels).enumerate() {
+            let start = ((top + y) * grid_width + left) * channels;
+            data[start..start + row.len()].copy_from_slice(row);
+        }
+    }
+    Ok(Picture { width: grid_width, height: grid_height, channels, data })
+}
+
+/// Columns for `count` pictures: the smallest number from √count up that fills every row, if at most twice the rows.
+fn near_square(count: usize) -> usize {
+    let square = (count as f64).sqrt().ceil() as usize;
+    (square..=count).take_while(|columns| columns * columns <= 2 * count).find(|columns| count.is_multiple_of(*columns)).unwrap_or(square)
+}
+
+/// Writes an 8-bit PNG with `text` chunks (`(keyword, text)`), whole or not at all.
+///
+/// As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader knows, other text is `iTXt` (UTF-8).
+///
+/// # Errors
+/// [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as [`write_atomic`].
+pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
+    let path = path.as_ref();
+    for (keyword, text) in text {
+        let legal = (1..=79).contains(&keyword.chars().count()) && keyword.chars().all(|c| (' '..='~').contains(&c));
+        if !legal || text.contains('\0') {
+            return Err(Error::Usage(format!(
+                "{}: a PNG text needs a keyword of 1 to 79 ASCII characters and no NUL, found {keyword:?}",
+                path.display()
+            )));
+        }
+    }
+    let size = |pixels: usize| u32::try_from(pixels).map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written")));
+    let (width, height) = (size(picture.width)?, size(picture.height)?);
+    write_atomic(path, |out| {
+        let mut encoder = png::Encoder::new(out, width, height);
+        encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+        encoder.set_depth(png::BitDepth::Eight);
+        for (keyword, text) in text {
+            if text.chars().all(|c| u32::from(c) < 256) {
+                encoder.add_text_chunk(keyword.clone(), text.clone())?;
+            } else {
+                encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
+            }
+        }
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&picture.data)?;
+        writer.finish().map_err(io::Error::from)
+    })
+}
+
+/// Writes `images` (f32 `[N, C, H, W]`) as the tensor `images` of a `.safetensors` file, whole or not at all.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_tensor(path: impl AsRef<Path>, images: &HostTensor, metadata: &BTreeMap<String, String>) -> Result<()> {
+    write_atomic(path, |out| safetensors::write(out, &[("images", images)], metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Tensors;
+    use crate::image_io::{read, read_text};
+
+    fn picture(width: usize, height: usize, channels: usize, seed: usize) -> Picture {
+        let data = (0..width * height * channels).map(|i| (i * 7 + seed) as u8).collect();
+        Picture { width, height, channels, data }
+    }
+
+    #[test]
+    fn grids_are_near_square_and_full_where_possible() {
+        let columns: Vec<_> = (1..=16).map(near_square).collect();
+        assert_eq!(columns, [1, 2, 2, 2, 3, 3, 3, 4, 3, 4, 4, 4, 4, 4, 5, 4]);
+    }
+
+    #[test]
+    fn grid_places_pictures_row_by_row() {
+        let pictures: Vec<_> = (0..5).map(|seed| picture(3, 2, 3, 10 * seed)).collect();
+        let grid = grid(&pictures, None).unwrap();
+        assert_eq!((grid.width, grid.height), (3 * 3 + 2 * 2, 2 * 2 + 2));
+        let at = |x: usize, y: usize| &grid.data[(y * grid.width + x) * 3..][..3];
+        assert_eq!(at(0, 0), &pictures[0].data[..3]);
+        assert_eq!(at(3, 0), [255; 3]);
+        assert_eq!(at(5, 0), &pictures[1].data[..3]);
+        assert_eq!(at(7, 5), &pictures[4].data[15..18]); // last pixel of the fifth
+        assert_eq!(at(12, 5), [255; 3]); // no sixth picture
+        assert!(super::grid(&[picture(3, 2, 3, 0), picture(2, 3, 3, 0)], None).is_err());
+        assert!(super::grid(&[], None).is_err());
+        assert!(super::grid(&pictures, Some(0)).is_err());
+    }
+
+    #[test]
+    fn png_comes_back_with_its_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let text = [
+            ("parameters".to_string(), "a café\nNegative prompt: blur\nSteps: 20".to_string()),
+            ("prompt".to_string(), "ein Apfel 🍎, 红色".to_string()),
+        ];
+        for channels in [1, 3] {
+            let written = picture(7, 5, channels, 3);
+            write_png(&path, &written, &text).unwrap();
+            assert_eq!(read(&path, channels).unwrap(), written);
+            assert_eq!(read_text(&path).unwrap(), text);
+        }
+        let kinds = std::fs::read(&path).unwrap();
+        for kind in [b"tEXt", b"iTXt"] {
+            assert!(kinds.windows(4).any(|window| window == kind));
+        }
+        for bad in [("", "x"), ("k", "a\0b"), ("Schlüssel 🔑", "x")] {
+            let error = write_png(&path, &picture(1, 1, 1, 0), &[(bad.0.into(), bad.1.into())]).unwrap_err();
+            assert!(error.to_string().contains("keyword"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tensors_come_back_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let images = HostTensor::from_fn([2, 3, 5, 7], |i| (i as f32).sin());
+        let metadata = BTreeMap::from([("seed".to_string(), "1 — ü".to_string())]);
+        write_tensor(&path, &images, &metadata).unwrap();
+        let tensors = Tensors::open(&path).unwrap();
+        assert_eq!(tensors.read_f32("images").unwrap(), images);
+        assert_eq!(tensors.metadata(), &metadata);
+    }
+}
