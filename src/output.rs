@@ -85,12 +85,17 @@ fn destination(path: &Path) -> Result<Destination> {
             return Ok(Destination::Device);
         }
         if kind.permissions().readonly() {
-            return Err(Error::Usage(format!("{shown}: the file is there and read-only; remove it or give another name")));
+            return Err(Error::Usage(format!(
+                "{shown}: the file is there and read-only; remove it or give another name"
+            )));
         }
         return Ok(Destination::File(target));
     }
     if !folder_of(path).is_dir() {
-        return Err(Error::Usage(format!("{shown}: the folder {} does not exist; create it or give another name", folder_of(path).display())));
+        return Err(Error::Usage(format!(
+            "{shown}: the folder {} does not exist; create it or give another name",
+            folder_of(path).display()
+        )));
     }
     Ok(Destination::File(path.to_owned()))
 }
@@ -141,7 +146,8 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -170,7 +176,9 @@ mod tests {
     fn unwritable_places_are_refused_early() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("no/such/a.png");
-        for (path, part) in [(missing.as_path(), "does not exist"), (folder.path(), "is a folder"), (Path::new(""), "name of a file")] {
+        for (path, part) in
+            [(missing.as_path(), "does not exist"), (folder.path(), "is a folder"), (Path::new(""), "name of a file")]
+        {
             for error in [check_writable(path).unwrap_err(), write_atomic(path, |_| Ok(())).unwrap_err()] {
                 assert!(error.to_string().contains(part), "{error}");
             }

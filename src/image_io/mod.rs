@@ -107,7 +107,9 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_refused() {
-        for (shape, part) in [(vec![1, 2, 4, 4], "[1, 2, 4, 4]"), (vec![3, 4, 4], "[3, 4, 4]"), (vec![1, 3, 0, 4], "pixel")] {
+        for (shape, part) in
+            [(vec![1, 2, 4, 4], "[1, 2, 4, 4]"), (vec![3, 4, 4], "[3, 4, 4]"), (vec![1, 3, 0, 4], "pixel")]
+        {
             let message = Picture::from_tensor(&HostTensor::zeros(shape)).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }

@@ -36,7 +36,9 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     let mut decoder = reader.into_decoder().map_err(bad)?;
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
-        return Err(Error::Limits(format!("{shown}: {width}×{height} pixels are more than the {MAX_BYTES} bytes a picture may have; give a smaller one")));
+        return Err(Error::Limits(format!(
+            "{shown}: {width}×{height} pixels are more than the {MAX_BYTES} bytes a picture may have; give a smaller one"
+        )));
     }
     let orientation = decoder.orientation().map_err(bad)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
@@ -60,11 +62,17 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
 /// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is not a sound PNG.
 pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let path = path.as_ref();
-    let bad = |error| Error::Unsupported(format!("{}: expected a PNG picture ({error}); settings are stored only in PNG files", path.display()));
+    let bad = |error| {
+        Error::Unsupported(format!(
+            "{}: expected a PNG picture ({error}); settings are stored only in PNG files",
+            path.display()
+        ))
+    };
     let mut reader = png::Decoder::new(BufReader::new(open(path)?)).read_info().map_err(bad)?;
     reader.finish().map_err(bad)?; // chunks after the pixels count too
     let info = reader.info();
-    let mut text: Vec<_> = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone())).collect();
+    let mut text: Vec<_> =
+        info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone())).collect();
     for chunk in &info.compressed_latin1_text {
         text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
     }

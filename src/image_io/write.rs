@@ -51,7 +51,10 @@ pub fn grid(pictures: &[Picture], columns: Option<usize>) -> Result<Picture> {
 /// Columns for `count` pictures: the smallest number from √count up that fills every row, if at most twice the rows.
 fn near_square(count: usize) -> usize {
     let square = (count as f64).sqrt().ceil() as usize;
-    (square..=count).take_while(|columns| columns * columns <= 2 * count).find(|columns| count.is_multiple_of(*columns)).unwrap_or(square)
+    (square..=count)
+        .take_while(|columns| columns * columns <= 2 * count)
+        .find(|columns| count.is_multiple_of(*columns))
+        .unwrap_or(square)
 }
 
 /// Writes an 8-bit PNG with `text` chunks (`(keyword, text)`), whole or not at all.
@@ -71,7 +74,9 @@ pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, Str
             )));
         }
     }
-    let size = |pixels: usize| u32::try_from(pixels).map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written")));
+    let size = |pixels: usize| {
+        u32::try_from(pixels).map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written")))
+    };
     let (width, height) = (size(picture.width)?, size(picture.height)?);
     write_atomic(path, |out| {
         let mut encoder = png::Encoder::new(out, width, height);

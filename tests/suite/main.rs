@@ -1,5 +1,9 @@
-//! Tests against numbers that other programs computed; `tests/fixtures` holds those numbers, `tools/make_fixtures.py` makes them.
+//! All integration tests, one module a topic, in one binary: the dependencies are linked once. `tests/fixtures` holds
+//! numbers that other programs computed, `tools/make_fixtures.py` makes them.
 
 mod common;
+mod damaged_checkpoints;
+mod fuzz_checkpoints;
+mod pictures;
 mod rng;
 mod schedulers;
