@@ -3,88 +3,64 @@
 //! x_{t-1} = √ᾱ_{t-1} x_0 + √(1 − ᾱ_{t-1} − σ_t²) ε + σ_t z: the predicted picture, the direction that points back to x_t, and
 //! fresh noise of which `eta` gives the share (0: deterministic, 1: DDPM's). (The paper writes α for ᾱ.)
 
-use super::betas::{NoiseSchedule, stored};
-use super::config::SchedulerConfig;
+use super::betas::stored;
 use super::linear::Linear;
 use super::step::{NoiseScale, Schedule, Step, X0, pred_epsilon};
 use super::{Sampling, Scheduler, timesteps};
 use crate::{Error, Result};
 
-/// `DDIMScheduler`.
-pub struct DdimScheduler {
-    config: SchedulerConfig,
-    noise_schedule: NoiseSchedule,
+pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
+    if sampling.timesteps.is_some() || sampling.sigmas.is_some() {
+        return Err(Error::Usage("DDIMScheduler takes a number of steps, not custom timesteps or sigmas".into()));
+    }
+    let timesteps = timesteps::spaced(&scheduler.config, sampling.num_inference_steps)?;
+    // The stride is that of "leading" whatever the spacing, as in diffusers.
+    let stride = scheduler.config.num_train_timesteps / timesteps.len();
+    let begin = sampling.begin(timesteps.len())?;
+    let steps = timesteps[begin..].iter().map(|&t| step(scheduler, t, t.checked_sub(stride), sampling));
+    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
 }
 
-impl DdimScheduler {
-    /// # Errors
-    /// [`Error::Config`] if the betas make no sense.
-    pub fn new(config: SchedulerConfig) -> Result<Self> {
-        Ok(Self { noise_schedule: NoiseSchedule::new(&config)?, config })
+/// From x_t to x_{prev_timestep}; `None` is beyond timestep 0.
+fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sampling: &Sampling) -> Result<Step> {
+    let Scheduler { config, noise_schedule } = scheduler;
+    let alphas_cumprod = &noise_schedule.alphas_cumprod;
+    let final_alpha_cumprod = if config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
+    let alpha_prod_t = alphas_cumprod[timestep];
+    let alpha_prod_t_prev = prev_timestep.map_or(final_alpha_cumprod, |t| alphas_cumprod[t]);
+    let beta_prod_t = 1.0 - alpha_prod_t;
+    let (alpha, sigma) = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
+
+    // Eq. 16: σ_t = η √((1 − ᾱ_{t-1}) / (1 − ᾱ_t)) √(1 − ᾱ_t / ᾱ_{t-1}).
+    let variance = (1.0 - alpha_prod_t_prev) / beta_prod_t * (1.0 - stored(alpha_prod_t / alpha_prod_t_prev));
+    let std_dev_t = sampling.eta * variance.max(0.0).sqrt();
+
+    let pred_epsilon = if sampling.use_clipped_model_output {
+        // GLIDE: the noise that, with the clipped x_0, gives x_t.
+        (Linear::sample() - alpha * Linear::x0()) / sigma
+    } else {
+        pred_epsilon(config.prediction_type, alpha, sigma)
+    };
+
+    // Eq. 12. Rounding may leave the direction's square a hair below zero.
+    let direction_squared = 1.0 - alpha_prod_t_prev - std_dev_t.powi(2);
+    if direction_squared < -1e-6 {
+        return Err(Error::Usage(format!(
+            "--eta {}: more noise than timestep {timestep} can take; 0 to 1 is usual",
+            sampling.eta
+        )));
     }
+    let pred_sample_direction = direction_squared.max(0.0).sqrt() * pred_epsilon;
+    let prev_sample = alpha_prod_t_prev.sqrt() * Linear::x0() + pred_sample_direction + std_dev_t * Linear::noise();
 
-    /// From x_t to x_{prev_timestep}; `None` is beyond timestep 0.
-    fn step(&self, timestep: usize, prev_timestep: Option<usize>, sampling: &Sampling) -> Result<Step> {
-        let alphas_cumprod = &self.noise_schedule.alphas_cumprod;
-        let final_alpha_cumprod = if self.config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
-        let alpha_prod_t = alphas_cumprod[timestep];
-        let alpha_prod_t_prev = prev_timestep.map_or(final_alpha_cumprod, |t| alphas_cumprod[t]);
-        let beta_prod_t = 1.0 - alpha_prod_t;
-        let (alpha, sigma) = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
-
-        // Eq. 16: σ_t = η √((1 − ᾱ_{t-1}) / (1 − ᾱ_t)) √(1 − ᾱ_t / ᾱ_{t-1}).
-        let variance = (1.0 - alpha_prod_t_prev) / beta_prod_t * (1.0 - stored(alpha_prod_t / alpha_prod_t_prev));
-        let std_dev_t = sampling.eta * variance.max(0.0).sqrt();
-
-        let pred_epsilon = if sampling.use_clipped_model_output {
-            // GLIDE: the noise that, with the clipped x_0, gives x_t.
-            (Linear::sample() - alpha * Linear::x0()) / sigma
-        } else {
-            pred_epsilon(self.config.prediction_type, alpha, sigma)
-        };
-
-        // Eq. 12. Rounding may leave the direction's square a hair below zero.
-        let direction_squared = 1.0 - alpha_prod_t_prev - std_dev_t.powi(2);
-        if direction_squared < -1e-6 {
-            return Err(Error::Usage(format!(
-                "--eta {}: more noise than timestep {timestep} can take; 0 to 1 is usual",
-                sampling.eta
-            )));
-        }
-        let pred_sample_direction = direction_squared.max(0.0).sqrt() * pred_epsilon;
-        let prev_sample = alpha_prod_t_prev.sqrt() * Linear::x0() + pred_sample_direction + std_dev_t * Linear::noise();
-
-        Ok(Step {
-            timestep: timestep as f64,
-            input_scale: 1.0,
-            x0: X0::new(self.config.prediction_type, alpha, sigma, self.config.clip),
-            prev_sample,
-            memory: vec![],
-            draws_noise: sampling.eta > 0.0,
-            noise_scale: NoiseScale::One,
-            add_noise: self.noise_schedule.noising(timestep)?,
-        })
-    }
-}
-
-impl Scheduler for DdimScheduler {
-    fn config(&self) -> &SchedulerConfig {
-        &self.config
-    }
-
-    fn noise_schedule(&self) -> &NoiseSchedule {
-        &self.noise_schedule
-    }
-
-    fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
-        if sampling.timesteps.is_some() || sampling.sigmas.is_some() {
-            return Err(Error::Usage("DDIMScheduler takes a number of steps, not custom timesteps or sigmas".into()));
-        }
-        let timesteps = timesteps::spaced(&self.config, sampling.num_inference_steps)?;
-        // The stride is that of "leading" whatever the spacing, as in diffusers.
-        let stride = self.config.num_train_timesteps / timesteps.len();
-        let begin = sampling.begin(timesteps.len())?;
-        let steps = timesteps[begin..].iter().map(|&t| self.step(t, t.checked_sub(stride), sampling));
-        Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? }.checked()
-    }
+    Ok(Step {
+        timestep: timestep as f64,
+        input_scale: 1.0,
+        x0: X0::new(config.prediction_type, alpha, sigma, config.clip),
+        prev_sample,
+        memory: vec![],
+        draws_noise: sampling.eta > 0.0,
+        noise_scale: NoiseScale::One,
+        add_noise: noise_schedule.noising(timestep)?,
+    })
 }

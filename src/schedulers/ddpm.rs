@@ -3,91 +3,67 @@
 //! p(x_{t-1} | x_t) = N(μ̃_t(x_t, x_0), σ_t² I) with the estimate of x_0 in place of x_0. Visiting only some of the trained
 //! timesteps, "t − 1" is the next one visited, and α_t, β_t are those of the whole stride.
 
-use super::betas::{NoiseSchedule, stored};
-use super::config::{SchedulerConfig, VarianceType};
+use super::betas::stored;
+use super::config::VarianceType;
 use super::linear::Linear;
 use super::step::{NoiseScale, Schedule, Step, X0};
 use super::{Sampling, Scheduler, timesteps};
 use crate::{Error, Result};
 
-/// `DDPMScheduler`.
-pub struct DdpmScheduler {
-    config: SchedulerConfig,
-    noise_schedule: NoiseSchedule,
+pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
+    if sampling.sigmas.is_some() {
+        return Err(Error::Usage("DDPMScheduler takes custom timesteps, not sigmas".into()));
+    }
+    let timesteps = match &sampling.timesteps {
+        Some(custom) => timesteps::custom(&scheduler.config, custom)?,
+        None => timesteps::spaced(&scheduler.config, sampling.num_inference_steps)?,
+    };
+    let begin = sampling.begin(timesteps.len())?;
+    let prev_timestep = |i: usize| timesteps.get(i + 1).copied();
+    let steps = (begin..timesteps.len()).map(|i| step(scheduler, timesteps[i], prev_timestep(i)));
+    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
 }
 
-impl DdpmScheduler {
-    /// # Errors
-    /// [`Error::Config`] if the betas make no sense.
-    pub fn new(config: SchedulerConfig) -> Result<Self> {
-        Ok(Self { noise_schedule: NoiseSchedule::new(&config)?, config })
-    }
+/// From x_t to x_{prev_t}; `None` is the clean picture, ᾱ = 1.
+fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> {
+    let Scheduler { config, noise_schedule } = scheduler;
+    let alphas_cumprod = &noise_schedule.alphas_cumprod;
+    let alpha_prod_t = alphas_cumprod[t];
+    let alpha_prod_t_prev = prev_t.map_or(1.0, |prev_t| alphas_cumprod[prev_t]);
+    let beta_prod_t = 1.0 - alpha_prod_t;
+    let beta_prod_t_prev = 1.0 - alpha_prod_t_prev;
+    let current_alpha_t = stored(alpha_prod_t / alpha_prod_t_prev);
+    let current_beta_t = 1.0 - current_alpha_t;
 
-    /// From x_t to x_{prev_t}; `None` is the clean picture, ᾱ = 1.
-    fn step(&self, t: usize, prev_t: Option<usize>) -> Result<Step> {
-        let alphas_cumprod = &self.noise_schedule.alphas_cumprod;
-        let alpha_prod_t = alphas_cumprod[t];
-        let alpha_prod_t_prev = prev_t.map_or(1.0, |prev_t| alphas_cumprod[prev_t]);
-        let beta_prod_t = 1.0 - alpha_prod_t;
-        let beta_prod_t_prev = 1.0 - alpha_prod_t_prev;
-        let current_alpha_t = stored(alpha_prod_t / alpha_prod_t_prev);
-        let current_beta_t = 1.0 - current_alpha_t;
+    // Eq. 7, the mean: μ̃_t = √ᾱ_{t-1} β_t / (1 − ᾱ_t) x_0 + √α_t (1 − ᾱ_{t-1}) / (1 − ᾱ_t) x_t.
+    let pred_original_sample_coeff = alpha_prod_t_prev.sqrt() * current_beta_t / beta_prod_t;
+    let current_sample_coeff = current_alpha_t.sqrt() * beta_prod_t_prev / beta_prod_t;
+    let pred_prev_sample = pred_original_sample_coeff * Linear::x0() + current_sample_coeff * Linear::sample();
 
-        // Eq. 7, the mean: μ̃_t = √ᾱ_{t-1} β_t / (1 − ᾱ_t) x_0 + √α_t (1 − ᾱ_{t-1}) / (1 − ᾱ_t) x_t.
-        let pred_original_sample_coeff = alpha_prod_t_prev.sqrt() * current_beta_t / beta_prod_t;
-        let current_sample_coeff = current_alpha_t.sqrt() * beta_prod_t_prev / beta_prod_t;
-        let pred_prev_sample = pred_original_sample_coeff * Linear::x0() + current_sample_coeff * Linear::sample();
-
-        // Eq. 7, the variance: β̃_t = (1 − ᾱ_{t-1}) / (1 − ᾱ_t) β_t; kept above 0 for its logarithm, as diffusers does.
-        let variance_small = (beta_prod_t_prev / beta_prod_t * current_beta_t).max(1e-20);
-        let (noise_coeff, noise_scale) = match self.config.variance_type {
-            VarianceType::FixedSmall | VarianceType::FixedSmallLog => (variance_small.sqrt(), NoiseScale::One),
-            // Section 3.2: σ_t² = β_t. (diffusers takes the root of the *logarithm* for fixed_large_log, which is not a number.)
-            VarianceType::FixedLarge | VarianceType::FixedLargeLog => (current_beta_t.sqrt(), NoiseScale::One),
-            VarianceType::Learned => (1.0, NoiseScale::Learned),
-            VarianceType::LearnedRange => {
-                (1.0, NoiseScale::LearnedRange { min_log: variance_small.ln(), max_log: current_beta_t.ln() })
-            }
-        };
-
-        // Algorithm 2: x_{t-1} = μ̃_t + σ_t z, without noise at timestep 0 (but with it at a last step that is not timestep 0).
-        let draws_noise = t > 0;
-        let noise_coeff = if draws_noise { noise_coeff } else { 0.0 };
-        Ok(Step {
-            timestep: t as f64,
-            input_scale: 1.0,
-            // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.
-            x0: X0::new(self.config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), self.config.clip),
-            prev_sample: pred_prev_sample + noise_coeff * Linear::noise(),
-            memory: vec![],
-            draws_noise,
-            noise_scale,
-            add_noise: self.noise_schedule.noising(t)?,
-        })
-    }
-}
-
-impl Scheduler for DdpmScheduler {
-    fn config(&self) -> &SchedulerConfig {
-        &self.config
-    }
-
-    fn noise_schedule(&self) -> &NoiseSchedule {
-        &self.noise_schedule
-    }
-
-    fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
-        if sampling.sigmas.is_some() {
-            return Err(Error::Usage("DDPMScheduler takes custom timesteps, not sigmas".into()));
+    // Eq. 7, the variance: β̃_t = (1 − ᾱ_{t-1}) / (1 − ᾱ_t) β_t; kept above 0 for its logarithm, as diffusers does.
+    let variance_small = (beta_prod_t_prev / beta_prod_t * current_beta_t).max(1e-20);
+    let (noise_coeff, noise_scale) = match config.variance_type {
+        VarianceType::FixedSmall | VarianceType::FixedSmallLog => (variance_small.sqrt(), NoiseScale::One),
+        // Section 3.2: σ_t² = β_t. (diffusers takes the root of the *logarithm* for fixed_large_log, which is not a number.)
+        VarianceType::FixedLarge | VarianceType::FixedLargeLog => (current_beta_t.sqrt(), NoiseScale::One),
+        VarianceType::Learned => (1.0, NoiseScale::Learned),
+        VarianceType::LearnedRange => {
+            (1.0, NoiseScale::LearnedRange { min_log: variance_small.ln(), max_log: current_beta_t.ln() })
         }
-        let timesteps = match &sampling.timesteps {
-            Some(custom) => timesteps::custom(&self.config, custom)?,
-            None => timesteps::spaced(&self.config, sampling.num_inference_steps)?,
-        };
-        let begin = sampling.begin(timesteps.len())?;
-        let prev_timestep = |i: usize| timesteps.get(i + 1).copied();
-        let steps =
-            (begin..timesteps.len()).map(|i| self.step(timesteps[i], prev_timestep(i))).collect::<Result<_>>()?;
-        Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps }.checked()
-    }
+    };
+
+    // Algorithm 2: x_{t-1} = μ̃_t + σ_t z, without noise at timestep 0 (but with it at a last step that is not timestep 0).
+    let draws_noise = t > 0;
+    let noise_coeff = if draws_noise { noise_coeff } else { 0.0 };
+    Ok(Step {
+        timestep: t as f64,
+        input_scale: 1.0,
+        // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.
+        x0: X0::new(config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), config.clip),
+        prev_sample: pred_prev_sample + noise_coeff * Linear::noise(),
+        memory: vec![],
+        draws_noise,
+        noise_scale,
+        add_noise: noise_schedule.noising(t)?,
+    })
 }

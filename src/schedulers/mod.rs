@@ -1,8 +1,8 @@
 //! Schedulers: which noise levels a sampling run visits, and how each step goes from one to the next.
 //!
-//! A scheduler is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of [`Step`]s in which
-//! every number is worked out, so that nothing is left to decide while sampling. Reading order: [`Linear`] (how a step is written
-//! down), [`ddpm`](self::DdpmScheduler) and [`ddim`](self::DdimScheduler) (one paper a file), then the tables they share.
+//! A [`Scheduler`] is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of [`Step`]s in which
+//! every number is worked out, so that nothing is left to decide while sampling. Reading order: `linear.rs` (how a step is
+//! written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables they share.
 
 mod betas;
 mod config;
@@ -15,37 +15,40 @@ mod timesteps;
 
 pub use betas::{NoiseSchedule, Noising};
 pub use config::{BetaSchedule, Clip, PredictionType, SchedulerClass, SchedulerConfig, TimestepSpacing, VarianceType};
-pub use ddim::DdimScheduler;
-pub use ddpm::DdpmScheduler;
 pub use linear::Linear;
 pub use step::{NoiseScale, Schedule, Step, X0};
 
 use crate::{Error, Result};
 
-/// A scheduler of diffusers, by the same name.
-pub trait Scheduler {
+/// One of diffusers' schedulers, over the noise schedule that a model was trained with.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
     /// The config that it was made from.
-    fn config(&self) -> &SchedulerConfig;
-
+    pub config: SchedulerConfig,
     /// The forward process that the model was trained with.
-    fn noise_schedule(&self) -> &NoiseSchedule;
+    pub noise_schedule: NoiseSchedule,
+}
+
+impl Scheduler {
+    /// The scheduler that a config names.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the config's numbers make no sense together.
+    pub fn new(config: SchedulerConfig) -> Result<Self> {
+        Ok(Self { noise_schedule: NoiseSchedule::new(&config)?, config })
+    }
 
     /// Works out a whole sampling run.
     ///
     /// # Errors
     /// [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a step impossible.
-    fn schedule(&self, sampling: &Sampling) -> Result<Schedule>;
-}
-
-/// The scheduler that a config names.
-///
-/// # Errors
-/// [`Error::Config`] if the config's numbers make no sense together.
-pub fn scheduler(config: SchedulerConfig) -> Result<Box<dyn Scheduler>> {
-    Ok(match config.class {
-        SchedulerClass::Ddpm => Box::new(DdpmScheduler::new(config)?),
-        SchedulerClass::Ddim => Box::new(DdimScheduler::new(config)?),
-    })
+    pub fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
+        let schedule = match self.config.class {
+            SchedulerClass::Ddpm => ddpm::schedule(self, sampling)?,
+            SchedulerClass::Ddim => ddim::schedule(self, sampling)?,
+        };
+        schedule.checked()
+    }
 }
 
 /// What the user asks of a sampling run.

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use unmist::HostTensor;
 
-/// A safetensors file of `tests/fixtures`: float32 tensors, int32 lists, and JSON texts in the metadata.
+/// A safetensors file of `tests/fixtures`: float tensors, int32 lists, and JSON texts in the metadata.
 pub struct Fixture {
     tensors: BTreeMap<String, HostTensor>,
     metadata: BTreeMap<String, String>,
@@ -22,9 +22,12 @@ impl Fixture {
         let file = SafeTensors::deserialize(&bytes).expect("fixtures are valid safetensors");
         let tensors = file.tensors().into_iter().map(|(key, view)| {
             let words = view.data().chunks_exact(4).map(|word| <[u8; 4]>::try_from(word).expect("chunks of 4"));
+            let halves = view.data().chunks_exact(2).map(|half| <[u8; 2]>::try_from(half).expect("chunks of 2"));
             let data = match view.dtype() {
                 Dtype::F32 => words.map(f32::from_le_bytes).collect(),
                 Dtype::I32 => words.map(|word| i32::from_le_bytes(word) as f32).collect(),
+                Dtype::F16 => halves.map(|half| half::f16::from_le_bytes(half).to_f32()).collect(),
+                Dtype::BF16 => halves.map(|half| half::bf16::from_le_bytes(half).to_f32()).collect(),
                 other => panic!("{name}: {key}: unexpected dtype {other:?}"),
             };
             (key, HostTensor { shape: view.shape().to_vec(), data })

@@ -2,6 +2,8 @@
 
 use unmist::rng::{NoiseSource, TorchCpu, randn_tensor};
 
+use crate::common::Fixture;
+
 /// 64-bit FNV-1a of the values' little-endian bytes.
 fn hash(values: &[f32]) -> u64 {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes());
@@ -15,15 +17,36 @@ fn two_million_values() {
     assert_eq!(hash(&TorchCpu::new(1_234_567).randn(&[2_000_000]).data), 0x3a1c_0fcc_af37_41ba);
 }
 
-/// Draws of mixed sizes from one generator: scalar and block paths, the cached second normal, every kind of tail.
+/// The first draw of every size, from seeds that do and do not fit 32 bits.
 #[test]
-fn mixed_draws() {
-    let mut generator = TorchCpu::new(42);
-    let sizes = [3, 17, 16, 5, 1, 40, 7, 33, 100, 2];
-    let mut values: Vec<f32> = sizes.iter().flat_map(|size| generator.randn(&[*size]).data).collect();
-    values.extend(generator.rand(&[5]).data);
-    values.extend(generator.randn(&[4]).data);
-    assert_eq!(hash(&values), 0x9444_bd36_e1ae_4dab);
+fn first_draws() {
+    let fixture = Fixture::read("rng");
+    for (seed_name, seed) in fixture.object("seeds") {
+        let seed = seed.as_str().expect("seeds are strings").parse().expect("seeds are u64");
+        for size in [1, 2, 15, 16, 17, 31, 32, 33, 1000, 1024] {
+            let expected = &fixture.tensor(&format!("randn/{seed_name}/{size}")).data;
+            assert_eq!(&TorchCpu::new(seed).randn(&[size]).data, expected, "randn of {size}, seed {seed}");
+        }
+        let expected = &fixture.tensor(&format!("rand/{seed_name}/33")).data;
+        assert_eq!(&TorchCpu::new(seed).rand(&[33]).data, expected, "rand, seed {seed}");
+        let large = TorchCpu::new(seed).randn(&[100_003]).data;
+        let sparse: Vec<f32> = large.iter().step_by(997).copied().collect();
+        assert_eq!(sparse, fixture.tensor(&format!("randn_large/{seed_name}")).data, "seed {seed}");
+        assert_eq!(large[100_003 - 20..], fixture.tensor(&format!("randn_large_tail/{seed_name}")).data, "seed {seed}");
+    }
+}
+
+/// Draws of many sizes from one generator: scalar and block paths, the cached second normal, every kind of tail.
+#[test]
+fn draws_in_sequence() {
+    let fixture = Fixture::read("rng");
+    for (seed_name, seed) in fixture.object("seeds") {
+        let mut generator = TorchCpu::new(seed.as_str().expect("seeds are strings").parse().expect("seeds are u64"));
+        for (i, size) in [3, 16, 1, 5, 40, 15, 2, 17, 8, 1, 1, 100].into_iter().enumerate() {
+            let expected = &fixture.tensor(&format!("sequence/{seed_name}/{i:02}_{size}")).data;
+            assert_eq!(&generator.randn(&[size]).data, expected, "draw {i} of {size}, seed {seed}");
+        }
+    }
 }
 
 /// One source a batch element: each element is what its seed gives alone.

@@ -1,7 +1,7 @@
 //! Schedulers against diffusers: tables, timesteps and steps, option by option.
 
 use serde_json::{Map, Value};
-use unmist::schedulers::{NoiseSchedule, Sampling, Scheduler, SchedulerConfig, scheduler};
+use unmist::schedulers::{NoiseSchedule, Sampling, Scheduler, SchedulerConfig};
 use unmist::{Error, HostTensor};
 
 use crate::common::{Fixture, check_close};
@@ -85,8 +85,9 @@ fn check_steps(class: &str, name: &str) {
     for (key, case) in cases {
         let case = case.as_object().expect("a case is an object");
         let config = config(class, &case["config"]);
-        let schedule =
-            scheduler(config).and_then(|s| s.schedule(&sampling(case))).unwrap_or_else(|e| panic!("{name} {key}: {e}"));
+        let schedule = Scheduler::new(config)
+            .and_then(|s| s.schedule(&sampling(case)))
+            .unwrap_or_else(|e| panic!("{name} {key}: {e}"));
 
         let timesteps = as_f32(schedule.steps.iter().map(|step| step.timestep));
         assert_eq!(timesteps, fixture.tensor(&format!("{key}/timesteps")).data, "{name} {key}: timesteps");
@@ -130,7 +131,7 @@ fn ddim() {
 fn fixed_large_log_is_fixed_large() {
     let steps = |variance_type: &str| {
         let fields = serde_json::json!({ "variance_type": variance_type });
-        let scheduler = scheduler(config("DDPMScheduler", &fields)).expect("valid");
+        let scheduler = Scheduler::new(config("DDPMScheduler", &fields)).expect("valid");
         scheduler.schedule(&Sampling::steps(7)).expect("valid").steps
     };
     assert_eq!(steps("fixed_large_log"), steps("fixed_large"));
@@ -140,7 +141,7 @@ fn fixed_large_log_is_fixed_large() {
 /// Image-to-image does the end of the same run.
 #[test]
 fn strength_cuts_the_beginning() {
-    let scheduler = scheduler(config("DDIMScheduler", &serde_json::json!({}))).expect("valid");
+    let scheduler = Scheduler::new(config("DDIMScheduler", &serde_json::json!({}))).expect("valid");
     let whole = scheduler.schedule(&Sampling::steps(10)).expect("valid").steps;
     let cut = scheduler.schedule(&Sampling { strength: 0.35, ..Sampling::steps(10) }).expect("valid").steps;
     assert_eq!(cut, whole[7..]);
@@ -175,7 +176,7 @@ fn bad_configs_are_refused_by_name() {
     for (fields, name) in cases {
         let mut fields: Map<String, Value> = serde_json::from_str(fields).expect("valid JSON");
         fields.insert("_class_name".into(), "DDPMScheduler".into());
-        let result = SchedulerConfig::from_json(&Value::Object(fields.clone()).to_string()).and_then(scheduler);
+        let result = SchedulerConfig::from_json(&Value::Object(fields.clone()).to_string()).and_then(Scheduler::new);
         match result.map(|_| ()) {
             Err(error @ (Error::Config(_) | Error::Unsupported(_))) => {
                 assert!(error.to_string().contains(name), "{fields:?}: {error} does not name {name}");
@@ -205,22 +206,22 @@ fn configs_of_other_classes() {
 /// What cannot be sampled is refused, with the option to change.
 #[test]
 fn impossible_runs_are_refused() {
-    let ddim = |fields: Value| scheduler(config("DDIMScheduler", &fields)).expect("valid");
-    let refused = |scheduler: &dyn Scheduler, sampling: Sampling, word: &str| {
+    let ddim = |fields: Value| Scheduler::new(config("DDIMScheduler", &fields)).expect("valid");
+    let refused = |scheduler: &Scheduler, sampling: Sampling, word: &str| {
         let error = scheduler.schedule(&sampling).expect_err("cannot be sampled").to_string();
         assert!(error.contains(word), "{error} does not say {word}");
     };
     let plain = ddim(serde_json::json!({}));
-    refused(&*plain, Sampling::steps(0), "--steps 0");
-    refused(&*plain, Sampling::steps(1001), "--steps 1001");
-    refused(&*plain, Sampling { eta: f64::NAN, ..Sampling::steps(5) }, "--eta");
-    refused(&*plain, Sampling { eta: -1.0, ..Sampling::steps(5) }, "--eta");
-    refused(&*plain, Sampling { eta: 10.0, ..Sampling::steps(5) }, "--eta");
-    refused(&*plain, Sampling { strength: 0.0, ..Sampling::steps(5) }, "--strength");
-    refused(&*plain, Sampling { strength: 1.1, ..Sampling::steps(5) }, "--strength");
-    refused(&*plain, Sampling { strength: 0.1, ..Sampling::steps(5) }, "--strength");
-    refused(&*plain, Sampling { timesteps: Some(vec![5, 3]), ..Sampling::steps(5) }, "custom");
-    refused(&*ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
+    refused(&plain, Sampling::steps(0), "--steps 0");
+    refused(&plain, Sampling::steps(1001), "--steps 1001");
+    refused(&plain, Sampling { eta: f64::NAN, ..Sampling::steps(5) }, "--eta");
+    refused(&plain, Sampling { eta: -1.0, ..Sampling::steps(5) }, "--eta");
+    refused(&plain, Sampling { eta: 10.0, ..Sampling::steps(5) }, "--eta");
+    refused(&plain, Sampling { strength: 0.0, ..Sampling::steps(5) }, "--strength");
+    refused(&plain, Sampling { strength: 1.1, ..Sampling::steps(5) }, "--strength");
+    refused(&plain, Sampling { strength: 0.1, ..Sampling::steps(5) }, "--strength");
+    refused(&plain, Sampling { timesteps: Some(vec![5, 3]), ..Sampling::steps(5) }, "custom");
+    refused(&ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
     let pure_noise = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
-    refused(&*ddim(pure_noise), Sampling::steps(5), "prediction_type");
+    refused(&ddim(pure_noise), Sampling::steps(5), "prediction_type");
 }
