@@ -1,12 +1,21 @@
 //! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
 
+pub mod backend;
+pub mod caps;
 pub mod checkpoint;
 pub mod error;
+pub mod gpu;
+pub mod graph;
 pub mod image_io;
+pub mod kernel;
+pub mod ops;
 pub mod output;
+pub mod plan;
+pub mod reference;
 pub mod rng;
 pub mod schedulers;
 pub mod tensor;
+pub mod verify;
 
 pub use error::{Error, Result};
 pub use tensor::{DType, HostTensor};

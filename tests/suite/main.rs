@@ -3,7 +3,10 @@
 
 mod common;
 mod damaged_checkpoints;
+mod device;
 mod fuzz_checkpoints;
+mod harness_controls;
+mod op_parity;
 mod pictures;
 mod rng;
 mod schedulers;

@@ -1,0 +1,61 @@
+//! What can run a graph: a GPU or the CPU reference, behind one interface.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{DType, HostTensor};
+
+/// A graph loaded on a device, ready to run any number of times.
+pub trait Session {
+    /// The graph that runs.
+    fn graph(&self) -> &Graph;
+
+    /// Sets an input; its shape must be the graph's. u32 inputs take whole numbers.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is no such input or the shape differs.
+    fn write(&mut self, input: &str, tensor: &HostTensor) -> Result<()>;
+
+    /// Runs the graph once, then copies carried outputs to their inputs.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    fn run(&mut self) -> Result<()>;
+
+    /// Fetches an output of the last run.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is no such output; [`Error::Device`] if the device was lost.
+    fn read(&mut self, output: &str) -> Result<HostTensor>;
+
+    /// Waits until everything submitted has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    fn wait(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The input `name` of `graph`, if `tensor` fits it.
+///
+/// # Errors
+/// [`Error::Shape`] otherwise, naming both shapes or the inputs there are.
+pub(crate) fn check_input(graph: &Graph, name: &str, tensor: &HostTensor) -> Result<ValueId> {
+    let id = graph.find_input(name).ok_or_else(|| Error::Shape(format!("the graph has no input named {name}")))?;
+    let desc = graph.desc(id);
+    if desc.shape != tensor.shape {
+        return Err(Error::Shape(format!("input {name}: expected shape {:?}, found {:?}", desc.shape, tensor.shape)));
+    }
+    if desc.dtype == DType::U32 && tensor.data.iter().any(|v| v.fract() != 0.0 || *v < 0.0 || *v >= 16_777_216.0) {
+        return Err(Error::Shape(format!("input {name}: expected whole numbers from 0 to 2^24 - 1")));
+    }
+    Ok(id)
+}
+
+/// The output `name` of `graph`.
+///
+/// # Errors
+/// [`Error::Shape`] if there is none.
+pub(crate) fn check_output(graph: &Graph, name: &str) -> Result<ValueId> {
+    graph.find_output(name).ok_or_else(|| Error::Shape(format!("the graph has no output named {name}")))
+}

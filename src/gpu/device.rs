@@ -1,0 +1,178 @@
+//! One opened device: features, limits, compiled pipelines.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Kernel};
+
+/// An opened GPU (or CPU driver) and its compiled kernels. Cheap to clone.
+#[derive(Clone)]
+pub struct GpuDevice {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    adapter: wgpu::Adapter,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: Caps,
+    checked: bool,
+    pipelines: Mutex<HashMap<String, Pipeline>>,
+    /// The first error that was not returned by the call that caused it, device loss included.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+/// A compiled kernel.
+#[derive(Clone)]
+pub(super) struct Pipeline {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+}
+
+impl GpuDevice {
+    /// Opens an adapter. `checked` keeps wgpu's bounds checks inside kernels, for tests; without them a kernel is trusted.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the driver's reason.
+    pub fn open(adapter: wgpu::Adapter, checked: bool) -> Result<Self> {
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let features = adapter.features() & wanted;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("unmist"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
+        let same_size = info.subgroup_min_size == info.subgroup_max_size && info.subgroup_min_size > 0;
+        let caps = Caps {
+            is_cpu: info.device_type == wgpu::DeviceType::Cpu,
+            subgroup_size: (features.contains(wgpu::Features::SUBGROUP) && same_size).then_some(info.subgroup_min_size),
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+            max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            memory_bytes: None,
+        };
+        let failure = Arc::new(Mutex::new(None));
+        let record = |failure: &Arc<Mutex<Option<String>>>, message: String| {
+            failure.lock().expect("no holder of this lock panics").get_or_insert(message);
+        };
+        let seen = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error| record(&seen, error.to_string())));
+        let seen = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device ends it too; that is no failure.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                record(&seen, format!("the device was lost ({reason:?}): {message}"));
+            }
+        });
+        let inner = Inner { adapter, device, queue, caps, checked, pipelines: Mutex::new(HashMap::new()), failure };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Features and limits as plans see them.
+    pub fn caps(&self) -> &Caps {
+        &self.inner.caps
+    }
+
+    /// Adapter name, backend and driver in one line.
+    pub fn describe(&self) -> String {
+        let info = self.inner.adapter.get_info();
+        format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info)
+    }
+
+    /// Loses the device on purpose, as a driver reset would: for testing that runs then fail cleanly.
+    pub fn destroy(&self) {
+        self.inner.device.destroy();
+        let mut failure = self.inner.failure.lock().expect("no holder of this lock panics");
+        failure.get_or_insert("the device was lost: it was destroyed".into());
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    pub(super) fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// Returns the failure recorded by the driver's callbacks, if any.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with that failure.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*self.inner.failure.lock().expect("no holder of this lock panics") {
+            Some(message) => Err(Error::Device(format!("{}: {message}; lower the load or restart, or use another --device", self.describe()))),
+            None => Ok(()),
+        }
+    }
+
+    /// The compiled form of `kernel`; compiled once per device.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with the compiler's message and the kernel's file.
+    pub(super) fn pipeline(&self, kernel: &Kernel) -> Result<Pipeline> {
+        let mut pipelines = self.inner.pipelines.lock().expect("no holder of this lock panics");
+        if let Some(pipeline) = pipelines.get(&kernel.wgsl) {
+            return Ok(pipeline.clone());
+        }
+        let device = &self.inner.device;
+        let label = kernel.key.name;
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(kernel.wgsl.as_str().into()) };
+        let module = if self.inner.checked {
+            device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: kernels bound their own indices by their parameters, which the plan derives from the bound buffers' shapes; the parity
+            // tests run every kernel with the checks on and with guard bands round every buffer.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        };
+        let entries: Vec<_> = kernel
+            .reflection
+            .bindings
+            .iter()
+            .map(|binding| wgpu::BindGroupLayoutEntry {
+                binding: binding.index,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match binding.access {
+                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                        Access::Uniform => wgpu::BufferBindingType::Uniform,
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions { constants: &[], zero_initialize_workgroup_memory: false },
+            cache: None,
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::Kernel(format!("wgsl/{label}.wgsl on {}: {error}", self.describe())));
+        }
+        let pipeline = Pipeline { pipeline, layout };
+        pipelines.insert(kernel.wgsl.clone(), pipeline.clone());
+        Ok(pipeline)
+    }
+}

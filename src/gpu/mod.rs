@@ -1,0 +1,9 @@
+//! The only code that names wgpu: adapters, pipelines, and the encoding of a plan.
+
+mod adapters;
+mod device;
+mod session;
+
+pub use adapters::{AdapterReport, adapters, select_adapter};
+pub use device::GpuDevice;
+pub use session::GpuSession;

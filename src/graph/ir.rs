@@ -1,0 +1,311 @@
+//! Values, nodes and the graph that holds them.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::ops::Op;
+use crate::tensor::{DType, HostTensor};
+
+/// Names a value: the single output of one node. Only valid for the graph that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(u32);
+
+impl ValueId {
+    /// Position of the node in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Shape and element type of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorDesc {
+    /// Dimensions, outermost first; activations are `[N, H, W, C]` or `[N, T, C]`.
+    pub shape: Vec<usize>,
+    /// How elements are stored on the device.
+    pub dtype: DType,
+}
+
+impl TensorDesc {
+    /// A description of an f32 tensor.
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: DType::F32 }
+    }
+
+    /// A description of a u32 tensor.
+    pub fn u32(shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: DType::U32 }
+    }
+
+    /// The same element type with another shape.
+    pub fn with_shape(&self, shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: self.dtype }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Size of the last dimension: the channels of an activation.
+    pub fn channels(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Bytes on the device. Every buffer is a whole number of 4-element vectors, so that kernels may always read and write those.
+    pub fn bytes(&self) -> u64 {
+        (self.elements().next_multiple_of(4) * self.dtype.size()) as u64
+    }
+
+    /// `f32 [2, 3, 4]`, as used in dumps and messages.
+    pub fn label(&self) -> String {
+        format!("{} {:?}", self.dtype.name(), self.shape)
+    }
+}
+
+/// One tensor of a checkpoint: its name and the shape it must have there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightPart {
+    /// Key in the checkpoint, e.g. `down_blocks.0.resnets.0.conv1.weight`.
+    pub name: String,
+    /// Shape in the checkpoint (PyTorch's layout).
+    pub shape: Vec<usize>,
+}
+
+/// How a checkpoint tensor is laid out for the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightLayout {
+    /// Elements in checkpoint order (possibly with another shape).
+    AsIs,
+    /// Convolution weights `[C_out, C_in, KH, KW]` → `[C_out, KH, KW, C_in]`, so that the products of one output run along contiguous memory.
+    Ohwi,
+}
+
+/// A parameter: one checkpoint tensor, or several concatenated along their first dimension (fused Q, K, V projections).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightSpec {
+    /// Checkpoint tensors, concatenated along dimension 0 after `layout` is applied to each.
+    pub parts: Vec<WeightPart>,
+    /// Layout change applied to each part.
+    pub layout: WeightLayout,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeKind {
+    /// Written by the caller before a run.
+    Input,
+    /// A parameter from the checkpoint.
+    Weight(WeightSpec),
+    /// A table computed on the host when the graph was built.
+    Constant(Arc<HostTensor>),
+    /// The result of an operation on other values; `None` is an absent optional input.
+    Op(Op, Vec<Option<ValueId>>),
+}
+
+/// One node and the description of its output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Where it stands in the model, e.g. `down_blocks.0.resnets.0.conv1`; the name of an input.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+    /// What it produces.
+    pub desc: TensorDesc,
+}
+
+impl Node {
+    /// The values this node reads.
+    pub fn inputs(&self) -> impl Iterator<Item = ValueId> + '_ {
+        match &self.kind {
+            NodeKind::Op(_, inputs) => inputs.as_slice(),
+            _ => &[],
+        }
+        .iter()
+        .flatten()
+        .copied()
+    }
+
+    /// The operation, if the node is one.
+    pub fn op(&self) -> Option<&Op> {
+        match &self.kind {
+            NodeKind::Op(op, _) => Some(op),
+            _ => None,
+        }
+    }
+}
+
+/// After each run, `output` is copied on the device into `input`: how a denoise loop keeps its state there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carry {
+    /// Name of an output.
+    pub output: String,
+    /// Name of the input that receives it; same shape and element type.
+    pub input: String,
+}
+
+/// A computation in single-assignment form: every node comes after the nodes it reads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    outputs: Vec<(String, ValueId)>,
+    carries: Vec<Carry>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All nodes, in an order in which they can run.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node that produces `value`.
+    pub fn node(&self, value: ValueId) -> &Node {
+        &self.nodes[value.index()]
+    }
+
+    /// Every value with its node.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, node)| (ValueId(i as u32), node))
+    }
+
+    /// Shape and element type of `value`.
+    pub fn desc(&self, value: ValueId) -> &TensorDesc {
+        &self.node(value).desc
+    }
+
+    /// Shape of `value`.
+    pub fn shape(&self, value: ValueId) -> &[usize] {
+        &self.desc(value).shape
+    }
+
+    /// Named results.
+    pub fn outputs(&self) -> &[(String, ValueId)] {
+        &self.outputs
+    }
+
+    /// State kept on the device between runs.
+    pub fn carries(&self) -> &[Carry] {
+        &self.carries
+    }
+
+    /// The input called `name`.
+    pub fn find_input(&self, name: &str) -> Option<ValueId> {
+        self.values().find(|(_, n)| matches!(n.kind, NodeKind::Input) && n.name == name).map(|(id, _)| id)
+    }
+
+    /// The output called `name`.
+    pub fn find_output(&self, name: &str) -> Option<ValueId> {
+        self.outputs.iter().find(|(n, _)| n == name).map(|(_, id)| *id)
+    }
+
+    fn add(&mut self, name: impl Into<String>, kind: NodeKind, desc: TensorDesc) -> ValueId {
+        self.nodes.push(Node { name: name.into(), kind, desc });
+        ValueId((self.nodes.len() - 1) as u32)
+    }
+
+    /// A value that the caller writes before each run.
+    pub fn input(&mut self, name: impl Into<String>, desc: TensorDesc) -> ValueId {
+        self.add(name, NodeKind::Input, desc)
+    }
+
+    /// A parameter; `shape` is the checkpoint's, `dtype` how it is stored on the device.
+    pub fn weight(&mut self, name: impl Into<String>, shape: &[usize], layout: WeightLayout, dtype: DType) -> ValueId {
+        let name = name.into();
+        let device_shape = match layout {
+            WeightLayout::AsIs => shape.to_vec(),
+            WeightLayout::Ohwi => vec![shape[0], shape[2], shape[3], shape[1]],
+        };
+        let parts = vec![WeightPart { name: name.clone(), shape: shape.to_vec() }];
+        self.add(name, NodeKind::Weight(WeightSpec { parts, layout }), TensorDesc { shape: device_shape, dtype })
+    }
+
+    /// A parameter given by a full specification (used by passes that merge parameters).
+    pub fn weight_spec(&mut self, name: impl Into<String>, spec: WeightSpec, desc: TensorDesc) -> ValueId {
+        self.add(name, NodeKind::Weight(spec), desc)
+    }
+
+    /// A table computed on the host, stored as f32.
+    pub fn constant(&mut self, name: impl Into<String>, tensor: HostTensor) -> ValueId {
+        let desc = TensorDesc::f32(tensor.shape.clone());
+        self.add(name, NodeKind::Constant(Arc::new(tensor)), desc)
+    }
+
+    /// Adds an operation; infers and checks its shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation.
+    pub fn push(&mut self, name: impl Into<String>, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<ValueId> {
+        let (name, op) = (name.into(), op.into());
+        let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.desc(v))).collect();
+        let at_node = |e: Error| match e {
+            Error::Shape(m) => Error::Shape(format!("{name} ({}): {m}", op.name())),
+            Error::Unsupported(m) => Error::Unsupported(format!("{name} ({}): {m}", op.name())),
+            other => other,
+        };
+        let desc = op.infer(&descs).map_err(at_node)?;
+        Ok(self.add(name, NodeKind::Op(op, inputs.to_vec()), desc))
+    }
+
+    /// Copies `node` into this graph with its inputs replaced, keeping its name and inferring its output anew. Used by passes.
+    ///
+    /// # Errors
+    /// As [`Graph::push`].
+    pub fn push_node(&mut self, node: &Node, rename: impl Fn(ValueId) -> ValueId) -> Result<ValueId> {
+        match &node.kind {
+            NodeKind::Op(op, inputs) => {
+                let inputs: Vec<_> = inputs.iter().map(|v| v.map(&rename)).collect();
+                self.push(node.name.clone(), op.clone(), &inputs)
+            }
+            kind => Ok(self.add(node.name.clone(), kind.clone(), node.desc.clone())),
+        }
+    }
+
+    /// Names `value` as a result.
+    pub fn output(&mut self, name: impl Into<String>, value: ValueId) {
+        self.outputs.push((name.into(), value));
+    }
+
+    /// Copies output `output` into input `input` after each run.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is no such output or input, or if they differ in shape or element type.
+    pub fn carry(&mut self, output: &str, input: &str) -> Result<()> {
+        let from = self.find_output(output).ok_or_else(|| Error::Shape(format!("no output named {output}")))?;
+        let to = self.find_input(input).ok_or_else(|| Error::Shape(format!("no input named {input}")))?;
+        if self.desc(from) != self.desc(to) {
+            let (from, to) = (self.desc(from).label(), self.desc(to).label());
+            return Err(Error::Shape(format!("output {output} is {from}, input {input} is {to}: they must be equal to carry one to the other")));
+        }
+        self.carries.push(Carry { output: output.into(), input: input.into() });
+        Ok(())
+    }
+
+    /// Every checkpoint tensor the graph reads, with the shape it must have, in order of first use.
+    pub fn weight_parts(&self) -> Vec<&WeightPart> {
+        let mut seen = std::collections::HashSet::new();
+        let specs = self.nodes.iter().filter_map(|n| match &n.kind {
+            NodeKind::Weight(spec) => Some(spec),
+            _ => None,
+        });
+        specs.flat_map(|s| &s.parts).filter(|p| seen.insert(&p.name)).collect()
+    }
+
+    /// How often each value is read, outputs included.
+    pub fn use_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.nodes.len()];
+        for value in self.nodes.iter().flat_map(Node::inputs).chain(self.outputs.iter().map(|(_, v)| *v)) {
+            counts[value.index()] += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,136 @@
+//! What naga says about a kernel: its bindings, the fields of its parameters, its workgroup size. WGSL is the only place that declares them.
+
+use naga::proc::{GlobalCtx, Layouter};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
+
+use crate::error::{Error, Result};
+
+/// How a kernel uses a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+    /// `var<uniform>`: the kernel's parameters.
+    Uniform,
+}
+
+/// One `@group(0) @binding(n)` variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Binding number.
+    pub index: u32,
+    /// Variable name.
+    pub name: String,
+    /// How it is used.
+    pub access: Access,
+}
+
+/// Scalar type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamType {
+    /// `u32`
+    U32,
+    /// `i32`
+    I32,
+    /// `f32`
+    F32,
+}
+
+/// One field of the uniform struct.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamField {
+    /// Field name.
+    pub name: String,
+    /// Byte offset.
+    pub offset: u32,
+    /// Scalar type.
+    pub ty: ParamType,
+}
+
+/// A kernel's interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reflection {
+    /// Bindings in order of their number.
+    pub bindings: Vec<Binding>,
+    /// Fields of the uniform struct, in order.
+    pub params: Vec<ParamField>,
+    /// Size of the uniform struct in bytes; 0 if there is none.
+    pub params_size: u32,
+    /// Invocations per workgroup in x, y, z.
+    pub workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    /// Whether it uses subgroup built-ins.
+    pub uses_subgroups: bool,
+}
+
+/// Parses and validates `wgsl` and describes its entry point `main`.
+///
+/// # Errors
+/// [`Error::Kernel`] with naga's message and the kernel's file name.
+pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
+    let file = format!("wgsl/{kernel}.wgsl");
+    let module = naga::front::wgsl::parse_str(wgsl)
+        .map_err(|e| Error::Kernel(format!("{file} does not parse:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator
+        .validate(&module)
+        .map_err(|e| Error::Kernel(format!("{file} is not valid:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
+    let bad = |message: String| Error::Kernel(format!("{file}: {message}"));
+
+    let entry = module.entry_points.iter().find(|e| e.name == "main").ok_or_else(|| bad("no entry point `main`".into()))?;
+    let mut layouter = Layouter::default();
+    layouter.update(GlobalCtx { types: &module.types, constants: &module.constants, overrides: &module.overrides, global_expressions: &module.global_expressions })
+        .map_err(|e| bad(format!("layout: {e}")))?;
+
+    let mut reflection = Reflection {
+        bindings: Vec::new(),
+        params: Vec::new(),
+        params_size: 0,
+        workgroup_size: entry.workgroup_size,
+        workgroup_memory: 0,
+        uses_subgroups: wgsl.contains("subgroup"),
+    };
+    for (_, variable) in module.global_variables.iter() {
+        if variable.space == AddressSpace::WorkGroup {
+            reflection.workgroup_memory += layouter[variable.ty].size;
+        }
+        let Some(binding) = &variable.binding else { continue };
+        let name = variable.name.clone().ok_or_else(|| bad("a binding has no name".into()))?;
+        if binding.group != 0 {
+            return Err(bad(format!("binding {name} is in group {}, all belong in group 0", binding.group)));
+        }
+        let access = match variable.space {
+            AddressSpace::Uniform => Access::Uniform,
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
+            AddressSpace::Storage { .. } => Access::Read,
+            other => return Err(bad(format!("binding {name} is in address space {other:?}"))),
+        };
+        if access == Access::Uniform {
+            let TypeInner::Struct { members, span } = &module.types[variable.ty].inner else {
+                return Err(bad(format!("uniform {name} must be a struct")));
+            };
+            reflection.params_size = *span;
+            for member in members {
+                let field = member.name.clone().unwrap_or_default();
+                let ty = match module.types[member.ty].inner {
+                    TypeInner::Scalar(s) if s.width == 4 => match s.kind {
+                        ScalarKind::Uint => ParamType::U32,
+                        ScalarKind::Sint => ParamType::I32,
+                        ScalarKind::Float => ParamType::F32,
+                        _ => return Err(bad(format!("parameter {field} must be u32, i32 or f32"))),
+                    },
+                    _ => return Err(bad(format!("parameter {field} must be a scalar"))),
+                };
+                reflection.params.push(ParamField { name: field, offset: member.offset, ty });
+            }
+        }
+        reflection.bindings.push(Binding { index: binding.binding, name, access });
+    }
+    reflection.bindings.sort_by_key(|b| b.index);
+    Ok(reflection)
+}

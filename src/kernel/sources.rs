@@ -1,0 +1,27 @@
+//! The table of WGSL files, compiled into the binary.
+
+use crate::error::{Error, Result};
+
+macro_rules! table {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../wgsl/", $name, ".wgsl")))),*] };
+}
+
+/// Every kernel: name (path below `wgsl/` without extension) and text.
+pub const KERNELS: &[(&str, &str)] = table!["activation/naive", "linear/naive"];
+
+/// Every include: name and text.
+pub const INCLUDES: &[(&str, &str)] = table!["include/activation", "include/flat_index"];
+
+/// The text of a kernel.
+///
+/// # Errors
+/// [`Error::Kernel`] if there is no such kernel.
+pub fn find_kernel(name: &str) -> Result<&'static str> {
+    let found = KERNELS.iter().find(|(n, _)| *n == name);
+    found.map(|(_, text)| *text).ok_or_else(|| Error::Kernel(format!("no kernel wgsl/{name}.wgsl in the source table")))
+}
+
+/// The text of an include, by its name without the folder.
+pub fn find_include(name: &str) -> Option<&'static str> {
+    INCLUDES.iter().find(|(n, _)| n.strip_prefix("include/") == Some(name)).map(|(_, text)| *text)
+}

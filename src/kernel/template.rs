@@ -1,0 +1,97 @@
+//! The template step: three directives, each a comment to any other WGSL tool.
+//!
+//! - `//!include name` is replaced by `wgsl/include/name.wgsl`, once per kernel.
+//! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, and the functions
+//!   `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`. f16 is stored as packed pairs in `u32`s, which needs no device feature.
+//! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement that matches no line is an error.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use super::sources::find_include;
+use crate::error::{Error, Result};
+use crate::ops::Const;
+use crate::tensor::DType;
+
+/// Expands `source` with the given constants and storage types.
+///
+/// # Errors
+/// [`Error::Kernel`] naming kernel, line and directive.
+pub fn expand(kernel: &str, source: &str, constants: &[(&'static str, Const)], storage: &[(&'static str, DType)]) -> Result<String> {
+    let mut out = String::with_capacity(2 * source.len());
+    let mut state = State { kernel, storage, included: HashSet::new(), used: HashSet::new(), constants };
+    state.expand_into(source, &mut out)?;
+    if let Some((name, _)) = constants.iter().find(|(name, _)| !state.used.contains(*name)) {
+        return Err(Error::Kernel(format!("wgsl/{kernel}.wgsl has no line `const {name}: …` to replace")));
+    }
+    Ok(out)
+}
+
+struct State<'a> {
+    kernel: &'a str,
+    constants: &'a [(&'static str, Const)],
+    storage: &'a [(&'static str, DType)],
+    included: HashSet<String>,
+    used: HashSet<&'static str>,
+}
+
+impl State<'_> {
+    fn expand_into(&mut self, source: &str, out: &mut String) -> Result<()> {
+        for line in source.lines() {
+            if let Some(name) = line.strip_prefix("//!include ") {
+                let name = name.trim();
+                if self.included.insert(name.to_owned()) {
+                    let text = find_include(name)
+                        .ok_or_else(|| Error::Kernel(format!("wgsl/{}.wgsl includes {name}, which does not exist", self.kernel)))?;
+                    self.expand_into(text, out)?;
+                }
+            } else if let Some(binding) = line.strip_prefix("//!storage ") {
+                out.push_str(&self.storage_type(binding.trim())?);
+            } else if let Some((name, replacement)) = self.replacement(line)? {
+                self.used.insert(name);
+                out.push_str(&replacement);
+            } else {
+                out.push_str(line);
+            }
+            out.push('\n');
+        }
+        Ok(())
+    }
+
+    /// The line `const NAME: type = value;` with the value replaced, if `line` declares a constant that is to be.
+    fn replacement(&self, line: &str) -> Result<Option<(&'static str, String)>> {
+        let Some(rest) = line.strip_prefix("const ") else { return Ok(None) };
+        let Some((name, rest)) = rest.split_once(':') else { return Ok(None) };
+        let Some((known, value)) = self.constants.iter().find(|(n, _)| *n == name.trim()) else { return Ok(None) };
+        let declared = rest.split('=').next().unwrap_or_default().trim();
+        let (expected, text) = match value {
+            Const::U32(v) => ("u32", format!("{v}u")),
+            Const::Bool(v) => ("bool", v.to_string()),
+            Const::F32(v) => ("f32", format!("{v:?}f")),
+        };
+        if declared != expected {
+            return Err(Error::Kernel(format!("wgsl/{}.wgsl: constant {known} is declared {declared}, the launch sets a {expected}", self.kernel)));
+        }
+        Ok(Some((known, format!("const {known}: {expected} = {text};"))))
+    }
+
+    fn storage_type(&self, binding: &str) -> Result<String> {
+        let dtype = self.storage.iter().find(|(name, _)| *name == binding).map_or(DType::F32, |(_, dtype)| *dtype);
+        let (alias, decode, encode) = match dtype {
+            DType::F32 => ("vec4<f32>", "v", "v"),
+            DType::F16 => (
+                "vec2<u32>",
+                "vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y))",
+                "vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw))",
+            ),
+            DType::U32 => {
+                return Err(Error::Kernel(format!("wgsl/{}.wgsl: binding {binding} holds u32, declare it array<u32>", self.kernel)));
+            }
+        };
+        let mut text = String::new();
+        writeln!(text, "alias {binding}_vec4 = {alias};").expect("writing to a String cannot fail");
+        writeln!(text, "fn decode_{binding}(v: {binding}_vec4) -> vec4<f32> {{ return {decode}; }}").expect("as above");
+        write!(text, "fn encode_{binding}(v: vec4<f32>) -> {binding}_vec4 {{ return {encode}; }}").expect("as above");
+        Ok(text)
+    }
+}

@@ -1,0 +1,124 @@
+//! Elementwise activation functions.
+
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// The number that kernels know "no activation" by.
+pub(crate) const NONE: usize = 99;
+
+/// Which activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActivationKind {
+    /// `x · σ(x)`; Ramachandran et al. 2017 (also called swish).
+    Silu,
+    /// `x · Φ(x)`, exact with erf; Hendrycks and Gimpel 2016.
+    Gelu,
+    /// `x · σ(1.702 x)`, the approximation CLIP was trained with.
+    QuickGelu,
+    /// `x · tanh(ln(1 + eˣ))`; Misra 2019.
+    Mish,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+impl ActivationKind {
+    /// All kinds; the position is the number the kernels know it by (wgsl/include/activation.wgsl).
+    pub const ALL: [ActivationKind; 5] = [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu];
+
+    /// Name as in configs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::Gelu => "gelu",
+            Self::QuickGelu => "quick_gelu",
+            Self::Mish => "mish",
+            Self::Relu => "relu",
+        }
+    }
+
+    /// The kind called `name` in a config's `act_fn` or `hidden_act`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the value.
+    pub fn from_config(name: &str) -> Result<Self> {
+        match name {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "mish" => Ok(Self::Mish),
+            "relu" => Ok(Self::Relu),
+            other => Err(Error::Unsupported(format!(
+                "activation function \"{other}\"; known are silu, swish, gelu, quick_gelu, mish and relu"
+            ))),
+        }
+    }
+
+    /// The number that kernels know this kind by; [`NONE`] stands for no activation.
+    pub(crate) fn code(self) -> usize {
+        Self::ALL.iter().position(|k| *k == self).expect("ALL lists every kind")
+    }
+}
+
+/// `y = f(x)`, elementwise; any shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Activation {
+    /// Which function.
+    pub kind: ActivationKind,
+}
+
+impl Operation for Activation {
+    const NAME: &'static str = "activation";
+    const INPUTS: &'static [&'static str] = &["x"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        Ok(inputs.required(0)?.clone())
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
+        10 * output.elements() as u64 // an exponential, a division and a few multiplications
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::activation(inputs.get(0), self.kind)
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[Variant {
+            name: "naive",
+            family: Family::Any,
+            supports: |_, _| Ok(()),
+            lower: |op, context| {
+                let vectors = context.output.elements().div_ceil(4);
+                Launch::new("activation/naive").constant("ACTIVATION", op.kind.code()).param("vectors", vectors).cover(vectors, 64).into()
+            },
+        }]
+    }
+
+    fn attributes(&self) -> String {
+        self.kind.name().into()
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, kind| Case::new(label, Activation { kind }, vec![CaseInput::normal([2, 3, 5, 7])]);
+        vec![
+            case("silu, 210 elements", ActivationKind::Silu),
+            case("gelu, 210 elements", ActivationKind::Gelu),
+            case("quick_gelu, 210 elements", ActivationKind::QuickGelu),
+            case("mish, 210 elements", ActivationKind::Mish),
+            case("relu, 210 elements", ActivationKind::Relu),
+        ]
+    }
+}
+
+impl Graph {
+    /// Applies an activation function to every element of `x`.
+    ///
+    /// # Errors
+    /// None for a valid `x`; the signature is that of all operations.
+    pub fn activation(&mut self, name: impl Into<String>, x: ValueId, kind: ActivationKind) -> Result<ValueId> {
+        self.push(name, Activation { kind }, &[Some(x)])
+    }
+}

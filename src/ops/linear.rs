@@ -1,0 +1,110 @@
+//! Matrix product with a weight matrix, as in `torch.nn.Linear`.
+
+use super::activation::ActivationKind;
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_rank, expect_shape};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// `y[m, n] = f(Σ_k x[m, k] · weight[n, k] + bias[n]) + residual[m, n]`
+///
+/// Inputs: `x [.., K]`, `weight [N, K]`, `bias [N]`?, `residual [.., N]`?; output `[.., N]`. M is the product of all dimensions of `x` but the last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Linear {
+    /// Activation function applied before the residual is added.
+    pub activation: Option<ActivationKind>,
+}
+
+/// M, N, K of an instance.
+fn dims(context: &LowerContext<'_>) -> (usize, usize, usize) {
+    (context.output.rows(), context.output.channels(), context.input(0).channels())
+}
+
+/// The constants and parameters that all variants share.
+fn launch(kernel: &'static str, op: &Linear, context: &LowerContext<'_>) -> Launch {
+    let (m, n, k) = dims(context);
+    Launch::new(kernel)
+        .flag("HAS_BIAS", context.has(2))
+        .flag("HAS_RESIDUAL", context.has(3))
+        .constant("ACTIVATION", op.activation.map_or(super::activation::NONE, ActivationKind::code))
+        .param("M", m)
+        .param("N", n)
+        .param("K", k)
+}
+
+impl Operation for Linear {
+    const NAME: &'static str = "linear";
+    const INPUTS: &'static [&'static str] = &["x", "weight", "bias", "residual"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let (x, weight) = (inputs.required(0)?, inputs.required(1)?);
+        let [n, k] = expect_rank("weight", weight)?;
+        if x.shape.is_empty() || x.channels() != k {
+            return Err(Error::Shape(format!("x {:?} must end in the {k} columns of weight {:?}", x.shape, weight.shape)));
+        }
+        let mut shape = x.shape.clone();
+        *shape.last_mut().expect("checked above") = n;
+        if let Some(bias) = inputs.optional(2) {
+            expect_shape("bias", &bias.shape, &[n])?;
+        }
+        if let Some(residual) = inputs.optional(3) {
+            expect_shape("residual", &residual.shape, &shape)?;
+        }
+        Ok(x.with_shape(shape))
+    }
+
+    fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
+        2 * output.elements() as u64 * inputs.get(0).channels() as u64
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::linear(inputs.get(0), inputs.get(1), inputs.optional(2), inputs.optional(3), self.activation)
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[Variant {
+            name: "naive",
+            family: Family::Any,
+            supports: |_, _| Ok(()),
+            lower: |op, context| launch("linear/naive", op, context).cover(context.output.elements().div_ceil(4), 64).into(),
+        }]
+    }
+
+    fn attributes(&self) -> String {
+        self.activation.map_or(String::new(), |a| a.name().into())
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, activation, x: &[usize], n: usize, bias: bool, residual: bool| {
+            let k = x[x.len() - 1];
+            let mut y = x.to_vec();
+            y[x.len() - 1] = n;
+            let inputs = vec![
+                CaseInput::normal(x),
+                CaseInput::normal([n, k]),
+                bias.then(|| CaseInput::f32([n], Fill::Normal)).flatten(),
+                residual.then(|| CaseInput::normal(y)).flatten(),
+            ];
+            Case::new(label, Linear { activation }, inputs)
+        };
+        vec![
+            case("odd sizes, no bias", None, &[5, 7], 3, false, false),
+            case("one row, bias", None, &[1, 36], 20, true, false),
+            case("tokens, bias, residual", None, &[2, 33, 40], 68, true, true),
+            case("tile sizes exactly", None, &[128, 64], 128, true, false),
+            case("one past the tiles", Some(ActivationKind::Silu), &[129, 68], 132, true, true),
+            case("channels not a multiple of four", Some(ActivationKind::Gelu), &[2, 9, 30], 18, true, true),
+        ]
+    }
+}
+
+impl Graph {
+    /// `x · weightᵀ + bias` on the last dimension of `x`; `weight [N, K]`, `bias [N]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the sizes do not agree.
+    pub fn linear(&mut self, name: impl Into<String>, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+        self.push(name, Linear::default(), &[Some(x), Some(weight), bias, None])
+    }
+}

@@ -1,0 +1,175 @@
+//! From an operation to kernel launches: the vocabulary shared by all operations.
+
+use crate::caps::Caps;
+use crate::graph::TensorDesc;
+
+/// Which machines a variant is written for. Every variant is correct everywhere its requirements hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// No preference: naive kernels and kernels bound by memory alone.
+    Any,
+    /// Real GPUs: tiles in workgroup memory, barriers.
+    Gpu,
+    /// CPU Vulkan drivers (lavapipe): no barriers, one subgroup a workgroup, operands shared by `subgroupShuffle`.
+    Cpu,
+}
+
+/// What a variant may look at when it decides whether and how to run.
+pub struct LowerContext<'a> {
+    /// Descriptions of the inputs, by position.
+    pub inputs: &'a [Option<&'a TensorDesc>],
+    /// Description of the output.
+    pub output: &'a TensorDesc,
+    /// The device.
+    pub caps: &'a Caps,
+}
+
+impl<'a> LowerContext<'a> {
+    /// The input at `position`, known to be present.
+    pub fn input(&self, position: usize) -> &'a TensorDesc {
+        self.inputs[position].expect("shape inference rejects graphs that lack a required input")
+    }
+
+    /// Whether the optional input at `position` is present.
+    pub fn has(&self, position: usize) -> bool {
+        self.inputs.get(position).is_some_and(Option::is_some)
+    }
+}
+
+/// One way to execute an operation.
+pub struct Variant<T: 'static> {
+    /// Name, equal to the stem of its `.wgsl` file.
+    pub name: &'static str,
+    /// Machines it is written for.
+    pub family: Family,
+    /// Whether it can run this instance on this device; the unmet requirement otherwise.
+    pub supports: fn(&T, &LowerContext<'_>) -> Result<(), String>,
+    /// The launches it consists of.
+    pub lower: fn(&T, &LowerContext<'_>) -> Lowered,
+}
+
+/// Value of a `const` line in a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Const {
+    /// `u32`
+    U32(u32),
+    /// `bool`
+    Bool(bool),
+    /// `f32`
+    F32(f32),
+}
+
+/// Value of a field of a kernel's `Params` struct.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Param {
+    /// `u32`
+    U32(u32),
+    /// `i32`
+    I32(i32),
+    /// `f32`
+    F32(f32),
+}
+
+/// What a binding is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// The operation's input at this position.
+    Input(usize),
+    /// The operation's output.
+    Output,
+    /// A temporary buffer of the operation: index into [`Lowered::scratch`].
+    Scratch(usize),
+}
+
+/// One kernel launch. Bindings named like an input are bound to it, `y` to the output; only others are listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Kernel file below `wgsl/`, without extension: `conv2d/naive`.
+    pub kernel: &'static str,
+    /// Replacements of `const` lines.
+    pub constants: Vec<(&'static str, Const)>,
+    /// Fields of `Params`.
+    pub params: Vec<(&'static str, Param)>,
+    /// Bindings beyond inputs and `y`.
+    pub bindings: Vec<(&'static str, Operand)>,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+    /// Floating-point operations of this launch where it matters for splitting long work; 0 means: take the operation's.
+    pub flops: u64,
+}
+
+impl Launch {
+    /// A launch of `kernel` with nothing set.
+    pub fn new(kernel: &'static str) -> Self {
+        Self { kernel, constants: Vec::new(), params: Vec::new(), bindings: Vec::new(), workgroups: [1, 1, 1], flops: 0 }
+    }
+
+    /// Replaces the line `const name: u32 = …;`.
+    pub fn constant(mut self, name: &'static str, value: usize) -> Self {
+        self.constants.push((name, Const::U32(to_u32(value))));
+        self
+    }
+
+    /// Replaces the line `const name: bool = …;`.
+    pub fn flag(mut self, name: &'static str, value: bool) -> Self {
+        self.constants.push((name, Const::Bool(value)));
+        self
+    }
+
+    /// Sets a `u32` field of `Params`.
+    pub fn param(mut self, name: &'static str, value: usize) -> Self {
+        self.params.push((name, Param::U32(to_u32(value))));
+        self
+    }
+
+    /// Sets an `i32` field of `Params`.
+    pub fn param_i32(mut self, name: &'static str, value: i32) -> Self {
+        self.params.push((name, Param::I32(value)));
+        self
+    }
+
+    /// Sets an `f32` field of `Params`.
+    pub fn param_f32(mut self, name: &'static str, value: f32) -> Self {
+        self.params.push((name, Param::F32(value)));
+        self
+    }
+
+    /// Binds the variable `name`.
+    pub fn bind(mut self, name: &'static str, operand: Operand) -> Self {
+        self.bindings.push((name, operand));
+        self
+    }
+
+    /// Sets the number of workgroups.
+    pub fn workgroups(mut self, x: usize, y: usize, z: usize) -> Self {
+        self.workgroups = [to_u32(x), to_u32(y), to_u32(z)];
+        self
+    }
+
+    /// As many workgroups of `size` invocations as cover `invocations`, folded into y beyond 65 535 as `flat_index` (wgsl/include/flat_index.wgsl) unfolds.
+    pub fn cover(mut self, invocations: usize, size: usize) -> Self {
+        let groups = invocations.div_ceil(size).max(1);
+        let rows = groups.div_ceil(65_535);
+        self.workgroups = [to_u32(groups.div_ceil(rows)), to_u32(rows), 1];
+        self
+    }
+}
+
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).expect("the plan refuses tensors whose elements a u32 cannot count before it lowers them")
+}
+
+/// What a variant does: launches in order, and temporary buffers between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lowered {
+    /// Launches, in order.
+    pub launches: Vec<Launch>,
+    /// Temporary f32 buffers.
+    pub scratch: Vec<TensorDesc>,
+}
+
+impl From<Launch> for Lowered {
+    fn from(launch: Launch) -> Lowered {
+        Lowered { launches: vec![launch], scratch: Vec::new() }
+    }
+}

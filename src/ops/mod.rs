@@ -1,0 +1,227 @@
+//! What an operation is: attributes, shapes, cost, kernels, reference, test cases — one file an operation.
+//!
+//! **Adding an operation** touches four places: its first kernel `wgsl/foo/naive.wgsl`, its formula `src/reference/foo.rs`, its description
+//! `src/ops/foo.rs`, and one line of the registry below. Parity tests, `unmist verify` and `unmist bench` iterate the registry.
+//! **Adding a kernel variant** touches two: the `.wgsl` file and its entry in the operation's `variants`.
+
+mod case;
+mod lower;
+
+pub use case::{Case, CaseInput, Fill};
+pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant};
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::graph::TensorDesc;
+use crate::tensor::HostTensor;
+
+/// Work and memory traffic of one execution, as the roofline model counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: u64,
+    /// Bytes that must move at least once: every input read once, the output written once.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+    fn add(self, other: Cost) -> Cost {
+        Cost { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// The inputs of an operation by position; `None` where an optional one is absent.
+pub struct Inputs<'a, T> {
+    names: &'static [&'static str],
+    values: &'a [Option<&'a T>],
+}
+
+impl<T> Clone for Inputs<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Inputs<'_, T> {}
+
+impl<'a, T> Inputs<'a, T> {
+    /// The required input at `position`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the input if it is absent.
+    pub fn required(&self, position: usize) -> Result<&'a T> {
+        self.optional(position).ok_or_else(|| Error::Shape(format!("input `{}` is missing", self.names[position])))
+    }
+
+    /// The optional input at `position`.
+    pub fn optional(&self, position: usize) -> Option<&'a T> {
+        self.values.get(position).copied().flatten()
+    }
+
+    /// The input at `position`, which shape inference has already found present.
+    pub fn get(&self, position: usize) -> &'a T {
+        self.optional(position).expect("shape inference rejects graphs that lack a required input")
+    }
+
+    /// All inputs that are present.
+    pub fn present(&self) -> impl Iterator<Item = &'a T> + '_ {
+        self.values.iter().flatten().copied()
+    }
+}
+
+/// One kind of operation. Implementations are plain attribute structs.
+pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
+    /// Name in dumps, traces and `--force NAME=VARIANT`.
+    const NAME: &'static str;
+    /// Names of the inputs by position; kernels bind them under these names and write `y`.
+    const INPUTS: &'static [&'static str];
+
+    /// Shape and element type of the output.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] saying what was expected and found.
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc>;
+
+    /// Floating-point operations of one execution, multiply-add counted as two.
+    fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64;
+
+    /// The operation by its formula, on the CPU: see [`crate::reference`].
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor;
+
+    /// Kernel variants, best first; the last one is `naive` and accepts everything.
+    fn variants() -> &'static [Variant<Self>];
+
+    /// Attributes for dumps, e.g. `stride=2 pad=0,1,0,1`; empty if there are none.
+    fn attributes(&self) -> String {
+        String::new()
+    }
+
+    /// Instances on which every variant is compared with the reference: odd sizes, several images, tile sizes ± 1.
+    fn cases() -> Vec<Case>;
+}
+
+macro_rules! registry {
+    ($($(#[$doc:meta])* $module:ident::$Type:ident),* $(,)?) => {
+        $(pub mod $module;)*
+
+        /// Any operation.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op { $($(#[$doc])* $Type($module::$Type)),* }
+
+        $(impl From<$module::$Type> for Op {
+            fn from(op: $module::$Type) -> Op { Op::$Type(op) }
+        })*
+
+        /// Every operation, in the order of the registry.
+        pub fn registry() -> Vec<Info> {
+            vec![$(Info {
+                name: $module::$Type::NAME,
+                inputs: $module::$Type::INPUTS,
+                variants: $module::$Type::variants().iter().map(|v| v.name).collect(),
+                cases: $module::$Type::cases(),
+            }),*]
+        }
+
+        impl Op {
+            /// Name of the kind of operation.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$Type(_) => $module::$Type::NAME),* }
+            }
+
+            /// Names of the inputs by position.
+            pub fn input_names(&self) -> &'static [&'static str] {
+                match self { $(Op::$Type(_) => $module::$Type::INPUTS),* }
+            }
+
+            /// Shape and element type of the output.
+            ///
+            /// # Errors
+            /// [`Error::Shape`] if the inputs do not fit.
+            pub fn infer(&self, inputs: &[Option<&TensorDesc>]) -> Result<TensorDesc> {
+                if inputs.len() != self.input_names().len() {
+                    return Err(Error::Shape(format!("expected {} inputs, {} were given", self.input_names().len(), inputs.len())));
+                }
+                match self { $(Op::$Type(op) => op.infer(Inputs { names: $module::$Type::INPUTS, values: inputs })),* }
+            }
+
+            /// Work and traffic of one execution.
+            pub fn cost(&self, inputs: &[Option<&TensorDesc>], output: &TensorDesc) -> Cost {
+                let values = Inputs { names: self.input_names(), values: inputs };
+                let flops = match self { $(Op::$Type(op) => op.flops(values, output)),* };
+                Cost { flops, bytes: values.present().map(TensorDesc::bytes).sum::<u64>() + output.bytes() }
+            }
+
+            /// The result by the operation's formula, on the CPU.
+            pub fn reference(&self, inputs: &[Option<&HostTensor>]) -> HostTensor {
+                match self { $(Op::$Type(op) => op.reference(Inputs { names: $module::$Type::INPUTS, values: inputs })),* }
+            }
+
+            /// Attributes for dumps.
+            pub fn attributes(&self) -> String {
+                match self { $(Op::$Type(op) => op.attributes()),* }
+            }
+
+            /// Names of the kernel variants, best first.
+            pub fn variant_names(&self) -> Vec<&'static str> {
+                match self { $(Op::$Type(_) => $module::$Type::variants().iter().map(|v| v.name).collect()),* }
+            }
+
+            /// The family of the variant at `index`.
+            pub fn family(&self, index: usize) -> Family {
+                match self { $(Op::$Type(_) => $module::$Type::variants()[index].family),* }
+            }
+
+            /// Why the variant at `index` cannot run this instance here, or `Ok`.
+            ///
+            /// # Errors
+            /// The unmet requirement, in words.
+            pub fn supports(&self, index: usize, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].supports)(op, context)),* }
+            }
+
+            /// The launches that the variant at `index` consists of.
+            pub fn lower(&self, index: usize, context: &LowerContext<'_>) -> Lowered {
+                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].lower)(op, context)),* }
+            }
+        }
+    };
+}
+
+/// What the registry knows about one kind of operation.
+pub struct Info {
+    /// Name of the kind of operation.
+    pub name: &'static str,
+    /// Names of its inputs.
+    pub inputs: &'static [&'static str],
+    /// Names of its kernel variants, best first.
+    pub variants: Vec<&'static str>,
+    /// Parity cases.
+    pub cases: Vec<Case>,
+}
+
+registry! {
+    /// Elementwise activation function.
+    activation::Activation,
+    /// Matrix product with a weight matrix.
+    linear::Linear,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attributes = self.attributes();
+        if attributes.is_empty() { write!(f, "{}", self.name()) } else { write!(f, "{}[{attributes}]", self.name()) }
+    }
+}
+
+/// Checks that two shapes are equal, for use in `infer`.
+pub(crate) fn expect_shape(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(Error::Shape(format!("{what}: expected shape {expected:?}, found {found:?}"))) }
+}
+
+/// Checks the number of dimensions, for use in `infer`.
+pub(crate) fn expect_rank<const N: usize>(what: &str, desc: &TensorDesc) -> Result<[usize; N]> {
+    <[usize; N]>::try_from(desc.shape.as_slice())
+        .map_err(|_| Error::Shape(format!("{what}: expected {N} dimensions, found shape {:?}", desc.shape)))
+}

@@ -1,0 +1,13 @@
+//! Every operation by its formula, in plain loops on the CPU: f32 in and out, f64 accumulation. One file an operation, the same stems as [`crate::ops`].
+//!
+//! Nothing here looks at a kernel, so that it cannot share a kernel's mistake. It is the oracle of every test, and what runs when a machine has no
+//! graphics adapter at all; loops over independent outputs therefore run on all cores.
+
+mod activation;
+mod linear;
+mod session;
+
+pub use activation::activation;
+pub(crate) use activation::activate;
+pub use linear::linear;
+pub use session::ReferenceSession;

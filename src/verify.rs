@@ -1,0 +1,119 @@
+//! Numerical comparison, and the parity checks that tests and `unmist verify` share.
+
+use crate::backend::Session;
+use crate::error::{Error, Result};
+use crate::gpu::{GpuDevice, GpuSession};
+use crate::ops::Case;
+use crate::plan::{Choice, Plan, PlanOptions};
+use crate::reference::ReferenceSession;
+use crate::tensor::{DType, HostTensor};
+
+/// How far two tensors are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// `‖a − b‖₂ / ‖b‖₂`
+    pub relative_l2: f64,
+    /// `max |a − b|`
+    pub max_abs: f64,
+    /// Flat index of that element.
+    pub worst: usize,
+}
+
+/// Bounds that two tensors must meet to count as equal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Bound on the relative L2 error.
+    pub relative_l2: f64,
+    /// Every element: `|a − b| ≤ absolute · rms(b) + relative · |b|`. The root mean square makes the bound independent of the data's scale.
+    pub absolute: f64,
+    /// See `absolute`.
+    pub relative: f64,
+}
+
+impl Tolerance {
+    /// Bounds derived from one on the relative L2 error: an element may err by 20 times as much, relative to the tensor's scale. A single
+    /// element that is wrong by its own size, or zeroed, is far outside.
+    pub fn l2(bound: f64) -> Self {
+        Self { relative_l2: bound, absolute: 20.0 * bound, relative: 20.0 * bound }
+    }
+}
+
+/// Compares `found` with `expected`: shape, finiteness, relative L2 and every element.
+///
+/// # Errors
+/// [`Error::Shape`] describing the first bound that is not met.
+pub fn compare(found: &HostTensor, expected: &HostTensor, tolerance: Tolerance) -> Result<Difference> {
+    if found.shape != expected.shape {
+        return Err(Error::Shape(format!("expected shape {:?}, found {:?}", expected.shape, found.shape)));
+    }
+    let mut error = 0.0;
+    let mut norm = 0.0;
+    let mut difference = Difference { relative_l2: 0.0, max_abs: 0.0, worst: 0 };
+    for (i, (&a, &b)) in found.data.iter().zip(&expected.data).enumerate() {
+        if !a.is_finite() || !b.is_finite() {
+            return Err(Error::Shape(format!("element {i}: expected {b}, found {a}: both must be finite")));
+        }
+        let delta = (f64::from(a) - f64::from(b)).abs();
+        error += delta * delta;
+        norm += f64::from(b) * f64::from(b);
+        if delta > difference.max_abs {
+            (difference.max_abs, difference.worst) = (delta, i);
+        }
+    }
+    difference.relative_l2 = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
+    let rms = (norm / expected.data.len().max(1) as f64).sqrt();
+    if difference.relative_l2.is_nan() || difference.relative_l2 > tolerance.relative_l2 {
+        let worst = difference.worst;
+        return Err(Error::Shape(format!(
+            "relative L2 error {:.3e} exceeds {:.1e}; worst element {worst}: expected {}, found {}",
+            difference.relative_l2, tolerance.relative_l2, expected.data[worst], found.data[worst]
+        )));
+    }
+    for (i, (&a, &b)) in found.data.iter().zip(&expected.data).enumerate() {
+        let delta = (f64::from(a) - f64::from(b)).abs();
+        if delta > tolerance.absolute * rms + tolerance.relative * f64::from(b.abs()) {
+            return Err(Error::Shape(format!("element {i}: expected {b}, found {a}, which is further apart than the bound allows")));
+        }
+    }
+    Ok(difference)
+}
+
+/// Relative L2 error that rounding inputs and outputs to f16 (11 bits) may cause in one operation, on top of the f32 bound.
+pub const F16_TOLERANCE: f64 = 1e-3;
+
+/// Why a case could not be compared.
+#[derive(Debug)]
+pub enum CaseResult {
+    /// Compared and equal within the bounds.
+    Equal(Difference),
+    /// The variant cannot run this case here; the requirement it lacks.
+    Unsupported(String),
+}
+
+/// Runs one case through one variant on `gpu` and compares it with the reference; checks that nothing was written out of bounds.
+///
+/// # Errors
+/// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
+pub fn check_case(gpu: &GpuDevice, case: &Case, variant: &str, dtype: DType) -> Result<CaseResult> {
+    let (graph, inputs) = case.graph(dtype)?;
+    let choice = Choice { forced: vec![(case.op.name().into(), variant.into())], family: None };
+    let options = PlanOptions { choice, ..PlanOptions::default() };
+    let plan = match Plan::new(&graph, gpu.caps(), &options) {
+        Ok(plan) => plan,
+        Err(Error::Usage(reason)) => return Ok(CaseResult::Unsupported(reason)),
+        Err(other) => return Err(other),
+    };
+    let no_weights = std::collections::HashMap::new();
+    let mut device = GpuSession::with_guard_bands(gpu, plan, &no_weights)?;
+    let mut oracle = ReferenceSession::new(graph, &no_weights)?;
+    for (name, tensor) in &inputs {
+        device.write(name, tensor)?;
+        oracle.write(name, tensor)?;
+    }
+    device.run()?;
+    oracle.run()?;
+    let bound = if dtype == DType::F16 { case.tolerance.max(F16_TOLERANCE) } else { case.tolerance };
+    let difference = compare(&device.read("y")?, &oracle.read("y")?, Tolerance::l2(bound))?;
+    device.check_guard_bands()?;
+    Ok(CaseResult::Equal(difference))
+}

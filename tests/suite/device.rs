@@ -1,0 +1,21 @@
+//! The device that the tests run on.
+
+use std::sync::OnceLock;
+
+use unmist::gpu::{GpuDevice, select_adapter};
+
+/// The device under test: `UNMIST_TEST_DEVICE` (as `--device`) or `auto`. Kernels run with wgpu's bounds checks on.
+///
+/// A machine without any adapter fails the tests that need one: nothing is skipped.
+pub fn gpu() -> &'static GpuDevice {
+    static GPU: OnceLock<GpuDevice> = OnceLock::new();
+    GPU.get_or_init(|| {
+        let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+        let (_, adapter) = select_adapter(&selector)
+            .expect("UNMIST_TEST_DEVICE names an adapter")
+            .expect("these tests need a graphics adapter; on a machine without one install a software driver (Debian: mesa-vulkan-drivers)");
+        let gpu = GpuDevice::open(adapter, true).expect("the adapter opens");
+        eprintln!("device under test: {}", gpu.describe());
+        gpu
+    })
+}

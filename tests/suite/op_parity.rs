@@ -1,0 +1,42 @@
+//! Every operation × case × variant × element type against the reference.
+
+use unmist::DType;
+use unmist::ops::registry;
+use unmist::verify::{CaseResult, check_case};
+
+use crate::device::gpu;
+
+#[test]
+fn every_variant_agrees_with_the_reference() {
+    let mut failures = Vec::new();
+    for info in registry() {
+        for variant in &info.variants {
+            let mut compared = 0;
+            for case in &info.cases {
+                for dtype in [DType::F32, DType::F16] {
+                    match check_case(gpu(), case, variant, dtype) {
+                        Ok(CaseResult::Equal(_)) => compared += 1,
+                        Ok(CaseResult::Unsupported(_)) => {}
+                        Err(error) => failures.push(format!("{} {variant} {} \"{}\": {error}", info.name, dtype.name(), case.label)),
+                    }
+                }
+            }
+            if compared == 0 {
+                failures.push(format!("{} {variant}: no case could be compared on {}", info.name, gpu().describe()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn naive_variants_accept_every_case() {
+    for info in registry() {
+        assert_eq!(info.variants.last(), Some(&"naive"), "{} must end with its naive variant", info.name);
+        assert!(info.cases.len() >= 3, "{} has too few cases", info.name);
+        for case in &info.cases {
+            let result = check_case(gpu(), case, "naive", DType::F32).unwrap_or_else(|e| panic!("{} \"{}\": {e}", info.name, case.label));
+            assert!(matches!(result, CaseResult::Equal(_)), "{} \"{}\": {result:?}", info.name, case.label);
+        }
+    }
+}
