@@ -50,7 +50,10 @@ impl HostTensor {
         let shape = shape.into();
         let elements = shape.iter().product::<usize>();
         if elements != data.len() {
-            return Err(Error::Shape(format!("a tensor of shape {shape:?} has {elements} elements, {} were given", data.len())));
+            return Err(Error::Shape(format!(
+                "a tensor of shape {shape:?} has {elements} elements, {} were given",
+                data.len()
+            )));
         }
         Ok(Self { shape, data })
     }

@@ -72,7 +72,9 @@ pub fn compare(found: &HostTensor, expected: &HostTensor, tolerance: Tolerance) 
     for (i, (&a, &b)) in found.data.iter().zip(&expected.data).enumerate() {
         let delta = (f64::from(a) - f64::from(b)).abs();
         if delta > tolerance.absolute * rms + tolerance.relative * f64::from(b.abs()) {
-            return Err(Error::Shape(format!("element {i}: expected {b}, found {a}, which is further apart than the bound allows")));
+            return Err(Error::Shape(format!(
+                "element {i}: expected {b}, found {a}, which is further apart than the bound allows"
+            )));
         }
     }
     Ok(difference)

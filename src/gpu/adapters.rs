@@ -100,7 +100,11 @@ pub fn select_adapter(selector: &str) -> Result<Option<(usize, wgpu::Adapter)>> 
     let mut adapters = list();
     let known = || {
         let names: Vec<_> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
-        if names.is_empty() { "there is no adapter at all (is a Vulkan, Metal or DX12 driver installed?); --device reference runs on the CPU".into() } else { format!("there are {}", names.join(", ")) }
+        if names.is_empty() {
+            "there is no adapter at all (is a Vulkan, Metal or DX12 driver installed?); --device reference runs on the CPU".into()
+        } else {
+            format!("there are {}", names.join(", "))
+        }
     };
     let index = if selector == "auto" {
         match auto(&adapters) {
@@ -114,11 +118,18 @@ pub fn select_adapter(selector: &str) -> Result<Option<(usize, wgpu::Adapter)>> 
         index
     } else {
         let wanted = selector.to_lowercase();
-        let matching: Vec<_> = (0..adapters.len()).filter(|&i| adapters[i].get_info().name.to_lowercase().contains(&wanted)).collect();
+        let matching: Vec<_> =
+            (0..adapters.len()).filter(|&i| adapters[i].get_info().name.to_lowercase().contains(&wanted)).collect();
         match matching.as_slice() {
             [one] => *one,
             [] => return Err(Error::Device(format!("no adapter is called {selector}; {}", known()))),
-            several => return Err(Error::Device(format!("{} adapters are called {selector}: give an index; {}", several.len(), known()))),
+            several => {
+                return Err(Error::Device(format!(
+                    "{} adapters are called {selector}: give an index; {}",
+                    several.len(),
+                    known()
+                )));
+            }
         }
     };
     Ok(Some((index, adapters.swap_remove(index))))

@@ -38,7 +38,8 @@ impl GpuDevice {
     /// [`Error::Device`] with the driver's reason.
     pub fn open(adapter: wgpu::Adapter, checked: bool) -> Result<Self> {
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let wanted =
+            wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("unmist"),
@@ -48,7 +49,8 @@ impl GpuDevice {
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
         let same_size = info.subgroup_min_size == info.subgroup_max_size && info.subgroup_min_size > 0;
         let caps = Caps {
             is_cpu: info.device_type == wgpu::DeviceType::Cpu,
@@ -110,7 +112,10 @@ impl GpuDevice {
     /// [`Error::Device`] with that failure.
     pub(super) fn check(&self) -> Result<()> {
         match &*self.inner.failure.lock().expect("no holder of this lock panics") {
-            Some(message) => Err(Error::Device(format!("{}: {message}; lower the load or restart, or use another --device", self.describe()))),
+            Some(message) => Err(Error::Device(format!(
+                "{}: {message}; lower the load or restart, or use another --device",
+                self.describe()
+            ))),
             None => Ok(()),
         }
     }
@@ -127,7 +132,10 @@ impl GpuDevice {
         let device = &self.inner.device;
         let label = kernel.key.name;
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(kernel.wgsl.as_str().into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(label),
+            source: wgpu::ShaderSource::Wgsl(kernel.wgsl.as_str().into()),
+        };
         let module = if self.inner.checked {
             device.create_shader_module(descriptor)
         } else {
@@ -154,7 +162,8 @@ impl GpuDevice {
                 count: None,
             })
             .collect();
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(label),
             bind_group_layouts: &[Some(&layout)],
@@ -165,7 +174,10 @@ impl GpuDevice {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { constants: &[], zero_initialize_workgroup_memory: false },
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: false,
+            },
             cache: None,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {

@@ -63,7 +63,12 @@ impl GpuSession {
                     BufferRole::Slot => "slot",
                     BufferRole::Absent => "absent",
                 };
-                device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size: b.bytes + 2 * base, usage: storage, mapped_at_creation: false })
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size: b.bytes + 2 * base,
+                    usage: storage,
+                    mapped_at_creation: false,
+                })
             })
             .collect();
         let params = device.create_buffer(&wgpu::BufferDescriptor {
@@ -85,9 +90,15 @@ impl GpuSession {
         }
         gpu.queue().write_buffer(&params, 0, &params_bytes);
 
-        let bind_groups = plan.steps.iter().enumerate().map(|(i, step)| bind_group(gpu, &plan, &pipelines, &buffers, &params, base, i, step)).collect();
+        let bind_groups = plan
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(i, step)| bind_group(gpu, &plan, &pipelines, &buffers, &params, base, i, step))
+            .collect();
         let submissions = group_steps(&plan.steps);
-        let mut session = Self { gpu: gpu.clone(), plan, buffers, pipelines, bind_groups, submissions, last: None, base };
+        let mut session =
+            Self { gpu: gpu.clone(), plan, buffers, pipelines, bind_groups, submissions, last: None, base };
         if base > 0 {
             for (buffer, b) in session.buffers.iter().zip(&session.plan.buffers) {
                 let words = (b.bytes + 2 * base) as usize / 4;
@@ -131,7 +142,10 @@ impl GpuSession {
     }
 
     fn poll(&self) -> Result<()> {
-        self.gpu.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|e| Error::Device(format!("{}: {e}", self.gpu.describe())))?;
+        self.gpu
+            .device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| Error::Device(format!("{}: {e}", self.gpu.describe())))?;
         self.gpu.check()
     }
 
@@ -154,7 +168,10 @@ impl GpuSession {
             for (offset, side) in [(0, "before"), (self.base + b.bytes, "after")] {
                 let band = self.fetch(buffer, offset, self.base)?;
                 if band.chunks_exact(4).any(|word| word != GUARD_PATTERN.to_le_bytes()) {
-                    return Err(Error::Kernel(format!("a kernel wrote {side} the {} bytes of buffer {index} ({:?})", b.bytes, b.role)));
+                    return Err(Error::Kernel(format!(
+                        "a kernel wrote {side} the {} bytes of buffer {index} ({:?})",
+                        b.bytes, b.role
+                    )));
                 }
             }
         }
@@ -186,7 +203,16 @@ impl GpuSession {
 }
 
 #[allow(clippy::too_many_arguments, reason = "called from one place, with what that place has at hand")]
-fn bind_group(gpu: &GpuDevice, plan: &Plan, pipelines: &[Pipeline], buffers: &[wgpu::Buffer], params: &wgpu::Buffer, base: u64, index: usize, step: &PlanStep) -> wgpu::BindGroup {
+fn bind_group(
+    gpu: &GpuDevice,
+    plan: &Plan,
+    pipelines: &[Pipeline],
+    buffers: &[wgpu::Buffer],
+    params: &wgpu::Buffer,
+    base: u64,
+    index: usize,
+    step: &PlanStep,
+) -> wgpu::BindGroup {
     let reflection = &plan.kernels[step.kernel].reflection;
     let mut storage = step.bindings.iter();
     let entries: Vec<_> = reflection
@@ -200,11 +226,19 @@ fn bind_group(gpu: &GpuDevice, plan: &Plan, pipelines: &[Pipeline], buffers: &[w
                     (&buffers[*buffer], base, *bytes)
                 }
             };
-            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) });
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: wgpu::BufferSize::new(size),
+            });
             wgpu::BindGroupEntry { binding: binding.index, resource }
         })
         .collect();
-    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor { label: Some(&step.name), layout: &pipelines[step.kernel].layout, entries: &entries })
+    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(&step.name),
+        layout: &pipelines[step.kernel].layout,
+        entries: &entries,
+    })
 }
 
 /// Splits the steps into runs of bounded work.
@@ -239,9 +273,11 @@ impl Session for GpuSession {
         self.gpu.check()?;
         let mut first = 0;
         for (number, &count) in self.submissions.iter().enumerate() {
-            let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+            let mut encoder =
+                self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
             {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
+                let mut pass = encoder
+                    .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
                 for i in first..first + count {
                     let step = &self.plan.steps[i];
                     let [x, y, z] = step.workgroups;
@@ -255,7 +291,13 @@ impl Session for GpuSession {
                 for carry in self.plan.graph.carries() {
                     let from = check_output(&self.plan.graph, &carry.output)?;
                     let to = self.plan.graph.find_input(&carry.input).expect("Graph::carry checked both names");
-                    encoder.copy_buffer_to_buffer(self.buffer(from), self.base, self.buffer(to), self.base, self.plan.graph.desc(from).bytes());
+                    encoder.copy_buffer_to_buffer(
+                        self.buffer(from),
+                        self.base,
+                        self.buffer(to),
+                        self.base,
+                        self.plan.graph.desc(from).bytes(),
+                    );
                 }
             }
             let submission = self.gpu.queue().submit([encoder.finish()]);
@@ -296,7 +338,9 @@ fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
     let word = |c: &[u8]| [c[0], c[1], c[2], c[3]];
     match dtype {
         DType::F32 => bytes.chunks_exact(4).take(elements).map(|c| f32::from_le_bytes(word(c))).collect(),
-        DType::F16 => bytes.chunks_exact(2).take(elements).map(|c| half::f16::from_le_bytes([c[0], c[1]]).to_f32()).collect(),
+        DType::F16 => {
+            bytes.chunks_exact(2).take(elements).map(|c| half::f16::from_le_bytes([c[0], c[1]]).to_f32()).collect()
+        }
         DType::U32 => bytes.chunks_exact(4).take(elements).map(|c| u32::from_le_bytes(word(c)) as f32).collect(),
     }
 }

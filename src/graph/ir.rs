@@ -284,7 +284,9 @@ impl Graph {
         let to = self.find_input(input).ok_or_else(|| Error::Shape(format!("no input named {input}")))?;
         if self.desc(from) != self.desc(to) {
             let (from, to) = (self.desc(from).label(), self.desc(to).label());
-            return Err(Error::Shape(format!("output {output} is {from}, input {input} is {to}: they must be equal to carry one to the other")));
+            return Err(Error::Shape(format!(
+                "output {output} is {from}, input {input} is {to}: they must be equal to carry one to the other"
+            )));
         }
         self.carries.push(Carry { output: output.into(), input: input.into() });
         Ok(())

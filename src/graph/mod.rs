@@ -4,8 +4,8 @@
 
 mod dump;
 mod ir;
-mod weights;
 pub mod passes;
+mod weights;
 
 pub use ir::{Carry, Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
 pub use weights::WeightSource;

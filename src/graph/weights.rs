@@ -16,9 +16,13 @@ pub trait WeightSource {
 /// In-memory parameters: tests and tools.
 impl WeightSource for std::collections::HashMap<String, HostTensor> {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
-        let tensor = self.get(&part.name).ok_or_else(|| Error::Checkpoint(format!("tensor {} is missing", part.name)))?;
+        let tensor =
+            self.get(&part.name).ok_or_else(|| Error::Checkpoint(format!("tensor {} is missing", part.name)))?;
         if tensor.shape != part.shape {
-            return Err(Error::Checkpoint(format!("tensor {}: expected shape {:?}, found {:?}", part.name, part.shape, tensor.shape)));
+            return Err(Error::Checkpoint(format!(
+                "tensor {}: expected shape {:?}, found {:?}",
+                part.name, part.shape, tensor.shape
+            )));
         }
         Ok(tensor.clone())
     }

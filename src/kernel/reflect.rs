@@ -75,16 +75,24 @@ pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
     let file = format!("wgsl/{kernel}.wgsl");
     let module = naga::front::wgsl::parse_str(wgsl)
         .map_err(|e| Error::Kernel(format!("{file} does not parse:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    let mut validator =
+        Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     validator
         .validate(&module)
         .map_err(|e| Error::Kernel(format!("{file} is not valid:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
     let bad = |message: String| Error::Kernel(format!("{file}: {message}"));
 
-    let entry = module.entry_points.iter().find(|e| e.name == "main").ok_or_else(|| bad("no entry point `main`".into()))?;
+    let entry =
+        module.entry_points.iter().find(|e| e.name == "main").ok_or_else(|| bad("no entry point `main`".into()))?;
     let mut layouter = Layouter::default();
-    layouter.update(GlobalCtx { types: &module.types, constants: &module.constants, overrides: &module.overrides, global_expressions: &module.global_expressions })
+    layouter
+        .update(GlobalCtx {
+            types: &module.types,
+            constants: &module.constants,
+            overrides: &module.overrides,
+            global_expressions: &module.global_expressions,
+        })
         .map_err(|e| bad(format!("layout: {e}")))?;
 
     let mut reflection = Reflection {

@@ -17,7 +17,12 @@ use crate::tensor::DType;
 ///
 /// # Errors
 /// [`Error::Kernel`] naming kernel, line and directive.
-pub fn expand(kernel: &str, source: &str, constants: &[(&'static str, Const)], storage: &[(&'static str, DType)]) -> Result<String> {
+pub fn expand(
+    kernel: &str,
+    source: &str,
+    constants: &[(&'static str, Const)],
+    storage: &[(&'static str, DType)],
+) -> Result<String> {
     let mut out = String::with_capacity(2 * source.len());
     let mut state = State { kernel, storage, included: HashSet::new(), used: HashSet::new(), constants };
     state.expand_into(source, &mut out)?;
@@ -41,8 +46,9 @@ impl State<'_> {
             if let Some(name) = line.strip_prefix("//!include ") {
                 let name = name.trim();
                 if self.included.insert(name.to_owned()) {
-                    let text = find_include(name)
-                        .ok_or_else(|| Error::Kernel(format!("wgsl/{}.wgsl includes {name}, which does not exist", self.kernel)))?;
+                    let text = find_include(name).ok_or_else(|| {
+                        Error::Kernel(format!("wgsl/{}.wgsl includes {name}, which does not exist", self.kernel))
+                    })?;
                     self.expand_into(text, out)?;
                 }
             } else if let Some(binding) = line.strip_prefix("//!storage ") {
@@ -70,7 +76,10 @@ impl State<'_> {
             Const::F32(v) => ("f32", format!("{v:?}f")),
         };
         if declared != expected {
-            return Err(Error::Kernel(format!("wgsl/{}.wgsl: constant {known} is declared {declared}, the launch sets a {expected}", self.kernel)));
+            return Err(Error::Kernel(format!(
+                "wgsl/{}.wgsl: constant {known} is declared {declared}, the launch sets a {expected}",
+                self.kernel
+            )));
         }
         Ok(Some((known, format!("const {known}: {expected} = {text};"))))
     }
@@ -85,7 +94,10 @@ impl State<'_> {
                 "vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw))",
             ),
             DType::U32 => {
-                return Err(Error::Kernel(format!("wgsl/{}.wgsl: binding {binding} holds u32, declare it array<u32>", self.kernel)));
+                return Err(Error::Kernel(format!(
+                    "wgsl/{}.wgsl: binding {binding} holds u32, declare it array<u32>",
+                    self.kernel
+                )));
             }
         };
         let mut text = String::new();

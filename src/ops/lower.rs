@@ -101,7 +101,14 @@ pub struct Launch {
 impl Launch {
     /// A launch of `kernel` with nothing set.
     pub fn new(kernel: &'static str) -> Self {
-        Self { kernel, constants: Vec::new(), params: Vec::new(), bindings: Vec::new(), workgroups: [1, 1, 1], flops: 0 }
+        Self {
+            kernel,
+            constants: Vec::new(),
+            params: Vec::new(),
+            bindings: Vec::new(),
+            workgroups: [1, 1, 1],
+            flops: 0,
+        }
     }
 
     /// Replaces the line `const name: u32 = …;`.

@@ -217,7 +217,11 @@ impl fmt::Display for Op {
 
 /// Checks that two shapes are equal, for use in `infer`.
 pub(crate) fn expect_shape(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
-    if found == expected { Ok(()) } else { Err(Error::Shape(format!("{what}: expected shape {expected:?}, found {found:?}"))) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::Shape(format!("{what}: expected shape {expected:?}, found {found:?}")))
+    }
 }
 
 /// Checks the number of dimensions, for use in `infer`.

@@ -18,12 +18,19 @@ impl Choice {
     /// # Errors
     /// [`Error::Usage`] if the operation or the variant does not exist.
     pub fn parse_forced(text: &str) -> Result<(String, String)> {
-        let (op, variant) = text.split_once('=').ok_or_else(|| Error::Usage(format!("--force {text}: expected OPERATION=VARIANT, e.g. conv2d=naive")))?;
+        let (op, variant) = text
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--force {text}: expected OPERATION=VARIANT, e.g. conv2d=naive")))?;
         let registry = crate::ops::registry();
         let known: Vec<_> = registry.iter().map(|i| i.name).collect();
-        let info = registry.iter().find(|i| i.name == op).ok_or_else(|| Error::Usage(format!("--force {text}: no operation {op}; there are {}", known.join(", "))))?;
+        let info = registry.iter().find(|i| i.name == op).ok_or_else(|| {
+            Error::Usage(format!("--force {text}: no operation {op}; there are {}", known.join(", ")))
+        })?;
         if !info.variants.contains(&variant) {
-            return Err(Error::Usage(format!("--force {text}: {op} has no variant {variant}; it has {}", info.variants.join(", "))));
+            return Err(Error::Usage(format!(
+                "--force {text}: {op} has no variant {variant}; it has {}",
+                info.variants.join(", ")
+            )));
         }
         Ok((op.to_owned(), variant.to_owned()))
     }
@@ -36,8 +43,12 @@ impl Choice {
 pub fn choose(op: &Op, context: &LowerContext<'_>, choice: &Choice) -> Result<usize> {
     let names = op.variant_names();
     if let Some((_, forced)) = choice.forced.iter().find(|(name, _)| name == op.name()) {
-        let index = names.iter().position(|n| n == forced).ok_or_else(|| Error::Usage(format!("{} has no variant {forced}", op.name())))?;
-        op.supports(index, context).map_err(|reason| Error::Usage(format!("{}={forced} cannot run here: {reason}", op.name())))?;
+        let index = names
+            .iter()
+            .position(|n| n == forced)
+            .ok_or_else(|| Error::Usage(format!("{} has no variant {forced}", op.name())))?;
+        op.supports(index, context)
+            .map_err(|reason| Error::Usage(format!("{}={forced} cannot run here: {reason}", op.name())))?;
         return Ok(index);
     }
     let native = if context.caps.is_cpu { Family::Cpu } else { Family::Gpu };

@@ -76,7 +76,12 @@ impl Memory {
     /// A slot of at least `bytes`.
     pub(super) fn allocate(&mut self, bytes: u64) -> BufferIndex {
         let bytes = bytes.max(16);
-        let fits = self.free.iter().enumerate().filter(|(_, b)| self.buffers[**b].bytes >= bytes).min_by_key(|(_, b)| self.buffers[**b].bytes);
+        let fits = self
+            .free
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| self.buffers[**b].bytes >= bytes)
+            .min_by_key(|(_, b)| self.buffers[**b].bytes);
         let largest = self.free.iter().enumerate().max_by_key(|(_, b)| self.buffers[**b].bytes);
         if let Some((position, _)) = fits.or(largest) {
             let buffer = self.free.swap_remove(position);
@@ -114,7 +119,9 @@ impl Memory {
 
     /// All buffers, and the buffer of each value that still holds it when a run has ended.
     pub(super) fn finish(self) -> (Vec<BufferPlan>, Vec<Option<BufferIndex>>) {
-        let kept = |(i, buffer): (usize, &Option<BufferIndex>)| buffer.filter(|_| !self.reuse || self.last_use[i] == usize::MAX);
+        let kept = |(i, buffer): (usize, &Option<BufferIndex>)| {
+            buffer.filter(|_| !self.reuse || self.last_use[i] == usize::MAX)
+        };
         let value_buffers = self.value_buffers.iter().enumerate().map(kept).collect();
         (self.buffers, value_buffers)
     }

@@ -198,11 +198,10 @@ impl Planner<'_> {
         let NodeKind::Op(op, inputs) = &node.kind else { unreachable!("called for operations only") };
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
         let context = LowerContext { inputs: &descs, output: &node.desc, caps: self.caps };
-        let variant = choose(op, &context, &self.options.choice)
-            .map_err(|e| match e {
-                Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
-                other => other,
-            })?;
+        let variant = choose(op, &context, &self.options.choice).map_err(|e| match e {
+            Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
+            other => other,
+        })?;
         let lowered = op.lower(variant, &context);
         let cost = op.cost(&descs, &node.desc);
 
@@ -224,17 +223,24 @@ impl Planner<'_> {
                     .or_else(|| op.input_names().iter().position(|n| *n == name).map(Operand::Input))
                     .or_else(|| (name == "y").then_some(Operand::Output))
             };
-            let storage_names = launch.bindings.iter().map(|(n, _)| *n).chain(op.input_names().iter().copied()).chain(["y"]);
+            let storage_names =
+                launch.bindings.iter().map(|(n, _)| *n).chain(op.input_names().iter().copied()).chain(["y"]);
             let storage = storage_names
                 .filter_map(|name| Some((name, resolve(named(name)?, &self.memory)?.1.dtype)))
                 .filter(|(_, dtype)| *dtype != DType::U32)
                 .collect();
-            let kernel = self.kernel(KernelKey { name: launch.kernel, constants: launch.constants.clone(), storage })?;
+            let kernel =
+                self.kernel(KernelKey { name: launch.kernel, constants: launch.constants.clone(), storage })?;
             let reflection = &self.kernels[kernel].reflection;
             let mut bindings = Vec::new();
             for binding in reflection.bindings.iter().filter(|b| b.access != Access::Uniform) {
                 let operand = named(&binding.name).ok_or_else(|| {
-                    Error::Kernel(format!("wgsl/{}.wgsl binds {}, which is neither an input of {}, nor y, nor scratch", launch.kernel, binding.name, op.name()))
+                    Error::Kernel(format!(
+                        "wgsl/{}.wgsl binds {}, which is neither an input of {}, nor y, nor scratch",
+                        launch.kernel,
+                        binding.name,
+                        op.name()
+                    ))
                 })?;
                 bindings.push(match resolve(operand, &self.memory) {
                     Some((buffer, desc)) => (buffer, desc.bytes().max(16)),
@@ -281,7 +287,10 @@ impl Planner<'_> {
             y
         };
         if x > limit || rows > limit || z > limit {
-            return Err(Error::Limits(format!("wgsl/{}.wgsl would need {x} x {y} x {z} workgroups, this device allows {limit} in each dimension", launch.kernel)));
+            return Err(Error::Limits(format!(
+                "wgsl/{}.wgsl would need {x} x {y} x {z} workgroups, this device allows {limit} in each dimension",
+                launch.kernel
+            )));
         }
         let mut pieces = Vec::new();
         let mut first = 0;
@@ -310,10 +319,15 @@ impl Planner<'_> {
         let kernel = Kernel::build(key)?;
         let [x, y, z] = kernel.reflection.workgroup_size;
         let invocations = x * y * z;
-        if invocations > self.caps.max_workgroup_invocations || kernel.reflection.workgroup_memory > self.caps.workgroup_memory_bytes {
+        if invocations > self.caps.max_workgroup_invocations
+            || kernel.reflection.workgroup_memory > self.caps.workgroup_memory_bytes
+        {
             return Err(Error::Limits(format!(
                 "wgsl/{}.wgsl needs {invocations} invocations and {} bytes of workgroup memory, this device allows {} and {}",
-                kernel.key.name, kernel.reflection.workgroup_memory, self.caps.max_workgroup_invocations, self.caps.workgroup_memory_bytes
+                kernel.key.name,
+                kernel.reflection.workgroup_memory,
+                self.caps.max_workgroup_invocations,
+                self.caps.workgroup_memory_bytes
             )));
         }
         self.kernels.push(kernel);
@@ -328,7 +342,9 @@ fn encode_params(kernel: &str, reflection: &Reflection, fields: &[(&'static str,
     if fields.len() != reflection.params.len() {
         let declared: Vec<_> = reflection.params.iter().map(|f| f.name.as_str()).collect();
         let given: Vec<_> = fields.iter().map(|f| f.0).collect();
-        return Err(Error::Kernel(format!("wgsl/{kernel}.wgsl declares the parameters {declared:?}, the launch sets {given:?}")));
+        return Err(Error::Kernel(format!(
+            "wgsl/{kernel}.wgsl declares the parameters {declared:?}, the launch sets {given:?}"
+        )));
     }
     for (name, value) in fields {
         let field = reflection.params.iter().find(|f| f.name == *name);
@@ -337,7 +353,9 @@ fn encode_params(kernel: &str, reflection: &Reflection, fields: &[(&'static str,
             Param::I32(v) => (ParamType::I32, v.to_le_bytes()),
             Param::F32(v) => (ParamType::F32, v.to_le_bytes()),
         };
-        let field = field.filter(|f| f.ty == ty).ok_or_else(|| Error::Kernel(format!("wgsl/{kernel}.wgsl has no parameter {name} of type {ty:?}")))?;
+        let field = field
+            .filter(|f| f.ty == ty)
+            .ok_or_else(|| Error::Kernel(format!("wgsl/{kernel}.wgsl has no parameter {name} of type {ty:?}")))?;
         bytes[field.offset as usize..][..4].copy_from_slice(&word);
     }
     Ok(bytes)

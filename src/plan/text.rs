@@ -47,7 +47,11 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<52} {:<28} {:<24} {:>16} {:>10} {:>10}", "node", "kernel", "output", "workgroups", "MFLOP", "KiB")?;
+        writeln!(
+            f,
+            "{:<52} {:<28} {:<24} {:>16} {:>10} {:>10}",
+            "node", "kernel", "output", "workgroups", "MFLOP", "KiB"
+        )?;
         for step in &self.steps {
             let workgroups = step.workgroups.map(|w| w.to_string()).join("x");
             writeln!(
@@ -62,7 +66,14 @@ impl fmt::Display for Plan {
             )?;
         }
         let s = self.summary();
-        writeln!(f, "{} launches of {} kernels, {:.3} GFLOP, at least {} moved", s.launches, s.kernels, s.flops as f64 / 1e9, mib(s.bytes))?;
+        writeln!(
+            f,
+            "{} launches of {} kernels, {:.3} GFLOP, at least {} moved",
+            s.launches,
+            s.kernels,
+            s.flops as f64 / 1e9,
+            mib(s.bytes)
+        )?;
         writeln!(
             f,
             "memory {}: parameters {}, inputs {}, intermediate values {} (in {} slots; {} without sharing)",

@@ -7,7 +7,13 @@ use crate::ops::activation::ActivationKind;
 use crate::tensor::HostTensor;
 
 /// `y[m, n] = f(Σ_k x[m, k] · weight[n, k] + bias[n]) + residual[m, n]`, sums in f64.
-pub fn linear(x: &HostTensor, weight: &HostTensor, bias: Option<&HostTensor>, residual: Option<&HostTensor>, activation: Option<ActivationKind>) -> HostTensor {
+pub fn linear(
+    x: &HostTensor,
+    weight: &HostTensor,
+    bias: Option<&HostTensor>,
+    residual: Option<&HostTensor>,
+    activation: Option<ActivationKind>,
+) -> HostTensor {
     let (n, k) = (weight.shape[0], weight.shape[1]);
     let mut shape = x.shape.clone();
     *shape.last_mut().expect("x has at least one dimension") = n;

@@ -7,7 +7,7 @@ mod activation;
 mod linear;
 mod session;
 
-pub use activation::activation;
 pub(crate) use activation::activate;
+pub use activation::activation;
 pub use linear::linear;
 pub use session::ReferenceSession;

@@ -78,7 +78,12 @@ impl Session for ReferenceSession {
                 });
             }
             let result = op.reference(&tensors);
-            assert_eq!(result.shape, node.desc.shape, "the reference of {} and its shape inference disagree", op.name());
+            assert_eq!(
+                result.shape,
+                node.desc.shape,
+                "the reference of {} and its shape inference disagree",
+                op.name()
+            );
             self.values.insert(id, stored(result, node.desc.dtype));
             if self.keep_all {
                 continue;

@@ -17,7 +17,12 @@ fn every_variant_agrees_with_the_reference() {
                     match check_case(gpu(), case, variant, dtype) {
                         Ok(CaseResult::Equal(_)) => compared += 1,
                         Ok(CaseResult::Unsupported(_)) => {}
-                        Err(error) => failures.push(format!("{} {variant} {} \"{}\": {error}", info.name, dtype.name(), case.label)),
+                        Err(error) => failures.push(format!(
+                            "{} {variant} {} \"{}\": {error}",
+                            info.name,
+                            dtype.name(),
+                            case.label
+                        )),
                     }
                 }
             }
@@ -35,7 +40,8 @@ fn naive_variants_accept_every_case() {
         assert_eq!(info.variants.last(), Some(&"naive"), "{} must end with its naive variant", info.name);
         assert!(info.cases.len() >= 3, "{} has too few cases", info.name);
         for case in &info.cases {
-            let result = check_case(gpu(), case, "naive", DType::F32).unwrap_or_else(|e| panic!("{} \"{}\": {e}", info.name, case.label));
+            let result = check_case(gpu(), case, "naive", DType::F32)
+                .unwrap_or_else(|e| panic!("{} \"{}\": {e}", info.name, case.label));
             assert!(matches!(result, CaseResult::Equal(_)), "{} \"{}\": {result:?}", info.name, case.label);
         }
     }
