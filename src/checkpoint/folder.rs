@@ -5,9 +5,11 @@
 //! - flat (`google/ddpm-*`): `model_index.json`, `config.json`, `scheduler_config.json` and the weights side by side;
 //! - a bare component: `config.json` and the weights.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Json, Tensors, quoted};
+use super::{Json, TensorSource, Tensors, quoted};
 use crate::error::{Error, Result};
 
 /// First part of the names of weight files: what diffusers' models and transformers' models are saved as.
@@ -23,7 +25,6 @@ pub struct Folder {
 }
 
 /// One model of a folder: its configuration and its weights.
-#[derive(Debug)]
 pub struct Component {
     /// Its name in the pipeline, e.g. `unet`.
     pub name: String,
@@ -32,7 +33,13 @@ pub struct Component {
     /// `config.json`.
     pub config: Json,
     /// The weights, validated and memory-mapped.
-    pub tensors: Tensors,
+    pub tensors: Arc<dyn TensorSource>,
+}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Component({}, {:?}, {})", self.name, self.class_name, self.tensors.label())
+    }
 }
 
 impl Folder {
@@ -148,7 +155,7 @@ impl Folder {
     /// weights are missing, damaged, or not `.safetensors`.
     pub fn component(&self, name: &str) -> Result<Component> {
         let (folder, config) = self.config(name, "config.json")?;
-        let tensors = Tensors::open(find_weights(&folder, self.variant.as_deref())?)?;
+        let tensors = Arc::new(Tensors::open(find_weights(&folder, self.variant.as_deref())?)?);
         Ok(Component { name: name.to_owned(), class_name: class_name(&config), config, tensors })
     }
 

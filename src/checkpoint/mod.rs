@@ -6,14 +6,13 @@
 //! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
 //!
 //! ```no_run
-//! use std::sync::Arc;
 //! use unmist::checkpoint::{Folder, Weights};
 //!
 //! # fn main() -> unmist::Result<()> {
 //! let folder = Folder::open("weights/ddpm-fashion-32")?;
 //! let unet = folder.component("unet")?;
 //! let expected = vec![("conv_in.weight".to_string(), vec![32, 1, 3, 3])]; // from the model's graph
-//! let weights = Weights::new(Arc::new(unet.tensors), &expected)?; // all problems in one error
+//! let weights = Weights::new(unet.tensors, &expected)?; // all problems in one error
 //! let conv_in = weights.tensor("conv_in.weight")?; // read only now
 //! # Ok(())
 //! # }

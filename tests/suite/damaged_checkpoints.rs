@@ -176,7 +176,7 @@ fn pipeline() -> TempDir {
 }
 
 fn only_name(folder: &Folder) -> String {
-    folder.component("unet").unwrap().tensors.names().collect::<Vec<_>>().join(",")
+    folder.component("unet").unwrap().tensors.names().join(",")
 }
 
 #[track_caller]
