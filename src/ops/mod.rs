@@ -204,6 +204,8 @@ pub struct Info {
 registry! {
     /// Elementwise activation function.
     activation::Activation,
+    /// Two-dimensional convolution.
+    conv2d::Conv2d,
     /// Matrix product with a weight matrix.
     linear::Linear,
 }

@@ -4,10 +4,13 @@
 //! graphics adapter at all; loops over independent outputs therefore run on all cores.
 
 mod activation;
+mod conv2d;
 mod linear;
+mod products;
 mod session;
 
 pub(crate) use activation::activate;
 pub use activation::activation;
+pub use conv2d::conv2d;
 pub use linear::linear;
 pub use session::ReferenceSession;

@@ -1,10 +1,19 @@
 //! Every operation × case × variant × element type against the reference.
 
 use unmist::DType;
-use unmist::ops::registry;
+use unmist::ops::{self, Info};
 use unmist::verify::{CaseResult, check_case};
 
 use crate::device::gpu;
+
+/// The operations under test: all, or those that `UNMIST_TEST_OPS=conv2d,linear` names.
+fn registry() -> Vec<Info> {
+    let Ok(wanted) = std::env::var("UNMIST_TEST_OPS") else { return ops::registry() };
+    let names: Vec<_> = wanted.split(',').collect();
+    let chosen: Vec<_> = ops::registry().into_iter().filter(|i| names.contains(&i.name)).collect();
+    assert_eq!(chosen.len(), names.len(), "UNMIST_TEST_OPS={wanted} names an operation that does not exist");
+    chosen
+}
 
 #[test]
 fn every_variant_agrees_with_the_reference() {
