@@ -7,7 +7,15 @@ macro_rules! table {
 }
 
 /// Every kernel: name (path below `wgsl/` without extension) and text.
-pub const KERNELS: &[(&str, &str)] = table!["activation/naive", "conv2d/naive", "linear/naive"];
+#[rustfmt::skip]
+pub const KERNELS: &[(&str, &str)] = table![
+    "activation/naive",
+    "attention/naive",
+    "conv2d/naive",
+    "group_norm/naive",
+    "group_norm/naive_statistics",
+    "linear/naive",
+];
 
 /// Every include: name and text.
 pub const INCLUDES: &[(&str, &str)] = table!["include/activation", "include/flat_index"];

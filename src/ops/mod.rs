@@ -206,6 +206,10 @@ registry! {
     activation::Activation,
     /// Two-dimensional convolution.
     conv2d::Conv2d,
+    /// Scaled dot-product attention.
+    attention::Attention,
+    /// Normalisation over groups of channels.
+    group_norm::GroupNorm,
     /// Matrix product with a weight matrix.
     linear::Linear,
 }

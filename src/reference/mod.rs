@@ -4,13 +4,18 @@
 //! graphics adapter at all; loops over independent outputs therefore run on all cores.
 
 mod activation;
+mod attention;
 mod conv2d;
+mod group_norm;
 mod linear;
 mod products;
 mod session;
 
 pub(crate) use activation::activate;
 pub use activation::activation;
+pub use attention::attention;
+pub(crate) use attention::slice_columns;
 pub use conv2d::conv2d;
+pub use group_norm::group_norm;
 pub use linear::linear;
 pub use session::ReferenceSession;

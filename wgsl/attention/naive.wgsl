@@ -1,0 +1,97 @@
+// attention, naive: y[n, t, h, d] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, d]
+//
+//   q         rows of q_stride elements, [N, T] of them; the query is the first heads * head_dim of each; f32 or f16
+//   k         rows of k_stride, [N, S] of them; the key begins at k_offset
+//   v         rows of v_stride, [N, S] of them; the value begins at v_offset (q, k and v may be one tensor)
+//   y         [N, T, heads, head_dim]   f32 or f16
+// dispatch:   one invocation for four consecutive elements of y, which may lie in several heads
+// requires:   nothing: any head_dim, any number of queries and keys
+// constants:  CAUSAL: query t sees the keys s <= t only
+// error:      1e-5 relative L2 in f32 for up to 10 000 keys
+// source:     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1
+//!include flat_index
+//!storage q
+//!storage k
+//!storage v
+//!storage y
+
+const CAUSAL: bool = false;
+
+struct Params {
+    elements: u32, // of y
+    queries: u32,  // T
+    keys: u32,     // S
+    heads: u32,
+    head_dim: u32,
+    q_stride: u32,
+    k_stride: u32,
+    v_stride: u32,
+    k_offset: u32,
+    v_offset: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> q: array<q_vec4>;
+@group(0) @binding(1) var<storage, read> k: array<k_vec4>;
+@group(0) @binding(2) var<storage, read> v: array<v_vec4>;
+@group(0) @binding(3) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(4) var<uniform> p: Params;
+
+// scale * (the query at element q_first) . (the key at element k_first)
+fn score(q_first: u32, k_first: u32) -> f32 {
+    var sum = 0.0;
+    for (var d = 0u; d < p.head_dim; d++) {
+        let qi = q_first + d;
+        let ki = k_first + d;
+        sum += decode_q(q[qi / 4u])[qi % 4u] * decode_k(k[ki / 4u])[ki % 4u];
+    }
+    return p.scale * sum;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = flat_index(workgroup, workgroups, local, 64u);
+    if (4u * i >= p.elements) { return; }
+
+    var result = vec4<f32>(0.0);
+    var lane = 0u;
+    while (lane < 4u && 4u * i + lane < p.elements) {
+        // Lanes lane .. end are consecutive channels of one head.
+        let element = 4u * i + lane; // [n, t, h, d]
+        let channel = element % p.head_dim;
+        let head = element / p.head_dim % p.heads;
+        let row = element / (p.head_dim * p.heads); // [n, t]
+        let end = min(4u, lane + p.head_dim - channel);
+        let seen = select(p.keys, row % p.queries + 1u, CAUSAL);
+
+        let q_first = row * p.q_stride + head * p.head_dim;
+        let first_row = row / p.queries * p.keys; // of this image's keys and values
+        let k_first = first_row * p.k_stride + p.k_offset + head * p.head_dim;
+        let v_first = first_row * p.v_stride + p.v_offset + head * p.head_dim + channel;
+
+        // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, what was summed so far shrinks by e^(old - new).
+        var m = score(q_first, k_first);
+        var l = 1.0;
+        for (var s = 1u; s < seen; s++) {
+            let next = score(q_first, k_first + s * p.k_stride);
+            let larger = max(m, next);
+            l = l * exp(m - larger) + exp(next - larger);
+            m = larger;
+        }
+
+        // Second pass: the weighted mean of the values.
+        for (var s = 0u; s < seen; s++) {
+            let weight = exp(score(q_first, k_first + s * p.k_stride) - m) / l;
+            for (var j = lane; j < end; j++) {
+                let vi = v_first + s * p.v_stride + j - lane;
+                result[j] += weight * decode_v(v[vi / 4u])[vi % 4u];
+            }
+        }
+        lane = end;
+    }
+    y[i] = encode_y(result);
+}
