@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use unmist::HostTensor;
 
-/// A safetensors file of `tests/fixtures`: float tensors, int32 lists, and JSON texts in the metadata.
+/// A safetensors file of `tests/fixtures`: float tensors, integer lists, and JSON texts in the metadata.
 pub struct Fixture {
     tensors: BTreeMap<String, HostTensor>,
     metadata: BTreeMap<String, String>,
@@ -25,6 +25,11 @@ impl Fixture {
             let halves = view.data().chunks_exact(2).map(|half| <[u8; 2]>::try_from(half).expect("chunks of 2"));
             let data = match view.dtype() {
                 Dtype::F32 => words.map(f32::from_le_bytes).collect(),
+                Dtype::I64 => view
+                    .data()
+                    .chunks_exact(8)
+                    .map(|word| i64::from_le_bytes(word.try_into().expect("chunks of 8")) as f32)
+                    .collect(),
                 Dtype::I32 => words.map(|word| i32::from_le_bytes(word) as f32).collect(),
                 Dtype::F16 => halves.map(|half| half::f16::from_le_bytes(half).to_f32()).collect(),
                 Dtype::BF16 => halves.map(|half| half::bf16::from_le_bytes(half).to_f32()).collect(),

@@ -6,6 +6,7 @@ mod damaged_checkpoints;
 mod device;
 mod fuzz_checkpoints;
 mod harness_controls;
+mod op_fixtures;
 mod op_parity;
 mod pictures;
 mod rng;
