@@ -26,9 +26,9 @@ fn conv2d_agrees_with_torch() {
     let fixture = Fixture::read("ops");
     for_each_case(&fixture, "conv2d", |name, attributes| {
         let number = |v: &Value| v.as_u64().expect("a whole number") as usize;
-        let padding: Vec<_> = attributes["padding"].as_array().expect("four paddings").iter().map(number).collect();
-        let op =
-            Conv2d { stride: [number(&attributes["stride"]); 2], padding: padding.try_into().expect("four paddings") };
+        // The fixture lists them as torch.nn.functional.pad takes them.
+        let [left, right, top, bottom] = [0, 1, 2, 3].map(|i| number(&attributes["padding"][i]));
+        let op = Conv2d { stride: [number(&attributes["stride"]); 2], padding: [top, bottom, left, right] };
         let [x, weight, expected] =
             ["input", "weight", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
         let bias = fixture.tensor(&format!("{name}/bias"));
