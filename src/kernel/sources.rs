@@ -14,7 +14,9 @@ pub const KERNELS: &[(&str, &str)] = table![
     "conv2d/naive",
     "group_norm/naive",
     "group_norm/naive_statistics",
+    "layer_norm/naive",
     "linear/naive",
+    "softmax/naive",
 ];
 
 /// Every include: name and text.

@@ -210,8 +210,12 @@ registry! {
     attention::Attention,
     /// Normalisation over groups of channels.
     group_norm::GroupNorm,
+    /// Normalisation of each row.
+    layer_norm::LayerNorm,
     /// Matrix product with a weight matrix.
     linear::Linear,
+    /// Softmax of each row.
+    softmax::Softmax,
 }
 
 impl fmt::Display for Op {

@@ -1,0 +1,74 @@
+//! Softmax of each row.
+
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// `y = eˣ / Σ eˣ` over the last dimension.
+///
+/// Input: `x [.., C]`; output as `x`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Softmax;
+
+fn naive(_: &Softmax, context: &LowerContext<'_>) -> Lowered {
+    let elements = context.output.elements();
+    Launch::new("softmax/naive")
+        .param("elements", elements)
+        .param("channels", context.output.channels())
+        .cover(elements.div_ceil(4), 64)
+        .into()
+}
+
+impl Operation for Softmax {
+    const NAME: &'static str = "softmax";
+    const INPUTS: &'static [&'static str] = &["x"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let x = inputs.required(0)?;
+        if x.shape.is_empty() || x.elements() == 0 {
+            return Err(Error::Shape(format!("x: expected [.., C], found shape {:?}", x.shape)));
+        }
+        Ok(x.clone())
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
+        12 * output.elements() as u64 // maximum, exponential (about 8), sum, division
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::softmax(inputs.get(0))
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: naive }]
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, shape: &[usize], fill| {
+            Case::new(label, Softmax, vec![Some(CaseInput { desc: TensorDesc::f32(shape), fill, always_f32: false })])
+        };
+        vec![
+            case("odd channels", &[3, 7, 13], Fill::Normal),
+            case("three channels", &[5, 3], Fill::Normal),
+            case("tokens", &[2, 33, 40], Fill::Normal),
+            case("one vector of four a row", &[9, 4], Fill::Normal),
+            case("one past a workgroup", &[2, 9, 260], Fill::Normal),
+            case("long rows", &[3, 5, 4100], Fill::Normal),
+            // e^x itself would overflow, or be zero in every term; the differences from the largest x are exact in f32.
+            case("nearly one-hot", &[4, 9, 36], Fill::Uniform(-400.0, 400.0)),
+            case("large negative", &[4, 9, 36], Fill::Uniform(-1010.0, -1000.0)),
+        ]
+    }
+}
+
+impl Graph {
+    /// Softmax of each row of `x [.., C]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `x` has no elements.
+    pub fn softmax(&mut self, name: impl Into<String>, x: ValueId) -> Result<ValueId> {
+        self.push(name, Softmax, &[Some(x)])
+    }
+}
