@@ -208,14 +208,14 @@ impl Graph {
         self.outputs.iter().find(|(n, _)| n == name).map(|(_, id)| *id)
     }
 
-    fn add(&mut self, name: impl Into<String>, kind: NodeKind, desc: TensorDesc) -> ValueId {
+    fn insert(&mut self, name: impl Into<String>, kind: NodeKind, desc: TensorDesc) -> ValueId {
         self.nodes.push(Node { name: name.into(), kind, desc });
         ValueId((self.nodes.len() - 1) as u32)
     }
 
     /// A value that the caller writes before each run.
     pub fn input(&mut self, name: impl Into<String>, desc: TensorDesc) -> ValueId {
-        self.add(name, NodeKind::Input, desc)
+        self.insert(name, NodeKind::Input, desc)
     }
 
     /// A parameter; `shape` is the checkpoint's, `dtype` how it is stored on the device.
@@ -226,18 +226,18 @@ impl Graph {
             WeightLayout::Ohwi => vec![shape[0], shape[2], shape[3], shape[1]],
         };
         let parts = vec![WeightPart { name: name.clone(), shape: shape.to_vec() }];
-        self.add(name, NodeKind::Weight(WeightSpec { parts, layout }), TensorDesc { shape: device_shape, dtype })
+        self.insert(name, NodeKind::Weight(WeightSpec { parts, layout }), TensorDesc { shape: device_shape, dtype })
     }
 
     /// A parameter given by a full specification (used by passes that merge parameters).
     pub fn weight_spec(&mut self, name: impl Into<String>, spec: WeightSpec, desc: TensorDesc) -> ValueId {
-        self.add(name, NodeKind::Weight(spec), desc)
+        self.insert(name, NodeKind::Weight(spec), desc)
     }
 
     /// A table computed on the host, stored as f32.
     pub fn constant(&mut self, name: impl Into<String>, tensor: HostTensor) -> ValueId {
         let desc = TensorDesc::f32(tensor.shape.clone());
-        self.add(name, NodeKind::Constant(Arc::new(tensor)), desc)
+        self.insert(name, NodeKind::Constant(Arc::new(tensor)), desc)
     }
 
     /// Adds an operation; infers and checks its shape.
@@ -253,7 +253,7 @@ impl Graph {
             other => other,
         };
         let desc = op.infer(&descs).map_err(at_node)?;
-        Ok(self.add(name, NodeKind::Op(op, inputs.to_vec()), desc))
+        Ok(self.insert(name, NodeKind::Op(op, inputs.to_vec()), desc))
     }
 
     /// Copies `node` into this graph with its inputs replaced, keeping its name and inferring its output anew. Used by passes.
@@ -266,7 +266,7 @@ impl Graph {
                 let inputs: Vec<_> = inputs.iter().map(|v| v.map(&rename)).collect();
                 self.push(node.name.clone(), op.clone(), &inputs)
             }
-            kind => Ok(self.add(node.name.clone(), kind.clone(), node.desc.clone())),
+            kind => Ok(self.insert(node.name.clone(), kind.clone(), node.desc.clone())),
         }
     }
 

@@ -11,11 +11,19 @@ macro_rules! table {
 pub const KERNELS: &[(&str, &str)] = table![
     "activation/naive",
     "attention/naive",
+    "binary/naive",
+    "binary/vec4",
+    "cast/naive",
+    "concat/naive",
+    "concat/vec4",
     "conv2d/naive",
     "group_norm/naive",
     "group_norm/naive_statistics",
     "layer_norm/naive",
     "linear/naive",
+    "scale/naive",
+    "slice/naive",
+    "slice/vec4",
     "softmax/naive",
 ];
 

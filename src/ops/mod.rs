@@ -8,13 +8,14 @@ mod case;
 mod lower;
 
 pub use case::{Case, CaseInput, Fill};
+pub use concat::Axis;
 pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant};
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 
 /// Work and memory traffic of one execution, as the roofline model counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +217,16 @@ registry! {
     linear::Linear,
     /// Softmax of each row.
     softmax::Softmax,
+    /// Conversion between element types.
+    cast::Cast,
+    /// Two tensors one after the other.
+    concat::Concat,
+    /// A range of channels or of images.
+    slice::Slice,
+    /// Sum or product of two tensors.
+    binary::Binary,
+    /// Multiplication and addition of constants.
+    scale::Scale,
 }
 
 impl fmt::Display for Op {
@@ -238,4 +249,17 @@ pub(crate) fn expect_shape(what: &str, found: &[usize], expected: &[usize]) -> R
 pub(crate) fn expect_rank<const N: usize>(what: &str, desc: &TensorDesc) -> Result<[usize; N]> {
     <[usize; N]>::try_from(desc.shape.as_slice())
         .map_err(|_| Error::Shape(format!("{what}: expected {N} dimensions, found shape {:?}", desc.shape)))
+}
+
+/// Checks that elements are f32 or f16, for use in `infer`: kernels would take the bits of integers for floats.
+pub(crate) fn expect_float(what: &str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F32 | DType::F16 => Ok(()),
+        DType::U32 => Err(Error::Unsupported(format!("{what} must hold f32 or f16, not u32"))),
+    }
+}
+
+/// Checks that `count` elements are whole 4-element vectors, for use in `supports`.
+pub(crate) fn in_fours(what: &str, count: usize) -> std::result::Result<(), String> {
+    if count.is_multiple_of(4) { Ok(()) } else { Err(format!("{what}: {count} is not a multiple of 4")) }
 }

@@ -5,21 +5,31 @@
 
 mod activation;
 mod attention;
+mod binary;
+mod cast;
+mod concat;
 mod conv2d;
 mod group_norm;
 mod layer_norm;
 mod linear;
 mod products;
+mod scale;
 mod session;
+mod slice;
 mod softmax;
 
 pub(crate) use activation::activate;
 pub use activation::activation;
 pub use attention::attention;
 pub(crate) use attention::slice_columns;
+pub use binary::binary;
+pub use cast::cast;
+pub use concat::concat;
 pub use conv2d::conv2d;
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use scale::scale;
 pub use session::ReferenceSession;
+pub use slice::slice;
 pub use softmax::softmax;

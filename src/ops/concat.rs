@@ -1,0 +1,152 @@
+//! Two tensors one after the other, as in `torch.cat`.
+
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_shape, in_fours,
+};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// The dimension along which tensors are joined or cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Axis {
+    /// The last dimension.
+    Channels,
+    /// The first dimension.
+    Batch,
+}
+
+impl Axis {
+    /// Position of the dimension in `shape`.
+    pub(crate) fn position(self, shape: &[usize]) -> usize {
+        match self {
+            Axis::Channels => shape.len() - 1,
+            Axis::Batch => 0,
+        }
+    }
+
+    /// Number of consecutive elements of a tensor that stay together: one pixel's channels, or the whole tensor.
+    pub(crate) fn run(self, desc: &TensorDesc) -> usize {
+        match self {
+            Axis::Channels => desc.channels(),
+            Axis::Batch => desc.elements(),
+        }
+    }
+
+    /// `channels` or `batch`, as dumps have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Axis::Channels => "channels",
+            Axis::Batch => "batch",
+        }
+    }
+}
+
+/// `a` and then `b` along `axis`; all other dimensions are equal. The result has the element type of `a`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concat {
+    /// The dimension that grows.
+    pub axis: Axis,
+}
+
+/// Elements of `a` and of `b` that alternate in the output.
+fn runs(op: &Concat, context: &LowerContext<'_>) -> (usize, usize) {
+    (op.axis.run(context.input(0)), op.axis.run(context.input(1)))
+}
+
+impl Operation for Concat {
+    const NAME: &'static str = "concat";
+    const INPUTS: &'static [&'static str] = &["a", "b"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let (a, b) = (inputs.required(0)?, inputs.required(1)?);
+        expect_float("a", a.dtype)?;
+        expect_float("b", b.dtype)?;
+        if a.shape.is_empty() || b.shape.len() != a.shape.len() {
+            return Err(Error::Shape(format!("a {:?} and b {:?} must have as many dimensions", a.shape, b.shape)));
+        }
+        let axis = self.axis.position(&a.shape);
+        let mut expected = a.shape.clone();
+        expected[axis] = b.shape[axis];
+        expect_shape("b", &b.shape, &expected)?;
+        let mut shape = a.shape.clone();
+        shape[axis] += b.shape[axis];
+        Ok(a.with_shape(shape))
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, _: &TensorDesc) -> u64 {
+        0
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::concat(inputs.get(0), inputs.get(1), self.axis)
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[
+            Variant {
+                name: "vec4",
+                family: Family::Any,
+                supports: |op, context| {
+                    let (a, b) = runs(op, context);
+                    in_fours("a", a).and(in_fours("b", b))
+                },
+                lower: |op, context| {
+                    let (a, b) = runs(op, context);
+                    let vectors = context.output.elements() / 4;
+                    Launch::new("concat/vec4")
+                        .param("vectors", vectors)
+                        .param("a_vectors", a / 4)
+                        .param("b_vectors", b / 4)
+                        .cover(vectors, 64)
+                        .into()
+                },
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                supports: |_, _| Ok(()),
+                lower: |op, context| {
+                    let (a, b) = runs(op, context);
+                    let elements = context.output.elements();
+                    Launch::new("concat/naive")
+                        .param("elements", elements)
+                        .param("A", a)
+                        .param("B", b)
+                        .cover(elements.div_ceil(4), 64)
+                        .into()
+                },
+            },
+        ]
+    }
+
+    fn attributes(&self) -> String {
+        self.axis.name().into()
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, axis, a: &[usize], b: &[usize]| {
+            Case::new(label, Concat { axis }, vec![CaseInput::normal(a), CaseInput::normal(b)])
+        };
+        vec![
+            case("channels 5 and 3", Axis::Channels, &[2, 3, 7, 5], &[2, 3, 7, 3]),
+            case("channels 8 and 3", Axis::Channels, &[2, 3, 5, 8], &[2, 3, 5, 3]),
+            case("channels 1 and 1, odd number of elements", Axis::Channels, &[3, 5, 1], &[3, 5, 1]),
+            case("channels 20 and 8", Axis::Channels, &[2, 5, 7, 20], &[2, 5, 7, 8]),
+            case("channels 64 and 128", Axis::Channels, &[2, 9, 6, 64], &[2, 9, 6, 128]),
+            case("batches of 1 and 2, 15 elements each", Axis::Batch, &[1, 5, 3], &[2, 5, 3]),
+            case("batches of 3 and 2, whole vectors", Axis::Batch, &[3, 5, 12], &[2, 5, 12]),
+        ]
+    }
+}
+
+impl Graph {
+    /// `a` and then `b` along `axis`; their other dimensions must be equal. The result has the element type of `a`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if another dimension differs.
+    pub fn concat(&mut self, name: impl Into<String>, a: ValueId, b: ValueId, axis: Axis) -> Result<ValueId> {
+        self.push(name, Concat { axis }, &[Some(a), Some(b)])
+    }
+}

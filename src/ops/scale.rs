@@ -1,0 +1,77 @@
+//! Multiplication and addition of constants.
+
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float};
+use crate::error::Result;
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// `y = factor · x + offset`, elementwise; any shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scale {
+    /// What `x` is multiplied with.
+    pub factor: f64,
+    /// What is added to the product.
+    pub offset: f64,
+}
+
+impl Operation for Scale {
+    const NAME: &'static str = "scale";
+    const INPUTS: &'static [&'static str] = &["x"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
+        Ok(x.clone())
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
+        2 * output.elements() as u64
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::scale(inputs.get(0), self.factor, self.offset)
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[Variant {
+            name: "naive",
+            family: Family::Any,
+            supports: |_, _| Ok(()),
+            lower: |op, context| {
+                let vectors = context.output.elements().div_ceil(4);
+                Launch::new("scale/naive")
+                    .param("vectors", vectors)
+                    .param_f32("factor", op.factor as f32)
+                    .param_f32("offset", op.offset as f32)
+                    .cover(vectors, 64)
+                    .into()
+            },
+        }]
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} {:+}", self.factor, self.offset)
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, factor, offset, shape: &[usize]| {
+            Case::new(label, Scale { factor, offset }, vec![CaseInput::normal(shape)])
+        };
+        vec![
+            case("latents of an autoencoder", 1.0 / 0.18215, 0.0, &[2, 7, 9, 4]),
+            case("pictures to 0..1", 0.5, 0.5, &[2, 5, 7, 3]),
+            case("negative factor, odd number of elements", -3.25, 0.125, &[3, 11, 5]),
+        ]
+    }
+}
+
+impl Graph {
+    /// `factor · x + offset`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if `x` holds integers.
+    pub fn scale(&mut self, name: impl Into<String>, x: ValueId, factor: f64, offset: f64) -> Result<ValueId> {
+        self.push(name, Scale { factor, offset }, &[Some(x)])
+    }
+}

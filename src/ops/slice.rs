@@ -1,0 +1,134 @@
+//! A range of channels or of images.
+
+use super::{Axis, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// The entries `start .. start + length` of `x` along `axis`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// The dimension that is cut.
+    pub axis: Axis,
+    /// First entry.
+    pub start: usize,
+    /// Number of entries.
+    pub length: usize,
+}
+
+/// Consecutive elements: of a row of `x`, skipped at its start, taken.
+fn runs(op: &Slice, context: &LowerContext<'_>) -> (usize, usize, usize) {
+    let x = context.input(0);
+    let row = op.axis.run(x);
+    let entry = row / x.shape[op.axis.position(&x.shape)];
+    (row, op.start * entry, op.length * entry)
+}
+
+impl Operation for Slice {
+    const NAME: &'static str = "slice";
+    const INPUTS: &'static [&'static str] = &["x"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
+        let mut shape = x.shape.clone();
+        let size = if shape.is_empty() { 0 } else { shape[self.axis.position(&shape)] };
+        if self.length == 0 || self.start.checked_add(self.length).is_none_or(|end| end > size) {
+            return Err(Error::Shape(format!(
+                "cannot take {} entries from entry {} on along the {} of x {:?}",
+                self.length,
+                self.start,
+                self.axis.name(),
+                x.shape
+            )));
+        }
+        let axis = self.axis.position(&shape);
+        shape[axis] = self.length;
+        Ok(x.with_shape(shape))
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, _: &TensorDesc) -> u64 {
+        0
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::slice(inputs.get(0), self.axis, self.start, self.length)
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[
+            Variant {
+                name: "vec4",
+                family: Family::Any,
+                supports: |op, context| {
+                    let (row, start, length) = runs(op, context);
+                    in_fours("x", row).and(in_fours("start", start)).and(in_fours("length", length))
+                },
+                lower: |op, context| {
+                    let (row, start, length) = runs(op, context);
+                    let vectors = context.output.elements() / 4;
+                    Launch::new("slice/vec4")
+                        .param("vectors", vectors)
+                        .param("row_vectors", row / 4)
+                        .param("start_vectors", start / 4)
+                        .param("length_vectors", length / 4)
+                        .cover(vectors, 64)
+                        .into()
+                },
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                supports: |_, _| Ok(()),
+                lower: |op, context| {
+                    let (row, start, length) = runs(op, context);
+                    let elements = context.output.elements();
+                    Launch::new("slice/naive")
+                        .param("elements", elements)
+                        .param("C", row)
+                        .param("start", start)
+                        .param("length", length)
+                        .cover(elements.div_ceil(4), 64)
+                        .into()
+                },
+            },
+        ]
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} {}..{}", self.axis.name(), self.start, self.start + self.length)
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, axis, start, length, x: &[usize]| {
+            Case::new(label, Slice { axis, start, length }, vec![CaseInput::normal(x)])
+        };
+        vec![
+            case("3 of 7 channels from the second on", Axis::Channels, 1, 3, &[2, 3, 5, 7]),
+            case("last 4 of 6 channels", Axis::Channels, 2, 4, &[2, 5, 3, 6]),
+            case("first 5 of 12 channels", Axis::Channels, 0, 5, &[3, 7, 12]),
+            case("8 of 20 channels", Axis::Channels, 4, 8, &[2, 5, 7, 20]),
+            case("last 64 of 128 channels", Axis::Channels, 64, 64, &[2, 9, 7, 128]),
+            case("second of 3 images, 15 elements each", Axis::Batch, 1, 1, &[3, 5, 3]),
+            case("last 2 of 3 images, whole vectors", Axis::Batch, 1, 2, &[3, 5, 12]),
+        ]
+    }
+}
+
+impl Graph {
+    /// The entries `start .. start + length` of `x` along `axis`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `x` has no such entries.
+    pub fn slice(
+        &mut self,
+        name: impl Into<String>,
+        x: ValueId,
+        axis: Axis,
+        start: usize,
+        length: usize,
+    ) -> Result<ValueId> {
+        self.push(name, Slice { axis, start, length }, &[Some(x)])
+    }
+}

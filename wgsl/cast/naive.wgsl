@@ -1,0 +1,30 @@
+// cast, naive: y = x in another element type
+//
+//   x, y      flat elements, any shape; f32 or f16
+// dispatch:   one invocation for four consecutive elements
+// requires:   nothing
+// constants:  none
+// error:      none to f32; to f16 the rounding of pack2x16float (to nearest on the drivers tested, 2^-11 relative)
+// source:     IEEE 754-2019, section 5.4.2
+//!include flat_index
+//!storage x
+//!storage y
+
+struct Params {
+    vectors: u32, // elements / 4, rounded up
+}
+
+@group(0) @binding(0) var<storage, read> x: array<x_vec4>;
+@group(0) @binding(1) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(2) var<uniform> p: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = flat_index(workgroup, workgroups, local, 64u);
+    if (i >= p.vectors) { return; }
+    y[i] = encode_y(decode_x(x[i]));
+}
