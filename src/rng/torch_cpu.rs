@@ -12,6 +12,8 @@
 use std::f32::consts::SQRT_2;
 use std::f64::consts::PI;
 
+use half::f16;
+
 use super::{Mt19937, NoiseSource};
 use crate::HostTensor;
 
@@ -24,12 +26,20 @@ pub struct TorchCpu {
     engine: Mt19937,
     /// The second normal of the last scalar pair, if it was not used yet. Block draws neither use nor discard it.
     cached: Option<f64>,
+    /// Whether tensors are drawn as float16.
+    half: bool,
 }
 
 impl TorchCpu {
     /// `torch.Generator().manual_seed(seed)`. Only the low 32 bits of the seed count, as in PyTorch.
     pub fn new(seed: u64) -> Self {
-        Self { engine: Mt19937::new(seed as u32), cached: None }
+        Self { engine: Mt19937::new(seed as u32), cached: None, half: false }
+    }
+
+    /// The same generator, but `randn` is `torch.randn(shape, dtype=torch.float16)`, which diffusers calls when it runs a model
+    /// in float16. The values are those of float32, rounded, except in the last block of a size that is no multiple of 16.
+    pub fn new_f16(seed: u64) -> Self {
+        Self { half: true, ..Self::new(seed) }
     }
 
     /// `torch.rand(shape)`: uniform in [0, 1).
@@ -69,20 +79,23 @@ impl TorchCpu {
 impl NoiseSource for TorchCpu {
     fn randn(&mut self, shape: &[usize]) -> HostTensor {
         let mut noise = HostTensor::zeros(shape);
-        if noise.len() < BLOCK {
+        let len = noise.len();
+        if len < BLOCK {
             noise.data.fill_with(|| self.normal_f64() as f32);
-            return noise;
-        }
-        // All uniforms come before the first fresh one of the tail, so the incomplete last block draws its share too.
-        for block in noise.data.chunks_mut(BLOCK) {
-            if block.len() == BLOCK {
-                self.fill_block(block);
-            } else {
-                block.fill_with(|| self.uniform_f32());
-                let tail = noise.data.len() - BLOCK;
-                self.fill_block(&mut noise.data[tail..]);
-                break;
+        } else {
+            let mut blocks = noise.data.chunks_exact_mut(BLOCK);
+            blocks.by_ref().for_each(|block| self.fill_block(block));
+            let rest = blocks.into_remainder();
+            if !rest.is_empty() {
+                // In float32, torch draws all uniforms before it draws those of the last 16 anew; in float16 it does not.
+                if !self.half {
+                    rest.fill_with(|| self.uniform_f32());
+                }
+                self.fill_block(&mut noise.data[len - BLOCK..]);
             }
+        }
+        if self.half {
+            noise.data.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
         }
         noise
     }

@@ -5,7 +5,8 @@
 //! Tables are f64, but the values that diffusers *stores* in float32 are rounded to f32 here too ([`stored`]). It matters: 1 − ᾱ_t
 //! is as small as 1e-4, so that rounding ᾱ_t changes it by up to 3 parts in 10 000, and x_0 near the end of sampling with it.
 
-use super::config::{BetaSchedule, SchedulerConfig};
+use super::config::SchedulerConfig;
+use super::options::BetaSchedule;
 use crate::{Error, Result};
 
 /// Rounds to what an f32 holds, as diffusers does wherever it keeps a value that is later subtracted from one close to it.
@@ -46,6 +47,7 @@ impl NoiseSchedule {
                 linspace(start.sqrt(), end.sqrt(), n).into_iter().map(|root| root * root).collect()
             }
             (None, BetaSchedule::SquaredcosCapV2) => from_alpha_bar(n, cosine_alpha_bar),
+            (None, BetaSchedule::Exp) => from_alpha_bar(n, |t| (-12.0 * t).exp()),
             (None, BetaSchedule::Laplace) => from_alpha_bar(n, laplace_alpha_bar),
             (None, BetaSchedule::Sigmoid) => {
                 linspace(-6.0, 6.0, n).into_iter().map(|x| sigmoid(x) * (end - start) + start).collect()

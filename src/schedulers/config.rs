@@ -5,14 +5,20 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::Fields;
+use super::fields::{Fields, parse_object};
+use super::options::{
+    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
+    SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+};
 use crate::{Error, Result};
 
-/// The fields of a scheduler's config, with the class's defaults where the file says nothing.
+/// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class does not have
+/// hold a default that it does not read.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
     /// Which scheduler.
     pub class: SchedulerClass,
+
     /// Number of timesteps of the forward process that the model was trained with, T.
     pub num_train_timesteps: usize,
     /// First β of the schedules that have one.
@@ -25,124 +31,58 @@ pub struct SchedulerConfig {
     pub trained_betas: Option<Vec<f64>>,
     /// Shift √ᾱ to end at exactly 0 (Lin et al. 2023).
     pub rescale_betas_zero_snr: bool,
+
     /// What the model returns.
     pub prediction_type: PredictionType,
     /// What is done to the estimate of x_0 (`thresholding`, else `clip_sample`).
     pub clip: Clip,
+    /// DDPM's variance of p(x_{t-1} | x_t). Other classes drop the channels of a learned variance.
+    pub variance_type: VarianceType,
+
     /// Which timesteps a run visits.
     pub timestep_spacing: TimestepSpacing,
     /// Added to the timesteps of `leading` spacing.
     pub steps_offset: usize,
-    /// DDPM's variance of p(x_{t-1} | x_t).
-    pub variance_type: VarianceType,
-    /// DDIM's ᾱ after the last step: 1, or that of timestep 0.
+    /// Where the noise levels come from, if not from the timesteps.
+    pub sigma_spacing: SigmaSpacing,
+    /// Euler: how noise levels follow from timesteps.
+    pub interpolation_type: InterpolationType,
+    /// Euler: what the model is told.
+    pub timestep_type: TimestepType,
+    /// Euler and UniPC: smallest σ of Karras, exponential and beta spacing.
+    pub sigma_min: Option<f64>,
+    /// Euler and UniPC: largest σ of Karras, exponential and beta spacing.
+    pub sigma_max: Option<f64>,
+    /// The noise level after the last step.
+    pub final_sigmas_type: FinalSigmasType,
+    /// DPM-Solvers: timesteps with a log SNR (λ) below this are not visited.
+    pub lambda_min_clipped: f64,
+    /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0.
     pub set_alpha_to_one: bool,
+
+    /// PNDM: start with multistep at once, without Runge–Kutta steps.
+    pub skip_prk_steps: bool,
+    /// Order of the DPM-Solvers, UniPC and DEIS.
+    pub solver_order: usize,
+    /// DPM-Solvers: which equation is solved.
+    pub algorithm_type: AlgorithmType,
+    /// DPM-Solvers, UniPC: which variant of the solver.
+    pub solver_type: SolverType,
+    /// Take the last steps of a short run with a lower order.
+    pub lower_order_final: bool,
+    /// DPM-Solver: take the last step with order 1.
+    pub euler_at_final: bool,
+    /// UniPC: solve in terms of x_0, not ε.
+    pub predict_x0: bool,
+    /// UniPC: indices of the steps that are not corrected.
+    pub disable_corrector: Vec<usize>,
+    /// LCM, TCD: number of steps of the schedule that the model was distilled with.
+    pub original_inference_steps: usize,
+    /// LCM: factor on timesteps in the boundary condition.
+    pub timestep_scaling: f64,
+
     /// The keys that the file gave, from which [`SchedulerConfig::with_class`] starts.
     given: Map<String, Value>,
-}
-
-/// Declares an enum whose values are named in config files, with the two conversions.
-macro_rules! named_values {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl Named for $name {
-            const ALL: &'static [($name, &'static str)] = &[$(($name::$variant, $text),)+];
-        }
-    };
-}
-
-/// A set of values that config files name by strings.
-pub(super) trait Named: Copy + 'static {
-    /// Every value with its name.
-    const ALL: &'static [(Self, &'static str)];
-}
-
-named_values! {
-    /// A scheduler class, by its name in diffusers.
-    SchedulerClass {
-        /// Ho et al. 2020.
-        Ddpm = "DDPMScheduler",
-        /// Song et al. 2020.
-        Ddim = "DDIMScheduler",
-    }
-}
-
-named_values! {
-    /// How β runs over the training timesteps; formulas in `betas.rs`.
-    BetaSchedule {
-        /// Evenly spaced.
-        Linear = "linear",
-        /// √β evenly spaced (latent diffusion).
-        ScaledLinear = "scaled_linear",
-        /// From a cosine-shaped ᾱ.
-        SquaredcosCapV2 = "squaredcos_cap_v2",
-        /// From a Laplace-shaped distribution of log SNR.
-        Laplace = "laplace",
-        /// A logistic curve (GeoDiff).
-        Sigmoid = "sigmoid",
-    }
-}
-
-named_values! {
-    /// What the model returns, for x_t = √ᾱ x_0 + √(1−ᾱ) ε.
-    PredictionType {
-        /// ε.
-        Epsilon = "epsilon",
-        /// x_0.
-        Sample = "sample",
-        /// v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022, arXiv:2202.00512).
-        VPrediction = "v_prediction",
-    }
-}
-
-named_values! {
-    /// Which of the T trained timesteps a run of n steps visits.
-    TimestepSpacing {
-        /// Evenly from T − 1 down to 0.
-        Linspace = "linspace",
-        /// Multiples of T/n rounded down, plus `steps_offset`; never reaches T − 1.
-        Leading = "leading",
-        /// Multiples of T/n counted down from T, minus 1; never reaches 0.
-        Trailing = "trailing",
-    }
-}
-
-named_values! {
-    /// DDPM's choice of the variance of p(x_{t-1} | x_t).
-    VarianceType {
-        /// β̃_t, the posterior's (Ho et al. 2020, eq. 7).
-        FixedSmall = "fixed_small",
-        /// The same, through a logarithm.
-        FixedSmallLog = "fixed_small_log",
-        /// β_t.
-        FixedLarge = "fixed_large",
-        /// The same, through a logarithm.
-        FixedLargeLog = "fixed_large_log",
-        /// The model's extra channels are the variance.
-        Learned = "learned",
-        /// The model's extra channels interpolate between log β̃_t and log β_t (Nichol & Dhariwal 2021, eq. 15).
-        LearnedRange = "learned_range",
-    }
-}
-
-/// What is done to the estimate of x_0 before it is used.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Clip {
-    /// Nothing.
-    None,
-    /// Clamped to [−range, range] (`clip_sample`, `clip_sample_range`).
-    Range(f64),
-    /// Dynamic thresholding (`thresholding`; Saharia et al. 2022, arXiv:2205.11487, section 2.3): for each batch element, s is the
-    /// `ratio`-quantile of |x_0|, at least 1 and at most `max`; x_0 is clamped to [−s, s] and divided by s.
-    Dynamic {
-        /// `dynamic_thresholding_ratio`.
-        ratio: f64,
-        /// `sample_max_value`.
-        max: f64,
-    },
 }
 
 /// Keys of every class.
@@ -155,90 +95,75 @@ const COMMON: &[&str] = &[
     "prediction_type",
     "steps_offset",
 ];
+const SPACING: &[&str] = &["timestep_spacing"];
+const CLIP: &[&str] = &["clip_sample", "clip_sample_range"];
+const THRESHOLD: &[&str] = &["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
+const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
+const SIGMAS: &[&str] = &["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
+const SIGMA_RANGE: &[&str] = &["sigma_min", "sigma_max"];
+const FINAL_SIGMA: &[&str] = &["final_sigmas_type"];
+const SOLVER: &[&str] = &[
+    "solver_order",
+    "solver_type",
+    "lower_order_final",
+    "use_flow_sigmas",
+    "flow_shift",
+    "use_dynamic_shifting",
+    "time_shift_type",
+];
+const DPM: &[&str] = &["algorithm_type", "lambda_min_clipped", "variance_type"];
+const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
 
-/// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to the classes here.
+/// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
 const FOREIGN: &[&str] = &[
-    "algorithm_type",
     "base_image_seq_len",
     "base_shift",
-    "clip_sample",
-    "clip_sample_range",
-    "disable_corrector",
-    "dynamic_thresholding_ratio",
-    "euler_at_final",
-    "final_sigmas_type",
-    "flow_shift",
-    "interpolation_type",
     "invert_sigmas",
-    "lambda_min_clipped",
-    "lower_order_final",
     "max_image_seq_len",
     "max_shift",
     "noise_sampler_seed",
-    "original_inference_steps",
-    "predict_x0",
-    "rescale_betas_zero_snr",
     "rho",
-    "sample_max_value",
-    "set_alpha_to_one",
     "shift",
-    "shift_terminal",
     "sigma_data",
-    "sigma_max",
-    "sigma_min",
     "sigma_schedule",
-    "skip_prk_steps",
-    "solver_order",
-    "solver_p",
-    "solver_type",
     "stochastic_sampling",
     "tensor_format",
-    "thresholding",
-    "time_shift_type",
-    "timestep_scaling",
-    "timestep_spacing",
-    "timestep_type",
     "timestep_values",
-    "use_beta_sigmas",
-    "use_dynamic_shifting",
-    "use_exponential_sigmas",
-    "use_flow_sigmas",
-    "use_karras_sigmas",
-    "use_lu_lambdas",
-    "variance_type",
 ];
 
-impl SchedulerClass {
-    /// The keys that this class reads, besides [`COMMON`].
-    fn keys(self) -> &'static [&'static str] {
-        match self {
-            SchedulerClass::Ddpm => &[
-                "clip_sample",
-                "clip_sample_range",
-                "dynamic_thresholding_ratio",
-                "rescale_betas_zero_snr",
-                "sample_max_value",
-                "thresholding",
-                "timestep_spacing",
-                "variance_type",
-            ],
-            SchedulerClass::Ddim => &[
-                "clip_sample",
-                "clip_sample_range",
-                "dynamic_thresholding_ratio",
-                "rescale_betas_zero_snr",
-                "sample_max_value",
-                "set_alpha_to_one",
-                "thresholding",
-                "timestep_spacing",
-            ],
+/// The groups of keys that a class reads.
+fn keys(class: SchedulerClass) -> Vec<&'static str> {
+    use SchedulerClass::*;
+    let groups: &[&[&str]] = match class {
+        Ddpm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["variance_type"]],
+        Ddim => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["set_alpha_to_one"]],
+        Pndm => &[SPACING, &["set_alpha_to_one", "skip_prk_steps"]],
+        LmsDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => &[SPACING, SIGMAS],
+        HeunDiscrete => &[SPACING, SIGMAS, CLIP],
+        EulerDiscrete => {
+            &[SPACING, SIGMAS, SIGMA_RANGE, ZERO_SNR, FINAL_SIGMA, &["interpolation_type", "timestep_type"]]
         }
-    }
-
-    /// The name in diffusers, which is also the `_class_name` in config files.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(class, _)| *class == self).expect("ALL lists every variant").1
-    }
+        EulerAncestralDiscrete => &[SPACING, ZERO_SNR],
+        DpmSolverMultistep => {
+            &[SPACING, SIGMAS, ZERO_SNR, FINAL_SIGMA, THRESHOLD, SOLVER, DPM, &["euler_at_final", "use_lu_lambdas"]]
+        }
+        DpmSolverSinglestep => &[SIGMAS, FINAL_SIGMA, THRESHOLD, SOLVER, DPM],
+        UniPcMultistep => &[
+            SPACING,
+            SIGMAS,
+            SIGMA_RANGE,
+            ZERO_SNR,
+            FINAL_SIGMA,
+            THRESHOLD,
+            SOLVER,
+            &["predict_x0", "disable_corrector", "solver_p", "shift_terminal"],
+        ],
+        DeisMultistep => &[SPACING, SIGMAS, THRESHOLD, SOLVER, &["algorithm_type"]],
+        Lcm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, DISTILLED],
+        // TCDScheduler has the keys of clipping and thresholding, but does neither.
+        Tcd => &[SPACING, ZERO_SNR, DISTILLED],
+    };
+    [&[COMMON], groups].concat().concat()
 }
 
 impl SchedulerConfig {
@@ -247,8 +172,7 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names not known here.
     pub fn from_json(text: &str) -> Result<Self> {
-        let mut given: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|e| Error::Config(format!("scheduler_config.json is not a JSON object: {e}")))?;
+        let mut given = parse_object(text)?;
         let class = match given.get("_class_name") {
             Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
             None => return Err(Error::Config("scheduler_config.json has no \"_class_name\"".into())),
@@ -273,51 +197,176 @@ impl SchedulerConfig {
     }
 
     fn new(class: SchedulerClass, given: Map<String, Value>) -> Result<Self> {
-        let known = [COMMON, class.keys()].concat();
-        // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the default.
-        let unknown = |key: &&String| !known.contains(&key.as_str()) && !FOREIGN.contains(&key.as_str());
-        if let Some(key) = given.keys().filter(|key| *key != "predict_epsilon").find(unknown) {
-            return Err(Error::Unsupported(format!(
-                "scheduler config: unknown key \"{key}\" (value {}) for {}; remove it if it does not matter",
-                given[key],
-                class.name()
-            )));
+        use SchedulerClass::*;
+        refuse_unknown_keys(class, &given)?;
+        let known = keys(class);
+        let fields = Fields::of(&given, &known);
+        refuse_unsupported_values(&fields)?;
+
+        // The classes of k-diffusion's authors and of distilled models start from Stable Diffusion's betas.
+        let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | Lcm | Tcd);
+        let (beta_start, beta_end) = if latent { (0.00085, 0.012) } else { (0.0001, 0.02) };
+        let distilled = matches!(class, Lcm | Tcd);
+        let beta_schedule = if distilled { BetaSchedule::ScaledLinear } else { BetaSchedule::Linear };
+        let leading = matches!(class, Ddpm | Ddim | Pndm | Lcm | Tcd);
+        let timestep_spacing = if leading { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
+
+        let num_train_timesteps = fields.integer("num_train_timesteps", 1000, 1..=1_000_000)?;
+        let config = Self {
+            class,
+            num_train_timesteps,
+            beta_start: fields.number("beta_start", beta_start, 0.0..=1.0)?,
+            beta_end: fields.number("beta_end", beta_end, 0.0..=1.0)?,
+            beta_schedule: fields.one_of("beta_schedule", Some(beta_schedule))?,
+            trained_betas: fields.numbers("trained_betas", num_train_timesteps)?,
+            rescale_betas_zero_snr: fields.boolean("rescale_betas_zero_snr", false)?,
+            prediction_type: fields.one_of("prediction_type", Some(PredictionType::Epsilon))?,
+            clip: clip(&fields, matches!(class, Ddpm | Ddim))?,
+            variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
+            timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,
+            steps_offset: fields.integer("steps_offset", 0, 0..=num_train_timesteps)?,
+            sigma_spacing: sigma_spacing(&fields)?,
+            interpolation_type: fields.one_of("interpolation_type", Some(InterpolationType::Linear))?,
+            timestep_type: fields.one_of("timestep_type", Some(TimestepType::Discrete))?,
+            sigma_min: fields.positive("sigma_min")?,
+            sigma_max: fields.positive("sigma_max")?,
+            final_sigmas_type: fields.one_of("final_sigmas_type", Some(FinalSigmasType::Zero))?,
+            lambda_min_clipped: fields.number("lambda_min_clipped", f64::NEG_INFINITY, -1e9..=1e9)?,
+            set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
+            skip_prk_steps: fields.boolean("skip_prk_steps", false)?,
+            solver_order: fields.integer("solver_order", 2, 1..=3)?,
+            algorithm_type: fields.one_of("algorithm_type", Some(AlgorithmType::DpmSolverPlusPlus))?,
+            solver_type: fields.one_of("solver_type", Some(SolverType::Midpoint))?,
+            lower_order_final: fields.boolean("lower_order_final", class != DpmSolverSinglestep)?,
+            euler_at_final: fields.boolean("euler_at_final", false)?,
+            predict_x0: fields.boolean("predict_x0", true)?,
+            disable_corrector: fields.integers("disable_corrector")?,
+            original_inference_steps: fields.integer("original_inference_steps", 50, 1..=num_train_timesteps)?,
+            timestep_scaling: fields.number("timestep_scaling", 10.0, 0.0..=f64::MAX)?,
+            given: given.clone(),
+        };
+        config.resolved()
+    }
+
+    /// The config with the solver variants of other classes replaced by this class's default, as diffusers does.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for combinations that diffusers refuses.
+    fn resolved(mut self) -> Result<Self> {
+        use AlgorithmType::*;
+        let unsupported =
+            |message: String| Err(Error::Unsupported(format!("scheduler config: {}: {message}", self.class.name())));
+        match self.class {
+            SchedulerClass::DpmSolverMultistep | SchedulerClass::DpmSolverSinglestep => {
+                if self.algorithm_type == Deis {
+                    self.algorithm_type = DpmSolverPlusPlus;
+                }
+                if self.solver_type != SolverType::Heun {
+                    self.solver_type = SolverType::Midpoint;
+                }
+                let in_epsilon = matches!(self.algorithm_type, DpmSolver | SdeDpmSolver);
+                if in_epsilon && self.final_sigmas_type == FinalSigmasType::Zero {
+                    return unsupported("this \"algorithm_type\" needs \"final_sigmas_type\": \"sigma_min\"".into());
+                }
+                let singlestep = self.class == SchedulerClass::DpmSolverSinglestep;
+                if self.algorithm_type == SdeDpmSolver && (singlestep || self.solver_order == 3) {
+                    return unsupported(
+                        "\"algorithm_type\": \"sde-dpmsolver\" exists only for multistep of order 1 and 2".into(),
+                    );
+                }
+            }
+            SchedulerClass::DeisMultistep if matches!(self.algorithm_type, SdeDpmSolver | SdeDpmSolverPlusPlus) => {
+                return unsupported("\"algorithm_type\" must be \"deis\"".into());
+            }
+            SchedulerClass::UniPcMultistep if self.solver_type != SolverType::Bh1 => self.solver_type = SolverType::Bh2,
+            SchedulerClass::Pndm
+            | SchedulerClass::EulerAncestralDiscrete
+            | SchedulerClass::Kdpm2Discrete
+            | SchedulerClass::Kdpm2AncestralDiscrete
+                if self.prediction_type == PredictionType::Sample =>
+            {
+                return unsupported("\"prediction_type\": \"sample\" is not defined for this scheduler".into());
+            }
+            _ => {}
         }
-        if given.get("predict_epsilon").is_some_and(|value| *value != Value::Bool(true)) {
+        Ok(self)
+    }
+
+    /// Whether the model returns a learned variance beside its prediction.
+    pub fn learns_variance(&self) -> bool {
+        matches!(self.variance_type, VarianceType::Learned | VarianceType::LearnedRange)
+    }
+}
+
+fn refuse_unknown_keys(class: SchedulerClass, given: &Map<String, Value>) -> Result<()> {
+    use super::options::Named;
+    let mut known = FOREIGN.to_vec();
+    known.extend(SchedulerClass::ALL.iter().flat_map(|(class, _)| keys(*class)));
+    for (key, value) in given {
+        // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the default.
+        if key == "predict_epsilon" && *value != Value::Bool(true) {
             return Err(Error::Unsupported(
                 "scheduler config: \"predict_epsilon\" is obsolete; write \"prediction_type\": \"sample\" instead"
                     .into(),
             ));
         }
-
-        let fields = Fields::of(&given, &known);
-        let num_train_timesteps = fields.integer("num_train_timesteps", 1000, 1..=1_000_000)?;
-        let clip = if fields.boolean("thresholding", false)? {
-            Clip::Dynamic {
-                ratio: fields.number("dynamic_thresholding_ratio", 0.995, 0.0..=1.0)?,
-                max: fields.number("sample_max_value", 1.0, f64::MIN_POSITIVE..=f64::MAX)?,
-            }
-        } else if fields.boolean("clip_sample", true)? && known.contains(&"clip_sample") {
-            Clip::Range(fields.number("clip_sample_range", 1.0, f64::MIN_POSITIVE..=f64::MAX)?)
-        } else {
-            Clip::None
-        };
-        let config = Self {
-            class,
-            num_train_timesteps,
-            beta_start: fields.number("beta_start", 0.0001, 0.0..=1.0)?,
-            beta_end: fields.number("beta_end", 0.02, 0.0..=1.0)?,
-            beta_schedule: fields.one_of("beta_schedule", Some(BetaSchedule::Linear))?,
-            trained_betas: fields.numbers("trained_betas", num_train_timesteps)?,
-            rescale_betas_zero_snr: fields.boolean("rescale_betas_zero_snr", false)?,
-            prediction_type: fields.one_of("prediction_type", Some(PredictionType::Epsilon))?,
-            clip,
-            timestep_spacing: fields.one_of("timestep_spacing", Some(TimestepSpacing::Leading))?,
-            steps_offset: fields.integer("steps_offset", 0, 0..=num_train_timesteps)?,
-            variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
-            set_alpha_to_one: fields.boolean("set_alpha_to_one", true)?,
-            given: given.clone(),
-        };
-        Ok(config)
+        if key != "predict_epsilon" && !known.contains(&key.as_str()) {
+            return Err(Error::Unsupported(format!(
+                "scheduler config: unknown key \"{key}\" (value {value}) for {}; remove it if it does not matter",
+                class.name()
+            )));
+        }
     }
+    Ok(())
+}
+
+/// Flow matching and nested solvers, which some classes of diffusers also do.
+fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
+    for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
+        if fields.boolean(key, false)? {
+            return Err(Error::Unsupported(format!(
+                "scheduler config: \"{key}\": true is not supported (flow matching)"
+            )));
+        }
+    }
+    for key in ["solver_p", "shift_terminal"] {
+        if fields.has(key) {
+            return Err(Error::Unsupported(format!("scheduler config: \"{key}\" is not supported; only null is")));
+        }
+    }
+    Ok(())
+}
+
+fn clip(fields: &Fields, clip_by_default: bool) -> Result<Clip> {
+    if fields.boolean("thresholding", false)? {
+        return Ok(Clip::Dynamic {
+            ratio: fields.number("dynamic_thresholding_ratio", 0.995, 0.0..=1.0)?,
+            max: fields.number("sample_max_value", 1.0, f64::MIN_POSITIVE..=f64::MAX)?,
+        });
+    }
+    if fields.boolean("clip_sample", clip_by_default)? {
+        return Ok(Clip::Range(fields.number("clip_sample_range", 1.0, f64::MIN_POSITIVE..=f64::MAX)?));
+    }
+    Ok(Clip::None)
+}
+
+fn sigma_spacing(fields: &Fields) -> Result<SigmaSpacing> {
+    let mut spacing = SigmaSpacing::Timesteps;
+    let mut chosen_by = "";
+    for (key, value) in [
+        ("use_karras_sigmas", SigmaSpacing::Karras),
+        ("use_exponential_sigmas", SigmaSpacing::Exponential),
+        ("use_beta_sigmas", SigmaSpacing::Beta),
+        ("use_lu_lambdas", SigmaSpacing::Lu),
+    ] {
+        if fields.boolean(key, false)? {
+            if spacing != SigmaSpacing::Timesteps {
+                return Err(Error::Config(format!(
+                    "scheduler: \"{chosen_by}\" and \"{key}\" exclude each other; set one to false"
+                )));
+            }
+            (spacing, chosen_by) = (value, key);
+        }
+    }
+    Ok(spacing)
 }

@@ -5,7 +5,7 @@
 
 use super::betas::stored;
 use super::linear::Linear;
-use super::step::{NoiseScale, Schedule, Step, X0, pred_epsilon};
+use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::{Sampling, Scheduler, timesteps};
 use crate::{Error, Result};
 
@@ -53,14 +53,7 @@ fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sa
     let pred_sample_direction = direction_squared.max(0.0).sqrt() * pred_epsilon;
     let prev_sample = alpha_prod_t_prev.sqrt() * Linear::x0() + pred_sample_direction + std_dev_t * Linear::noise();
 
-    Ok(Step {
-        timestep: timestep as f64,
-        input_scale: 1.0,
-        x0: X0::new(config.prediction_type, alpha, sigma, config.clip),
-        prev_sample,
-        memory: vec![],
-        draws_noise: sampling.eta > 0.0,
-        noise_scale: NoiseScale::One,
-        add_noise: noise_schedule.noising(timestep)?,
-    })
+    let x0 = X0::new(config.prediction_type, alpha, sigma, config.clip);
+    let draws_noise = sampling.eta > 0.0;
+    Ok(Step { prev_sample, draws_noise, ..Step::new(timestep as f64, x0, noise_schedule.noising(timestep)?) })
 }

@@ -4,8 +4,8 @@
 //! timesteps, "t − 1" is the next one visited, and α_t, β_t are those of the whole stride.
 
 use super::betas::stored;
-use super::config::VarianceType;
 use super::linear::Linear;
+use super::options::VarianceType;
 use super::step::{NoiseScale, Schedule, Step, X0};
 use super::{Sampling, Scheduler, timesteps};
 use crate::{Error, Result};
@@ -55,15 +55,12 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
     // Algorithm 2: x_{t-1} = μ̃_t + σ_t z, without noise at timestep 0 (but with it at a last step that is not timestep 0).
     let draws_noise = t > 0;
     let noise_coeff = if draws_noise { noise_coeff } else { 0.0 };
+    // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.
+    let x0 = X0::new(config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), config.clip);
     Ok(Step {
-        timestep: t as f64,
-        input_scale: 1.0,
-        // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.
-        x0: X0::new(config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), config.clip),
         prev_sample: pred_prev_sample + noise_coeff * Linear::noise(),
-        memory: vec![],
         draws_noise,
         noise_scale,
-        add_noise: noise_schedule.noising(t)?,
+        ..Step::new(t as f64, x0, noise_schedule.noising(t)?)
     })
 }

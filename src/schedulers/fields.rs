@@ -4,8 +4,38 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::config::Named;
+use super::options::Named;
 use crate::{Error, Result};
+
+/// Parses a JSON object as Python writes it: with bare `Infinity`, `-Infinity` and `NaN`, which become strings here.
+///
+/// # Errors
+/// [`Error::Config`] if it is no JSON object.
+pub(super) fn parse_object(text: &str) -> Result<Map<String, Value>> {
+    let mut strict = String::with_capacity(text.len());
+    // Every second piece between unescaped quotes is the inside of a string.
+    let mut inside_string = false;
+    for piece in split_at_quotes(text) {
+        if inside_string {
+            strict.push_str(piece);
+        } else {
+            strict
+                .push_str(&piece.replace("-Infinity", "\"-∞\"").replace("Infinity", "\"∞\"").replace("NaN", "\"NaN\""));
+        }
+        inside_string ^= piece.ends_with('"');
+    }
+    serde_json::from_str(&strict).map_err(|e| Error::Config(format!("scheduler_config.json is not a JSON object: {e}")))
+}
+
+/// Pieces that end after each quote that is not escaped by a backslash.
+fn split_at_quotes(text: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    text.split_inclusive(move |c| {
+        let is_quote = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        is_quote
+    })
+}
 
 /// A JSON object of which only the keys in `known` are seen. A missing key and `null` both mean the default.
 pub(super) struct Fields<'a> {
@@ -22,20 +52,36 @@ impl<'a> Fields<'a> {
         self.given.get(key).filter(|value| self.known.contains(&key) && !value.is_null())
     }
 
+    /// Whether the key is there with a value other than null.
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// True or false.
     pub fn boolean(&self, key: &str, default: bool) -> Result<bool> {
         let Some(value) = self.get(key) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))
     }
 
-    /// A finite number in `range`.
+    /// A finite number in `range`, or the infinity that is the default.
     pub fn number(&self, key: &str, default: f64, range: RangeInclusive<f64>) -> Result<f64> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        let expected = || match range.contains(&f64::MAX) {
+        if default == f64::NEG_INFINITY && value.as_str() == Some("-∞") {
+            return Ok(default);
+        }
+        let expected = || match *range.end() == f64::MAX {
             true => "a positive number".to_owned(),
             false => format!("a number from {} to {}", range.start(), range.end()),
         };
         value.as_f64().filter(|number| range.contains(number)).ok_or_else(|| wrong(key, value, &expected()))
+    }
+
+    /// A positive number, or none.
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        if !self.has(key) {
+            return Ok(None);
+        }
+        self.number(key, 0.0, f64::MIN_POSITIVE..=f64::MAX).map(Some)
     }
 
     /// A whole number in `range`.
@@ -44,6 +90,15 @@ impl<'a> Fields<'a> {
         let expected = || format!("a whole number from {} to {}", range.start(), range.end());
         let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
         number.filter(|number| range.contains(number)).ok_or_else(|| wrong(key, value, &expected()))
+    }
+
+    /// A list of whole numbers; none if the key is missing.
+    pub fn integers(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else { return Ok(vec![]) };
+        let list = value.as_array().ok_or_else(|| wrong(key, value, "a list of whole numbers"))?;
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let numbers: Option<Vec<usize>> = list.iter().map(number).collect();
+        numbers.ok_or_else(|| wrong(key, value, "a list of whole numbers"))
     }
 
     /// A list of `len` numbers, or none.

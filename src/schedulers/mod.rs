@@ -4,18 +4,37 @@
 //! every number is worked out, so that nothing is left to decide while sampling. Reading order: `linear.rs` (how a step is
 //! written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables they share.
 
+mod beta_quantile;
 mod betas;
 mod config;
 mod ddim;
 mod ddpm;
+mod deis_multistep;
+mod dpmsolver_multistep;
+mod dpmsolver_singlestep;
+mod euler_discrete;
+mod exponential;
 mod fields;
+mod heun_discrete;
+mod kdpm2_discrete;
+mod lcm;
 mod linear;
+mod lms_discrete;
+mod options;
+mod pndm;
+mod sigmas;
 mod step;
+mod tcd;
 mod timesteps;
+mod unipc_multistep;
 
 pub use betas::{NoiseSchedule, Noising};
-pub use config::{BetaSchedule, Clip, PredictionType, SchedulerClass, SchedulerConfig, TimestepSpacing, VarianceType};
+pub use config::SchedulerConfig;
 pub use linear::Linear;
+pub use options::{
+    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
+    SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+};
 pub use step::{NoiseScale, Schedule, Step, X0};
 
 use crate::{Error, Result};
@@ -46,6 +65,21 @@ impl Scheduler {
         let schedule = match self.config.class {
             SchedulerClass::Ddpm => ddpm::schedule(self, sampling)?,
             SchedulerClass::Ddim => ddim::schedule(self, sampling)?,
+            SchedulerClass::Pndm => pndm::schedule(self, sampling)?,
+            SchedulerClass::LmsDiscrete => lms_discrete::schedule(self, sampling)?,
+            SchedulerClass::EulerDiscrete | SchedulerClass::EulerAncestralDiscrete => {
+                euler_discrete::schedule(self, sampling)?
+            }
+            SchedulerClass::HeunDiscrete => heun_discrete::schedule(self, sampling)?,
+            SchedulerClass::Kdpm2Discrete | SchedulerClass::Kdpm2AncestralDiscrete => {
+                kdpm2_discrete::schedule(self, sampling)?
+            }
+            SchedulerClass::DpmSolverMultistep => dpmsolver_multistep::schedule(self, sampling)?,
+            SchedulerClass::DpmSolverSinglestep => dpmsolver_singlestep::schedule(self, sampling)?,
+            SchedulerClass::UniPcMultistep => unipc_multistep::schedule(self, sampling)?,
+            SchedulerClass::DeisMultistep => deis_multistep::schedule(self, sampling)?,
+            SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
+            SchedulerClass::Tcd => tcd::schedule(self, sampling)?,
         };
         schedule.checked()
     }

@@ -1,8 +1,8 @@
 //! One sampling step as plain data, and the whole run as a list of them.
 
 use super::betas::Noising;
-use super::config::{Clip, PredictionType};
 use super::linear::Linear;
+use super::options::{Clip, PredictionType};
 use crate::{Error, HostTensor, Result};
 
 /// A whole sampling run, worked out before it starts. Nothing in it changes while sampling.
@@ -57,6 +57,8 @@ pub struct X0 {
 pub enum NoiseScale {
     /// 1: the coefficient says it all.
     One,
+    /// 1 too; the model does return v, but this scheduler has no use for it.
+    Ignored,
     /// √v.
     Learned,
     /// exp(½ (f·`max_log` + (1 − f)·`min_log`)) with f = (v + 1)/2 (Nichol & Dhariwal 2021, eq. 15).
@@ -74,13 +76,17 @@ impl X0 {
         let (sample, model_output) = match prediction_type {
             PredictionType::Epsilon => (1.0 / alpha, -sigma / alpha),
             PredictionType::Sample => (0.0, 1.0),
-            PredictionType::VPrediction => (alpha, -sigma),
+            PredictionType::VPrediction => {
+                // v is defined where α² + σ² = 1; x_t may be a multiple (`radius`) of that.
+                let radius = alpha.hypot(sigma);
+                (alpha / radius.powi(2), -sigma / radius)
+            }
         };
         Self { sample, model_output, clip }
     }
 }
 
-/// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0).
+/// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0), α² + σ² = 1.
 pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> Linear {
     match prediction_type {
         PredictionType::Epsilon => Linear::model_output(),
@@ -118,6 +124,20 @@ impl Schedule {
 }
 
 impl Step {
+    /// A step that goes nowhere, remembers nothing and draws no noise: what schedulers start from.
+    pub(super) fn new(timestep: f64, x0: X0, add_noise: Noising) -> Self {
+        Self {
+            timestep,
+            input_scale: 1.0,
+            x0,
+            prev_sample: Linear::sample(),
+            memory: vec![],
+            draws_noise: false,
+            noise_scale: NoiseScale::One,
+            add_noise,
+        }
+    }
+
     /// The step on host tensors: the reference for kernels that do the same. Takes the sample, the model's output, noise if the
     /// step draws any, and the memory, which it replaces. Returns `prev_sample` and `pred_original_sample`.
     ///
@@ -191,7 +211,7 @@ impl NoiseScale {
     /// The factor for an element whose learned variance channel holds `v`.
     pub fn at(self, v: f64) -> f64 {
         match self {
-            NoiseScale::One => 1.0,
+            NoiseScale::One | NoiseScale::Ignored => 1.0,
             NoiseScale::Learned => v.sqrt(),
             NoiseScale::LearnedRange { min_log, max_log } => {
                 let fraction = (v + 1.0) / 2.0;

@@ -3,25 +3,51 @@
 //! The three spacings are rows of table 2 in Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed"
 //! (arXiv:2305.08891). Rounding is to nearest, ties to even, as numpy's.
 
-use super::config::{SchedulerConfig, TimestepSpacing};
+use super::Sampling;
+use super::config::SchedulerConfig;
+use super::options::TimestepSpacing;
 use crate::{Error, Result};
 
 /// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
+///
+/// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every (T/`original_inference_steps`)-th,
+/// of which as many are taken at even distances, from the last.
+///
+/// # Errors
+/// [`Error::Usage`] for zero steps or more than it was distilled with.
+pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<usize>> {
+    if sampling.sigmas.is_some() {
+        return Err(Error::Usage(format!("{} takes custom timesteps, not sigmas", config.class.name())));
+    }
+    if let Some(timesteps) = &sampling.timesteps {
+        return custom(config, timesteps);
+    }
+    let (n, original) = (sampling.num_inference_steps, config.original_inference_steps);
+    if n == 0 || n > original {
+        return Err(Error::Usage(format!(
+            "--steps {n}: {} takes 1 to {original} steps (original_inference_steps); 4 to 8 are usual",
+            config.class.name()
+        )));
+    }
+    let stride = config.num_train_timesteps / original;
+    let index = |i: usize| (i as f64 * (original as f64 / n as f64)).floor() as usize;
+    Ok((0..n).map(|i| (original - index(i)) * stride - 1).collect())
+}
+
+/// Refuses numbers of steps that were not trained.
 ///
 /// # Errors
 /// [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past the last trained one.
 pub fn spaced(config: &SchedulerConfig, num_inference_steps: usize) -> Result<Vec<usize>> {
     let trained = config.num_train_timesteps;
     let n = num_inference_steps;
-    if n == 0 || n > trained {
-        return Err(Error::Usage(format!("--steps {n}: this model takes 1 to {trained} steps (num_train_timesteps)")));
-    }
+    check_steps(config, n)?;
     let timesteps: Vec<usize> = match config.timestep_spacing {
         TimestepSpacing::Linspace => {
             linspace(0.0, (trained - 1) as f64, n).into_iter().rev().map(|t| t.round_ties_even() as usize).collect()
         }
         TimestepSpacing::Leading => (0..n).rev().map(|i| i * (trained / n) + config.steps_offset).collect(),
-        TimestepSpacing::Trailing => trailing(trained, n).into_iter().map(|t| t as usize - 1).collect(),
+        TimestepSpacing::Trailing => trailing(trained, trained, n).into_iter().map(|t| t as usize - 1).collect(),
     };
     check(config, &timesteps)?;
     Ok(timesteps)
@@ -44,12 +70,25 @@ pub fn custom(config: &SchedulerConfig, timesteps: &[usize]) -> Result<Vec<usize
     Ok(timesteps.to_vec())
 }
 
-/// T, T − T/n, T − 2T/n, …: `n` values above 0, rounded.
-pub fn trailing(trained: usize, n: usize) -> Vec<f64> {
-    let first = trained as f64;
+/// # Errors
+/// [`Error::Usage`] for zero steps or more than were trained.
+pub fn check_steps(config: &SchedulerConfig, num_inference_steps: usize) -> Result<()> {
+    let trained = config.num_train_timesteps;
+    if num_inference_steps == 0 || num_inference_steps > trained {
+        return Err(Error::Usage(format!(
+            "--steps {num_inference_steps}: this model takes 1 to {trained} steps (num_train_timesteps)"
+        )));
+    }
+    Ok(())
+}
+
+/// `last`, `last` − T/n, `last` − 2T/n, …: the values above 0, rounded. (numpy's arange, which diffusers takes for this, adds one
+/// value at 0 for some n because of rounding; it is no timestep.)
+pub fn trailing(last: usize, trained: usize, n: usize) -> Vec<f64> {
+    let first = last as f64;
     // numpy's arange takes the difference of its first two values as the increment.
-    let increment = (first - first / n as f64) - first;
-    (0..n).map(|i| (first + i as f64 * increment).round_ties_even()).collect()
+    let increment = (first - trained as f64 / n as f64) - first;
+    (0..n).map(|i| (first + i as f64 * increment).round_ties_even()).take_while(|t| *t > 0.0).collect()
 }
 
 /// `n` values from `start` to `end` inclusive, as `numpy.linspace`; one value is `start`.

@@ -52,9 +52,14 @@ impl Fixture {
         HostTensor { shape: whole.shape[1..].to_vec(), data: whole.data[i * len..(i + 1) * len].to_vec() }
     }
 
+    /// A text of the metadata.
+    pub fn text(&self, key: &str) -> &str {
+        self.metadata.get(key).unwrap_or_else(|| panic!("no {key} in the fixture's metadata"))
+    }
+
     /// A JSON object of the metadata.
     pub fn object(&self, key: &str) -> serde_json::Map<String, serde_json::Value> {
-        serde_json::from_str(&self.metadata[key]).expect("metadata holds JSON objects")
+        serde_json::from_str(self.text(key)).expect("metadata holds JSON objects")
     }
 }
 

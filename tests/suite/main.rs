@@ -10,4 +10,5 @@ mod op_fixtures;
 mod op_parity;
 mod pictures;
 mod rng;
+mod scheduler_runs;
 mod schedulers;

@@ -49,6 +49,16 @@ fn draws_in_sequence() {
     }
 }
 
+/// Draws in float16 are not float32 draws rounded, but nearly.
+#[test]
+fn draws_in_f16() {
+    let fixture = Fixture::read("rng");
+    for size in [5, 16, 100] {
+        let expected = &fixture.tensor(&format!("randn_f16/42/{size}")).data;
+        assert_eq!(&TorchCpu::new_f16(42).randn(&[size]).data, expected, "size {size}");
+    }
+}
+
 /// One source a batch element: each element is what its seed gives alone.
 #[test]
 fn one_source_for_each_batch_element() {

@@ -7,7 +7,7 @@ use unmist::{Error, HostTensor};
 use crate::common::{Fixture, check_close};
 
 /// A config object of a fixture as the text of a `scheduler_config.json`.
-fn config(class: &str, fields: &Value) -> SchedulerConfig {
+pub fn config(class: &str, fields: &Value) -> SchedulerConfig {
     let mut fields = fields.as_object().expect("a config is an object").clone();
     fields.insert("_class_name".into(), class.into());
     SchedulerConfig::from_json(&Value::Object(fields).to_string()).expect("fixtures have valid configs")
