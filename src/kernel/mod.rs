@@ -3,6 +3,7 @@
 mod reflect;
 mod sources;
 mod template;
+mod unroll;
 
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
 pub use sources::{INCLUDES, KERNELS, find_include, find_kernel};
