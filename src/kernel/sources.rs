@@ -10,6 +10,7 @@ macro_rules! table {
 #[rustfmt::skip]
 pub const KERNELS: &[(&str, &str)] = table![
     "activation/naive",
+    "add_noise/naive",
     "attention/naive",
     "binary/naive",
     "binary/vec4",
@@ -18,10 +19,15 @@ pub const KERNELS: &[(&str, &str)] = table![
     "concat/vec4",
     "conv2d/naive",
     "group_norm/naive",
+    "guidance/naive",
     "group_norm/naive_statistics",
     "layer_norm/naive",
     "linear/naive",
+    "model_input/naive",
+    "pred_original_sample/naive",
     "scale/naive",
+    "scale_noise/naive",
+    "scheduler_step/naive",
     "slice/naive",
     "slice/vec4",
     "softmax/naive",

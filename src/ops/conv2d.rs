@@ -48,6 +48,11 @@ impl Conv2d {
     }
 }
 
+/// Position of the input `time_embedding`.
+pub const TIME_EMBEDDING: usize = 3;
+/// Position of the input `residual`.
+pub const RESIDUAL: usize = 4;
+
 /// The constants and parameters that all variants share.
 fn launch(kernel: &'static str, op: &Conv2d, context: &LowerContext<'_>) -> Launch {
     let (x, weight, y) = (&context.input(0).shape, &context.input(1).shape, &context.output.shape);

@@ -227,6 +227,18 @@ registry! {
     binary::Binary,
     /// Multiplication and addition of constants.
     scale::Scale,
+    /// The model's view of the sampler's state.
+    model_input::ModelInput,
+    /// The estimate of the clean picture.
+    pred_original_sample::PredOriginalSample,
+    /// Noise of a learned strength.
+    scale_noise::ScaleNoise,
+    /// The update of the sample.
+    scheduler_step::SchedulerStep,
+    /// Classifier-free guidance.
+    guidance::Guidance,
+    /// The forward process.
+    add_noise::AddNoise,
 }
 
 impl fmt::Display for Op {
