@@ -31,7 +31,12 @@ pub fn pred_original_sample(state: &HostTensor, model_output: &HostTensor, coeff
 }
 
 /// Noise times the standard deviation that the model predicted.
-pub fn scale_noise(noise: &HostTensor, model_output: &HostTensor, coefficients: &HostTensor, kind: LearnedVariance) -> HostTensor {
+pub fn scale_noise(
+    noise: &HostTensor,
+    model_output: &HostTensor,
+    coefficients: &HostTensor,
+    kind: LearnedVariance,
+) -> HostTensor {
     let channels = *noise.shape.last().expect("inference checked the shape");
     let (min_log, max_log) = (f64::from(coefficients.data[4]), f64::from(coefficients.data[5]));
     HostTensor::from_fn(noise.shape.as_slice(), |i| {
