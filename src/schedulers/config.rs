@@ -166,6 +166,13 @@ fn keys(class: SchedulerClass) -> Vec<&'static str> {
     [&[COMMON], groups].concat().concat()
 }
 
+impl SchedulerClass {
+    /// Whether this class's config has the key.
+    pub(super) fn reads(self, key: &str) -> bool {
+        keys(self).contains(&key)
+    }
+}
+
 impl SchedulerConfig {
     /// Parses the text of a `scheduler_config.json`, whose `_class_name` says which scheduler.
     ///

@@ -20,6 +20,7 @@ mod kdpm2_discrete;
 mod lcm;
 mod linear;
 mod lms_discrete;
+mod names;
 mod options;
 mod pndm;
 mod sigmas;
@@ -31,6 +32,7 @@ mod unipc_multistep;
 pub use betas::{NoiseSchedule, Noising};
 pub use config::SchedulerConfig;
 pub use linear::Linear;
+pub use names::scheduler_by_name;
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
     SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,

@@ -18,6 +18,29 @@ pub struct Sigmas {
     pub sigmas: Vec<f64>,
 }
 
+impl Sigmas {
+    /// The levels as float32 holds them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if two steps are at the same level, [`Error::Config`] if levels rise.
+    fn checked(timesteps: Vec<f64>, sigmas: Vec<f64>) -> Result<Self> {
+        let sigmas: Vec<f64> = sigmas.into_iter().map(stored).collect();
+        let n = timesteps.len();
+        if sigmas[..n].windows(2).any(|pair| pair[0] < pair[1]) {
+            let (first, last) = (sigmas[0], sigmas[n - 1]);
+            return Err(Error::Config(format!(
+                "scheduler: noise levels must fall, but go from {first} to {last}; see \"sigma_min\", \"sigma_max\""
+            )));
+        }
+        if !sigmas[..n].is_sorted_by(|a, b| a > b) {
+            return Err(Error::Usage(format!(
+                "--steps {n}: too many for this scheduler, two steps fall on one noise level"
+            )));
+        }
+        Ok(Self { timesteps, sigmas })
+    }
+}
+
 /// σ of every training timestep, and the way back.
 pub struct SigmaTable {
     sigmas: Vec<f64>,
@@ -124,7 +147,7 @@ pub fn k_diffusion(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas>
             FinalSigmasType::SigmaMin => table.first(),
         });
     }
-    Ok(Sigmas { timesteps, sigmas: sigmas.into_iter().map(stored).collect() })
+    Sigmas::checked(timesteps, sigmas)
 }
 
 /// The noise levels of an exponential integrator: whole timesteps, of which timestep 0 is the end, not a step; or σ by another
@@ -184,7 +207,7 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
         (SchedulerClass::UniPcMultistep, FinalSigmasType::SigmaMin) if converted => last,
         (_, FinalSigmasType::SigmaMin) => table.first(),
     });
-    Ok(Sigmas { timesteps, sigmas: sigmas.into_iter().map(stored).collect() })
+    Sigmas::checked(timesteps, sigmas)
 }
 
 /// The whole timestep for one found from σ: rounded for Karras and Lu spacing, cut off for the others and for cosine betas in

@@ -1,8 +1,8 @@
 //! The random generators against torch's, bit for bit.
 
-use unmist::rng::{NoiseSource, TorchCpu, randn_tensor};
+use unmist::rng::{NoiseSource, TorchCpu, TorchCuda, randn_tensor};
 
-use crate::common::Fixture;
+use crate::common::{Fixture, check_close};
 
 /// 64-bit FNV-1a of the values' little-endian bytes.
 fn hash(values: &[f32]) -> u64 {
@@ -67,4 +67,30 @@ fn one_source_for_each_batch_element() {
     assert_eq!(first, TorchCpu::new(1).randn(&[1, 3, 5, 7]).data);
     assert_eq!(second, TorchCpu::new(2).randn(&[1, 3, 5, 7]).data);
     assert_ne!(both.data, randn_tensor(&mut [TorchCpu::new(1)], &[2, 3, 5, 7]).data);
+}
+
+/// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and what draws leave behind.
+#[test]
+fn cuda() {
+    let expected = [
+        -0.924_662_6,
+        -0.425_344_15,
+        -2.643_845_7,
+        0.145_183_88,
+        -0.120_866_47,
+        -0.579_725_6,
+        -0.622_851_2,
+        -0.328_387_1,
+        -1.074_542_3,
+        -0.363_144_07,
+        -1.671_050_7,
+        2.265_505,
+    ];
+    let mut generator = TorchCuda::new(0);
+    let first = generator.randn(&[3, 4]);
+    check_close("torch.randn on CUDA", &first.data, &expected, 1e-6);
+    // The elements of a draw do not depend on its size; the next draw is another one.
+    assert_eq!(TorchCuda::new(0).randn(&[7]).data, first.data[..7]);
+    assert_ne!(generator.randn(&[3, 4]), first);
+    assert_ne!(TorchCuda::new(1 << 32).randn(&[3, 4]), first, "all 64 bits of the seed count");
 }

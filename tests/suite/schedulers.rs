@@ -1,7 +1,10 @@
 //! Schedulers against diffusers: tables, timesteps and steps, option by option.
 
 use serde_json::{Map, Value};
-use unmist::schedulers::{NoiseSchedule, Sampling, Scheduler, SchedulerConfig};
+use unmist::schedulers::{
+    AlgorithmType, NoiseSchedule, PredictionType, Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig,
+    SigmaSpacing, SolverType, TimestepSpacing, scheduler_by_name,
+};
 use unmist::{Error, HostTensor};
 
 use crate::common::{Fixture, check_close};
@@ -224,4 +227,182 @@ fn impossible_runs_are_refused() {
     refused(&ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
     let pure_noise = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
     refused(&ddim(pure_noise), Sampling::steps(5), "prediction_type");
+}
+
+/// Names of other programs, in their spellings, and the config that each gives.
+#[test]
+fn names_of_other_programs() {
+    let text = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
+        "clip_sample": false, "prediction_type": "v_prediction"}"#;
+    let base = SchedulerConfig::from_json(text).expect("valid");
+    let config = |name: &str| scheduler_by_name(name, &base).unwrap_or_else(|e| panic!("{name}: {e}"));
+
+    for name in ["DPM++ 2M Karras", "dpmpp_2m_karras", "dpmpp_2m karras", "dpm++ 2m karras"] {
+        let config = config(name);
+        assert_eq!(config.class, SchedulerClass::DpmSolverMultistep, "{name}");
+        assert_eq!(config.sigma_spacing, SigmaSpacing::Karras, "{name}");
+        assert_eq!(config.algorithm_type, AlgorithmType::DpmSolverPlusPlus, "{name}");
+        // The model's own keys stay.
+        assert_eq!((config.beta_start, config.steps_offset), (0.00085, 1), "{name}");
+        assert_eq!(config.prediction_type, PredictionType::VPrediction, "{name}");
+    }
+    for (name, class) in [
+        ("ddpm", SchedulerClass::Ddpm),
+        ("ddim", SchedulerClass::Ddim),
+        ("PLMS", SchedulerClass::Pndm),
+        ("euler", SchedulerClass::EulerDiscrete),
+        ("Euler a", SchedulerClass::EulerAncestralDiscrete),
+        ("euler_ancestral", SchedulerClass::EulerAncestralDiscrete),
+        ("EulerDiscreteScheduler", SchedulerClass::EulerDiscrete),
+        ("DPM2 a Karras", SchedulerClass::Kdpm2AncestralDiscrete),
+        ("DPM++ 3M SDE Exponential", SchedulerClass::DpmSolverMultistep),
+        ("uni_pc", SchedulerClass::UniPcMultistep),
+        ("lcm", SchedulerClass::Lcm),
+    ] {
+        assert_eq!(config(name).class, class, "{name}");
+    }
+    assert_eq!(config("DPM++ 2M SDE Heun").solver_type, SolverType::Heun);
+    assert_eq!(config("DPM++ 3M SDE").solver_order, 3);
+    assert_eq!(config("Euler SGM Uniform").timestep_spacing, TimestepSpacing::Trailing);
+
+    // A schedule replaces the one of the file.
+    let karras = base.with_class(SchedulerClass::EulerDiscrete, &[("use_karras_sigmas", true.into())]).expect("valid");
+    assert_eq!(scheduler_by_name("heun", &karras).expect("valid").sigma_spacing, SigmaSpacing::Karras);
+    assert_eq!(scheduler_by_name("heun beta", &karras).expect("valid").sigma_spacing, SigmaSpacing::Beta);
+
+    let refusal = |name: &str| scheduler_by_name(name, &base).expect_err(name).to_string();
+    assert!(refusal("DPM adaptive").contains("DPM++ 2M, "), "{}", refusal("DPM adaptive"));
+    assert!(refusal("").contains("DPM++ 2M, "));
+    assert!(refusal("Euler a Karras").contains("EulerAncestralDiscreteScheduler has no schedule Karras"));
+}
+
+/// Python writes infinity without quotes.
+#[test]
+fn infinity_in_configs() {
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "solver_p": null}"#;
+    assert_eq!(SchedulerConfig::from_json(text).expect("valid").lambda_min_clipped, f64::NEG_INFINITY);
+    for bad in ["Infinity", "NaN", r#""-Infinity""#] {
+        let text = format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": {bad}}}"#);
+        let error = SchedulerConfig::from_json(&text).expect_err(bad).to_string();
+        assert!(error.contains("lambda_min_clipped"), "{error}");
+    }
+    // Within a string nothing is replaced.
+    let text = r#"{"_class_name": "DDIMScheduler", "_note": "a \"-Infinity\" or NaN", "beta_schedule": "NaN\\"}"#;
+    let error = SchedulerConfig::from_json(text).expect_err("no such schedule").to_string();
+    assert!(error.contains(r#""NaN\""#), "{error}");
+}
+
+/// Options that only some classes have.
+#[test]
+fn bad_solver_configs_are_refused_by_name() {
+    let cases = [
+        ("DPMSolverMultistepScheduler", r#"{"solver_order": 4}"#, "solver_order"),
+        ("DPMSolverMultistepScheduler", r#"{"algorithm_type": "dpmsolver"}"#, "final_sigmas_type"),
+        ("DPMSolverMultistepScheduler", r#"{"algorithm_type": "heun"}"#, "algorithm_type"),
+        ("DPMSolverMultistepScheduler", r#"{"use_karras_sigmas": true, "use_lu_lambdas": true}"#, "use_lu_lambdas"),
+        ("DPMSolverMultistepScheduler", r#"{"use_flow_sigmas": true}"#, "use_flow_sigmas"),
+        ("DPMSolverMultistepScheduler", r#"{"lambda_min_clipped": 100}"#, "lambda_min_clipped"),
+        (
+            "DPMSolverSinglestepScheduler",
+            r#"{"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}"#,
+            "sde-dpmsolver",
+        ),
+        ("UniPCMultistepScheduler", r#"{"solver_p": {"_class_name": "DDIMScheduler"}}"#, "solver_p"),
+        ("UniPCMultistepScheduler", r#"{"disable_corrector": [1, -1]}"#, "disable_corrector"),
+        ("DEISMultistepScheduler", r#"{"algorithm_type": "sde-dpmsolver++"}"#, "algorithm_type"),
+        ("EulerDiscreteScheduler", r#"{"interpolation_type": "cubic"}"#, "cubic"),
+        ("EulerDiscreteScheduler", r#"{"sigma_min": 0}"#, "sigma_min"),
+        ("EulerDiscreteScheduler", r#"{"sigma_max": -1}"#, "sigma_max"),
+        ("EulerAncestralDiscreteScheduler", r#"{"prediction_type": "sample"}"#, "prediction_type"),
+        ("PNDMScheduler", r#"{"prediction_type": "sample"}"#, "prediction_type"),
+        ("LCMScheduler", r#"{"original_inference_steps": 0}"#, "original_inference_steps"),
+        ("LCMScheduler", r#"{"timestep_scaling": -1}"#, "timestep_scaling"),
+    ];
+    for (class, fields, name) in cases {
+        let mut fields: Map<String, Value> = serde_json::from_str(fields).expect("valid JSON");
+        fields.insert("_class_name".into(), class.into());
+        let config = SchedulerConfig::from_json(&Value::Object(fields.clone()).to_string());
+        let result = config.and_then(Scheduler::new).and_then(|scheduler| scheduler.schedule(&Sampling::steps(5)));
+        match result {
+            Err(error @ (Error::Config(_) | Error::Unsupported(_))) => {
+                assert!(error.to_string().contains(name), "{fields:?}: {error} does not name {name}");
+            }
+            other => panic!("{fields:?}: {other:?}"),
+        }
+    }
+}
+
+/// Every class, any number of steps, with and without image-to-image: finite numbers or an error that says why, never a panic.
+#[test]
+fn every_number_of_steps() {
+    for class in SCHEDULERS {
+        let scheduler = Scheduler::new(config(class, &serde_json::json!({}))).expect("valid");
+        for steps in (0..=60).chain([99, 250, 999, 1000, 1001, usize::MAX]) {
+            for strength in [1.0, 0.7, 0.05] {
+                match scheduler.schedule(&Sampling { strength, ..Sampling::steps(steps) }) {
+                    Ok(schedule) => assert!(!schedule.steps.is_empty(), "{class} {steps} {strength}"),
+                    Err(Error::Usage(message)) => {
+                        let few = steps == 0 || (steps < 4 && class == "PNDMScheduler");
+                        // Integrators need one timestep more than steps, for the end.
+                        let many = steps > 999 || (steps > 50 && (class == "LCMScheduler" || class == "TCDScheduler"));
+                        let none_left = (steps as f64 * strength) < 1.0;
+                        assert!(few || many || none_left, "{class} {steps} {strength}: {message}");
+                    }
+                    Err(error) => panic!("{class} {steps} {strength}: {error}"),
+                }
+            }
+        }
+    }
+}
+
+const SCHEDULERS: [&str; 15] = [
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+];
+
+/// Timesteps and noise levels of the user's own.
+#[test]
+fn custom_timesteps_and_sigmas() {
+    let scheduler = |class: &str| Scheduler::new(config(class, &serde_json::json!({}))).expect("valid");
+    let custom = |timesteps: &[usize]| Sampling { timesteps: Some(timesteps.to_vec()), ..Sampling::steps(0) };
+    let visited = |schedule: Schedule| -> Vec<f64> { schedule.steps.iter().map(|step| step.timestep).collect() };
+    for class in SCHEDULERS {
+        let result = scheduler(class).schedule(&custom(&[999, 500, 20]));
+        match class {
+            "HeunDiscreteScheduler" => assert_eq!(visited(result.expect(class)), [999.0, 500.0, 500.0, 20.0, 20.0]),
+            "DDPMScheduler" | "EulerDiscreteScheduler" | "LCMScheduler" | "TCDScheduler" => {
+                assert_eq!(visited(result.expect(class)), [999.0, 500.0, 20.0]);
+            }
+            "DPMSolverMultistepScheduler" | "DPMSolverSinglestepScheduler" => {
+                assert_eq!(visited(result.expect(class)), [999.0, 500.0, 20.0]);
+            }
+            _ => assert!(matches!(result, Err(Error::Usage(_))), "{class}: {result:?}"),
+        }
+        for bad in [&[500, 999][..], &[5, 5], &[1000, 3], &[]] {
+            assert!(matches!(scheduler(class).schedule(&custom(bad)), Err(Error::Usage(_))), "{class} {bad:?}");
+        }
+    }
+    let euler = scheduler("EulerDiscreteScheduler");
+    let sigmas = |sigmas: &[f64]| euler.schedule(&Sampling { sigmas: Some(sigmas.to_vec()), ..Sampling::steps(0) });
+    let schedule = sigmas(&[14.0, 3.0, 0.5, 0.0]).expect("valid");
+    assert_eq!(schedule.steps.len(), 3);
+    assert_eq!(schedule.init_noise_sigma, 14.0);
+    assert_eq!(schedule.steps[1].prev_sample.sample + schedule.steps[1].prev_sample.x0, 1.0);
+    for bad in [&[][..], &[1.0], &[1.0, 2.0], &[1.0, -1.0], &[f64::NAN, 0.0], &[f64::INFINITY, 0.0]] {
+        assert!(matches!(sigmas(bad), Err(Error::Usage(_))), "{bad:?}");
+    }
 }

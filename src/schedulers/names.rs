@@ -1,0 +1,114 @@
+//! The names that samplers go by in other programs, and which scheduler and options each means.
+
+use serde_json::{Map, Value};
+
+use super::config::SchedulerConfig;
+use super::options::{
+    Named,
+    SchedulerClass::{self, *},
+};
+use crate::{Error, Result};
+
+/// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler, and the config
+/// keys that it implies. The correspondence is that of diffusers' documentation, except that DPM++ SDE is the stochastic solver that
+/// it is in those programs.
+const SAMPLERS: &[(&[&str], SchedulerClass, &str)] = &[
+    (&["DDPM"], Ddpm, "{}"),
+    (&["DDIM"], Ddim, "{}"),
+    (&["PLMS", "PNDM"], Pndm, r#"{"skip_prk_steps": true}"#),
+    (&["LMS"], LmsDiscrete, "{}"),
+    (&["Euler"], EulerDiscrete, "{}"),
+    (&["Euler a", "euler_ancestral"], EulerAncestralDiscrete, "{}"),
+    (&["Heun"], HeunDiscrete, "{}"),
+    (&["DPM2", "dpm_2"], Kdpm2Discrete, "{}"),
+    (&["DPM2 a", "dpm_2_ancestral"], Kdpm2AncestralDiscrete, "{}"),
+    (&["DPM++ 2M", "dpmpp_2m"], DpmSolverMultistep, r#"{"algorithm_type": "dpmsolver++"}"#),
+    (
+        &["DPM++ 2M SDE", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"],
+        DpmSolverMultistep,
+        r#"{"algorithm_type": "sde-dpmsolver++"}"#,
+    ),
+    (
+        &["DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"],
+        DpmSolverMultistep,
+        r#"{"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}"#,
+    ),
+    (&["DPM++ 3M", "dpmpp_3m"], DpmSolverMultistep, r#"{"algorithm_type": "dpmsolver++", "solver_order": 3}"#),
+    (
+        &["DPM++ 3M SDE", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu"],
+        DpmSolverMultistep,
+        r#"{"algorithm_type": "sde-dpmsolver++", "solver_order": 3}"#,
+    ),
+    (&["DPM++ 2S", "dpmpp_2s"], DpmSolverSinglestep, r#"{"algorithm_type": "dpmsolver++"}"#),
+    (&["DPM++ SDE", "dpmpp_sde", "dpmpp_sde_gpu"], DpmSolverSinglestep, r#"{"algorithm_type": "sde-dpmsolver++"}"#),
+    (&["UniPC", "uni_pc", "uni_pc_bh2"], UniPcMultistep, r#"{"solver_type": "bh2"}"#),
+    (&["DEIS"], DeisMultistep, r#"{"algorithm_type": "deis"}"#),
+    (&["LCM"], Lcm, "{}"),
+    (&["TCD"], Tcd, "{}"),
+];
+
+/// Schedules, which may follow a sampler's name, and the config keys that they imply.
+const SCHEDULES: &[(&[&str], &str)] = &[
+    (&["Karras"], r#"{"use_karras_sigmas": true}"#),
+    (&["Exponential"], r#"{"use_exponential_sigmas": true, "timestep_spacing": "linspace"}"#),
+    (&["Beta"], r#"{"use_beta_sigmas": true, "timestep_spacing": "linspace"}"#),
+    (&["SGM Uniform", "Simple", "Trailing"], r#"{"timestep_spacing": "trailing"}"#),
+    (&["DDIM Uniform", "Leading"], r#"{"timestep_spacing": "leading"}"#),
+    (&["Normal", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
+];
+
+/// The config of the scheduler that a user asks for by name, for the model that `base` belongs to: its betas, prediction type and
+/// other keys stay (as in diffusers' `from_config`), the keys that the name implies are set.
+///
+/// A name is a class of diffusers ("EulerDiscreteScheduler") or a sampler of AUTOMATIC1111's web UI or ComfyUI ("DPM++ 2M",
+/// "euler_ancestral"), and a sampler may be followed by a schedule ("DPM++ 2M Karras"). Case, spaces and punctuation do not matter.
+///
+/// # Errors
+/// [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if this scheduler cannot
+/// serve the model.
+pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
+    let wanted = plain(name);
+    if let Some((class, _)) = SchedulerClass::ALL.iter().find(|(_, class)| plain(class) == wanted) {
+        return base.with_class(*class, &[]);
+    }
+    for (names, class, keys) in SAMPLERS {
+        for sampler in *names {
+            let Some(rest) = wanted.strip_prefix(&plain(sampler)) else { continue };
+            let mut overrides = parse(keys);
+            if !rest.is_empty() {
+                let schedule = SCHEDULES.iter().find(|(names, _)| names.iter().any(|name| plain(name) == rest));
+                let Some((schedule, keys)) = schedule else { continue };
+                let keys = parse(keys);
+                if let Some((key, _)) = keys.iter().find(|(key, _)| !class.reads(key)) {
+                    let message =
+                        format!("--scheduler {name:?}: {} has no schedule {} (\"{key}\")", class.name(), schedule[0]);
+                    return Err(Error::Unsupported(message));
+                }
+                // A schedule replaces the one that the model's config may ask for.
+                let spacings = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"];
+                overrides.extend(spacings.map(|key| (key, Value::Bool(false))).map(|(key, off)| (key.to_owned(), off)));
+                overrides.extend(keys);
+            }
+            let overrides: Vec<(&str, Value)> =
+                overrides.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+            return base.with_class(*class, &overrides);
+        }
+    }
+    let samplers: Vec<_> = SAMPLERS.iter().map(|(names, ..)| names[0]).collect();
+    let schedules: Vec<_> = SCHEDULES.iter().map(|(names, _)| names[0]).collect();
+    Err(Error::Usage(format!(
+        "--scheduler {name:?}: no such scheduler; there are {}; each may be followed by one of {}; diffusers' class names do too",
+        samplers.join(", "),
+        schedules.join(", ")
+    )))
+}
+
+/// A name without what programs spell differently: "DPM++ 2M Karras" and "dpmpp_2m_karras" are the same.
+fn plain(name: &str) -> String {
+    let name = name.to_lowercase().replace("++", "pp");
+    name.chars().filter(|c| c.is_alphanumeric()).collect()
+}
+
+fn parse(keys: &str) -> Map<String, Value> {
+    serde_json::from_str(keys).expect("the tables hold JSON objects")
+}
