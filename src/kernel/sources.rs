@@ -12,29 +12,42 @@ pub const KERNELS: &[(&str, &str)] = table![
     "activation/naive",
     "add_noise/naive",
     "attention/naive",
+    "avg_pool/naive",
+    "avg_pool/vec4",
     "binary/naive",
     "binary/vec4",
     "cast/naive",
     "concat/naive",
     "concat/vec4",
     "conv2d/naive",
+    "embedding/naive",
+    "embedding/vec4",
+    "fourier_embedding/naive",
+    "geglu/naive",
+    "geglu/vec4",
     "group_norm/naive",
-    "guidance/naive",
     "group_norm/naive_statistics",
+    "guidance/naive",
     "layer_norm/naive",
     "linear/naive",
     "model_input/naive",
     "pred_original_sample/naive",
     "scale/naive",
     "scale_noise/naive",
+    "scale_shift/naive",
+    "scale_shift/vec4",
     "scheduler_step/naive",
     "slice/naive",
     "slice/vec4",
     "softmax/naive",
+    "timestep_embedding/naive",
+    "upsample_nearest/naive",
+    "upsample_nearest/vec4",
 ];
 
 /// Every include: name and text.
-pub const INCLUDES: &[(&str, &str)] = table!["include/activation", "include/flat_index"];
+pub const INCLUDES: &[(&str, &str)] =
+    table!["include/activation", "include/flat_index", "include/logarithm", "include/sine"];
 
 /// The text of a kernel.
 ///

@@ -239,6 +239,20 @@ registry! {
     guidance::Guidance,
     /// The forward process.
     add_noise::AddNoise,
+    /// Modulation of channels by an embedding.
+    scale_shift::ScaleShift,
+    /// Enlargement by repeating pixels.
+    upsample_nearest::UpsampleNearest,
+    /// Means of 2 × 2 pixels.
+    avg_pool::AvgPool,
+    /// Sines and cosines of a timestep.
+    timestep_embedding::TimestepEmbedding,
+    /// Sines and cosines of a noise level at random frequencies.
+    fourier_embedding::FourierEmbedding,
+    /// Rows of a table.
+    embedding::Embedding,
+    /// The gated activation of transformer blocks.
+    geglu::Geglu,
 }
 
 impl fmt::Display for Op {
@@ -268,6 +282,15 @@ pub(crate) fn expect_float(what: &str, dtype: DType) -> Result<()> {
     match dtype {
         DType::F32 | DType::F16 => Ok(()),
         DType::U32 => Err(Error::Unsupported(format!("{what} must hold f32 or f16, not u32"))),
+    }
+}
+
+/// Checks the element type, for use in `infer`.
+pub(crate) fn expect_dtype(what: &str, found: DType, expected: DType) -> Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::Unsupported(format!("{what} must hold {}, not {}", expected.name(), found.name())))
     }
 }
 

@@ -1,0 +1,106 @@
+//! Rows of a table, as in `torch.nn.Embedding`.
+
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, expect_rank, in_fours,
+};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::{DType, HostTensor};
+
+/// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]`, output `[.., D]` of the table's element type.
+///
+/// Whoever writes the indices checks that they are below V; larger ones read the last row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding;
+
+/// V and D.
+fn dims(context: &LowerContext<'_>) -> (usize, usize) {
+    (context.input(1).rows(), context.input(1).channels())
+}
+
+impl Operation for Embedding {
+    const NAME: &'static str = "embedding";
+    const INPUTS: &'static [&'static str] = &["indices", "table"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let (indices, table) = (inputs.required(0)?, inputs.required(1)?);
+        expect_dtype("indices", indices.dtype, DType::U32)?;
+        expect_float("table", table.dtype)?;
+        let [v, d] = expect_rank("table", table)?;
+        if v == 0 {
+            return Err(Error::Shape("table has no rows".into()));
+        }
+        let mut shape = indices.shape.clone();
+        shape.push(d);
+        Ok(table.with_shape(shape))
+    }
+
+    fn flops(&self, _: Inputs<'_, TensorDesc>, _: &TensorDesc) -> u64 {
+        0
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        reference::embedding(inputs.get(0), inputs.get(1))
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[
+            Variant {
+                name: "vec4",
+                family: Family::Any,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: |_, context| {
+                    let (v, d) = dims(context);
+                    let vectors = context.output.elements() / 4;
+                    Launch::new("embedding/vec4")
+                        .param("vectors", vectors)
+                        .param("row_vectors", d / 4)
+                        .param("V", v)
+                        .cover(vectors, 64)
+                        .into()
+                },
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                supports: |_, _| Ok(()),
+                lower: |_, context| {
+                    let (v, d) = dims(context);
+                    let elements = context.output.elements();
+                    Launch::new("embedding/naive")
+                        .param("elements", elements)
+                        .param("D", d)
+                        .param("V", v)
+                        .cover(elements.div_ceil(4), 64)
+                        .into()
+                },
+            },
+        ]
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, indices: &[usize], bound, table: [usize; 2]| {
+            Case::new(label, Embedding, vec![CaseInput::index(indices, bound), CaseInput::normal(table)])
+        };
+        vec![
+            case("tokens, 7 columns", &[2, 9], 11, [11, 7]),
+            case("labels, 6 columns", &[5], 10, [10, 6]),
+            case("tokens, 20 columns", &[3, 7], 50, [50, 20]),
+            case("positions, 132 columns", &[77], 77, [77, 132]),
+            case("indices beyond the table, 5 columns", &[2, 9], 11, [7, 5]),
+            case("indices beyond the table, 8 columns", &[2, 9], 11, [7, 8]),
+        ]
+    }
+}
+
+impl Graph {
+    /// Row `indices[..]` of `table [V, D]` for each of the u32 `indices [..]`. Whoever writes the indices checks that they are below V;
+    /// larger ones read the last row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the table does not have two dimensions; [`Error::Unsupported`] if the indices are not u32.
+    pub fn embedding(&mut self, name: impl Into<String>, indices: ValueId, table: ValueId) -> Result<ValueId> {
+        self.push(name, Embedding, &[Some(indices), Some(table)])
+    }
+}
