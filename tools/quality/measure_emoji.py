@@ -1,0 +1,109 @@
+"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its border's colour.
+
+    python tools/train/build_sprites.py                                        # once: the sprites to compare with
+    python tools/quality/measure_emoji.py                                      # pictures from diffusers
+    python tools/quality/measure_emoji.py --unmist target/release/unmist       # pictures from unmist
+
+Half of the prompts are (thing, background) pairs that were trained, half are pairs that were held out; things, styles and
+backgrounds are drawn at random with the seed.  The model's own autoencoder encodes each picture and every sprite of the
+set on the prompted background; the sprite nearest in latent space, of any style, must be of the thing asked for.  The
+background is right when the named colour is nearest to the median of the picture's border.  Beside the figures, as what
+can be reached: the same for the real sprites, and for sprites of other things in their place (chance).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+import pictures
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+from emoji_data import COLOURS, composite, is_held_out, load_sprites, prompt  # noqa: E402
+from trainer import BUILD, save_grid  # noqa: E402
+
+
+class Prompts:
+    """`count` triples (sprite, colour, style given?) and their texts; all of held-out pairs, or none."""
+
+    def __init__(self, entries, count, held_out, rng):
+        pairs = [(i, c) for i, e in enumerate(entries) for c in COLOURS if is_held_out(e["label"], c) == held_out]
+        chosen = [pairs[k] for k in rng.choice(len(pairs), count, replace=count > len(pairs))]
+        self.sprites = np.array([i for i, _ in chosen])
+        self.colours = [c for _, c in chosen]
+        self.labels = np.array([entries[i]["label"] for i in self.sprites])
+        self.texts = [prompt(entries[i]["name"], entries[i]["style"], c) for i, c in chosen]
+
+
+class Judge:
+    def __init__(self, model, rgba, entries):
+        self.vae = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=torch.float32).eval()
+        self.labels = np.array([entry["label"] for entry in entries])
+        self.styles = np.array([entry["style"] for entry in entries])
+        self.sprites = {c: self.encode(composite(rgba, np.tile(rgb, (len(rgba), 1)))) for c, rgb in COLOURS.items()}
+
+    @torch.no_grad()
+    def encode(self, images):
+        """[-1, 1] pictures -> flat latents."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        return torch.cat([self.vae.encode(batch).latent_dist.mean.flatten(1) for batch in images.split(50)])
+
+    def judge(self, images, prompts):
+        """Shares of pictures [0, 1] whose thing, style and background are those of the prompts; and the right things."""
+        latents = self.encode(images * 2 - 1)
+        nearest = [torch.cdist(z[None], self.sprites[c]).argmin().item() for z, c in zip(latents, prompts.colours)]
+        thing = self.labels[nearest] == prompts.labels
+        style = self.styles[nearest] == self.styles[prompts.sprites]
+        border = torch.cat([images[..., :2, :].flatten(2), images[..., -2:, :].flatten(2)], 2)
+        distance = torch.cdist(border.median(2).values * 255, torch.tensor(list(COLOURS.values())).float())
+        ground = np.array(list(COLOURS))[distance.argmin(1)] == np.array(prompts.colours)
+        return {"thing": thing.mean(), "style": style.mean(), "background": ground.mean()}, thing
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="weights/emoji-64")
+    parser.add_argument("--data", type=Path, default=BUILD, help="folder of sprites.npz and sprites.json")
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unmist", help="take the pictures from this binary instead of diffusers")
+    parser.add_argument("--grid", type=Path, help="also write the pictures beside their sprites as a PNG")
+    options = parser.parse_args()
+
+    rgba, entries = load_sprites(options.data)
+    keep = [i for i, entry in enumerate(entries) if entry["style"]]
+    rgba, entries = rgba[keep], [entries[i] for i in keep]
+    judge, rng = Judge(options.model, rgba, entries), np.random.default_rng(options.seed)
+
+    def report(name, images, prompts):
+        shares, thing = judge.judge(images, prompts)
+        print(f"{name:<34}" + "  ".join(f"{key} right {share:.1%}" for key, share in shares.items()), flush=True)
+        return thing
+
+    for kind, held_out in (("seen", False), ("held-out", True)):
+        prompts = Prompts(entries, options.count // 2, held_out, rng)
+        grounds = np.array([COLOURS[c] for c in prompts.colours])
+        report(f"{kind} pairs, real sprites", composite(rgba[prompts.sprites], grounds) / 2 + 0.5, prompts)
+        shuffled = rng.permutation(prompts.sprites)
+        report(f"{kind} pairs, other sprites", composite(rgba[shuffled], grounds) / 2 + 0.5, prompts)
+        if options.unmist:
+            arguments = ["--model", options.model, "--steps", options.steps, "--guidance-scale", options.guidance_scale]
+            images = pictures.unmist_prompts(options.unmist, prompts.texts, arguments, options.seed)
+        else:
+            images = pictures.emoji_with_diffusers(options.model, prompts.texts, options.seed, options.steps, options.guidance_scale)
+        thing = report(f"{kind} pairs, {len(prompts.texts)} generated pictures", images, prompts)
+        wrong = [text for text, right in zip(prompts.texts, thing) if not right]
+        print(f"  not recognised, for instance: {'; '.join(wrong[:8])}")
+        if options.grid:
+            real = composite(rgba[prompts.sprites], grounds) / 2 + 0.5
+            pairs = torch.stack([images[:80].view(5, 16, 3, 64, 64), real[:80].view(5, 16, 3, 64, 64)], 1)
+            save_grid(pairs.flatten(0, 2), options.grid.with_stem(f"{options.grid.stem}_{kind}"), columns=16)
+
+
+if __name__ == "__main__":
+    main()

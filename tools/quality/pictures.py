@@ -1,0 +1,70 @@
+"""Where the measured pictures come from: stock diffusers, the unmist binary, or a safetensors file made earlier.
+
+Every function gives float32 tensors [N, C, H, W] in [0, 1].
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+FASHION_NULL_CLASS = 10
+
+
+def from_file(path):
+    """Pictures written earlier by `unmist sample --output NAME.safetensors` (tensor `images`)."""
+    return load_file(str(path))["images"].float()
+
+
+def unmist(binary, arguments):
+    """Run `unmist sample ARGUMENTS --output FILE` and read the pictures it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "images.safetensors"
+        subprocess.run([binary, "sample", *map(str, arguments), "--output", str(output)], check=True)
+        return from_file(output)
+
+
+@torch.no_grad()
+def fashion_with_diffusers(model, labels, seed, steps, guidance_scale, scheduler):
+    """Class-conditional sampling with classifier-free guidance: eps = eps(null) + w (eps(class) - eps(null))."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(model, subfolder="unet").float().eval()
+    scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[scheduler].from_pretrained(model, subfolder="scheduler")
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(seed)
+    size = unet.config.sample_size
+    pictures = []
+    for labels_now in torch.as_tensor(labels).split(100):
+        count = len(labels_now)
+        sample = torch.randn(count, 1, size, size, generator=generator)
+        classes = torch.cat([labels_now, torch.full((count,), FASHION_NULL_CLASS)])
+        for timestep in scheduler.timesteps:
+            conditional, empty = unet(torch.cat([sample, sample]), timestep, classes).sample.chunk(2)
+            noise_prediction = empty + guidance_scale * (conditional - empty)
+            sample = scheduler.step(noise_prediction, timestep, sample, generator=generator).prev_sample
+        pictures.append(sample)
+    return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def emoji_with_diffusers(model, prompts, seed, steps, guidance_scale):
+    """The stock StableDiffusionPipeline in float32, a hundred prompts at a time."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    pictures = []
+    for start in range(0, len(prompts), 100):
+        images = pipeline(
+            list(prompts[start : start + 100]),
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            output_type="pt",
+        ).images
+        pictures.append(images)
+    return torch.cat(pictures)
