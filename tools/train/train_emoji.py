@@ -26,14 +26,17 @@ WIDTH = 128  # of the text encoder
 
 
 def make_unet():
+    """Three levels, 8x8, 4x4 and 2x2.  The last is small but matters: nothing tells a U-Net where a pixel is but the zero
+    padding of its convolutions, and at the last timestep the input is pure noise; on 2x2 every position differs from the
+    others in its padding, so there the prompt can be laid out in space."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=16,
         out_channels=16,
-        block_out_channels=(128, 160),
+        block_out_channels=(128, 160, 96),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=32,
