@@ -28,7 +28,8 @@ COLOURS = {
     "gray": (150, 150, 155),
 }
 STYLES = {"twemoji": "flat", "fluent-3d": "3d"}  # drawing set -> its word in captions
-STYLE_LEFT_OUT = {"flat": 0.02, "3d": 0.4}  # so a prompt without a style means 3d
+STYLE_LEFT_OUT = {"flat": 0.02, "3d": 0.4}  # share of captions; so a prompt without a style means 3d
+STYLE_SHARE = {"flat": 1 / 3, "3d": 2 / 3}  # of the training samples
 CONCEPTS = Path(__file__).with_name("emoji_concepts.txt")
 
 
@@ -88,8 +89,8 @@ def prompt(name, style=None, colour=None):
 
 
 def random_caption(entry, colour, rng):
-    """One of the many ways to say it; one in nine is empty, for classifier-free guidance."""
-    if rng.random() < 0.11:
+    """One of the many ways to say it; one in twelve is empty, for classifier-free guidance."""
+    if rng.random() < 0.08:
         return ""
     name = entry["name"]
     if entry["synonyms"] and rng.random() < 0.05:

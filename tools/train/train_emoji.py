@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from emoji_data import COLOURS, composite, is_held_out, load_sprites, prompt, random_caption, shaded
+from emoji_data import COLOURS, STYLE_SHARE, composite, is_held_out, load_sprites, prompt, random_caption, shaded
 from trainer import BUILD, Trainer, add_arguments, save_grid
 
 MAX_TOKENS = 32
@@ -88,12 +88,14 @@ class Latents:
             with torch.no_grad():
                 columns.append(torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures.split(32)]))
         self.latents = torch.stack(columns, 1)
+        shares = np.array([STYLE_SHARE[entry["style"]] for entry in self.entries])
+        self.shares = shares / shares.sum()
         self.trained = [[c for c in COLOURS if not is_held_out(entry["label"], c)] for entry in self.entries]
 
     def batch(self, size, rng):
         """Latents [size, 16, 8, 8] and captions; a fifth on white, no held-out (thing, background) pair."""
         colours = list(COLOURS)
-        picks = rng.choice(len(self.entries), size, replace=size > len(self.entries))
+        picks = rng.choice(len(self.entries), size, p=self.shares)
         grounds = ["white" if rng.random() < 0.2 else rng.choice(self.trained[i]) for i in picks]
         captions = [random_caption(self.entries[i], colour, rng) for i, colour in zip(picks, grounds)]
         return self.latents[picks, [colours.index(colour) for colour in grounds]], captions
@@ -132,7 +134,7 @@ def main(arguments=None):
     parser.add_argument("--vae", type=Path, help="default: target/train/vae, or that of --start-from")
     parser.add_argument("--tokenizer", type=Path, help="default: target/train/tokenizer, or that of --start-from")
     parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to begin with")
-    parser.add_argument("--noisy-power", type=float, default=0.65, help="timestep = 1000 u^POWER: below 1, more noisy steps")
+    parser.add_argument("--noisy-power", type=float, default=0.55, help="timestep = 1000 u^POWER: below 1, more noisy steps")
     parser.add_argument("--checkpoint", type=Path, default=BUILD / "emoji.pt")
     parser.add_argument("--output", type=Path, default=BUILD / "emoji-64")
     options = parser.parse_args(arguments)
