@@ -1,16 +1,18 @@
 //! Checkpoints: configuration and weights as they lie on disk, checked before anything is computed.
 //!
 //! - [`safetensors`]: memory-mapped `.safetensors` files, single or sharded, every offset validated when opened ([`Tensors`]).
+//! - [`Checkpoint`]: a model on disk, whichever way it lies there.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
+//! - [`single_file`]: a whole Stable Diffusion model in one file of the original layout ([`SingleFile`]).
 //! - [`rename`]: the one table of key names that changed over the years.
 //! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
 //!
 //! ```no_run
-//! use unmist::checkpoint::{Folder, Weights};
+//! use unmist::checkpoint::{Checkpoint, Weights};
 //!
 //! # fn main() -> unmist::Result<()> {
-//! let folder = Folder::open("weights/ddpm-fashion-32")?;
-//! let unet = folder.component("unet")?;
+//! let model = Checkpoint::open("weights/ddpm-fashion-32")?;
+//! let unet = model.component("unet")?;
 //! let expected = vec![("conv_in.weight".to_string(), vec![32, 1, 3, 3])]; // from the model's graph
 //! let weights = Weights::new(unet.tensors, &expected)?; // all problems in one error
 //! let conv_in = weights.tensor("conv_in.weight")?; // read only now
@@ -22,13 +24,19 @@ mod convert;
 pub mod folder;
 mod header;
 pub mod json;
+mod ldm_config;
+mod ldm_keys;
+mod open;
 pub mod rename;
 pub mod safetensors;
+pub mod single_file;
 pub mod weights;
 
 pub use folder::{Component, Folder};
 pub use json::Json;
+pub use open::Checkpoint;
 pub use safetensors::{TensorInfo, Tensors};
+pub use single_file::SingleFile;
 pub use weights::{TensorSource, Weights};
 
 /// A name out of a file for use in a message: in backticks, control characters escaped, cut after 120 characters

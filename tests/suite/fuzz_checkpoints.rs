@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use unmist::checkpoint::{Folder, Json, TensorSource, Tensors, Weights};
+use unmist::checkpoint::{Folder, Json, SingleFile, TensorSource, Tensors, Weights};
 use unmist::{HostTensor, Result};
 
 /// A small generator (SplitMix64), so that a failing case can be run again from its number alone.
@@ -266,4 +266,66 @@ fn model_folders() {
         });
         assert!(accepted > 10, "{file}: only {accepted} were accepted");
     }
+}
+
+/// Sound files of unsound models: tensors of a single-file checkpoint dropped, renamed and given other shapes.
+#[test]
+fn single_files() {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single_file/sd1.tsv")).unwrap();
+    let (mut prefix, mut stored) = ("", Vec::new());
+    for line in text.lines() {
+        match line.strip_prefix("# ") {
+            Some(section) => prefix = section.split_once(' ').map_or("", |(_, prefix)| prefix),
+            None => {
+                let words: Vec<_> = line.split('\t').collect();
+                let shape: Vec<u64> = words[1].split('x').filter_map(|dim| dim.parse().ok()).collect();
+                stored.push((format!("{prefix}{}", words[0]), shape));
+            }
+        }
+    }
+    let mut accepted = 0;
+    for number in 0..600 {
+        let random = &mut Random(number);
+        let mut tensors: HashMap<String, Vec<u64>> = stored.iter().cloned().collect();
+        for _ in 0..1 + random.below(3) {
+            let (name, _) = &stored[random.below(stored.len())];
+            let Some(mut shape) = tensors.remove(name) else { continue };
+            let mut name = name.as_bytes().to_vec();
+            match random.below(4) {
+                0 => continue,
+                1 => mutate(&mut name, random),
+                2 if !shape.is_empty() => {
+                    let axis = random.below(shape.len());
+                    shape[axis] = random.below(200) as u64;
+                }
+                _ => shape.resize(random.below(6), 1),
+            }
+            tensors.insert(String::from_utf8_lossy(&name).into_owned(), shape);
+        }
+        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        for (name, shape) in &tensors {
+            let begin = end;
+            end += shape.iter().product::<u64>();
+            header
+                .insert(name.clone(), serde_json::json!({"dtype": "U8", "shape": shape, "data_offsets": [begin, end]}));
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        let mut bytes = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        bytes.resize(bytes.len() + end as usize, 0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let model = SingleFile::from_tensors(Tensors::from_bytes("fuzzed.safetensors", bytes)?)?;
+            for name in ["unet", "vae", "text_encoder", "text_encoder_2", "scheduler"] {
+                let Ok(component) = model.component(name) else { continue };
+                for tensor in component.tensors.names() {
+                    let (shape, read) =
+                        (component.tensors.shape(&tensor).unwrap(), component.tensors.read_f32(&tensor).unwrap());
+                    assert_eq!(shape, read.shape, "{tensor}");
+                }
+            }
+            Ok::<_, unmist::Error>(())
+        }));
+        accepted += u32::from(result.unwrap_or_else(|_| panic!("single file {number} panicked")).is_ok());
+    }
+    assert!(accepted > 100, "only {accepted} were accepted");
 }

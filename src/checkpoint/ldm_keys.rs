@@ -1,0 +1,280 @@
+//! The key map of single-file checkpoints: names of the original code (`ldm`, `sgm`, OpenCLIP) → names of diffusers and
+//! transformers. Tables first; below them the numbering of blocks, which no table can hold.
+//!
+//! Source: the modules of CompVis/stable-diffusion (`openaimodel.py`, `diffusionmodules/model.py`) and mlfoundations/open_clip
+//! (`transformer.py`), matched with those of diffusers; checked against diffusers' own conversion by the tests.
+
+/// Prefix of the denoiser.
+pub const UNET: &str = "model.diffusion_model.";
+/// Prefix of the autoencoder.
+pub const VAE: &str = "first_stage_model.";
+
+/// Text towers: prefix, layout, and the component it becomes.
+pub const TEXT_TOWERS: &[(&str, Tower, &str)] = &[
+    ("cond_stage_model.transformer.", Tower::Clip, "text_encoder"), // Stable Diffusion 1
+    ("cond_stage_model.model.", Tower::OpenClipPenultimate, "text_encoder"), // Stable Diffusion 2
+    ("conditioner.embedders.0.transformer.", Tower::Clip, "text_encoder"), // XL, first
+    ("conditioner.embedders.1.model.", Tower::OpenClip, "text_encoder_2"), // XL, second
+    ("conditioner.embedders.0.model.", Tower::OpenClip, "text_encoder_2"), // XL refiner
+];
+
+/// How a text tower's weights are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tower {
+    /// transformers' names already.
+    Clip,
+    /// OpenCLIP's names, whole.
+    OpenClip,
+    /// OpenCLIP's names; the model was trained on the output of the last layer but one, and diffusers drops the last layer
+    /// and the projection.
+    OpenClipPenultimate,
+}
+
+/// Outside the numbered blocks of the U-Net.
+const UNET_PARTS: &[(&str, &str)] = &[
+    ("time_embed.0.", "time_embedding.linear_1."),
+    ("time_embed.2.", "time_embedding.linear_2."),
+    ("time_embed.cond_proj.", "time_embedding.cond_proj."), // LCM
+    ("input_blocks.0.0.", "conv_in."),
+    ("middle_block.1.", "mid_block.attentions.0."),
+    ("out.0.", "conv_norm_out."),
+    ("out.2.", "conv_out."),
+    ("label_emb.weight", "class_embedding.weight"), // x4 upscaler: noise level
+];
+
+/// The vector condition: XL's sizes and pooled text are `add_embedding`, any other vector is `class_embedding`.
+const VECTOR_PARTS: &[(&str, &str)] = &[("label_emb.0.0.", "linear_1."), ("label_emb.0.2.", "linear_2.")];
+
+/// Inside a residual block of the U-Net.
+const UNET_RESNET: &[(&str, &str)] = &[
+    ("in_layers.0.", "norm1."),
+    ("in_layers.2.", "conv1."),
+    ("emb_layers.1.", "time_emb_proj."),
+    ("out_layers.0.", "norm2."),
+    ("out_layers.3.", "conv2."),
+    ("skip_connection.", "conv_shortcut."),
+];
+
+/// Inside the encoder or decoder of the autoencoder, outside the numbered blocks.
+const VAE_PARTS: &[(&str, &str)] = &[
+    ("conv_in.", "conv_in."),
+    ("mid.block_1.", "mid_block.resnets.0."),
+    ("mid.block_2.", "mid_block.resnets.1."),
+    ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),
+    ("mid.attn_1.q.", "mid_block.attentions.0.to_q."),
+    ("mid.attn_1.k.", "mid_block.attentions.0.to_k."),
+    ("mid.attn_1.v.", "mid_block.attentions.0.to_v."),
+    ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
+    ("norm_out.", "conv_norm_out."),
+    ("conv_out.", "conv_out."),
+];
+
+/// Inside a residual block of the autoencoder; everything else keeps its name.
+const VAE_RESNET: &[(&str, &str)] = &[("nin_shortcut.", "conv_shortcut."), ("", "")];
+
+/// OpenCLIP's text tower outside its layers.
+const OPEN_CLIP_PARTS: &[(&str, &str)] = &[
+    ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
+    ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("ln_final.", "text_model.final_layer_norm."),
+];
+
+/// Inside a layer of OpenCLIP's text tower. `attn.in_proj_*` holds query, key and value stacked and is split.
+const OPEN_CLIP_LAYER: &[(&str, &str)] = &[
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("attn.out_proj.", "self_attn.out_proj."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+];
+
+/// What a new tensor is of the stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// One third of its rows: 0 query, 1 key, 2 value.
+    Third(usize),
+    /// Its transpose (OpenCLIP multiplies by `text_projection` from the right).
+    Transposed,
+}
+
+/// How many residual blocks each level has, which is what the numbering of the original blocks depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Levels(pub Vec<usize>);
+
+impl Levels {
+    /// Level and position in it of `input_blocks.N`; position = the level's number of layers for its downsampler.
+    fn input(&self, block: usize) -> Option<(usize, usize)> {
+        let mut first = 1;
+        for (level, layers) in self.0.iter().enumerate() {
+            if (first..=first + layers).contains(&block) {
+                return Some((level, block - first));
+            }
+            first += layers + 1;
+        }
+        None
+    }
+
+    /// Up block and position in it of `output_blocks.N`; an up block has one layer more than its level.
+    fn output(&self, block: usize) -> Option<(usize, usize)> {
+        let mut first = 0;
+        for (up, layers) in self.0.iter().rev().enumerate() {
+            if (first..=first + layers).contains(&block) {
+                return Some((up, block - first));
+            }
+            first += layers + 1;
+        }
+        None
+    }
+}
+
+/// The diffusers name of a U-Net key (without prefix). `vector` is the name of the vector condition's embedding.
+pub fn unet(key: &str, levels: &Levels, vector: &str) -> Option<String> {
+    if let Some(rest) = translate(key, VECTOR_PARTS) {
+        return Some(format!("{vector}.{rest}"));
+    }
+    if let Some(name) = translate(key, UNET_PARTS) {
+        return Some(name);
+    }
+    for (middle, resnet) in [("middle_block.0.", "mid_block.resnets.0."), ("middle_block.2.", "mid_block.resnets.1.")] {
+        if let Some(rest) = key.strip_prefix(middle) {
+            return Some(format!("{resnet}{}", translate(rest, UNET_RESNET)?));
+        }
+    }
+    if let Some((block, part, rest)) = numbered(key, "input_blocks.") {
+        let (level, position) = levels.input(block)?;
+        let is_layer = position < levels.0[level];
+        return Some(match (part, rest.strip_prefix("op.")) {
+            (0, Some(conv)) if !is_layer => format!("down_blocks.{level}.downsamplers.0.conv.{conv}"),
+            _ if !is_layer => return None,
+            (0, None) => format!("down_blocks.{level}.resnets.{position}.{}", translate(rest, UNET_RESNET)?),
+            (1, None) => format!("down_blocks.{level}.attentions.{position}.{rest}"),
+            _ => return None,
+        });
+    }
+    let (block, part, rest) = numbered(key, "output_blocks.")?;
+    let (up, position) = levels.output(block)?;
+    // The upsampler follows the attention, or the residual block where there is none: part 2 or 1.
+    Some(match (part, rest.strip_prefix("conv.")) {
+        (0, None) => format!("up_blocks.{up}.resnets.{position}.{}", translate(rest, UNET_RESNET)?),
+        (1 | 2, Some(conv)) => format!("up_blocks.{up}.upsamplers.0.conv.{conv}"),
+        (1, None) => format!("up_blocks.{up}.attentions.{position}.{rest}"),
+        _ => return None,
+    })
+}
+
+/// The diffusers name of an autoencoder key (without prefix), of an autoencoder with `levels` levels.
+pub fn vae(key: &str, levels: usize) -> Option<String> {
+    if key.starts_with("quant_conv.") || key.starts_with("post_quant_conv.") {
+        return Some(key.to_owned());
+    }
+    let (side, key) = key.split_once('.').filter(|(side, _)| ["encoder", "decoder"].contains(side))?;
+    if let Some(rest) = translate(key, VAE_PARTS) {
+        // Residual blocks of the middle name their shortcut as those of the levels do.
+        return Some(format!("{side}.{}", rest.replace(".nin_shortcut.", ".conv_shortcut.")));
+    }
+    // `down.LEVEL.block.N.…`, `down.LEVEL.downsample.conv.…`; the original counts the decoder's levels from the finest.
+    let (kind, key) = key.split_once('.')?;
+    let (level, key) = key.split_once('.')?;
+    let level: usize = level.parse().ok()?;
+    let (blocks, sampler, level) = match (side, kind) {
+        ("encoder", "down") => ("down_blocks", "downsample", level),
+        ("decoder", "up") => ("up_blocks", "upsample", levels.checked_sub(level + 1)?),
+        _ => return None,
+    };
+    if let Some(conv) = key.strip_prefix(sampler) {
+        return Some(format!("{side}.{blocks}.{level}.{sampler}rs.0{conv}"));
+    }
+    let (block, rest) = key.strip_prefix("block.")?.split_once('.')?;
+    Some(format!("{side}.{blocks}.{level}.resnets.{block}.{}", translate(rest, VAE_RESNET)?))
+}
+
+/// The transformers names of a key of OpenCLIP's text tower (without prefix), and the part of it that each is.
+pub fn open_clip(key: &str) -> Vec<(String, Part)> {
+    if key == "text_projection" {
+        return vec![("text_projection.weight".into(), Part::Transposed)];
+    }
+    if let Some(name) = translate(key, OPEN_CLIP_PARTS) {
+        return vec![(name, Part::Whole)];
+    }
+    let Some((layer, rest)) = open_clip_layer(key) else { return vec![] };
+    let layer = format!("text_model.encoder.layers.{layer}.");
+    if let Some(kind @ ("weight" | "bias")) = rest.strip_prefix("attn.in_proj_") {
+        let thirds = ["q_proj", "k_proj", "v_proj"].into_iter().enumerate();
+        return thirds.map(|(i, name)| (format!("{layer}self_attn.{name}.{kind}"), Part::Third(i))).collect();
+    }
+    translate(rest, OPEN_CLIP_LAYER).map(|name| (layer + &name, Part::Whole)).into_iter().collect()
+}
+
+/// Layer number and the rest of `transformer.resblocks.N.…`.
+pub fn open_clip_layer(key: &str) -> Option<(usize, &str)> {
+    let (layer, rest) = key.strip_prefix("transformer.resblocks.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
+/// `key` with the first prefix of `table` that it has replaced.
+fn translate(key: &str, table: &[(&str, &str)]) -> Option<String> {
+    table.iter().find_map(|(old, new)| key.strip_prefix(old).map(|rest| format!("{new}{rest}")))
+}
+
+/// `PREFIX N.M.rest` → (N, M, rest).
+fn numbered<'a>(key: &'a str, prefix: &str) -> Option<(usize, usize, &'a str)> {
+    let (block, rest) = key.strip_prefix(prefix)?.split_once('.')?;
+    let (part, rest) = rest.split_once('.')?;
+    Some((block.parse().ok()?, part.parse().ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stable_diffusion_1_numbers_its_blocks_so() {
+        let levels = Levels(vec![2; 4]);
+        for (old, new) in [
+            ("input_blocks.1.0.in_layers.0.weight", "down_blocks.0.resnets.0.norm1.weight"),
+            ("input_blocks.3.0.op.bias", "down_blocks.0.downsamplers.0.conv.bias"),
+            ("input_blocks.4.0.skip_connection.weight", "down_blocks.1.resnets.0.conv_shortcut.weight"),
+            (
+                "input_blocks.8.1.transformer_blocks.0.attn2.to_k.weight",
+                "down_blocks.2.attentions.1.transformer_blocks.0.attn2.to_k.weight",
+            ),
+            ("input_blocks.11.0.out_layers.3.bias", "down_blocks.3.resnets.1.conv2.bias"),
+            ("middle_block.1.norm.weight", "mid_block.attentions.0.norm.weight"),
+            ("middle_block.2.emb_layers.1.weight", "mid_block.resnets.1.time_emb_proj.weight"),
+            ("output_blocks.2.1.conv.weight", "up_blocks.0.upsamplers.0.conv.weight"),
+            ("output_blocks.3.1.proj_in.weight", "up_blocks.1.attentions.0.proj_in.weight"),
+            ("output_blocks.5.2.conv.bias", "up_blocks.1.upsamplers.0.conv.bias"),
+            ("output_blocks.11.0.out_layers.0.bias", "up_blocks.3.resnets.2.norm2.bias"),
+            ("out.2.weight", "conv_out.weight"),
+        ] {
+            assert_eq!(unet(old, &levels, "add_embedding").as_deref(), Some(new), "{old}");
+        }
+        for unknown in [
+            "input_blocks.12.0.in_layers.0.weight",
+            "output_blocks.12.0.in_layers.0.weight",
+            "input_blocks.1.0.x.weight",
+            "x",
+        ] {
+            assert_eq!(unet(unknown, &levels, "add_embedding"), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn the_decoder_counts_backwards() {
+        for (old, new) in [
+            ("decoder.up.3.block.0.conv1.weight", "decoder.up_blocks.0.resnets.0.conv1.weight"),
+            ("decoder.up.1.upsample.conv.bias", "decoder.up_blocks.2.upsamplers.0.conv.bias"),
+            ("encoder.down.1.block.0.nin_shortcut.weight", "encoder.down_blocks.1.resnets.0.conv_shortcut.weight"),
+            ("encoder.down.2.downsample.conv.weight", "encoder.down_blocks.2.downsamplers.0.conv.weight"),
+            ("decoder.mid.attn_1.proj_out.bias", "decoder.mid_block.attentions.0.to_out.0.bias"),
+            ("encoder.norm_out.weight", "encoder.conv_norm_out.weight"),
+            ("post_quant_conv.bias", "post_quant_conv.bias"),
+        ] {
+            assert_eq!(vae(old, 4).as_deref(), Some(new), "{old}");
+        }
+        assert_eq!(vae("decoder.up.4.block.0.conv1.weight", 4), None);
+        assert_eq!(vae("loss.discriminator.weight", 4), None);
+    }
+}
