@@ -2,9 +2,10 @@
 
 use naga::proc::{GlobalCtx, Layouter};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
+use naga::{AddressSpace, Handle, Module, Scalar, ScalarKind, StorageAccess, Type, TypeInner, VectorSize};
 
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// How a kernel uses a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct Binding {
     pub name: String,
     /// How it is used.
     pub access: Access,
+    /// The type of the elements that an array holds: f32 for `f32` and `vec4<f32>`, f16 for `vec2<u32>` (four of them, packed), u32 for `u32`.
+    /// `None` for the uniform and for arrays of any other type.
+    pub dtype: Option<DType>,
 }
 
 /// Scalar type of a parameter.
@@ -137,8 +141,22 @@ pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
                 reflection.params.push(ParamField { name: field, offset: member.offset, ty });
             }
         }
-        reflection.bindings.push(Binding { index: binding.binding, name, access });
+        let dtype = element_type(&module, variable.ty);
+        reflection.bindings.push(Binding { index: binding.binding, name, access, dtype });
     }
     reflection.bindings.sort_by_key(|b| b.index);
     Ok(reflection)
+}
+
+/// See [`Binding::dtype`].
+fn element_type(module: &Module, array: Handle<Type>) -> Option<DType> {
+    let TypeInner::Array { base, .. } = module.types[array].inner else { return None };
+    match module.types[base].inner {
+        TypeInner::Scalar(Scalar::F32) | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F32 } => {
+            Some(DType::F32)
+        }
+        TypeInner::Vector { size: VectorSize::Bi, scalar: Scalar::U32 } => Some(DType::F16),
+        TypeInner::Scalar(Scalar::U32) => Some(DType::U32),
+        _ => None,
+    }
 }

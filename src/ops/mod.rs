@@ -231,6 +231,8 @@ registry! {
     model_input::ModelInput,
     /// The estimate of the clean picture.
     pred_original_sample::PredOriginalSample,
+    /// Dynamic thresholding of the estimate of the clean picture.
+    dynamic_threshold::DynamicThreshold,
     /// Noise of a learned strength.
     scale_noise::ScaleNoise,
     /// The update of the sample.
@@ -239,6 +241,8 @@ registry! {
     guidance::Guidance,
     /// The forward process.
     add_noise::AddNoise,
+    /// Gaussian noise.
+    randn::Randn,
     /// Modulation of channels by an embedding.
     scale_shift::ScaleShift,
     /// Enlargement by repeating pixels.

@@ -243,7 +243,20 @@ impl Planner<'_> {
                     ))
                 })?;
                 bindings.push(match resolve(operand, &self.memory) {
-                    Some((buffer, desc)) => (buffer, desc.bytes().max(16)),
+                    Some((buffer, desc)) => {
+                        let scratch = matches!(operand, Operand::Scratch(_));
+                        if let Some(declared) = binding.dtype.filter(|declared| !scratch && *declared != desc.dtype) {
+                            return Err(Error::Kernel(format!(
+                                "{}: wgsl/{}.wgsl declares {} as {}, the graph holds {} there",
+                                node.name,
+                                launch.kernel,
+                                binding.name,
+                                declared.name(),
+                                desc.dtype.name()
+                            )));
+                        }
+                        (buffer, desc.bytes().max(16))
+                    }
                     None => (self.memory.absent(), 16),
                 });
             }

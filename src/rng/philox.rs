@@ -28,7 +28,12 @@ pub struct TorchCuda {
 impl TorchCuda {
     /// `torch.Generator("cuda").manual_seed(seed)`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, offset: 0 }
+        Self::at(seed, 0)
+    }
+
+    /// The same generator after `draws` draws.
+    pub fn at(seed: u64, draws: u64) -> Self {
+        Self { seed, offset: draws }
     }
 }
 

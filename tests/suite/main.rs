@@ -12,3 +12,4 @@ mod pictures;
 mod rng;
 mod scheduler_runs;
 mod schedulers;
+mod wgsl;

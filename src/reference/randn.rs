@@ -1,0 +1,14 @@
+//! Gaussian noise.
+
+use crate::rng::{NoiseSource, TorchCuda};
+use crate::tensor::HostTensor;
+
+/// What torch's CUDA generator draws for `[N, C, ..]`, rearranged to `shape` `[N, .., C]`; `seed` as [`crate::ops::randn::Randn::seed`] makes it.
+pub fn randn(seed: &HostTensor, shape: &[usize]) -> HostTensor {
+    let number = |limbs: &[f32]| limbs.iter().rev().fold(0, |sum, &limb| sum << 16 | limb as u64);
+    let mut source = TorchCuda::at(number(&seed.data[..4]), number(&seed.data[4..]));
+    let (n, c) = (shape[0], if shape.len() > 1 { shape[shape.len() - 1] } else { 1 });
+    let pixels = shape.iter().product::<usize>() / (n * c).max(1);
+    let drawn = source.randn(&[n, c, pixels, 1]).nchw_to_nhwc().expect("four dimensions");
+    HostTensor { shape: shape.to_vec(), data: drawn.data }
+}
