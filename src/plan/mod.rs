@@ -178,6 +178,9 @@ struct Planner<'a> {
     memory: memory::Memory,
 }
 
+/// Parameters, workgroups and work of one piece of a launch.
+type Piece = (Vec<u8>, [u32; 3], Cost);
+
 impl Planner<'_> {
     fn check_fits(&self, node: &Node) -> Result<()> {
         let bytes = node.desc.bytes();
@@ -289,7 +292,7 @@ impl Planner<'_> {
     }
 
     /// One launch, or several along y if it is too long for a watchdog or a dispatch and the kernel has the parameter `first_workgroup_y`.
-    fn split(&self, launch: &Launch, reflection: &Reflection, cost: Cost) -> Result<Vec<(Vec<u8>, [u32; 3], Cost)>> {
+    fn split(&self, launch: &Launch, reflection: &Reflection, cost: Cost) -> Result<Vec<Piece>> {
         let [x, y, z] = launch.workgroups;
         let splittable = reflection.params.iter().any(|f| f.name == "first_workgroup_y");
         let limit = self.caps.max_workgroups_per_dimension;
