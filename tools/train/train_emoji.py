@@ -104,9 +104,9 @@ class Latents:
 def export(trainer, vae, tokenizer, tokenizer_folder, folder):
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
-        text_encoder=trainer.averaged("text_encoder", make_text_encoder(tokenizer)).half(),
+        text_encoder=trainer.averaged("text_encoder").half(),
         tokenizer=tokenizer,
-        unet=trainer.averaged("unet", make_unet()).half(),
+        unet=trainer.averaged("unet").half(),
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -146,13 +146,13 @@ def main(arguments=None):
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=MAX_TOKENS)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
 
-    modules = {"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)}
-    trainer = Trainer(modules, options, options.checkpoint)
     if start:
-        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet")
-        text_encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder")
-        trainer.start_from({"unet": unet.state_dict(), "text_encoder": text_encoder.state_dict()})
-    unet, text_encoder, device = modules["unet"], modules["text_encoder"], options.device
+        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32)
+    else:
+        unet, text_encoder = make_unet(), make_text_encoder(tokenizer)
+    trainer = Trainer({"unet": unet, "text_encoder": text_encoder}, options, options.checkpoint)
+    device = options.device
     if not options.export:
         drawings = Latents(vae, options.data, options.seed)
     alphas_cumprod = make_scheduler().alphas_cumprod.to(device)

@@ -67,10 +67,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
 
-    trainer = Trainer({"unet": make_unet()}, options, options.checkpoint)
-    if options.start_from:
-        trainer.start_from({"unet": UNet2DModel.from_pretrained(options.start_from, subfolder="unet").state_dict()})
-    unet, device = trainer.modules["unet"], options.device
+    start, device = options.start_from, options.device
+    unet = UNet2DModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32) if start else make_unet()
+    trainer = Trainer({"unet": unet}, options, options.checkpoint)
     images, labels = load_fashion(options.data)
     alphas_cumprod = make_scheduler().alphas_cumprod.to(device)
 
@@ -82,8 +81,7 @@ def main(arguments=None):
             prediction = unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, y).sample
         trainer.update((prediction.float() - noise).square().mean())
 
-    averaged = trainer.averaged("unet", make_unet())
-    DDPMPipeline(averaged.half(), make_scheduler()).save_pretrained(options.output)
+    DDPMPipeline(trainer.averaged("unet").half(), make_scheduler()).save_pretrained(options.output)
     print(f"wrote {options.output}")
 
 

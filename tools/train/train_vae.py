@@ -100,9 +100,8 @@ def main(arguments=None):
     torch.manual_seed(options.seed)
     drawings = Drawings(options.data)
 
-    vae = make_vae()
+    vae = AutoencoderKL.from_pretrained(options.decoder_of, torch_dtype=torch.float32) if decoder_only else make_vae()
     if decoder_only:
-        vae.load_state_dict(AutoencoderKL.from_pretrained(options.decoder_of).float().state_dict())
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     trainer = Trainer({"vae": vae}, options, checkpoint, weight_decay=1e-3)
@@ -123,7 +122,7 @@ def main(arguments=None):
             loss = loss + 5e-4 * 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         trainer.update(loss)
 
-    averaged = trainer.averaged("vae", make_vae())
+    averaged = trainer.averaged("vae")
     if not decoder_only:
         standardise_latents(averaged, drawings.batch(1536, Step(options.seed, 0).rng))
     report(averaged, drawings, options.output.with_suffix(".png"))

@@ -4,6 +4,7 @@ A run is fixed by its options and seed: everything random in step k (which pictu
 generators seeded with (seed, k), so a run that is stopped and resumed sees what an uninterrupted one sees.
 """
 
+import copy
 import math
 import os
 import time
@@ -142,24 +143,14 @@ class Trainer:
         self.step, self.samples, self.loss_history = state["step"], state["samples"], state["loss_history"]
         print(f"{self.checkpoint}: resumed at step {self.step}, {self.samples} samples", flush=True)
 
-    def start_from(self, weights):
-        """Begin with these weights (module -> state dict) unless a checkpoint was resumed: further training of a shipped model."""
-        if self.step:
-            return
+    def averaged(self, key):
+        """A copy of `modules[key]` that holds the moving average of its weights."""
+        module = copy.deepcopy(self.modules[key]).float().cpu().eval()
         with torch.no_grad():
-            for key, module in self.modules.items():
-                module.load_state_dict({name: tensor.float() for name, tensor in weights[key].items()})
-            for name, parameter in self.parameters.items():
-                self.ema[name].copy_(parameter)
-
-    def averaged(self, key, fresh):
-        """Puts the moving average of `modules[key]` into `fresh`, a new module of the same kind, and returns it."""
-        with torch.no_grad():
-            fresh.load_state_dict({name: p.detach().float() for name, p in self.modules[key].state_dict().items()})
-            for name, parameter in fresh.named_parameters():
+            for name, parameter in module.named_parameters():
                 if f"{key}.{name}" in self.ema:
                     parameter.copy_(self.ema[f"{key}.{name}"])
-        return fresh.eval()
+        return module
 
 
 def save_grid(pictures, path, columns):
