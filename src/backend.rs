@@ -1,8 +1,65 @@
 //! What can run a graph: a GPU or the CPU reference, behind one interface.
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, ValueId};
+use crate::gpu::{GpuDevice, GpuSession, select_adapter};
+use crate::graph::{Graph, ValueId, WeightSource, passes};
+use crate::plan::{Plan, PlanOptions};
+use crate::reference::ReferenceSession;
 use crate::tensor::{DType, HostTensor};
+
+/// A device that runs graphs. Cheap to clone.
+#[derive(Clone)]
+pub enum Device {
+    /// The CPU reference: no kernels, plain loops.
+    Reference,
+    /// A graphics adapter.
+    Gpu(GpuDevice),
+}
+
+/// How graphs are prepared for a device.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Kernel choice and memory planning.
+    pub plan: PlanOptions,
+    /// Graph passes that are switched off.
+    pub disabled_passes: Vec<String>,
+}
+
+impl Device {
+    /// Opens the device that `selector` names: `reference`, `auto` (the best adapter, or the reference if there is none), an index, or part of a name.
+    ///
+    /// # Errors
+    /// [`Error::Device`] listing the adapters there are.
+    pub fn open(selector: &str) -> Result<Self> {
+        if selector == "reference" {
+            return Ok(Device::Reference);
+        }
+        match select_adapter(selector)? {
+            Some((_, adapter)) => Ok(Device::Gpu(GpuDevice::open(adapter, false)?)),
+            None => Ok(Device::Reference),
+        }
+    }
+
+    /// The device in one line.
+    pub fn describe(&self) -> String {
+        match self {
+            Device::Reference => "CPU reference".into(),
+            Device::Gpu(gpu) => gpu.describe(),
+        }
+    }
+
+    /// Prepares `graph` and loads its parameters.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a kernel does not compile.
+    pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
+        let graph = passes::optimize(&graph, &options.disabled_passes)?;
+        Ok(match self {
+            Device::Reference => Box::new(ReferenceSession::new(graph, weights)?),
+            Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), &options.plan)?, weights)?),
+        })
+    }
+}
 
 /// A graph loaded on a device, ready to run any number of times.
 pub trait Session {

@@ -3,13 +3,16 @@
 pub mod backend;
 pub mod caps;
 pub mod checkpoint;
+pub mod cli;
 pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod image_io;
 pub mod kernel;
+pub mod models;
 pub mod ops;
 pub mod output;
+pub mod pipelines;
 pub mod plan;
 pub mod reference;
 pub mod rng;

@@ -1,2 +1,5 @@
-//! The `unmist` binary.
-fn main() {}
+//! The `unmist` binary: see `unmist --help`.
+
+fn main() -> std::process::ExitCode {
+    unmist::cli::main()
+}

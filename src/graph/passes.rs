@@ -1,1 +1,260 @@
-//! Named rewrites Graph → Graph.
+//! Named rewrites Graph → Graph. Each keeps what the graph computes and can be switched off, which is how the tests show that it does.
+
+use std::collections::HashMap;
+
+use super::ir::{Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightSpec};
+use crate::error::{Error, Result};
+use crate::ops::attention::{Attention, Packing};
+use crate::ops::binary::BinaryKind;
+use crate::ops::linear::Linear;
+use crate::ops::{Op, linear};
+
+/// One rewrite.
+pub struct Pass {
+    /// Name for `--disable-pass`.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// The rewrite.
+    pub run: fn(&Graph) -> Result<Graph>,
+}
+
+/// All rewrites, in the order they run.
+pub const PASSES: &[Pass] = &[
+    Pass {
+        name: "activation",
+        about: "an activation becomes part of the norm or product before it",
+        run: fuse_activation,
+    },
+    Pass {
+        name: "epilogue",
+        about: "added time embeddings and residuals become part of the convolution or product before them",
+        run: fuse_epilogue,
+    },
+    Pass { name: "qkv", about: "the projections to queries, keys and values become one product", run: fuse_qkv },
+];
+
+/// Runs every pass but those named in `disabled`.
+///
+/// # Errors
+/// [`Error::Usage`] if `disabled` names a pass that does not exist.
+pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
+    if let Some(unknown) = disabled.iter().find(|name| !PASSES.iter().any(|p| p.name == **name)) {
+        let names: Vec<_> = PASSES.iter().map(|p| p.name).collect();
+        return Err(Error::Usage(format!("--disable-pass {unknown}: there are {}", names.join(", "))));
+    }
+    let mut graph = graph.clone();
+    for pass in PASSES.iter().filter(|p| !disabled.iter().any(|d| d == p.name)) {
+        graph = (pass.run)(&graph)?;
+    }
+    Ok(graph)
+}
+
+/// A graph under reconstruction: nodes of the old one are visited in order and copied or replaced; what nothing reads any more is dropped at the end.
+struct Rewrite<'a> {
+    old: &'a Graph,
+    uses: Vec<usize>,
+    new: Graph,
+    renamed: HashMap<ValueId, ValueId>,
+}
+
+impl<'a> Rewrite<'a> {
+    fn new(old: &'a Graph) -> Self {
+        Self { old, uses: old.use_counts(), new: Graph::new(), renamed: HashMap::new() }
+    }
+
+    /// The operation that makes `value`, with its inputs, if nothing but one node reads it.
+    fn only_use(&self, value: ValueId) -> Option<(&'a Op, &'a [Option<ValueId>])> {
+        match &self.old.node(value).kind {
+            NodeKind::Op(op, inputs) if self.uses[value.index()] == 1 => Some((op, inputs)),
+            _ => None,
+        }
+    }
+
+    fn to_new(&self, value: ValueId) -> ValueId {
+        self.renamed[&value]
+    }
+
+    fn to_new_all(&self, values: &[Option<ValueId>]) -> Vec<Option<ValueId>> {
+        values.iter().map(|v| v.map(|v| self.to_new(v))).collect()
+    }
+
+    /// `replace` gives the new value of a node, or `None` to copy the node.
+    fn run(
+        mut self,
+        replace: impl Fn(&mut Self, &Node, &Op, &[Option<ValueId>]) -> Result<Option<ValueId>>,
+    ) -> Result<Graph> {
+        for (id, node) in self.old.values() {
+            let replaced = match &node.kind {
+                NodeKind::Op(op, inputs) => replace(&mut self, node, op, inputs)?,
+                _ => None,
+            };
+            let value = match replaced {
+                Some(value) => value,
+                None => {
+                    let renamed = &self.renamed;
+                    self.new.push_node(node, |v| renamed[&v])?
+                }
+            };
+            self.renamed.insert(id, value);
+        }
+        let Self { old, new, renamed, .. } = self;
+        finish(&new, old, |v| renamed[&v])
+    }
+}
+
+/// Copies what the outputs need, and all inputs, since callers write them by name.
+fn finish(graph: &Graph, old: &Graph, rename: impl Fn(ValueId) -> ValueId) -> Result<Graph> {
+    let mut live = vec![false; graph.nodes().len()];
+    old.outputs().iter().for_each(|(_, v)| live[rename(*v).index()] = true);
+    let ids: Vec<_> = graph.values().map(|(id, _)| id).collect();
+    for id in ids.iter().rev() {
+        live[id.index()] |= matches!(graph.node(*id).kind, NodeKind::Input);
+        if live[id.index()] {
+            graph.node(*id).inputs().for_each(|v| live[v.index()] = true);
+        }
+    }
+    let mut out = Graph::new();
+    let mut kept = HashMap::new();
+    for (id, node) in graph.values().filter(|(id, _)| live[id.index()]) {
+        let value = out.push_node(node, |v| kept[&v])?;
+        kept.insert(id, value);
+    }
+    old.outputs().iter().for_each(|(name, v)| out.output(name.clone(), kept[&rename(*v)]));
+    old.carries().iter().try_for_each(|c| out.carry(&c.output, &c.input))?;
+    Ok(out)
+}
+
+/// GroupNorm or linear, then an activation → one operation.
+fn fuse_activation(graph: &Graph) -> Result<Graph> {
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Activation(activation) = op else { return Ok(None) };
+        let x = inputs[0].expect("an activation has an input");
+        let fused: Op = match r.only_use(x) {
+            Some((Op::GroupNorm(norm), _)) if norm.activation.is_none() => {
+                let mut norm = norm.clone();
+                norm.activation = Some(activation.kind);
+                norm.into()
+            }
+            Some((Op::Linear(linear), of)) if linear.activation.is_none() && of[linear::RESIDUAL].is_none() => {
+                Linear { activation: Some(activation.kind) }.into()
+            }
+            _ => return Ok(None),
+        };
+        let (_, of) = r.only_use(x).expect("matched above");
+        let of = r.to_new_all(of);
+        r.new.push(node.name.clone(), fused, &of).map(Some)
+    })
+}
+
+/// Convolution or linear, then an addition → one operation with the summand as an input.
+fn fuse_epilogue(graph: &Graph) -> Result<Graph> {
+    let graph = fuse_one_summand(graph)?; // the time embedding or the residual …
+    fuse_one_summand(&graph) // … and the other one, if both are added
+}
+
+fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
+    use crate::ops::conv2d::{RESIDUAL, TIME_EMBEDDING};
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Binary(binary) = op else { return Ok(None) };
+        if binary.kind != BinaryKind::Add {
+            return Ok(None);
+        }
+        let (a, b) = (inputs[0].expect("a sum has two inputs"), inputs[1].expect("a sum has two inputs"));
+        // Of two candidates take the later one: the earlier is the shortcut, which then is its residual.
+        for (producer, summand) in [(b, a), (a, b)] {
+            let Some((op, of)) = r.only_use(producer) else { continue };
+            let full = r.old.shape(summand) == r.old.shape(producer);
+            let slot = match op {
+                Op::Conv2d(_) if full => RESIDUAL,
+                Op::Conv2d(_) => TIME_EMBEDDING,
+                Op::Linear(_) if full => linear::RESIDUAL,
+                _ => continue,
+            };
+            // A broadcast summand is always the second operand; the product itself must have the sum's shape.
+            if of[slot].is_some() || r.old.shape(producer) != node.desc.shape {
+                continue;
+            }
+            let mut of = r.to_new_all(of);
+            of[slot] = Some(r.to_new(summand));
+            return r.new.push(node.name.clone(), op.clone(), &of).map(Some);
+        }
+        Ok(None)
+    })
+}
+
+/// Three projections of one input that only attention reads → one product; with keys and values of another input, those two.
+fn fuse_qkv(graph: &Graph) -> Result<Graph> {
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Attention(attention) = op else { return Ok(None) };
+        let [Some(q), Some(k), Some(v)] = *inputs else { return Ok(None) };
+        if attention.packing != Packing::Separate {
+            return Ok(None);
+        }
+        if let Some(qkv) = merge_projections(r, &[q, k, v], &format!("{}.qkv", node.name))? {
+            let packed = Attention { packing: Packing::Qkv, ..attention.clone() };
+            return r.new.push(node.name.clone(), packed, &[Some(qkv), None, None]).map(Some);
+        }
+        if let Some(kv) = merge_projections(r, &[k, v], &format!("{}.kv", node.name))? {
+            let packed = Attention { packing: Packing::Kv, ..attention.clone() };
+            let q = r.to_new(q);
+            return r.new.push(node.name.clone(), packed, &[Some(q), Some(kv), None]).map(Some);
+        }
+        Ok(None)
+    })
+}
+
+/// One linear for several plain ones of the same input, its output the concatenation of theirs; `None` if they cannot be merged.
+fn merge_projections(r: &mut Rewrite<'_>, values: &[ValueId], name: &str) -> Result<Option<ValueId>> {
+    let mut projections = Vec::new();
+    for value in values {
+        match r.only_use(*value) {
+            Some((Op::Linear(Linear { activation: None }), of)) if of[linear::RESIDUAL].is_none() => {
+                projections.push(of)
+            }
+            _ => return Ok(None),
+        }
+    }
+    let first = projections[0];
+    let alike =
+        |of: &&[Option<ValueId>]| of[0] == first[0] && of[linear::BIAS].is_some() == first[linear::BIAS].is_some();
+    if !projections.iter().all(alike) {
+        return Ok(None);
+    }
+    let Some(weight) = merge_weights(r, &projections, linear::WEIGHT, &format!("{name}.weight")) else {
+        return Ok(None);
+    };
+    let bias = match first[linear::BIAS] {
+        Some(_) => match merge_weights(r, &projections, linear::BIAS, &format!("{name}.bias")) {
+            Some(bias) => Some(bias),
+            None => return Ok(None),
+        },
+        None => None,
+    };
+    let x = first[0].map(|x| r.to_new(x));
+    r.new.push(name, Linear::default(), &[x, Some(weight), bias, None]).map(Some)
+}
+
+/// A parameter that is the concatenation of the parameters at `position` of each projection.
+fn merge_weights(
+    r: &mut Rewrite<'_>,
+    projections: &[&[Option<ValueId>]],
+    position: usize,
+    name: &str,
+) -> Option<ValueId> {
+    let mut parts = Vec::new();
+    let mut desc: Option<TensorDesc> = None;
+    for of in projections {
+        let node = r.old.node(of[position]?);
+        let NodeKind::Weight(WeightSpec { parts: more, layout: WeightLayout::AsIs }) = &node.kind else { return None };
+        parts.extend(more.iter().cloned());
+        match &mut desc {
+            None => desc = Some(node.desc.clone()),
+            Some(sum) if sum.shape[1..] == node.desc.shape[1..] && sum.dtype == node.desc.dtype => {
+                sum.shape[0] += node.desc.shape[0]
+            }
+            Some(_) => return None,
+        }
+    }
+    Some(r.new.weight_spec(name, WeightSpec { parts, layout: WeightLayout::AsIs }, desc?))
+}

@@ -16,6 +16,13 @@ pub struct Linear {
     pub activation: Option<ActivationKind>,
 }
 
+/// Position of the input `weight`.
+pub const WEIGHT: usize = 1;
+/// Position of the input `bias`.
+pub const BIAS: usize = 2;
+/// Position of the input `residual`.
+pub const RESIDUAL: usize = 3;
+
 /// M, N, K of an instance.
 fn dims(context: &LowerContext<'_>) -> (usize, usize, usize) {
     (context.output.rows(), context.output.channels(), context.input(0).channels())

@@ -1,15 +1,19 @@
 //! All integration tests, one module a topic, in one binary: the dependencies are linked once. `tests/fixtures` holds
 //! numbers that other programs computed, `tools/make_fixtures.py` makes them.
 
+mod cli;
 mod common;
 mod damaged_checkpoints;
 mod device;
 mod fuzz_checkpoints;
+mod graph_parity;
 mod harness_controls;
 mod op_fixtures;
 mod op_parity;
 mod pictures;
+mod pipeline_parity;
 mod rng;
 mod scheduler_runs;
 mod schedulers;
+mod unet2d_parity;
 mod wgsl;

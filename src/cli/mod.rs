@@ -1,0 +1,71 @@
+//! The command line: one file a command.
+
+mod devices;
+mod inspect;
+mod model_path;
+mod noise;
+mod options;
+mod run;
+mod sample;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// A diffusion engine whose every arithmetic step is a hand-written WGSL kernel.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes pictures
+    Sample(sample::Args),
+    /// Runs one component of a model once on given tensors
+    Run(run::Args),
+    /// Shows the forward process: a picture with more and more noise
+    Noise(noise::Args),
+    /// Lists the adapters, and which one `auto` takes
+    Devices(devices::Args),
+    /// Shows what is understood of a model: config, graph, kernels, memory
+    Inspect(inspect::Args),
+    /// Checks every kernel, and a model, against the CPU reference on this device
+    Verify(verify::Args),
+}
+
+/// Parses the command line, runs the command, prints an error if there is one.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Sample(args) => sample::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Noise(args) => noise::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+    };
+    exit_code(result)
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to standard output; a closed pipe (`unmist inspect | head`) ends the program quietly instead of with a panic.
+fn print(text: &str) {
+    use std::io::Write;
+    if std::io::stdout().lock().write_all(text.as_bytes()).is_err() {
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,52 @@
+//! Which model folder a command works on.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Folder;
+use crate::error::{Error, Result};
+
+/// The folder given, or the first model below `weights/` whose pipeline class is one of `fitting`.
+///
+/// `weights/` is `UNMIST_WEIGHTS` if that is set, else the first folder of that name found from the working directory upwards, then from the
+/// executable upwards.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no such folder or no such model in it.
+pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let weights = weights_folder()?;
+    let mut models: Vec<_> = std::fs::read_dir(&weights)
+        .map_err(Error::io(&weights))?
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("model_index.json").is_file())
+        .collect();
+    models.sort();
+    let class = |path: &PathBuf| Folder::open(path).ok()?.pipeline_class().map(str::to_owned);
+    let found = models.iter().find(|path| class(path).is_some_and(|c| fitting.contains(&c.as_str())));
+    found.cloned().ok_or_else(|| {
+        Error::Usage(format!("no model for this below {}; give one with --model DIR", weights.display()))
+    })
+}
+
+fn weights_folder() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("UNMIST_WEIGHTS") {
+        let path = PathBuf::from(path);
+        return if path.is_dir() {
+            Ok(path)
+        } else {
+            Err(Error::Usage(format!("UNMIST_WEIGHTS={}: there is no such folder", path.display())))
+        };
+    }
+    let starts = [std::env::current_dir().ok(), std::env::current_exe().ok()];
+    let candidates = starts.iter().flatten().flat_map(|start| start.ancestors()).map(|a| a.join("weights"));
+    let holds_models = |folder: &PathBuf| {
+        std::fs::read_dir(folder)
+            .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path().join("model_index.json").is_file())))
+    };
+    candidates.into_iter().find(holds_models).ok_or_else(|| {
+        Error::Usage("no folder `weights` with models from here or from the executable upwards; give --model DIR or set UNMIST_WEIGHTS".into())
+    })
+}

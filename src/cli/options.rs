@@ -1,0 +1,78 @@
+//! Options that several commands share.
+
+use clap::{Args, ValueEnum};
+
+use crate::backend::{Device, LoadOptions};
+use crate::error::Result;
+use crate::ops::Family;
+use crate::plan::{Choice, PlanOptions};
+use crate::tensor::DType;
+
+/// Which device, and how kernels are chosen for it.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its name: see `unmist devices`
+    #[arg(long, default_value = "auto", value_name = "auto|reference|INDEX|NAME")]
+    pub device: String,
+    /// Use this kernel variant for this operation, e.g. conv2d=naive; may be repeated
+    #[arg(long, value_name = "OPERATION=VARIANT")]
+    pub force: Vec<String>,
+    /// Prefer kernels written for this kind of machine, whatever the device is
+    #[arg(long, value_enum)]
+    pub family: Option<FamilyArg>,
+    /// Switch a graph rewrite off (activation, epilogue, qkv); may be repeated
+    #[arg(long, value_name = "PASS")]
+    pub disable_pass: Vec<String>,
+}
+
+/// Kinds of machines kernels are written for.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum FamilyArg {
+    /// Tiles in workgroup memory
+    Gpu,
+    /// Subgroup shuffles, no barriers
+    Cpu,
+}
+
+/// Element type of weights and activations.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// 32-bit
+    F32,
+    /// 16-bit storage, 32-bit arithmetic
+    F16,
+}
+
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::F16 => DType::F16,
+        }
+    }
+}
+
+impl DeviceArgs {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn open(&self) -> Result<Device> {
+        Device::open(&self.device)
+    }
+
+    /// How graphs are prepared.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] if a forced operation or variant does not exist.
+    pub fn load_options(&self) -> Result<LoadOptions> {
+        let forced = self.force.iter().map(|f| Choice::parse_forced(f)).collect::<Result<_>>()?;
+        let family = self.family.map(|f| match f {
+            FamilyArg::Gpu => Family::Gpu,
+            FamilyArg::Cpu => Family::Cpu,
+        });
+        let plan = PlanOptions { choice: Choice { forced, family }, ..PlanOptions::default() };
+        Ok(LoadOptions { plan, disabled_passes: self.disable_pass.clone() })
+    }
+}

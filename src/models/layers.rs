@@ -1,0 +1,112 @@
+//! Layers with parameters: each takes its place in the checkpoint (`down_blocks.0.resnets.0.conv1`) and adds its weights and its operation.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, ValueId, WeightLayout};
+use crate::ops::activation::ActivationKind;
+use crate::ops::conv2d::Conv2d;
+use crate::ops::group_norm::GroupNorm;
+use crate::tensor::DType;
+
+/// Adds layers to a graph. Matrices and activations are stored as `dtype`, vectors (biases, norms) as f32.
+pub struct Layers<'g> {
+    /// The graph that grows.
+    pub graph: &'g mut Graph,
+    /// How weights and activations are stored.
+    pub dtype: DType,
+}
+
+impl<'g> Layers<'g> {
+    /// Layers in `dtype` on `graph`.
+    pub fn new(graph: &'g mut Graph, dtype: DType) -> Self {
+        Self { graph, dtype }
+    }
+
+    fn vector(&mut self, path: &str, suffix: &str, len: usize) -> ValueId {
+        self.graph.weight(format!("{path}.{suffix}"), &[len], WeightLayout::AsIs, DType::F32)
+    }
+
+    /// `torch.nn.Conv2d` with a square kernel and a bias; `x [N, H, W, C_in]` → `[N, OH, OW, out_channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the picture is smaller than the kernel.
+    pub fn conv2d(
+        &mut self,
+        path: &str,
+        x: ValueId,
+        out_channels: usize,
+        kernel: usize,
+        conv: Conv2d,
+    ) -> Result<ValueId> {
+        let in_channels = self.graph.desc(x).channels();
+        let weight = self.graph.weight(
+            format!("{path}.weight"),
+            &[out_channels, in_channels, kernel, kernel],
+            WeightLayout::Ohwi,
+            self.dtype,
+        );
+        let bias = self.vector(path, "bias", out_channels);
+        self.graph.conv2d(path, x, weight, Some(bias), conv)
+    }
+
+    /// A 3×3 convolution that keeps the size.
+    ///
+    /// # Errors
+    /// As [`Layers::conv2d`].
+    pub fn conv3x3(&mut self, path: &str, x: ValueId, out_channels: usize) -> Result<ValueId> {
+        self.conv2d(path, x, out_channels, 3, Conv2d { padding: [1; 4], ..Conv2d::default() })
+    }
+
+    /// `torch.nn.Linear` on the last dimension.
+    ///
+    /// # Errors
+    /// None for a valid `x`; the signature is that of all layers.
+    pub fn linear(&mut self, path: &str, x: ValueId, out_features: usize, bias: bool) -> Result<ValueId> {
+        let in_features = self.graph.desc(x).channels();
+        let weight =
+            self.graph.weight(format!("{path}.weight"), &[out_features, in_features], WeightLayout::AsIs, self.dtype);
+        let bias = bias.then(|| self.vector(path, "bias", out_features));
+        self.graph.linear(path, x, weight, bias)
+    }
+
+    /// `torch.nn.GroupNorm`, affine.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the channels are not a multiple of the groups.
+    pub fn group_norm(&mut self, path: &str, x: ValueId, groups: usize, eps: f64) -> Result<ValueId> {
+        let channels = self.graph.desc(x).channels();
+        if channels % groups != 0 {
+            return Err(Error::Config(format!(
+                "{path}: {channels} channels cannot be divided into {groups} groups (norm_num_groups)"
+            )));
+        }
+        let (gamma, beta) = (self.vector(path, "weight", channels), self.vector(path, "bias", channels));
+        self.graph.group_norm(path, x, gamma, beta, GroupNorm { groups, eps, activation: None })
+    }
+
+    /// `torch.nn.LayerNorm` on the last dimension, affine.
+    ///
+    /// # Errors
+    /// None for a valid `x`; the signature is that of all layers.
+    pub fn layer_norm(&mut self, path: &str, x: ValueId, eps: f64) -> Result<ValueId> {
+        let channels = self.graph.desc(x).channels();
+        let (gamma, beta) = (self.vector(path, "weight", channels), self.vector(path, "bias", channels));
+        self.graph.layer_norm(path, x, gamma, beta, eps)
+    }
+
+    /// `torch.nn.Embedding`: rows of a table.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `indices` are not u32.
+    pub fn embedding(&mut self, path: &str, indices: ValueId, rows: usize, width: usize) -> Result<ValueId> {
+        let table = self.graph.weight(format!("{path}.weight"), &[rows, width], WeightLayout::AsIs, self.dtype);
+        self.graph.embedding(path, indices, table)
+    }
+
+    /// An activation function.
+    ///
+    /// # Errors
+    /// None; the signature is that of all layers.
+    pub fn activation(&mut self, path: &str, x: ValueId, kind: ActivationKind) -> Result<ValueId> {
+        self.graph.activation(path, x, kind)
+    }
+}

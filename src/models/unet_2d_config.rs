@@ -1,0 +1,240 @@
+//! The config of [`super::UNet2DModel`].
+
+use serde_json::json;
+
+use super::config::ConfigReader;
+pub use super::resnet::TimeScaleShift;
+use crate::checkpoint::Json;
+use crate::error::{Error, Result};
+use crate::ops::activation::ActivationKind;
+
+/// Kinds of down blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownBlockType {
+    /// `DownBlock2D`: residual blocks.
+    Down,
+    /// `AttnDownBlock2D`: residual blocks, each followed by self-attention.
+    AttnDown,
+    /// `ResnetDownsampleBlock2D`: residual blocks, the last of which halves the resolution.
+    ResnetDownsample,
+}
+
+/// Kinds of up blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpBlockType {
+    /// `UpBlock2D`: residual blocks.
+    Up,
+    /// `AttnUpBlock2D`: residual blocks, each followed by self-attention.
+    AttnUp,
+    /// `ResnetUpsampleBlock2D`: residual blocks, the last of which doubles the resolution.
+    ResnetUpsample,
+}
+
+/// How attention blocks change the resolution (`downsample_type`, `upsample_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResampleType {
+    /// A convolution.
+    Conv,
+    /// A residual block.
+    Resnet,
+}
+
+/// Where the class embedding comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassEmbedding {
+    /// The model takes no class.
+    None,
+    /// A table of this many rows (`num_class_embeds`).
+    Table(usize),
+    /// As the timestep is embedded, by an MLP of its own.
+    Timestep,
+    /// The caller gives the embedding.
+    Identity,
+}
+
+/// The fields of `config.json` that say what a `UNet2DModel` computes; see `UNet2DModel` in diffusers for their meaning.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are diffusers' own, under diffusers' names")]
+pub struct UNet2DConfig {
+    /// Height and width the model was trained at.
+    pub sample_size: Option<(usize, usize)>,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub center_input_sample: bool,
+    pub time_embedding_dim: usize,
+    pub freq_shift: f64,
+    pub flip_sin_to_cos: bool,
+    pub down_block_types: Vec<DownBlockType>,
+    /// Whether there is a `UNetMidBlock2D`.
+    pub mid_block: bool,
+    pub up_block_types: Vec<UpBlockType>,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub mid_block_scale_factor: f64,
+    pub downsample_padding: usize,
+    pub downsample_type: ResampleType,
+    pub upsample_type: ResampleType,
+    pub act_fn: ActivationKind,
+    pub attention_head_dim: Option<usize>,
+    pub norm_num_groups: usize,
+    pub attn_norm_num_groups: Option<usize>,
+    pub norm_eps: f64,
+    pub resnet_time_scale_shift: TimeScaleShift,
+    pub add_attention: bool,
+    pub class_embedding: ClassEmbedding,
+}
+
+impl UNet2DConfig {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    pub fn from_json(json: &Json) -> Result<Self> {
+        let r = ConfigReader::new(json)?;
+        if r.class_name()?.is_some_and(|c| c != "UNet2DModel") {
+            return Err(r.unsupported("_class_name", "\"UNet2DModel\""));
+        }
+        r.only("time_embedding_type", &[json!("positional")])?;
+        r.ignore(&["dropout", "num_train_timesteps"]); // training only; the table of learned time embeddings, refused above
+
+        let block_out_channels = r.counts("block_out_channels")?.unwrap_or(vec![224, 448, 672, 896]);
+        let down = r.texts("down_block_types")?.unwrap_or(vec![
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+        ]);
+        let up =
+            r.texts("up_block_types")?.unwrap_or(vec!["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]);
+        if down.len() != block_out_channels.len() || up.len() != block_out_channels.len() {
+            return Err(Error::Config(format!(
+                "{}: block_out_channels has {} entries, down_block_types {} and up_block_types {}; they must be as many",
+                r.file(),
+                block_out_channels.len(),
+                down.len(),
+                up.len()
+            )));
+        }
+        let num_class_embeds = r.optional_count("num_class_embeds")?;
+        let class_embedding = match (r.text("class_embed_type")?, num_class_embeds) {
+            (None, None) => ClassEmbedding::None,
+            (None, Some(rows)) => ClassEmbedding::Table(rows),
+            (Some("timestep"), _) => ClassEmbedding::Timestep,
+            (Some("identity"), _) => ClassEmbedding::Identity,
+            _ => return Err(r.unsupported("class_embed_type", "\"timestep\", \"identity\" or null")),
+        };
+        let config = Self {
+            sample_size: sample_size(&r)?,
+            in_channels: r.count("in_channels", 3)?,
+            out_channels: r.count("out_channels", 3)?,
+            center_input_sample: r.boolean("center_input_sample", false)?,
+            time_embedding_dim: r.count("time_embedding_dim", 4 * block_out_channels[0])?,
+            freq_shift: r.number("freq_shift", 0.0)?,
+            flip_sin_to_cos: r.boolean("flip_sin_to_cos", true)?,
+            down_block_types: down.iter().map(|t| down_block(&r, t)).collect::<Result<_>>()?,
+            mid_block: mid_block(&r)?,
+            up_block_types: up.iter().map(|t| up_block(&r, t)).collect::<Result<_>>()?,
+            layers_per_block: r.count("layers_per_block", 2)?,
+            mid_block_scale_factor: r.positive("mid_block_scale_factor", 1.0)?,
+            downsample_padding: downsample_padding(&r)?,
+            downsample_type: resample_type(&r, "downsample_type")?,
+            upsample_type: resample_type(&r, "upsample_type")?,
+            act_fn: match r.text("act_fn")? {
+                Some(name) => ActivationKind::from_config(name)
+                    .map_err(|_| r.unsupported("act_fn", "silu, swish, gelu, mish or relu"))?,
+                None => ActivationKind::Silu,
+            },
+            attention_head_dim: attention_head_dim(&r)?,
+            norm_num_groups: r.count("norm_num_groups", 32)?,
+            attn_norm_num_groups: r.optional_count("attn_norm_num_groups")?,
+            norm_eps: r.positive("norm_eps", 1e-5)?,
+            resnet_time_scale_shift: time_scale_shift(&r)?,
+            add_attention: r.boolean("add_attention", true)?,
+            class_embedding,
+            block_out_channels,
+        };
+        if config.layers_per_block > 64 {
+            return Err(r.wrong("layers_per_block", "a whole number from 1 to 64"));
+        }
+        if r.is_null("norm_num_groups") {
+            return Err(r.unsupported("norm_num_groups", "a whole number (null belongs to NCSN++'s skip blocks)"));
+        }
+        r.finish()?;
+        Ok(config)
+    }
+
+    /// How many times the resolution is halved; heights and widths must be multiples of two to this power.
+    pub fn halvings(&self) -> usize {
+        self.block_out_channels.len() - 1
+    }
+}
+
+/// `sample_size`: one number or `[height, width]`.
+fn sample_size(r: &ConfigReader<'_>) -> Result<Option<(usize, usize)>> {
+    match r.get("sample_size") {
+        Some(value) if value.is_array() => match r.counts("sample_size")?.as_deref() {
+            Some(&[h, w]) => Ok(Some((h, w))),
+            _ => Err(r.wrong("sample_size", "a whole number or [height, width]")),
+        },
+        _ => Ok(r.optional_count("sample_size")?.map(|s| (s, s))),
+    }
+}
+
+fn down_block(r: &ConfigReader<'_>, name: &str) -> Result<DownBlockType> {
+    match name {
+        "DownBlock2D" => Ok(DownBlockType::Down),
+        "AttnDownBlock2D" => Ok(DownBlockType::AttnDown),
+        "ResnetDownsampleBlock2D" => Ok(DownBlockType::ResnetDownsample),
+        _ => Err(r.unsupported("down_block_types", "DownBlock2D, AttnDownBlock2D or ResnetDownsampleBlock2D")),
+    }
+}
+
+fn up_block(r: &ConfigReader<'_>, name: &str) -> Result<UpBlockType> {
+    match name {
+        "UpBlock2D" => Ok(UpBlockType::Up),
+        "AttnUpBlock2D" => Ok(UpBlockType::AttnUp),
+        "ResnetUpsampleBlock2D" => Ok(UpBlockType::ResnetUpsample),
+        _ => Err(r.unsupported("up_block_types", "UpBlock2D, AttnUpBlock2D or ResnetUpsampleBlock2D")),
+    }
+}
+
+/// A given `null` means no mid block; a missing field the usual one.
+fn mid_block(r: &ConfigReader<'_>) -> Result<bool> {
+    match r.text("mid_block_type")? {
+        Some("UNetMidBlock2D") => Ok(true),
+        Some(_) => Err(r.unsupported("mid_block_type", "\"UNetMidBlock2D\" or null")),
+        None => Ok(!r.is_null("mid_block_type")),
+    }
+}
+
+/// A given `null` means one head; a missing field heads of 8 channels.
+fn attention_head_dim(r: &ConfigReader<'_>) -> Result<Option<usize>> {
+    match r.optional_count("attention_head_dim")? {
+        None if !r.is_null("attention_head_dim") => Ok(Some(8)),
+        given => Ok(given),
+    }
+}
+
+fn downsample_padding(r: &ConfigReader<'_>) -> Result<usize> {
+    match r.get("downsample_padding").map(|v| v.as_u64()) {
+        None | Some(Some(1)) => Ok(1),
+        Some(Some(0)) => Ok(0),
+        Some(_) => Err(r.unsupported("downsample_padding", "0 or 1")),
+    }
+}
+
+fn resample_type(r: &ConfigReader<'_>, key: &str) -> Result<ResampleType> {
+    match r.text(key)? {
+        None | Some("conv") => Ok(ResampleType::Conv),
+        Some("resnet") => Ok(ResampleType::Resnet),
+        Some(_) => Err(r.unsupported(key, "\"conv\" or \"resnet\"")),
+    }
+}
+
+fn time_scale_shift(r: &ConfigReader<'_>) -> Result<TimeScaleShift> {
+    match r.text("resnet_time_scale_shift")? {
+        None | Some("default") => Ok(TimeScaleShift::Default),
+        Some("scale_shift") => Ok(TimeScaleShift::ScaleShift),
+        Some(_) => Err(r.unsupported("resnet_time_scale_shift", "\"default\" or \"scale_shift\"")),
+    }
+}

@@ -1,0 +1,234 @@
+//! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the first step to the last.
+
+use crate::backend::Session;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::models::Layers;
+use crate::ops::scale_noise::LearnedVariance;
+use crate::rng::{NoiseSource, randn_tensor};
+use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
+use crate::tensor::{DType, HostTensor};
+
+/// Everything that shapes the graph of one denoise step.
+#[derive(Clone, Copy, Debug)]
+pub struct DenoiseSpec<'a> {
+    /// The run.
+    pub schedule: &'a Schedule,
+    /// Pictures made at once.
+    pub batch: usize,
+    /// Rows of the sample.
+    pub height: usize,
+    /// Columns of the sample.
+    pub width: usize,
+    /// Channels of the sample.
+    pub channels: usize,
+    /// Classifier-free guidance (Ho and Salimans 2022): the model sees every sample twice, the unconditional half first.
+    pub guidance: bool,
+}
+
+impl DenoiseSpec<'_> {
+    /// Pictures the model sees in one call.
+    pub fn model_batch(&self) -> usize {
+        self.batch * if self.guidance { 2 } else { 1 }
+    }
+}
+
+/// What a model gets in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelCall {
+    /// `[model_batch, H, W, C]`, scaled as the scheduler asks.
+    pub sample: ValueId,
+    /// `[model_batch]` f32.
+    pub timestep: ValueId,
+}
+
+/// The graph of one step. `model` adds the model to it and returns its output `[model_batch, H, W, C or 2C]`.
+///
+/// Inputs: `state` `[1 + slots, N, H, W, C]` (row 0 the sample, the others the scheduler's memory), `timestep`, `coefficients` ([`coefficients`]),
+/// `noise` if any step draws some, `guidance_scale` `[N]` if guided, and what `model` adds. Outputs: `state`, carried to the next step, and
+/// `pred_original_sample` `[N, H, W, C]`.
+///
+/// # Errors
+/// What `model` returns; [`Error::Shape`] if its output does not fit.
+pub fn step_graph(
+    spec: &DenoiseSpec<'_>,
+    dtype: DType,
+    model: impl FnOnce(&mut Layers<'_>, ModelCall) -> Result<ValueId>,
+) -> Result<Graph> {
+    let (n, h, w, c) = (spec.batch, spec.height, spec.width, spec.channels);
+    let slots = spec.schedule.memory_slots;
+    let mut graph = Graph::new();
+    let g = &mut graph;
+    let state = g.input("state", TensorDesc::f32([1 + slots, n, h, w, c]));
+    let timestep = g.input("timestep", TensorDesc::f32([spec.model_batch()]));
+    let coefficients = g.input("coefficients", TensorDesc::f32([coefficient_count(slots)]));
+    let draws_noise = spec.schedule.steps.iter().any(|s| s.draws_noise);
+    let noise = draws_noise.then(|| g.input("noise", TensorDesc::f32([n, h, w, c])));
+
+    // 1. the model's prediction, once with and once without the condition if guided
+    let sample = g.model_input("model_input", state, coefficients, if spec.guidance { 2 } else { 1 })?;
+    let mut model_output = model(&mut Layers::new(g, dtype), ModelCall { sample, timestep })?;
+    if spec.guidance {
+        let scale = g.input("guidance_scale", TensorDesc::f32([n]));
+        model_output = g.guidance("guidance", model_output, scale)?;
+    }
+    check_model_output(g.shape(model_output), spec)?;
+
+    // 2. the estimate of the clean picture
+    let mut x0 = g.pred_original_sample("pred_original_sample", state, model_output, coefficients)?;
+    if let Some(Clip::Dynamic { ratio, max }) = spec.schedule.steps.first().map(|s| s.x0.clip) {
+        x0 = g.dynamic_threshold("dynamic_threshold", x0, ratio, max)?;
+    }
+
+    // 3. the sample before the step, from the estimate, the prediction and fresh noise
+    let noise = match (noise, learned_variance(spec.schedule)) {
+        (Some(noise), Some(kind)) => Some(g.scale_noise("scale_noise", noise, model_output, coefficients, kind)?),
+        (noise, _) => noise,
+    };
+    let next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
+    g.output("state", next);
+    g.output("pred_original_sample", x0);
+    g.carry("state", "state")?;
+    Ok(graph)
+}
+
+fn learned_variance(schedule: &Schedule) -> Option<LearnedVariance> {
+    schedule.steps.iter().find_map(|s| match s.noise_scale {
+        NoiseScale::One | NoiseScale::Ignored => None,
+        NoiseScale::Learned => Some(LearnedVariance::Direct),
+        NoiseScale::LearnedRange { .. } => Some(LearnedVariance::Range),
+    })
+}
+
+fn check_model_output(shape: &[usize], spec: &DenoiseSpec<'_>) -> Result<()> {
+    let learned = learned_variance(spec.schedule).is_some();
+    let channels = if learned { 2 * spec.channels } else { spec.channels };
+    if shape.last() == Some(&channels) || (!learned && shape.last() == Some(&(2 * spec.channels))) {
+        return Ok(());
+    }
+    let why = if learned {
+        " (the scheduler's variance_type is learned: the model must return a mean and a variance for each channel)"
+    } else {
+        ""
+    };
+    Err(Error::Config(format!(
+        "the model returns {:?} channels for samples of {}, expected {channels}{why}",
+        shape.last(),
+        spec.channels
+    )))
+}
+
+/// Numbers in the `coefficients` input of a schedule with `slots` memory slots.
+fn coefficient_count(slots: usize) -> usize {
+    6 + (1 + slots) * (4 + slots)
+}
+
+/// One step's numbers in the order in which the kernels take them: input scale; x_0's coefficients of sample and model output, its clip;
+/// the bounds of a learned log variance; then one row of coefficients for the new sample and each memory slot.
+pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
+    let clip = match step.x0.clip {
+        Clip::Range(range) => range,
+        Clip::None | Clip::Dynamic { .. } => f64::from(f32::MAX),
+    };
+    let (min_log, max_log) = match step.noise_scale {
+        NoiseScale::LearnedRange { min_log, max_log } => (min_log, max_log),
+        NoiseScale::One | NoiseScale::Learned | NoiseScale::Ignored => (0.0, 0.0),
+    };
+    let mut numbers = vec![step.input_scale, step.x0.sample, step.x0.model_output, clip, min_log, max_log];
+    numbers.extend(step.prev_sample.coefficients(slots));
+    step.memory.iter().for_each(|row| numbers.extend(row.coefficients(slots)));
+    HostTensor { shape: vec![coefficient_count(slots)], data: numbers.into_iter().map(|v| v as f32).collect() }
+}
+
+/// What the observer of a run sees after each step.
+pub struct Progress<'a> {
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// The timestep that was just done.
+    pub timestep: f64,
+    session: &'a mut dyn Session,
+    batch: usize,
+}
+
+impl Progress<'_> {
+    /// The sample after this step, `[N, C, H, W]`. Reads from the device, which then waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn sample(&mut self) -> Result<HostTensor> {
+        sample_of(&self.session.read("state")?, self.batch)
+    }
+
+    /// The current estimate of the clean picture, `[N, C, H, W]`. Reads from the device, which then waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn pred_original_sample(&mut self) -> Result<HostTensor> {
+        self.session.read("pred_original_sample")?.nhwc_to_nchw()
+    }
+}
+
+/// Row 0 of a state, as `[N, C, H, W]`.
+fn sample_of(state: &HostTensor, batch: usize) -> Result<HostTensor> {
+    let shape = [batch, state.shape[2], state.shape[3], state.shape[4]];
+    let elements = shape.iter().product();
+    HostTensor::new(shape, state.data[..elements].to_vec())?.nhwc_to_nchw()
+}
+
+/// A loaded step graph and the schedule it runs.
+pub struct DenoiseLoop<'a> {
+    /// The session of a [`step_graph`], its other inputs already written.
+    pub session: Box<dyn Session>,
+    /// The run.
+    pub schedule: &'a Schedule,
+}
+
+impl DenoiseLoop<'_> {
+    /// Denoises `sample` `[N, C, H, W]` (at the noise level of the first step) through all steps. Noise is drawn from `sources` in the order in
+    /// which diffusers draws it. `observe` is called after each step and may read intermediate results.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost; what `observe` returns.
+    pub fn run<S: NoiseSource>(
+        &mut self,
+        sample: &HostTensor,
+        sources: &mut [S],
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        let slots = self.schedule.memory_slots;
+        let batch = sample.shape[0];
+        let has_noise = self.session.graph().find_input("noise").is_some();
+        let model_batch = {
+            let timestep = self.session.graph().find_input("timestep").expect("step_graph makes this input");
+            self.session.graph().shape(timestep)[0]
+        };
+        let nhwc = sample.nchw_to_nhwc()?;
+        let mut state = HostTensor::zeros([1 + slots, batch, nhwc.shape[1], nhwc.shape[2], nhwc.shape[3]]);
+        state.data[..nhwc.len()].copy_from_slice(&nhwc.data);
+        self.session.write("state", &state)?;
+        if has_noise {
+            self.session.write("noise", &HostTensor::zeros(nhwc.shape.clone()))?; // steps that draw none have coefficient 0 for it
+        }
+        for (i, step) in self.schedule.steps.iter().enumerate() {
+            if step.draws_noise {
+                self.session.write("noise", &randn_tensor(sources, &sample.shape).nchw_to_nhwc()?)?;
+            }
+            self.session.write(
+                "timestep",
+                &HostTensor { shape: vec![model_batch], data: vec![step.timestep as f32; model_batch] },
+            )?;
+            self.session.write("coefficients", &coefficients(step, slots))?;
+            self.session.run()?;
+            observe(Progress {
+                done: i + 1,
+                total: self.schedule.steps.len(),
+                timestep: step.timestep,
+                session: self.session.as_mut(),
+                batch,
+            })?;
+        }
+        sample_of(&self.session.read("state")?, batch)
+    }
+}

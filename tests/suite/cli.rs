@@ -1,0 +1,389 @@
+//! The commands as a user runs them: results, and a clear error with no output file for everything that can be wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use unmist::checkpoint::Tensors;
+use unmist::verify::{Tolerance, compare};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unet2d").join(name)
+}
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/ddpm-fashion-32")
+}
+
+fn unmist(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_unmist")).args(args).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that must succeed; returns what it printed.
+fn succeeds(args: &[&str]) -> String {
+    let output = unmist(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs a command that must fail with an ordinary error that contains all of `parts`, and must leave nothing in `folder`.
+fn fails(args: &[&str], parts: &[&str], folder: &Path) {
+    let output = unmist(args);
+    let message = text(&output.stderr);
+    assert!(!output.status.success(), "{args:?} succeeded");
+    assert!(!message.contains("panicked"), "{args:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{args:?}: expected «{part}» in: {message}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(folder).expect("the folder is there").flatten().map(|e| e.file_name()).collect();
+    assert!(left.is_empty(), "{args:?} left {left:?}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a temporary folder");
+    for entry in std::fs::read_dir(from).expect("the model is there").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copies");
+        }
+    }
+}
+
+#[test]
+fn run_agrees_with_diffusers_on_every_device() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out.safetensors");
+    for (model, device) in [
+        ("odd_channels", "auto"),
+        ("resnet_resampling", "reference"),
+        ("class_table", "auto"),
+        ("flat_old_names", "auto"),
+    ] {
+        let model = fixture(model);
+        let input = folder.path().join("in.safetensors");
+        // The fixture's file also holds the truth, `out`, which `run` refuses as an input it does not know: write the inputs alone.
+        let io = Tensors::open(model.join("io.safetensors")).expect("the fixture is there");
+        let inputs: Vec<_> = io.names().filter(|n| *n != "out").map(|n| (n, io.read_f32(n).expect("sound"))).collect();
+        let listed: Vec<_> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+        let mut file = std::fs::File::create(&input).expect("writable");
+        unmist::checkpoint::safetensors::write(&mut file, &listed, &Default::default()).expect("writes");
+        succeeds(&[
+            "run",
+            "--model",
+            model.to_str().unwrap(),
+            "--component",
+            "unet",
+            "--input",
+            input.to_str().unwrap(),
+            "--output",
+            out.to_str().unwrap(),
+            "--device",
+            device,
+        ]);
+        let found = Tensors::open(&out).and_then(|t| t.read_f32("sample")).expect("written");
+        compare(&found, &io.read_f32("out").expect("sound"), Tolerance::l2(1e-4))
+            .unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+    }
+}
+
+#[test]
+fn sample_writes_a_grid_with_its_settings_and_the_values_before_rounding() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let png = folder.path().join("clothes.png");
+    let raw = folder.path().join("clothes.safetensors");
+    let model = shipped();
+    let common = [
+        "sample",
+        "--model",
+        model.to_str().unwrap(),
+        "--scheduler",
+        "ddim",
+        "--steps",
+        "3",
+        "--batch-size",
+        "4",
+        "--class",
+        "0,1",
+        "--seed",
+        "7",
+        "--guidance-scale",
+        "1.5",
+    ];
+    fn with<'a>(common: &[&'a str], out: &'a Path) -> Vec<&'a str> {
+        [common, &["--output", out.to_str().unwrap()]].concat()
+    }
+    succeeds(&with(&common, &png));
+    succeeds(&with(&common, &raw));
+    let settings = unmist::image_io::read_text(&png).expect("a PNG");
+    let (_, line) = settings.iter().find(|(k, _)| k == "parameters").expect("the settings are there");
+    for part in [
+        "Steps: 3",
+        "Sampler: DDIMScheduler",
+        "Seed: 7",
+        "CFG scale: 1.5",
+        "Size: 32x32",
+        "Class: 0 1",
+        "Model: ddpm-fashion-32",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let images = Tensors::open(&raw).and_then(|t| t.read_f32("images")).expect("written");
+    assert_eq!(images.shape, [4, 1, 32, 32]);
+    assert!(images.data.iter().all(|v| (0.0..=1.0).contains(v)));
+    let grid = unmist::image_io::read(&png, 1).expect("a picture");
+    let expected = unmist::image_io::grid(&unmist::image_io::Picture::from_tensor(&images).expect("pictures"), None)
+        .expect("a grid");
+    assert_eq!(grid, expected);
+
+    let separate = folder.path().join("one.png");
+    succeeds(&[&with(&common, &separate)[..], &["--separate"]].concat());
+    for i in 1..=4 {
+        assert!(folder.path().join(format!("one-000{i}.png")).is_file(), "picture {i} of 4");
+    }
+}
+
+#[test]
+fn noise_writes_a_strip() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (picture, strip) = (folder.path().join("in.png"), folder.path().join("strip.png"));
+    let data = (0..24 * 20).map(|i| (i * 7 % 256) as u8).collect();
+    unmist::image_io::write_png(&picture, &unmist::image_io::Picture { width: 24, height: 20, channels: 1, data }, &[])
+        .expect("writes");
+    succeeds(&[
+        "noise",
+        "--model",
+        shipped().to_str().unwrap(),
+        "--image",
+        picture.to_str().unwrap(),
+        "--timestep",
+        "0,250,999",
+        "--output",
+        strip.to_str().unwrap(),
+    ]);
+    let found = unmist::image_io::read(&strip, 1).expect("a picture");
+    assert_eq!((found.width, found.height), (3 * 24 + 2 * 2, 20));
+    // At timestep 0 the picture is still itself: √ᾱ_0 is 0.99995.
+    let original = unmist::image_io::read(&picture, 1).expect("a picture");
+    let error =
+        |x: usize, y: usize| (i32::from(found.data[y * found.width + x]) - i32::from(original.data[y * 24 + x])).abs();
+    let worst = (0..20).flat_map(|y| (0..24).map(move |x| (x, y))).map(|(x, y)| error(x, y)).max();
+    assert!(worst <= Some(6), "the first picture is noised by at most four standard deviations: {worst:?}");
+}
+
+#[test]
+fn devices_inspect_and_verify_tell_what_they_should() {
+    assert!(succeeds(&["devices"]).contains("auto takes"));
+    let devices: serde_json::Value = serde_json::from_str(&succeeds(&["devices", "--json"])).expect("JSON");
+    assert!(devices["adapters"].as_array().is_some_and(|a| !a.is_empty()));
+
+    let model = shipped();
+    let printed = succeeds(&["inspect", "--model", model.to_str().unwrap()]);
+    for part in ["parameters 1806529", "UNet2DConfig", "down_blocks.0.resnets.0.conv1", "MFLOP", "memory"] {
+        assert!(printed.contains(part), "{part}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&succeeds(&[
+        "inspect",
+        "--model",
+        model.to_str().unwrap(),
+        "--json",
+        "--batch-size",
+        "2",
+    ]))
+    .expect("JSON");
+    assert_eq!(json["summary"]["launches"].as_u64(), json["plan"].as_array().map(|p| p.len() as u64));
+    assert!(json["summary"]["flops"].as_u64() > Some(100_000_000));
+
+    let printed = succeeds(&["verify", "--op", "activation"]);
+    assert!(printed.contains("everything agrees"), "{printed}");
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out.png");
+    let out = out.to_str().unwrap();
+    let model = shipped();
+    let model = model.to_str().unwrap();
+    let sample = |more: &[&'static str], parts: &[&str]| {
+        fails(
+            &[&["sample", "--model", model, "--output", out, "--device", "reference"], more].concat(),
+            parts,
+            folder.path(),
+        )
+    };
+    sample(&["--steps", "0"], &["steps", "0"]);
+    sample(&["--steps", "2000"], &["2000", "1000"]);
+    sample(&["--class", "11"], &["--class 11", "0 to 10"]);
+    sample(&["--batch-size", "0"], &["--batch-size 0"]);
+    sample(&["--width", "30"], &["30", "multiples of 4"]);
+    sample(&["--height", "0"], &["multiples of 4"]);
+    sample(&["--width", "4000000000"], &["4000000000"]);
+    sample(&["--eta=-1"], &["--eta"]);
+    sample(&["--guidance-scale", "NaN"], &["--guidance-scale"]);
+    sample(&["--scheduler", "magic"], &["magic", "ddim"]);
+    sample(&["--seed", "1,2", "--batch-size", "3"], &["--seed", "2 seeds for 3"]);
+    sample(&["--force", "conv2d=warp"], &["conv2d", "warp", "naive"]);
+    fails(
+        &["sample", "--model", model, "--output", out, "--device", "no such device"],
+        &["device:", "no such device"],
+        folder.path(),
+    );
+    fails(&["sample", "--model", model, "--output", out, "--device", "99"], &["no adapter 99"], folder.path());
+    fails(&["sample", "--model", "/no/such/model", "--output", out], &["/no/such/model"], folder.path());
+    let elsewhere = folder.path().join("missing/out.png");
+    fails(&["sample", "--model", model, "--output", elsewhere.to_str().unwrap()], &["missing"], folder.path());
+    let text = folder.path().join("out.txt");
+    fails(&["sample", "--model", model, "--output", text.to_str().unwrap()], &[".png or .safetensors"], folder.path());
+}
+
+#[test]
+fn no_adapter_falls_back_to_the_reference_or_says_so() {
+    // A loader that finds no driver: what a machine without any looks like.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let none = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_unmist"))
+            .args(args)
+            .env("VK_ICD_FILENAMES", "/nowhere.json")
+            .env("VK_DRIVER_FILES", "/nowhere.json")
+            .output()
+            .expect("runs")
+    };
+    if !cfg!(target_os = "linux") {
+        return; // Metal and DX12 drivers cannot be hidden this way; the Linux leg of CI runs this.
+    }
+    let output = none(&[
+        "run",
+        "--model",
+        fixture("pipeline").to_str().unwrap(),
+        "--input",
+        "/no/such/file",
+        "--output",
+        folder.path().join("o.safetensors").to_str().unwrap(),
+        "--device",
+        "0",
+    ]);
+    assert!(!output.status.success());
+    let out = folder.path().join("out.png");
+    let output = none(&[
+        "sample",
+        "--model",
+        fixture("pipeline").to_str().unwrap(),
+        "--steps",
+        "2",
+        "--width",
+        "8",
+        "--height",
+        "8",
+        "--output",
+        out.to_str().unwrap(),
+        "--device",
+        "0",
+    ]);
+    let message = text(&output.stderr);
+    assert!(
+        !output.status.success() && message.contains("no adapter") && message.contains("--device reference"),
+        "{message}"
+    );
+    assert!(!out.exists());
+    let output = none(&[
+        "sample",
+        "--model",
+        fixture("pipeline").to_str().unwrap(),
+        "--steps",
+        "2",
+        "--width",
+        "8",
+        "--height",
+        "8",
+        "--output",
+        out.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("CPU reference") && out.exists());
+}
+
+#[test]
+fn damaged_models_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = tempfile::tempdir().expect("a temporary folder");
+    let out = output.path().join("out.png");
+    let model = folder.path().join("model");
+    let weights = model.join("unet/diffusion_pytorch_model.safetensors");
+    let config = model.join("unet/config.json");
+    let expect = |parts: &[&str]| {
+        fails(
+            &[
+                "sample",
+                "--model",
+                model.to_str().unwrap(),
+                "--steps",
+                "2",
+                "--width",
+                "8",
+                "--height",
+                "8",
+                "--device",
+                "reference",
+                "--output",
+                out.to_str().unwrap(),
+            ],
+            parts,
+            output.path(),
+        );
+    };
+    let fresh = || {
+        drop(std::fs::remove_dir_all(&model));
+        copy(&fixture("pipeline"), &model);
+    };
+    let edit = |file: &Path, from: &str, to: &str| {
+        let old = std::fs::read_to_string(file).expect("there");
+        assert!(old.contains(from), "{from} in {old}");
+        std::fs::write(file, old.replacen(from, to, 1)).expect("writes");
+    };
+
+    fresh();
+    std::fs::remove_file(&weights).expect("there");
+    expect(&["checkpoint:", "unet"]);
+
+    fresh();
+    let bytes = std::fs::read(&weights).expect("there");
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).expect("writes");
+    expect(&["checkpoint:", "diffusion_pytorch_model.safetensors"]);
+
+    fresh();
+    let mut bytes = std::fs::read(&weights).expect("there");
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&[0, 0x7e, 0, 0x7e]); // two f16 NaNs
+    std::fs::write(&weights, bytes).expect("writes");
+    expect(&["checkpoint:", "NaN"]);
+
+    fresh();
+    edit(&config, "\"AttnDownBlock2D\"", "\"WarpDownBlock2D\"");
+    expect(&["unsupported:", "WarpDownBlock2D"]);
+
+    fresh();
+    edit(&config, "\"act_fn\": \"silu\"", "\"act_fn\": \"snake\"");
+    expect(&["unsupported:", "snake"]);
+
+    fresh();
+    edit(&config, "\"layers_per_block\": 1", "\"layers_per_block\": 2");
+    expect(&["checkpoint:", "missing"]);
+
+    fresh();
+    edit(&config, "\"norm_num_groups\": 8", "\"norm_num_groups\": 7");
+    expect(&["config:", "7 groups"]);
+
+    fresh();
+    edit(&config, "\"in_channels\": 3", "\"in_channels\": 3, \"quantum_mode\": true");
+    expect(&["unsupported:", "quantum_mode"]);
+
+    fresh();
+    edit(&model.join("scheduler/scheduler_config.json"), "\"linear\"", "\"spiral\"");
+    expect(&["unsupported:", "spiral"]);
+}

@@ -1,0 +1,178 @@
+//! Passes and memory planning change how a graph runs, never what it computes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use unmist::backend::Session;
+use unmist::checkpoint::{Folder, Weights};
+use unmist::gpu::GpuSession;
+use unmist::graph::{Graph, TensorDesc, passes};
+use unmist::models::UNet2DModel;
+use unmist::ops::Fill;
+use unmist::ops::activation::ActivationKind;
+use unmist::plan::{BufferRole, Plan, PlanOptions};
+use unmist::verify::{Tolerance, compare};
+use unmist::{DType, HostTensor};
+
+use crate::device::gpu;
+
+fn model() -> (Graph, Weights) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unet2d/pipeline");
+    let component = Folder::open(path).and_then(|f| f.component("unet")).expect("the fixture is there");
+    let model = UNet2DModel::from_json(&component.config).expect("sound");
+    let weights = Weights::new(component.tensors, &model.parameters().expect("sound")).expect("complete");
+    (model.graph(2, 8, 12, DType::F32).expect("fits"), weights)
+}
+
+fn run(graph: &Graph, weights: &Weights, options: &PlanOptions) -> HostTensor {
+    let plan = Plan::new(graph, gpu().caps(), options).expect("fits");
+    let mut session = GpuSession::with_guard_bands(gpu(), plan, weights).expect("loads");
+    session.write("sample", &Fill::Normal.tensor(&[2, 8, 12, 3], 1)).expect("fits");
+    session.write("timestep", &HostTensor { shape: vec![2], data: vec![900.0, 3.0] }).expect("fits");
+    session.run().expect("runs");
+    session.check_guard_bands().expect("no kernel writes out of bounds");
+    session.read("sample").expect("is read")
+}
+
+#[test]
+fn each_pass_keeps_the_result_and_does_something() {
+    let (graph, weights) = model();
+    let plain = run(&graph, &weights, &PlanOptions::default());
+    for pass in passes::PASSES {
+        let rewritten = (pass.run)(&graph).expect("rewrites");
+        assert!(rewritten.nodes().len() < graph.nodes().len(), "pass {} changed nothing", pass.name);
+        let found = run(&rewritten, &weights, &PlanOptions::default());
+        // Not bit-equal: a fused sum is rounded once less.
+        compare(&found, &plain, Tolerance::l2(1e-5)).unwrap_or_else(|e| panic!("pass {}: {e}", pass.name));
+    }
+    let all = passes::optimize(&graph, &[]).expect("rewrites");
+    compare(&run(&all, &weights, &PlanOptions::default()), &plain, Tolerance::l2(1e-5)).expect("all passes together");
+    let names: Vec<String> = passes::PASSES.iter().map(|p| p.name.to_owned()).collect();
+    assert_eq!(passes::optimize(&graph, &names).expect("no pass left").to_string(), graph.to_string());
+    assert!(passes::optimize(&graph, &["no_such_pass".to_owned()]).is_err());
+}
+
+#[test]
+fn passes_leave_no_op_they_exist_to_remove() {
+    let (graph, _) = model();
+    let all = passes::optimize(&graph, &[]).expect("rewrites").to_string();
+    let count = |what: &str| all.lines().filter(|l| l.contains(&format!("= {what}"))).count();
+    assert_eq!(count("binary"), 0, "all sums are epilogues:\n{all}");
+    assert_eq!(count("activation"), 0, "all activations are part of a norm or a product:\n{all}");
+    assert!(all.contains("attention[") && all.contains("qkv"), "{all}");
+}
+
+#[test]
+fn sharing_memory_is_bit_equal_and_saves() {
+    let (graph, weights) = model();
+    let graph = passes::optimize(&graph, &[]).expect("rewrites");
+    let shared = PlanOptions::default();
+    let unshared = PlanOptions { reuse_memory: false, ..PlanOptions::default() };
+    assert_eq!(run(&graph, &weights, &shared), run(&graph, &weights, &unshared));
+    let slots = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").role_bytes(&BufferRole::Slot);
+    assert!(2 * slots(&shared) < slots(&unshared), "{} against {}", slots(&shared), slots(&unshared));
+}
+
+#[test]
+fn no_value_shares_a_buffer_while_it_is_needed() {
+    // Proved on the plan itself: replay the steps and watch who wrote each buffer last.
+    let (graph, _) = model();
+    for graph in [graph.clone(), passes::optimize(&graph, &[]).expect("rewrites")] {
+        let shared = Plan::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
+        let unshared = Plan::new(&graph, gpu().caps(), &PlanOptions { reuse_memory: false, ..PlanOptions::default() })
+            .expect("fits");
+        assert_eq!(shared.steps.len(), unshared.steps.len());
+        let mut holder: HashMap<usize, usize> = HashMap::new(); // shared buffer → unshared buffer whose contents it holds
+        for (s, u) in shared.steps.iter().zip(&unshared.steps) {
+            let reflection = &shared.kernels[s.kernel].reflection;
+            let storage: Vec<_> =
+                reflection.bindings.iter().filter(|b| b.access != unmist::kernel::Access::Uniform).collect();
+            for ((binding, (a, _)), (b, _)) in storage.iter().zip(&s.bindings).zip(&u.bindings) {
+                let reads_before_writing = binding.access == unmist::kernel::Access::Read;
+                let preset = shared.buffers[*a].role != BufferRole::Slot;
+                if reads_before_writing && !preset {
+                    assert_eq!(
+                        holder.get(a),
+                        Some(b),
+                        "{}: {} was overwritten before it was read",
+                        s.name,
+                        binding.name
+                    );
+                }
+            }
+            for ((binding, (a, _)), (b, _)) in storage.iter().zip(&s.bindings).zip(&u.bindings) {
+                if binding.access == unmist::kernel::Access::ReadWrite {
+                    assert!(
+                        s.bindings.iter().filter(|(other, _)| other == a).count() == 1,
+                        "{}: writes a buffer it also reads",
+                        s.name
+                    );
+                    holder.insert(*a, *b);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_launches_are_split_and_give_the_same_result() {
+    let (graph, weights) = model();
+    let whole = PlanOptions::default();
+    let split = PlanOptions { max_launch_flops: 20_000, ..PlanOptions::default() };
+    let steps = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").steps.len();
+    assert!(steps(&split) > steps(&whole), "nothing was split");
+    assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
+}
+
+#[test]
+fn carried_state_stays_on_the_device() {
+    let build = || -> unmist::Result<Graph> {
+        let mut g = Graph::new();
+        let x = g.input("x", TensorDesc::f32([3, 5]));
+        let y = g.scale("double", x, 2.0, 1.0)?;
+        g.output("y", y);
+        g.carry("y", "x")?;
+        Ok(g)
+    };
+    let graph = build().expect("sound");
+    let plan = Plan::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
+    let mut session = GpuSession::new(gpu(), plan, &HashMap::new()).expect("loads");
+    session.write("x", &HostTensor::zeros([3, 5])).expect("fits");
+    for _ in 0..4 {
+        session.run().expect("runs");
+    }
+    assert_eq!(session.read("y").expect("is read").data, vec![15.0; 15]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_runs() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorDesc::f32([1, 1 << 13, 1 << 13, 4]));
+    let y = graph.activation("wide", x, ActivationKind::Silu).expect("sound");
+    graph.output("y", y);
+    let mut caps = gpu().caps().clone();
+    caps.max_binding_bytes = 128 << 20;
+    let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("1 GiB in one binding").to_string();
+    assert!(
+        message.contains("1024.0 MiB") && message.contains("128.0 MiB") && message.contains("--precision f16"),
+        "{message}"
+    );
+
+    let (graph, _) = model();
+    caps.memory_bytes = Some(1 << 16);
+    let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("more than 64 KiB").to_string();
+    assert!(message.contains("the device has 0.1 MiB"), "{message}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_not_a_hang() {
+    let (_, adapter) = unmist::gpu::select_adapter("auto").expect("lists").expect("there is one");
+    let own = unmist::gpu::GpuDevice::open(adapter, true).expect("opens");
+    let (graph, weights) = model();
+    let plan = Plan::new(&graph, own.caps(), &PlanOptions::default()).expect("fits");
+    let mut session = GpuSession::new(&own, plan, &weights).expect("loads");
+    own.destroy();
+    let message = session.run().expect_err("the device is gone").to_string();
+    assert!(message.starts_with("device:") && message.contains("lost"), "{message}");
+    assert!(session.read("sample").is_err());
+}
