@@ -1,9 +1,10 @@
 //! What can run a graph: a GPU or the CPU reference, behind one interface.
 
+use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession, select_adapter};
 use crate::graph::{Graph, ValueId, WeightSource, passes};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, mib};
 use crate::reference::ReferenceSession;
 use crate::tensor::{DType, HostTensor};
 
@@ -55,9 +56,28 @@ impl Device {
     pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
         let graph = passes::optimize(&graph, &options.disabled_passes)?;
         Ok(match self {
-            Device::Reference => Box::new(ReferenceSession::new(graph, weights)?),
+            Device::Reference => {
+                check_host_memory(&graph)?;
+                Box::new(ReferenceSession::new(graph, weights)?)
+            }
             Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), &options.plan)?, weights)?),
         })
+    }
+}
+
+/// Refuses a graph whose parameters and intermediate values the reference could not hold.
+///
+/// # Errors
+/// [`Error::Limits`] with both figures.
+fn check_host_memory(graph: &Graph) -> Result<()> {
+    let needed = graph.reference_bytes();
+    match host_memory_bytes() {
+        Some(available) if needed > available => Err(Error::Limits(format!(
+            "the CPU reference needs {} of memory for this run, {} are free; use a smaller --batch-size or picture, or another --device",
+            mib(needed),
+            mib(available)
+        ))),
+        _ => Ok(()),
     }
 }
 

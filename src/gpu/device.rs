@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::caps::Caps;
+use crate::caps::{Caps, host_memory_bytes};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 
@@ -61,7 +61,8 @@ impl GpuDevice {
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            memory_bytes: None,
+            // A CPU driver's memory is the machine's; how much a GPU has, no API that wgpu reaches tells: there, allocation fails cleanly.
+            memory_bytes: (info.device_type == wgpu::DeviceType::Cpu).then(host_memory_bytes).flatten(),
         };
         let failure = Arc::new(Mutex::new(None));
         let record = |failure: &Arc<Mutex<Option<String>>>, message: String| {

@@ -302,6 +302,25 @@ impl Graph {
         specs.flat_map(|s| &s.parts).filter(|p| seen.insert(&p.name)).collect()
     }
 
+    /// Bytes that the CPU reference holds at its peak: all parameters, and the values alive between definition and last use, all as f32.
+    pub fn reference_bytes(&self) -> u64 {
+        let bytes = |node: &Node| 4 * node.desc.elements() as u64;
+        let mut uses = self.use_counts();
+        let mut alive: u64 = self.nodes.iter().filter(|n| n.op().is_none()).map(bytes).sum();
+        let mut peak = alive;
+        for node in self.nodes.iter().filter(|n| n.op().is_some()) {
+            alive += bytes(node);
+            peak = peak.max(alive);
+            for input in node.inputs() {
+                uses[input.index()] -= 1;
+                if uses[input.index()] == 0 && self.node(input).op().is_some() {
+                    alive -= bytes(self.node(input));
+                }
+            }
+        }
+        peak
+    }
+
     /// How often each value is read, outputs included.
     pub fn use_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.nodes.len()];
