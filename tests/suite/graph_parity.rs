@@ -115,16 +115,6 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
 }
 
 #[test]
-fn long_launches_are_split_and_give_the_same_result() {
-    let (graph, weights) = model();
-    let whole = PlanOptions::default();
-    let split = PlanOptions { max_launch_flops: 20_000, ..PlanOptions::default() };
-    let steps = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").steps.len();
-    assert!(steps(&split) > steps(&whole), "nothing was split");
-    assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
-}
-
-#[test]
 fn carried_state_stays_on_the_device() {
     let build = || -> unmist::Result<Graph> {
         let mut g = Graph::new();
