@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -117,6 +117,7 @@ impl Operation for Attention {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let q = inputs.required(0)?;
+        expect_float("q", q.dtype)?;
         let parts = if self.packing == Packing::Qkv { 3 } else { 1 };
         let width = q.channels();
         if q.shape.len() < 3 || q.elements() == 0 || !width.is_multiple_of(parts) {
@@ -144,6 +145,7 @@ impl Operation for Attention {
                 continue;
             };
             let input = inputs.required(position)?;
+            expect_float(name, input.dtype)?;
             if input.shape.len() < 3 || input.elements() == 0 || input.shape[0] != images || input.channels() != parts * channels {
                 return Err(Error::Shape(format!("{name}: expected [{images}, S, {}], found {:?}", parts * channels, input.shape)));
             }

@@ -1,7 +1,7 @@
 //! Normalisation over groups of channels, with an activation function applied to the result.
 
 use super::activation::{self, ActivationKind};
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, expect_shape, in_fours};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -50,12 +50,54 @@ impl GroupNorm {
     }
 }
 
+impl GroupNorm {
+    fn chunked(&self, context: &LowerContext<'_>) -> Lowered {
+        let (n, positions, channels) = dims(context);
+        let vectors = channels / 4;
+        // Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the work.
+        let chunk = positions.div_ceil(128).clamp(16, 256);
+        let chunks = positions.div_ceil(chunk);
+        let moments = Launch::new("group_norm/chunked_moments")
+            .bind("moments", Operand::Scratch(0))
+            .param("images", n)
+            .param("positions", positions)
+            .param("vectors", vectors)
+            .param("chunks", chunks)
+            .param("chunk", chunk)
+            .cover(n * chunks * vectors, 64);
+        let combine = Launch::new("group_norm/chunked_combine")
+            .bind("moments", Operand::Scratch(0))
+            .bind("affine", Operand::Scratch(1))
+            .param("groups", self.groups)
+            .param("channels", channels)
+            .param("positions", positions)
+            .param("chunks", chunks)
+            .param("chunk", chunk)
+            .param_f32("eps", self.eps as f32)
+            .workgroups(self.groups, n, 1);
+        const POSITIONS: usize = 8;
+        let runs = positions.div_ceil(POSITIONS);
+        let apply = Launch::new("group_norm/chunked")
+            .constant("ACTIVATION", self.activation.map_or(activation::NONE, ActivationKind::code))
+            .constant("POSITIONS", POSITIONS)
+            .bind("affine", Operand::Scratch(1))
+            .param("images", n)
+            .param("positions", positions)
+            .param("vectors", vectors)
+            .param("runs", runs)
+            .cover(n * runs * vectors, 64);
+        let scratch = vec![TensorDesc::f32([n, chunks, 2, channels]), TensorDesc::f32([n, 2, channels])];
+        Lowered { launches: vec![moments, combine, apply], scratch }
+    }
+}
+
 impl Operation for GroupNorm {
     const NAME: &'static str = "group_norm";
     const INPUTS: &'static [&'static str] = &["x", "gamma", "beta"];
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
         let channels = x.channels();
         if x.shape.len() < 2 || x.elements() == 0 {
             return Err(Error::Shape(format!("x: expected [N, .., C], found shape {:?}", x.shape)));
@@ -78,7 +120,15 @@ impl Operation for GroupNorm {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+        &[
+            Variant {
+                name: "chunked",
+                family: Family::Any,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: Self::chunked,
+            },
+            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+        ]
     }
 
     fn attributes(&self) -> String {

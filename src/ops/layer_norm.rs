@@ -1,6 +1,6 @@
 //! Normalisation of each row.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, expect_shape, in_fours, row_lanes};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -21,6 +21,20 @@ impl LayerNorm {
         Launch::new(kernel).param("channels", context.output.channels()).param_f32("eps", self.eps as f32)
     }
 
+    fn workgroup(&self, context: &LowerContext<'_>) -> Lowered {
+        let (rows, lanes) = (context.output.rows(), row_lanes(context));
+        self.launch("layer_norm/workgroup", context)
+            .constant("ROW_LANES", lanes)
+            .param("rows", rows)
+            .cover(rows * lanes, 64)
+            .into()
+    }
+
+    fn rows(&self, context: &LowerContext<'_>) -> Lowered {
+        let rows = context.output.rows();
+        self.launch("layer_norm/rows", context).param("rows", rows).cover(rows, 8).into()
+    }
+
     fn naive(&self, context: &LowerContext<'_>) -> Lowered {
         let elements = context.output.elements();
         self.launch("layer_norm/naive", context).param("elements", elements).cover(elements.div_ceil(4), 64).into()
@@ -33,6 +47,7 @@ impl Operation for LayerNorm {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
         if x.shape.is_empty() || x.elements() == 0 {
             return Err(Error::Shape(format!("x: expected [.., C], found shape {:?}", x.shape)));
         }
@@ -50,7 +65,16 @@ impl Operation for LayerNorm {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+        &[
+            Variant {
+                name: "workgroup",
+                family: Family::Gpu,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: Self::workgroup,
+            },
+            Variant { name: "rows", family: Family::Cpu, supports: |_, context| in_fours("channels", context.output.channels()), lower: Self::rows },
+            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+        ]
     }
 
     fn attributes(&self) -> String {

@@ -302,3 +302,8 @@ pub(crate) fn expect_dtype(what: &str, found: DType, expected: DType) -> Result<
 pub(crate) fn in_fours(what: &str, count: usize) -> std::result::Result<(), String> {
     if count.is_multiple_of(4) { Ok(()) } else { Err(format!("{what}: {count} is not a multiple of 4")) }
 }
+
+/// How many of a workgroup's 64 invocations share a row: enough that each has one vector, for kernels that sum rows.
+pub(crate) fn row_lanes(context: &LowerContext<'_>) -> usize {
+    (context.output.channels() / 4).next_power_of_two().clamp(8, 64)
+}

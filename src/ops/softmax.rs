@@ -1,6 +1,6 @@
 //! Softmax of each row.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, in_fours, row_lanes};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -11,6 +11,21 @@ use crate::tensor::HostTensor;
 /// Input: `x [.., C]`; output as `x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Softmax;
+
+fn workgroup(_: &Softmax, context: &LowerContext<'_>) -> Lowered {
+    let (rows, lanes) = (context.output.rows(), row_lanes(context));
+    Launch::new("softmax/workgroup")
+        .constant("ROW_LANES", lanes)
+        .param("rows", rows)
+        .param("channels", context.output.channels())
+        .cover(rows * lanes, 64)
+        .into()
+}
+
+fn rows(_: &Softmax, context: &LowerContext<'_>) -> Lowered {
+    let rows = context.output.rows();
+    Launch::new("softmax/rows").param("rows", rows).param("channels", context.output.channels()).cover(rows, 8).into()
+}
 
 fn naive(_: &Softmax, context: &LowerContext<'_>) -> Lowered {
     let elements = context.output.elements();
@@ -27,6 +42,7 @@ impl Operation for Softmax {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
         if x.shape.is_empty() || x.elements() == 0 {
             return Err(Error::Shape(format!("x: expected [.., C], found shape {:?}", x.shape)));
         }
@@ -42,7 +58,16 @@ impl Operation for Softmax {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: naive }]
+        &[
+            Variant {
+                name: "workgroup",
+                family: Family::Gpu,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: workgroup,
+            },
+            Variant { name: "rows", family: Family::Cpu, supports: |_, context| in_fours("channels", context.output.channels()), lower: rows },
+            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: naive },
+        ]
     }
 
     fn cases() -> Vec<Case> {

@@ -1,0 +1,78 @@
+// group_norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every channel
+//
+//   moments     [images, chunks, 2, channels]  f32: means, then sum (x - mean)^2, of each channel over each chunk
+//   gamma, beta [channels]                     f32
+//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps), then summands beta - mean * factor
+// dispatch:   one workgroup for one image and group
+// requires:   64 invocations, 256 bytes of workgroup memory
+// constants:  none
+// error:      see chunked.wgsl
+// source:     mean and variance of a union: Chan, Golub and LeVeque 1983, equations 2.1
+struct Params {
+    groups: u32,
+    channels: u32,
+    positions: u32,
+    chunks: u32,
+    chunk: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<storage, read> moments: array<f32>;
+@group(0) @binding(1) var<storage, read> gamma: array<f32>;
+@group(0) @binding(2) var<storage, read> beta: array<f32>;
+@group(0) @binding(3) var<storage, read_write> affine: array<f32>;
+@group(0) @binding(4) var<uniform> p: Params;
+
+var<workgroup> partial: array<f32, 64>;
+
+// The sum of the 64 invocations' values, for all of them.
+fn workgroup_sum(value: f32, local: u32) -> f32 {
+    workgroupBarrier(); // the last sum has been read
+    partial[local] = value;
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local < half) { partial[local] += partial[local + half]; }
+    }
+    workgroupBarrier();
+    return partial[0];
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = workgroup.x;
+    let image = workgroup.y;
+    let group_channels = p.channels / p.groups;
+    let first_channel = group * group_channels;
+    let entries = p.chunks * group_channels; // chunks of single channels
+    let first = image * p.chunks * 2u * p.channels + first_channel;
+    let total = f32(p.positions * group_channels);
+
+    // Means relative to that of the first chunk: their differences are small and exact even where the means are not.
+    let pivot = moments[first];
+    var sum = 0.0;
+    for (var i = local; i < entries; i += 64u) {
+        let chunk = i / group_channels;
+        let count = f32(min(p.chunk, p.positions - chunk * p.chunk));
+        sum += count * (moments[first + 2u * chunk * p.channels + i % group_channels] - pivot);
+    }
+    let shift = workgroup_sum(sum, local) / total; // mean - pivot
+
+    // sum (x - mean)^2 over a chunk = sum (x - its mean)^2 + count * (its mean - mean)^2
+    var squares = 0.0;
+    for (var i = local; i < entries; i += 64u) {
+        let chunk = i / group_channels;
+        let count = f32(min(p.chunk, p.positions - chunk * p.chunk));
+        let entry = first + 2u * chunk * p.channels + i % group_channels;
+        let difference = moments[entry] - pivot - shift;
+        squares += moments[entry + p.channels] + count * difference * difference;
+    }
+    let variance = workgroup_sum(squares, local) / total;
+
+    let mean = pivot + shift;
+    let inverse_deviation = 1.0 / sqrt(variance + p.eps);
+    for (var c = first_channel + local; c < first_channel + group_channels; c += 64u) {
+        let factor = inverse_deviation * gamma[c];
+        affine[2u * image * p.channels + c] = factor;
+        affine[(2u * image + 1u) * p.channels + c] = beta[c] - mean * factor;
+    }
+}
