@@ -11,7 +11,9 @@ macro_rules! table {
 pub const KERNELS: &[(&str, &str)] = table![
     "activation/naive",
     "add_noise/naive",
+    "attention/flash",
     "attention/naive",
+    "attention/shuffle",
     "avg_pool/naive",
     "avg_pool/vec4",
     "binary/naive",

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, in_fours};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -44,6 +44,7 @@ impl Default for Attention {
 /// Sizes of an instance.
 #[derive(Clone, Copy)]
 struct Dims {
+    images: usize,
     queries: usize,
     keys: usize,
     channels: usize,
@@ -65,6 +66,7 @@ impl Attention {
         let images = y.shape[0];
         let channels = y.channels();
         Dims {
+            images,
             queries: y.rows() / images,
             keys: k.rows() / images,
             channels,
@@ -101,6 +103,33 @@ impl Attention {
             .param_f32("scale", self.scale(dims.head_dim) as f32)
     }
 
+    fn flash(&self, context: &LowerContext<'_>) -> Lowered {
+        let dims = self.dims(context);
+        let tile = FlashTile::new(dims.head_dim / 4);
+        self.launch("attention/flash", context)
+            .constant("HEAD_VECTORS", dims.head_dim / 4)
+            .constant("LANES_X", tile.lanes_x)
+            .constant("LANES_Y", tile.lanes_y)
+            .constant("DEPTH", tile.depth)
+            .constant("V_ROWS", tile.v_rows)
+            .constant("QUADS", tile.quads)
+            .constant("STAGE", tile.stage)
+            .workgroups(self.heads, dims.images * dims.queries.div_ceil(4 * tile.lanes_y), 1)
+            .into()
+    }
+
+    fn shuffle(&self, context: &LowerContext<'_>) -> Lowered {
+        let dims = self.dims(context);
+        let lanes = context.caps.subgroup_size.expect("checked by supports") as usize;
+        let queries = shuffle_queries(dims.head_dim).expect("checked by supports");
+        self.launch("attention/shuffle", context)
+            .constant("HEAD_VECTORS", dims.head_dim / 4)
+            .constant("LANES", lanes)
+            .constant("QUERIES", queries)
+            .workgroups(self.heads, dims.images * dims.queries.div_ceil(lanes * queries), 1)
+            .into()
+    }
+
     fn naive(&self, context: &LowerContext<'_>) -> Lowered {
         let elements = context.output.elements();
         self.launch("attention/naive", context)
@@ -108,6 +137,65 @@ impl Attention {
             .param("head_dim", self.dims(context).head_dim)
             .cover(elements.div_ceil(4), 64)
             .into()
+    }
+}
+
+/// The tiles of wgsl/attention/flash.wgsl, by the names of its constants.
+struct FlashTile {
+    lanes_x: usize,
+    lanes_y: usize,
+    depth: usize,
+    v_rows: usize,
+    quads: usize,
+    stage: usize,
+}
+
+impl FlashTile {
+    /// Tiles for heads of `vectors` vectors of four channels, within 16 KiB of workgroup memory.
+    fn new(vectors: usize) -> Self {
+        // Few lanes without output, then few vectors of it for each lane, as they all stay in registers.
+        let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
+        let (lanes_x, lanes_y) = match vectors {
+            0..=40 if idle(10) < idle(8) => (10, 16),
+            0..=40 => (8, 16),
+            _ => (16, 8),
+        };
+        let quads = vectors.div_ceil(lanes_x);
+        let block_k = 4 * lanes_x;
+        let room = 1024 - block_k * lanes_y - lanes_x * lanes_y; // vectors of workgroup memory left for STAGE
+        let divisor = |of: usize, fits: &dyn Fn(usize) -> bool| {
+            (1..=of).rev().find(|d| of.is_multiple_of(*d) && fits(*d)).unwrap_or(1)
+        };
+        let depth = divisor(vectors, &|depth| 4 * depth * (lanes_x + lanes_y) <= room);
+        let v_rows = divisor(block_k, &|rows| rows * quads * lanes_x <= room);
+        let stage = (4 * depth * (lanes_x + lanes_y)).max(v_rows * quads * lanes_x);
+        Self { lanes_x, lanes_y, depth, v_rows, quads, stage }
+    }
+}
+
+/// Queries of one lane of wgsl/attention/shuffle.wgsl: as many as keep its compile time within a few seconds.
+fn shuffle_queries(head_dim: usize) -> Option<usize> {
+    match head_dim {
+        0..=80 => Some(4),
+        81..=160 => Some(2),
+        _ => None,
+    }
+}
+
+fn flash_supports(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+    let head_dim = op.dims(context).head_dim;
+    in_fours("head dimension", head_dim)?;
+    if head_dim > 512 { Err(format!("head dimension: {head_dim} exceeds 512")) } else { Ok(()) }
+}
+
+fn shuffle_supports(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+    let head_dim = op.dims(context).head_dim;
+    in_fours("head dimension", head_dim)?;
+    shuffle_queries(head_dim).ok_or(format!("head dimension: {head_dim} exceeds 160"))?;
+    match context.caps.subgroup_size {
+        Some(4..=16) => Ok(()),
+        Some(size) => Err(format!("needs subgroups of at most 16 invocations, these have {size}")),
+        None => Err("needs subgroup operations, and subgroups of one size".into()),
     }
 }
 
@@ -184,7 +272,11 @@ impl Operation for Attention {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+        &[
+            Variant { name: "flash", family: Family::Gpu, supports: flash_supports, lower: Self::flash },
+            Variant { name: "shuffle", family: Family::Cpu, supports: shuffle_supports, lower: Self::shuffle },
+            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+        ]
     }
 
     fn attributes(&self) -> String {
@@ -204,7 +296,9 @@ impl Operation for Attention {
     }
 
     fn cases() -> Vec<Case> {
-        cases()
+        let mut cases = cases();
+        cases.push(large_negative());
+        cases
     }
 }
 
@@ -228,15 +322,34 @@ fn cases() -> Vec<Case> {
     let op = |heads, packing| Attention { heads, packing, ..Attention::default() };
     let causal = |heads, packing| Attention { causal: true, ..op(heads, packing) };
     let (separate, qkv, kv) = (Packing::Separate, Packing::Qkv, Packing::Kv);
+    let large = Fill::Uniform(-20.0, 20.0);
     vec![
         case("D 8, tokens", op(3, separate), 2, &[37], &[37], 24, Fill::Normal),
         case("D 5, cross", op(2, separate), 2, &[35], &[7], 10, Fill::Normal),
         case("D 3, one key", op(3, kv), 2, &[6], &[1], 9, Fill::Normal),
         case("D 7, packed, causal", causal(2, qkv), 2, &[21], &[21], 14, Fill::Normal),
-        case("D 16, packed picture", op(2, qkv), 2, &[9, 11], &[], 32, Fill::Normal),
-        case("D 40, text of 77", op(2, kv), 2, &[5, 13], &[77], 80, Fill::Normal),
+        case("D 16, packed picture, tiles exactly", op(2, qkv), 2, &[8, 16], &[], 32, Fill::Normal),
+        case("D 40, one past the tiles, text of 77", op(2, kv), 2, &[5, 13], &[77], 80, Fill::Normal),
+        case("D 40, one key", op(2, separate), 2, &[9, 3], &[1], 80, Fill::Normal),
         case("D 64, causal text", causal(2, qkv), 2, &[77], &[77], 128, Fill::Normal),
+        case("D 80, packed picture", op(1, qkv), 2, &[9, 7], &[], 80, Fill::Normal),
+        case("D 160, text of 77", op(2, kv), 2, &[11], &[77], 320, Fill::Normal),
+        case("D 28, few keys, scale", Attention { scale: Some(0.7), ..op(3, separate) }, 2, &[33], &[5], 84, Fill::Normal),
+        case("D 256, causal", causal(1, separate), 2, &[67], &[67], 256, Fill::Normal),
+        case("D 512, picture", op(1, qkv), 1, &[5, 7], &[], 512, Fill::Normal),
+        // Scores of some hundred, so that each softmax is nearly one-hot. They are sums of terms of that size, rounded to 2⁻²⁴ of it each,
+        // and an error of 1e-5 in a score is one of 1e-5 in its weight.
+        case("nearly one-hot", op(2, separate), 2, &[33], &[70], 80, large).tolerance(1e-4),
+        case("nearly one-hot, causal", causal(2, qkv), 2, &[70], &[], 80, large).tolerance(1e-4),
     ]
+}
+
+/// Every score lies between -1200 and -400, so that each power is zero in f32 unless the largest is subtracted.
+fn large_negative() -> Case {
+    let fill = |low, high, shape: [usize; 3]| Some(CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Uniform(low, high), always_f32: false });
+    let inputs = vec![fill(-30.0, -20.0, [2, 19, 72]), fill(5.0, 8.0, [2, 45, 72]), CaseInput::normal([2, 45, 72])];
+    // Sums of 36 terms of up to 240 · 1/6, as for the nearly one-hot cases.
+    Case::new("large negative scores", Attention { heads: 2, ..Attention::default() }, inputs).tolerance(1e-4)
 }
 
 impl Graph {

@@ -80,7 +80,7 @@ impl Operation for Softmax {
             case("tokens", &[2, 33, 40], Fill::Normal),
             case("one vector of four a row", &[9, 4], Fill::Normal),
             case("one past a workgroup", &[2, 9, 260], Fill::Normal),
-            case("long rows", &[3, 5, 4100], Fill::Normal),
+            case("long rows", &[2, 3, 2052], Fill::Normal),
             // e^x itself would overflow, or be zero in every term; the differences from the largest x are exact in f32.
             case("nearly one-hot", &[4, 9, 36], Fill::Uniform(-400.0, 400.0)),
             case("large negative", &[4, 9, 36], Fill::Uniform(-1010.0, -1000.0)),
