@@ -14,10 +14,12 @@ pub mod ops;
 pub mod output;
 pub mod pipelines;
 pub mod plan;
+pub mod prompt;
 pub mod reference;
 pub mod rng;
 pub mod schedulers;
 pub mod tensor;
+pub mod tokenizer;
 pub mod verify;
 
 pub use error::{Error, Result};

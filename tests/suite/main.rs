@@ -15,5 +15,6 @@ mod pipeline_parity;
 mod rng;
 mod scheduler_runs;
 mod schedulers;
+mod tokenizer;
 mod unet2d_parity;
 mod wgsl;

@@ -1,0 +1,389 @@
+//! Prompts with weights, in the syntax of AUTOMATIC1111's web UI, and their division into windows of the text encoder.
+//!
+//! | text | meaning |
+//! | --- | --- |
+//! | `(word)` | weight × 1.1 |
+//! | `[word]` | weight ÷ 1.1 |
+//! | `(word:1.3)` | weight × 1.3 |
+//! | `\(` `\)` `\[` `\]` `\\` | the character itself |
+//! | `BREAK` | the rest begins in a new window |
+//!
+//! Brackets nest and multiply. A round or square bracket that is never closed counts to the end; one that was never opened is
+//! text. Prompt editing (`[from:to:0.5]`, `[a|b]`) and `AND` change the prompt while sampling; they are refused.
+
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// What a plain bracket multiplies by.
+const BRACKET: f64 = 1.1;
+/// If a window ends within so many tokens after a comma, it is cut at the comma.
+const COMMA_REACH: usize = 20;
+
+/// A piece of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// Text with its weight, 1 without brackets.
+    Text(String, f64),
+    /// `BREAK`.
+    Break,
+}
+
+/// One window of the text encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Token ids: start, text, end, padding.
+    pub ids: Vec<u32>,
+    /// A weight for each id, 1 for start, end and padding.
+    pub weights: Vec<f32>,
+}
+
+/// Splits a prompt into pieces of one weight each.
+///
+/// # Errors
+/// [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not a number.
+pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
+    let mut parser = Parser { pieces: vec![], round: vec![], square: vec![] };
+    let mut rest = prompt;
+    while let Some(c) = rest.chars().next() {
+        let taken = match c {
+            '\\' => {
+                let next = rest[1..].chars().next().filter(|next| "()[]\\".contains(*next));
+                match next {
+                    Some(next) => parser.text(next.encode_utf8(&mut [0; 4])),
+                    None => parser.text("\\"),
+                }
+                1 + next.map_or(0, char::len_utf8)
+            }
+            '(' => {
+                parser.round.push(parser.pieces.len());
+                1
+            }
+            '[' => {
+                refuse_editing(rest)?;
+                parser.square.push(parser.pieces.len());
+                1
+            }
+            ')' if !parser.round.is_empty() => {
+                let from = parser.round.pop().expect("it is not empty");
+                parser.multiply(from, BRACKET);
+                1
+            }
+            ']' if !parser.square.is_empty() => {
+                let from = parser.square.pop().expect("it is not empty");
+                parser.multiply(from, 1.0 / BRACKET);
+                1
+            }
+            ':' if !parser.round.is_empty() && closing_weight(rest).is_some() => {
+                let (number, taken) = closing_weight(rest).expect("just checked");
+                let weight = number.parse::<f64>().ok().filter(|weight| weight.is_finite());
+                let Some(weight) = weight else {
+                    return Err(Error::Usage(format!(
+                        "prompt: expected a weight like 1.3 in `:{number})`, found {number:?}"
+                    )));
+                };
+                let from = parser.round.pop().expect("it is not empty");
+                parser.multiply(from, weight);
+                taken
+            }
+            _ => {
+                // Up to the next character with a meaning; this one has none here, or is text.
+                let end =
+                    rest.char_indices().skip(1).find(|(_, c)| "\\()[]:".contains(*c)).map_or(rest.len(), |(at, _)| at);
+                parser.words(&rest[..end])?;
+                end
+            }
+        };
+        rest = &rest[taken..];
+    }
+    parser.finish()
+}
+
+struct Parser {
+    pieces: Vec<Piece>,
+    /// For each open bracket, how many pieces came before it.
+    round: Vec<usize>,
+    square: Vec<usize>,
+}
+
+impl Parser {
+    fn text(&mut self, text: &str) {
+        self.pieces.push(Piece::Text(text.to_owned(), 1.0));
+    }
+
+    /// Text in which `BREAK` may stand, as a word of its own; the white space round it goes with it.
+    fn words(&mut self, text: &str) -> Result<()> {
+        if whole_word(text, "AND").is_some() {
+            return Err(Error::Unsupported(
+                "prompt: `AND` (several prompts in one picture) is not supported; remove it or write `and`".into(),
+            ));
+        }
+        match whole_word(text, "BREAK") {
+            Some(at) => {
+                self.text(text[..at].trim_end());
+                self.pieces.push(Piece::Break);
+                self.words(text[at + "BREAK".len()..].trim_start())
+            }
+            None => {
+                self.text(text);
+                Ok(())
+            }
+        }
+    }
+
+    /// Multiplies the weights of the pieces since a bracket opened.
+    fn multiply(&mut self, from: usize, factor: f64) {
+        for piece in &mut self.pieces[from..] {
+            if let Piece::Text(_, weight) = piece {
+                *weight *= factor;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<Piece>> {
+        for from in std::mem::take(&mut self.round) {
+            self.multiply(from, BRACKET);
+        }
+        for from in std::mem::take(&mut self.square) {
+            self.multiply(from, 1.0 / BRACKET);
+        }
+        // Neighbours of one weight become one piece, so that words that brackets and escapes cut are whole again.
+        let mut merged: Vec<Piece> = Vec::new();
+        for piece in self.pieces {
+            match (merged.last_mut(), piece) {
+                (Some(Piece::Text(text, weight)), Piece::Text(more, same)) if *weight == same => text.push_str(&more),
+                (_, Piece::Text(text, _)) if text.is_empty() => {}
+                (_, piece) => merged.push(piece),
+            }
+        }
+        if merged.is_empty() {
+            merged.push(Piece::Text(String::new(), 1.0));
+        }
+        Ok(merged)
+    }
+}
+
+/// `:1.3)` at the beginning of `text`: the number, and the length of all of it.
+fn closing_weight(text: &str) -> Option<(&str, usize)> {
+    let after = text.strip_prefix(':')?;
+    let end = after.find(')')?;
+    let number = after[..end].trim();
+    let digits = number.strip_prefix(['+', '-']).unwrap_or(number);
+    let numeric = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    numeric.then_some((number, 1 + end + 1))
+}
+
+/// Refuses `[a|b]`, `[from:to:when]` and `[to:when]` at the beginning of `text`, where `when` is a number.
+fn refuse_editing(text: &str) -> Result<()> {
+    let mut depth = 0;
+    let mut last_colon = None;
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => {}
+            '[' | '(' => depth += 1,
+            ']' if depth == 1 => {
+                let when = last_colon.map(|colon: usize| text[colon + 1..at].trim());
+                if when.is_some_and(|when| when.parse::<f64>().is_ok()) {
+                    return Err(Error::Unsupported(format!(
+                        "prompt: editing while sampling, `{}`, is not supported; write \\[ for a bracket",
+                        &text[..=at]
+                    )));
+                }
+                return Ok(());
+            }
+            ']' | ')' => depth -= 1,
+            '|' if depth == 1 => {
+                return Err(Error::Unsupported(
+                    "prompt: alternation, `[a|b]`, is not supported; write \\[ for a bracket".into(),
+                ));
+            }
+            ':' if depth == 1 => last_colon = Some(at),
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    Ok(())
+}
+
+/// Where `word` stands in `text` with no letter, digit or underscore beside it.
+fn whole_word(text: &str, word: &str) -> Option<usize> {
+    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|&at| !joins(text[..at].chars().next_back()) && !joins(text[at + word.len()..].chars().next()))
+}
+
+/// Divides the tokens of all pieces into windows of `length` places (start and end included).
+///
+/// A window is left early at `BREAK`, and at a comma if one stands near its end.
+///
+/// # Errors
+/// [`Error::Config`] if a window has no room for text; otherwise as [`Tokenizer::encode`].
+pub fn windows(pieces: &[Piece], tokenizer: &Tokenizer, length: usize) -> Result<Vec<Window>> {
+    let Some(room) = length.checked_sub(2).filter(|&room| room > 0) else {
+        return Err(Error::Config(format!(
+            "a text encoder with {length} positions has no room for a prompt between start and end"
+        )));
+    };
+    let comma = tokenizer.encode(",")?;
+    let mut parts: Vec<Vec<(u32, f32)>> = Vec::new();
+    let mut part: Vec<(u32, f32)> = Vec::new();
+    let mut after_comma = 0; // where the text after the last comma of this part begins; 0 without
+    for piece in pieces {
+        let Piece::Text(text, weight) = piece else {
+            parts.push(std::mem::take(&mut part));
+            after_comma = 0;
+            continue;
+        };
+        for id in tokenizer.encode(text)? {
+            let is_comma = comma == [id];
+            if part.len() == room {
+                let near = after_comma > 0 && room - after_comma < COMMA_REACH && !is_comma;
+                let carried = if near { part.split_off(after_comma) } else { vec![] };
+                parts.push(std::mem::replace(&mut part, carried));
+                after_comma = 0;
+            }
+            part.push((id, *weight as f32));
+            if is_comma {
+                after_comma = part.len();
+            }
+        }
+    }
+    if !part.is_empty() || parts.is_empty() {
+        parts.push(part);
+    }
+    let window = |part: Vec<(u32, f32)>| {
+        let (ids, weights): (Vec<u32>, Vec<f32>) = part.into_iter().unzip();
+        let mut all = vec![1.0; length];
+        all[1..=weights.len()].copy_from_slice(&weights);
+        Window { ids: tokenizer.window(&ids, length), weights: all }
+    };
+    Ok(parts.into_iter().map(window).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::tokenizer::Padding;
+
+    #[track_caller]
+    fn table(prompt: &str, expected: &[(&str, f64)]) {
+        let found = parse(prompt).unwrap();
+        let found = found.iter().map(|piece| match piece {
+            Piece::Text(text, weight) => (text.as_str(), *weight),
+            Piece::Break => ("BREAK", -1.0),
+        });
+        let found: Vec<_> = found.collect();
+        assert_eq!(found.len(), expected.len(), "{prompt:?}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-12,
+                "{prompt:?}: {found:?}, expected {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn weights() {
+        table("normal text", &[("normal text", 1.0)]);
+        table("", &[("", 1.0)]);
+        table("an (important) word", &[("an ", 1.0), ("important", 1.1), (" word", 1.0)]);
+        table("((a)) [b] [[c]]", &[("a", 1.21), (" ", 1.0), ("b", 1.0 / 1.1), (" ", 1.0), ("c", 1.0 / 1.21)]);
+        table("(a:1.3)(b: .5 )(c:-2)(d:+1)", &[("a", 1.3), ("b", 0.5), ("c", -2.0), ("d", 1.0)]);
+        table("(a (b:1.5) c:2)", &[("a ", 2.0), ("b", 3.0), (" c", 2.0)]);
+        table("(one)(two)", &[("onetwo", 1.1)]);
+        table(
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            &[
+                ("a ", 1.0),
+                ("house", 1.573),
+                (" ", 1.1),
+                ("on", 1.0),
+                (" a ", 1.1),
+                ("hill", 0.55),
+                (", sun, ", 1.1),
+                ("sky", 1.4641),
+                (".", 1.1),
+            ],
+        );
+    }
+
+    #[test]
+    fn brackets_that_do_not_match() {
+        table("(open", &[("open", 1.1)]);
+        table("a [open (twice", &[("a ", 1.0), ("open ", 1.0 / 1.1), ("twice", 1.0)]);
+        table("closed) twice]", &[("closed) twice]", 1.0)]);
+        table("ratio 16:9, 1:1.5) (a:b)", &[("ratio 16:9, 1:1.5) ", 1.0), ("a:b", 1.1)]);
+        table("()", &[("", 1.0)]);
+        table("(a:)", &[("a:", 1.1)]);
+    }
+
+    #[test]
+    fn escapes() {
+        table(r"\(smile\) (wink \(;\):1.2)", &[("(smile) ", 1.0), ("wink (;)", 1.2)]);
+        table(r"a\\b \c \[d\]", &[(r"a\b \c [d]", 1.0)]);
+        table("\\", &[("\\", 1.0)]);
+        table(r"\é(é)", &[(r"\é", 1.0), ("é", 1.1)]);
+    }
+
+    #[test]
+    fn breaks() {
+        table("a BREAK b", &[("a", 1.0), ("BREAK", -1.0), ("b", 1.0)]);
+        table("BREAK", &[("BREAK", -1.0)]);
+        table("(a BREAK b:2) c", &[("a", 2.0), ("BREAK", -1.0), ("b", 2.0), (" c", 1.0)]);
+        table("BREAKFAST aBREAK break BREAK_", &[("BREAKFAST aBREAK break BREAK_", 1.0)]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_said() {
+        for (prompt, part) in [
+            ("a [red:blue:0.5] car", "`[red:blue:0.5]`"),
+            ("[hat:0.3]", "`[hat:0.3]`"),
+            ("[(a:1.2) b:c:10]", "editing"),
+            ("[cow|horse]", "alternation"),
+            ("a cat AND a dog", "AND"),
+            ("(a:1.2.3)", "1.2.3"),
+            ("(a:.)", "\".\""),
+        ] {
+            let message = parse(prompt).unwrap_err().to_string();
+            assert!(message.contains(part), "{prompt:?}: {message}");
+        }
+        table(r"\[cow|horse\] SAND ANDY", &[("[cow|horse] SAND ANDY", 1.0)]);
+        table("[a (b|c) d]", &[("a ", 1.0 / 1.1), ("b|c", 1.0), (" d", 1.0 / 1.1)]);
+    }
+
+    fn clip(prompt: &str, length: usize) -> Vec<Window> {
+        static CLIP: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::clip(Padding::End));
+        windows(&parse(prompt).unwrap(), &CLIP, length).unwrap()
+    }
+
+    #[test]
+    fn a_window_has_start_end_and_weights() {
+        let [window] = &clip("a (cat:1.5)", 6)[..] else { panic!("one window") };
+        assert_eq!(window.ids, [49406, 320, 2368, 49407, 49407, 49407]);
+        assert_eq!(window.weights, [1.0, 1.0, 1.5, 1.0, 1.0, 1.0]);
+        assert_eq!(clip("", 4)[0].ids, [49406, 49407, 49407, 49407]);
+        assert!(windows(&[], &Tokenizer::clip(Padding::End), 2).unwrap_err().to_string().contains("2 positions"));
+    }
+
+    #[test]
+    fn long_prompts_go_on_in_the_next_window() {
+        let ids = |windows: &[Window]| -> Vec<usize> {
+            windows.iter().map(|w| w.ids[1..].iter().position(|&id| id == 49407).unwrap()).collect()
+        };
+        let words = |count: usize| vec!["cat"; count].join(" ");
+        assert_eq!(ids(&clip(&words(75), 77)), [75]);
+        assert_eq!(ids(&clip(&words(76), 77)), [75, 1]);
+        assert_eq!(ids(&clip(&words(151), 77)), [75, 75, 1]);
+        assert_eq!(ids(&clip(&format!("{} BREAK {}", words(3), words(4)), 77)), [3, 4]);
+        // A comma at place 60 is near the end, one at 50 is not; the 76th token being a comma cuts nothing.
+        assert_eq!(ids(&clip(&format!("{}, {}", words(59), words(20)), 77)), [60, 20]);
+        assert_eq!(ids(&clip(&format!("{}, {}", words(55), words(25)), 77)), [56, 25]);
+        assert_eq!(ids(&clip(&format!("{}, {}", words(54), words(25)), 77)), [75, 5]);
+        assert_eq!(ids(&clip(&format!("{}, {}", words(75), words(2)), 77)), [75, 3]);
+        let weights = &clip(&format!("{}, ({}:2)", words(59), words(20)), 77)[1].weights;
+        assert_eq!(weights[..22], [&[1.0][..], &[2.0; 20], &[1.0]].concat());
+    }
+}
