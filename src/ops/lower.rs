@@ -153,6 +153,12 @@ impl Launch {
         self
     }
 
+    /// Sets the work of this launch, for operations whose launches differ much.
+    pub fn flops(mut self, flops: u64) -> Self {
+        self.flops = flops;
+        self
+    }
+
     /// As many workgroups of `size` invocations as cover `invocations`, folded into y beyond 65 535 as `flat_index` (wgsl/include/flat_index.wgsl) unfolds.
     pub fn cover(mut self, invocations: usize, size: usize) -> Self {
         let groups = invocations.div_ceil(size).max(1);
