@@ -22,6 +22,10 @@ pub const KERNELS: &[(&str, &str)] = table![
     "concat/naive",
     "concat/vec4",
     "conv2d/naive",
+    "conv2d/pad_channels",
+    "conv2d/reduce",
+    "conv2d/shuffle",
+    "conv2d/tiled",
     "dynamic_threshold/naive",
     "dynamic_threshold/naive_quantile",
     "embedding/naive",
@@ -39,6 +43,9 @@ pub const KERNELS: &[(&str, &str)] = table![
     "layer_norm/rows",
     "layer_norm/workgroup",
     "linear/naive",
+    "linear/reduce",
+    "linear/shuffle",
+    "linear/tiled",
     "model_input/naive",
     "pred_original_sample/naive",
     "randn/naive",
@@ -59,7 +66,7 @@ pub const KERNELS: &[(&str, &str)] = table![
 
 /// Every include: name and text.
 pub const INCLUDES: &[(&str, &str)] =
-    table!["include/activation", "include/flat_index", "include/logarithm", "include/sine"];
+    table!["include/activation", "include/flat_index", "include/logarithm", "include/product_tile", "include/sine"];
 
 /// The text of a kernel.
 ///

@@ -1,10 +1,14 @@
 //! Two-dimensional convolution, as in `torch.nn.Conv2d`.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_rank, expect_shape};
+use super::product::{Product, Tile, shuffle_lanes};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
+    expect_float, expect_rank, expect_shape,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 
 /// `y[n, oh, ow, o] = Σ_{kh, kw, i} x[n, oh·stride_h + kh − top, ow·stride_w + kw − left, i] · weight[o, kh, kw, i] + bias[o] + time_embedding[n, o] +
 /// residual[n, oh, ow, o]`, `x` being zero outside the picture.
@@ -48,31 +52,165 @@ impl Conv2d {
     }
 }
 
+/// Position of the input `bias`.
+const BIAS: usize = 2;
 /// Position of the input `time_embedding`.
 pub const TIME_EMBEDDING: usize = 3;
 /// Position of the input `residual`.
 pub const RESIDUAL: usize = 4;
 
-/// The constants and parameters that all variants share.
-fn launch(kernel: &'static str, op: &Conv2d, context: &LowerContext<'_>) -> Launch {
-    let (x, weight, y) = (&context.input(0).shape, &context.input(1).shape, &context.output.shape);
-    Launch::new(kernel)
-        .flag("HAS_BIAS", context.has(2))
-        .flag("HAS_TIME_EMBEDDING", context.has(3))
-        .flag("HAS_RESIDUAL", context.has(4))
-        .param("N", x[0])
-        .param("H", x[1])
-        .param("W", x[2])
-        .param("C_in", x[3])
-        .param("OH", y[1])
-        .param("OW", y[2])
-        .param("C_out", y[3])
-        .param("KH", weight[1])
-        .param("KW", weight[2])
-        .param("stride_h", op.stride[0])
-        .param("stride_w", op.stride[1])
-        .param("pad_top", op.padding[0])
-        .param("pad_left", op.padding[2])
+/// One instance: the kernels' view of it.
+struct Instance<'a> {
+    op: &'a Conv2d,
+    context: &'a LowerContext<'a>,
+    /// N, H, W, C_in
+    x: [usize; 4],
+    /// C_out, KH, KW, C_in
+    filter: [usize; 4],
+    /// N, OH, OW, C_out
+    y: [usize; 4],
+}
+
+impl<'a> Instance<'a> {
+    fn new(op: &'a Conv2d, context: &'a LowerContext<'a>) -> Self {
+        let dims = |desc: &TensorDesc| <[usize; 4]>::try_from(desc.shape.as_slice()).expect("`infer` checked the rank");
+        Self { op, context, x: dims(context.input(0)), filter: dims(context.input(1)), y: dims(context.output) }
+    }
+
+    /// Output pixels of all images.
+    fn pixels(&self) -> usize {
+        self.y[0] * self.y[1] * self.y[2]
+    }
+
+    fn flops(&self) -> u64 {
+        2 * (self.pixels() * self.y[3]) as u64 * self.filter[1..].iter().product::<usize>() as u64
+    }
+
+    /// A launch with the parameters that describe the instance to a kernel; `c_in` channels of x in memory.
+    fn launch(&self, kernel: &'static str, c_in: usize) -> Launch {
+        Launch::new(kernel)
+            .param("N", self.x[0])
+            .param("H", self.x[1])
+            .param("W", self.x[2])
+            .param("C_in", c_in)
+            .param("OH", self.y[1])
+            .param("OW", self.y[2])
+            .param("C_out", self.y[3])
+            .param("KH", self.filter[1])
+            .param("KW", self.filter[2])
+            .param("stride_h", self.op.stride[0])
+            .param("stride_w", self.op.stride[1])
+            .param("pad_top", self.op.padding[0])
+            .param("pad_left", self.op.padding[2])
+            .flops(self.flops())
+    }
+
+    /// Sets what is added to the sum.
+    fn conclude(&self, launch: Launch, here: bool) -> Launch {
+        launch
+            .flag("HAS_BIAS", here && self.context.has(BIAS))
+            .flag("HAS_TIME_EMBEDDING", here && self.context.has(TIME_EMBEDDING))
+            .flag("HAS_RESIDUAL", here && self.context.has(RESIDUAL))
+    }
+
+    fn naive(&self) -> Lowered {
+        self.conclude(self.launch("conv2d/naive", self.x[3]), true).cover(self.context.output.elements().div_ceil(4), 64).into()
+    }
+
+    /// A 1×1 convolution as the product of a matrix of pixels.
+    fn as_product(&self) -> Option<Product> {
+        let pointwise = self.filter[1..3] == [1, 1] && self.op.stride == [1, 1] && self.op.padding == [0; 4];
+        let simple = !self.context.has(TIME_EMBEDDING) && self.x[3].is_multiple_of(4);
+        (pointwise && simple).then(|| Product {
+            m: self.pixels(),
+            n: self.y[3],
+            k: self.x[3],
+            bias: self.context.has(BIAS),
+            residual: self.context.has(RESIDUAL),
+            activation: None,
+        })
+    }
+
+    /// For CPU drivers with subgroups of `lanes` invocations.
+    fn shuffle(&self, lanes: usize) -> Lowered {
+        if let Some(product) = self.as_product() {
+            return product.shuffle(lanes);
+        }
+        let [n, oh, ow, c_out] = self.y;
+        // Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones.
+        let pixels = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
+        let quads = match c_out {
+            0..=4 => 1,
+            5..=8 => 2,
+            _ => 4,
+        };
+        self.padded_to_fours(1, |launch| {
+            launch
+                .constant("LANES", lanes)
+                .constant("PIXELS", pixels)
+                .constant("QUADS", quads)
+                .constant("WEIGHT_LOADS", (4 * quads).div_ceil(lanes))
+                .flag("SLIDE", self.op.stride[1] == 1)
+                .workgroups(c_out.div_ceil(4 * quads), (n * oh * ow.div_ceil(pixels)).div_ceil(lanes), 1)
+        }, "conv2d/shuffle")
+    }
+
+    /// For GPUs.
+    fn tiled(&self) -> Lowered {
+        if let Some(product) = self.as_product() {
+            return product.tiled();
+        }
+        let [c_out, kh, kw, c_in] = self.filter;
+        let tile = Tile::new(self.pixels(), c_out, kh * kw * c_in.next_multiple_of(4));
+        self.padded_to_fours(tile.splits, |launch| tile.launch(launch), "conv2d/tiled")
+    }
+
+    /// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights are padded where
+    /// C_in is not a multiple of four; after it, partial sums and padded outputs are brought into y.
+    fn padded_to_fours(&self, splits: usize, configure: impl Fn(Launch) -> Launch, kernel: &'static str) -> Lowered {
+        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+        let [n, h, w, c_in] = self.x;
+        let [c_out, kh, kw, _] = self.filter;
+        let (c_in_padded, c_out_padded) = (c_in.next_multiple_of(4), c_out.next_multiple_of(4));
+        let direct = splits == 1 && c_out_padded == c_out;
+
+        let main = configure(self.launch(kernel, c_in_padded)).param("C_padded", c_out_padded);
+        let mut main = self.conclude(main, direct);
+        if c_in_padded != c_in {
+            for (name, input, rows) in [("x", 0, n * h * w), ("weight", 1, c_out * kh * kw)] {
+                let scratch = lowered.add_scratch([rows, c_in_padded]);
+                let elements = rows * c_in_padded;
+                lowered.launches.push(
+                    Launch::new("conv2d/pad_channels")
+                        .bind("unpadded", Operand::Input(input))
+                        .bind("padded", scratch)
+                        .param("rows", rows)
+                        .param("C", c_in)
+                        .param("C_padded", c_in_padded)
+                        .flops(elements as u64)
+                        .cover(elements / 4, 64),
+                );
+                main = main.bind(name, scratch);
+            }
+        }
+        if direct {
+            lowered.launches.push(main);
+            return lowered;
+        }
+        let partial = lowered.add_scratch([splits, self.pixels(), c_out_padded]);
+        lowered.launches.push(main.bind("y", partial));
+        let reduce = Launch::new("conv2d/reduce")
+            .bind("partial", partial)
+            .param("splits", splits)
+            .param("pixels", self.pixels())
+            .param("pixels_per_image", self.y[1] * self.y[2])
+            .param("C_out", c_out)
+            .param("C_padded", c_out_padded)
+            .flops((splits * self.pixels() * c_out) as u64)
+            .cover(self.context.output.elements().div_ceil(4), 64);
+        lowered.launches.push(self.conclude(reduce, true));
+        lowered
+    }
 }
 
 impl Operation for Conv2d {
@@ -81,6 +219,8 @@ impl Operation for Conv2d {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let (x, weight) = (inputs.required(0)?, inputs.required(1)?);
+        expect_float("x", x.dtype)?;
+        expect_float("weight", weight.dtype)?;
         let [n, h, w, c_in] = expect_rank("x", x)?;
         let [c_out, kh, kw, i] = expect_rank("weight", weight)?;
         if i != c_in {
@@ -93,12 +233,15 @@ impl Operation for Conv2d {
         let shape = [n, oh, ow, c_out];
         if let Some(bias) = inputs.optional(2) {
             expect_shape("bias", &bias.shape, &[c_out])?;
+            expect_dtype("bias", bias.dtype, DType::F32)?;
         }
         if let Some(time_embedding) = inputs.optional(3) {
             expect_shape("time_embedding", &time_embedding.shape, &[n, c_out])?;
+            expect_float("time_embedding", time_embedding.dtype)?;
         }
         if let Some(residual) = inputs.optional(4) {
             expect_shape("residual", &residual.shape, &shape)?;
+            expect_float("residual", residual.dtype)?;
         }
         Ok(x.with_shape(shape))
     }
@@ -114,12 +257,29 @@ impl Operation for Conv2d {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant {
-            name: "naive",
-            family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| launch("conv2d/naive", op, context).cover(context.output.elements().div_ceil(4), 64).into(),
-        }]
+        &[
+            Variant {
+                name: "tiled",
+                family: Family::Gpu,
+                supports: |_, _| Ok(()),
+                lower: |op, context| Instance::new(op, context).tiled(),
+            },
+            Variant {
+                name: "shuffle",
+                family: Family::Cpu,
+                supports: |_, context| shuffle_lanes(context.caps).map(drop),
+                lower: |op, context| {
+                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
+                    Instance::new(op, context).shuffle(lanes)
+                },
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                supports: |_, _| Ok(()),
+                lower: |op, context| Instance::new(op, context).naive(),
+            },
+        ]
     }
 
     fn attributes(&self) -> String {
@@ -170,6 +330,10 @@ impl Operation for Conv2d {
             case("three input channels to sixteen", [2, 11, 5, 3], [16, 3, 3], one, around, BIAS),
             case("one past the tiles", [1, 3, 43, 20], [129, 1, 1], one, none, TIME),
             case("many input channels, few pixels", [2, 3, 2, 260], [24, 3, 3], one, around, ALL),
+            case("many pixels, every input", [2, 37, 65, 4], [96, 3, 3], one, around, ALL),
+            case("many input channels, few pixels, odd output channels", [2, 2, 3, 132], [6, 3, 3], one, around, ALL),
+            case("nine input channels", [2, 7, 12, 9], [20, 3, 3], one, around, BIAS),
+            case("many tiles of 128", [2, 47, 61, 3], [362, 1, 3], one, [0, 0, 1, 1], BIAS),
             case("64 pixels by 64 channels", [1, 8, 8, 16], [64, 3, 3], one, around, RESIDUAL),
         ]
     }

@@ -1,11 +1,15 @@
 //! Matrix product with a weight matrix, as in `torch.nn.Linear`.
 
 use super::activation::ActivationKind;
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_rank, expect_shape};
+use super::product::{Product, shuffle_lanes};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, LowerContext, Operation, Variant, expect_dtype, expect_float, expect_rank,
+    expect_shape, in_fours,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 
 /// `y[m, n] = f(Σ_k x[m, k] · weight[n, k] + bias[n]) + residual[m, n]`
 ///
@@ -23,21 +27,17 @@ pub const BIAS: usize = 2;
 /// Position of the input `residual`.
 pub const RESIDUAL: usize = 3;
 
-/// M, N, K of an instance.
-fn dims(context: &LowerContext<'_>) -> (usize, usize, usize) {
-    (context.output.rows(), context.output.channels(), context.input(0).channels())
-}
-
-/// The constants and parameters that all variants share.
-fn launch(kernel: &'static str, op: &Linear, context: &LowerContext<'_>) -> Launch {
-    let (m, n, k) = dims(context);
-    Launch::new(kernel)
-        .flag("HAS_BIAS", context.has(2))
-        .flag("HAS_RESIDUAL", context.has(3))
-        .constant("ACTIVATION", op.activation.map_or(super::activation::NONE, ActivationKind::code))
-        .param("M", m)
-        .param("N", n)
-        .param("K", k)
+impl Linear {
+    fn product(&self, context: &LowerContext<'_>) -> Product {
+        Product {
+            m: context.output.rows(),
+            n: context.output.channels(),
+            k: context.input(0).channels(),
+            bias: context.has(BIAS),
+            residual: context.has(RESIDUAL),
+            activation: self.activation,
+        }
+    }
 }
 
 impl Operation for Linear {
@@ -46,6 +46,8 @@ impl Operation for Linear {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let (x, weight) = (inputs.required(0)?, inputs.required(1)?);
+        expect_float("x", x.dtype)?;
+        expect_float("weight", weight.dtype)?;
         let [n, k] = expect_rank("weight", weight)?;
         if x.shape.is_empty() || x.channels() != k {
             return Err(Error::Shape(format!("x {:?} must end in the {k} columns of weight {:?}", x.shape, weight.shape)));
@@ -54,9 +56,11 @@ impl Operation for Linear {
         *shape.last_mut().expect("checked above") = n;
         if let Some(bias) = inputs.optional(2) {
             expect_shape("bias", &bias.shape, &[n])?;
+            expect_dtype("bias", bias.dtype, DType::F32)?;
         }
         if let Some(residual) = inputs.optional(3) {
             expect_shape("residual", &residual.shape, &shape)?;
+            expect_float("residual", residual.dtype)?;
         }
         Ok(x.with_shape(shape))
     }
@@ -70,12 +74,32 @@ impl Operation for Linear {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant {
-            name: "naive",
-            family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| launch("linear/naive", op, context).cover(context.output.elements().div_ceil(4), 64).into(),
-        }]
+        &[
+            Variant {
+                name: "tiled",
+                family: Family::Gpu,
+                supports: |_, context| in_fours("K", context.input(0).channels()),
+                lower: |op, context| op.product(context).tiled(),
+            },
+            Variant {
+                name: "shuffle",
+                family: Family::Cpu,
+                supports: |_, context| {
+                    in_fours("K", context.input(0).channels())?;
+                    shuffle_lanes(context.caps).map(drop)
+                },
+                lower: |op, context| {
+                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
+                    op.product(context).shuffle(lanes)
+                },
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                supports: |_, _| Ok(()),
+                lower: |op, context| op.product(context).naive(),
+            },
+        ]
     }
 
     fn attributes(&self) -> String {
@@ -100,6 +124,10 @@ impl Operation for Linear {
             case("one row, bias", None, &[1, 36], 20, true, false),
             case("tokens, bias, residual", None, &[2, 33, 40], 68, true, true),
             case("tile sizes exactly", None, &[128, 64], 128, true, false),
+            case("columns not a multiple of four", None, &[3, 70, 44], 70, true, true),
+            case("few rows, long sum", Some(ActivationKind::Silu), &[3, 2052], 44, true, true),
+            case("few rows, long sum, columns not a multiple of four", Some(ActivationKind::Gelu), &[2, 1036], 17, true, true),
+            case("many tiles of 128", None, &[2, 705, 8], 1412, true, false),
             case("one past the tiles", Some(ActivationKind::Silu), &[129, 68], 132, true, true),
             case("channels not a multiple of four", Some(ActivationKind::Gelu), &[2, 9, 30], 18, true, true),
         ]

@@ -181,6 +181,14 @@ pub struct Lowered {
     pub scratch: Vec<TensorDesc>,
 }
 
+impl Lowered {
+    /// Asks for a temporary f32 buffer.
+    pub fn add_scratch(&mut self, shape: impl Into<Vec<usize>>) -> Operand {
+        self.scratch.push(TensorDesc::f32(shape));
+        Operand::Scratch(self.scratch.len() - 1)
+    }
+}
+
 impl From<Launch> for Lowered {
     fn from(launch: Launch) -> Lowered {
         Lowered { launches: vec![launch], scratch: Vec::new() }

@@ -6,6 +6,7 @@
 
 mod case;
 mod lower;
+mod product;
 
 pub use case::{Case, CaseInput, Fill};
 pub use concat::Axis;

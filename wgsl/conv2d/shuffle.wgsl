@@ -19,12 +19,11 @@
 const LANES: u32 = 8u;    // invocations of a subgroup
 const PIXELS: u32 = 8u;   // output pixels of an invocation
 const QUADS: u32 = 4u;    // output channels of a workgroup / 4
+const WEIGHT_LOADS: u32 = 2u; // 4 * QUADS / LANES, rounded up
 const SLIDE: bool = true; // the pixels under the next filter column are those under this one, moved by one: load only the new one
 const HAS_BIAS: bool = true;
 const HAS_TIME_EMBEDDING: bool = false;
 const HAS_RESIDUAL: bool = false;
-
-const WEIGHT_LOADS: u32 = (4u * QUADS + LANES - 1u) / LANES;
 
 struct Params {
     N: u32,
@@ -72,9 +71,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
 
     // This lane's share of the weights: output channels o + lane, o + lane + LANES, …
     var channel: array<u32, WEIGHT_LOADS>;
+    //!unroll
     for (var j = 0u; j < WEIGHT_LOADS; j++) { channel[j] = min(o + j * LANES + lane, p.C_out - 1u); }
 
-    // Every loop over PIXELS, QUADS or WEIGHT_LOADS has a constant count, and drivers unroll it: the arrays live in registers.
     var sums: array<array<vec4<f32>, QUADS>, PIXELS>;
     for (var kh = 0u; kh < p.KH; kh++) {
         let h = oh * p.stride_h + kh - p.pad_top;
@@ -83,19 +82,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         for (var quad = 0u; quad < p.C_in / 4u; quad++) {
             var pixels: array<vec4<f32>, PIXELS>; // under filter column kw, for each output pixel
             if (SLIDE) {
+                //!unroll
                 for (var i = 1u; i < PIXELS; i++) { pixels[i] = pixel(row, row_inside, left + i - 1u, quad); }
             }
             for (var kw = 0u; kw < p.KW; kw++) {
                 if (SLIDE) {
+                    //!unroll
                     for (var i = 1u; i < PIXELS; i++) { pixels[i - 1u] = pixels[i]; }
                     pixels[PIXELS - 1u] = pixel(row, row_inside, left + PIXELS - 1u + kw, quad);
                 } else {
+                    //!unroll
                     for (var i = 0u; i < PIXELS; i++) { pixels[i] = pixel(row, row_inside, left + i * p.stride_w + kw, quad); }
                 }
                 var w: array<vec4<f32>, WEIGHT_LOADS>;
+                //!unroll
                 for (var j = 0u; j < WEIGHT_LOADS; j++) {
                     w[j] = decode_weight(weight[((channel[j] * p.KH + kh) * p.KW + kw) * (p.C_in / 4u) + quad]);
                 }
+                //!unroll
                 for (var c = 0u; c < QUADS; c++) {
                     let j = 4u * c / LANES;
                     let first = 4u * c % LANES;
@@ -103,6 +107,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
                     let w1 = subgroupShuffle(w[j], first + 1u);
                     let w2 = subgroupShuffle(w[j], first + 2u);
                     let w3 = subgroupShuffle(w[j], first + 3u);
+                    //!unroll
                     for (var i = 0u; i < PIXELS; i++) {
                         let a = pixels[i];
                         sums[i][c] += vec4<f32>(dot(a, w0), dot(a, w1), dot(a, w2), dot(a, w3));
@@ -114,8 +119,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
 
     var own_bias: array<f32, WEIGHT_LOADS>;
     if (HAS_BIAS) {
+        //!unroll
         for (var j = 0u; j < WEIGHT_LOADS; j++) { own_bias[j] = bias[channel[j]]; }
     }
+    //!unroll
     for (var c = 0u; c < QUADS; c++) {
         let b = own_bias[4u * c / LANES];
         let first = 4u * c % LANES;
@@ -123,18 +130,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         if (HAS_TIME_EMBEDDING) {
             if (n < p.N && o + 4u * c < p.C_out) { addend += decode_time_embedding(time_embedding[(n * p.C_out + o) / 4u + c]); }
         }
+        //!unroll
         for (var i = 0u; i < PIXELS; i++) { sums[i][c] += addend; }
     }
     if (n >= p.N) { return; }
     // A loop whose count is not constant stays a loop: the code to store one pixel is compiled once. It always stores pixel 0 and moves the others up.
     var index = (((n * p.OH + oh) * p.OW + ow) * p.C_padded + o) / 4u;
     for (var left_over = min(PIXELS, p.OW - ow); left_over > 0u; left_over--) {
+        //!unroll
         for (var c = 0u; c < QUADS; c++) {
             if (o + 4u * c < p.C_out) {
                 var result = sums[0][c];
                 if (HAS_RESIDUAL) { result += decode_residual(residual[index + c]); }
                 y[index + c] = encode_y(result);
             }
+            //!unroll
             for (var i = 1u; i < PIXELS; i++) { sums[i - 1u][c] = sums[i][c]; }
         }
         index += p.C_padded / 4u;

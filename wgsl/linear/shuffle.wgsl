@@ -4,7 +4,7 @@
 // along K at a time. Weights are loaded once for the whole subgroup, each lane taking one column of y, and passed round by subgroupShuffle.
 //
 // dispatch:   x = columns / (4 * QUADS), y = rows / (LANES * ROWS)
-// requires:   subgroups of LANES invocations, always; K % 4 = 0, N % 4 = 0
+// requires:   subgroups of LANES invocations, always; K % 4 = 0; where N % 4 != 0, y is [M, N_padded], HAS_* are false and ACTIVATION is 99
 // constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns; a barrier makes the whole kernel a
@@ -19,15 +19,15 @@
 const LANES: u32 = 8u; // invocations of a subgroup
 const ROWS: u32 = 4u;  // rows of an invocation
 const QUADS: u32 = 8u; // columns of a workgroup / 4
+const WEIGHT_LOADS: u32 = 4u; // 4 * QUADS / LANES, rounded up
 const HAS_BIAS: bool = true;
 const HAS_RESIDUAL: bool = false;
-
-const WEIGHT_LOADS: u32 = (4u * QUADS + LANES - 1u) / LANES;
 
 struct Params {
     M: u32,
     N: u32,
     K: u32,
+    N_padded: u32, // N rounded up to a multiple of 4: the columns of y in memory
     first_workgroup_y: u32,
 }
 
@@ -46,17 +46,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
 
     // Rows and columns beyond the edges repeat the last one; their sums are not stored.
     var row: array<u32, ROWS>;
+    //!unroll
     for (var i = 0u; i < ROWS; i++) { row[i] = min(m + i, p.M - 1u) * vectors; }
     var column: array<u32, WEIGHT_LOADS>; // this lane's share of the columns: n + lane, n + lane + LANES, …
+    //!unroll
     for (var j = 0u; j < WEIGHT_LOADS; j++) { column[j] = min(n + j * LANES + lane, p.N - 1u); }
 
-    // Every loop over ROWS, QUADS or WEIGHT_LOADS has a constant count, and drivers unroll it: the arrays live in registers.
     var sums: array<array<vec4<f32>, QUADS>, ROWS>;
     for (var k = 0u; k < vectors; k++) {
         var a: array<vec4<f32>, ROWS>;
+        //!unroll
         for (var i = 0u; i < ROWS; i++) { a[i] = decode_x(x[row[i] + k]); }
         var w: array<vec4<f32>, WEIGHT_LOADS>;
+        //!unroll
         for (var j = 0u; j < WEIGHT_LOADS; j++) { w[j] = decode_weight(weight[column[j] * vectors + k]); }
+        //!unroll
         for (var c = 0u; c < QUADS; c++) {
             let j = 4u * c / LANES;
             let first = 4u * c % LANES;
@@ -64,6 +68,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
             let w1 = subgroupShuffle(w[j], first + 1u);
             let w2 = subgroupShuffle(w[j], first + 2u);
             let w3 = subgroupShuffle(w[j], first + 3u);
+            //!unroll
             for (var i = 0u; i < ROWS; i++) {
                 sums[i][c] += vec4<f32>(dot(a[i], w0), dot(a[i], w1), dot(a[i], w2), dot(a[i], w3));
             }
@@ -72,27 +77,32 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
 
     if (HAS_BIAS) {
         var own_bias: array<f32, WEIGHT_LOADS>;
+        //!unroll
         for (var j = 0u; j < WEIGHT_LOADS; j++) { own_bias[j] = bias[column[j]]; }
+        //!unroll
         for (var c = 0u; c < QUADS; c++) {
             let b = own_bias[4u * c / LANES];
             let first = 4u * c % LANES;
             let addend =
                 vec4<f32>(subgroupShuffle(b, first), subgroupShuffle(b, first + 1u), subgroupShuffle(b, first + 2u), subgroupShuffle(b, first + 3u));
+            //!unroll
             for (var i = 0u; i < ROWS; i++) { sums[i][c] += addend; }
         }
     }
     if (m >= p.M) { return; }
     // A loop whose count is not constant stays a loop: the code to store one row is compiled once. It always stores row 0 and moves the others up.
-    var index = (m * p.N + n) / 4u;
+    var index = (m * p.N_padded + n) / 4u;
     for (var left_over = min(ROWS, p.M - m); left_over > 0u; left_over--) {
+        //!unroll
         for (var c = 0u; c < QUADS; c++) {
             if (n + 4u * c < p.N) {
                 var result = activate(sums[0][c]);
                 if (HAS_RESIDUAL) { result += decode_residual(residual[index + c]); }
                 y[index + c] = encode_y(result);
             }
+            //!unroll
             for (var i = 1u; i < ROWS; i++) { sums[i - 1u][c] = sums[i][c]; }
         }
-        index += p.N / 4u;
+        index += p.N_padded / 4u;
     }
 }
