@@ -84,6 +84,9 @@ pub struct UNet2DConfig {
     pub class_embedding: ClassEmbedding,
 }
 
+/// Levels of a U-Net: at 12, pictures must be multiples of 2048 pixels.
+const MAX_LEVELS: usize = 12;
+
 impl UNet2DConfig {
     /// Reads a `config.json`.
     ///
@@ -114,6 +117,9 @@ impl UNet2DConfig {
                 down.len(),
                 up.len()
             )));
+        }
+        if block_out_channels.len() > MAX_LEVELS {
+            return Err(r.unsupported("block_out_channels", &format!("at most {MAX_LEVELS} levels")));
         }
         let num_class_embeds = r.optional_count("num_class_embeds")?;
         let class_embedding = match (r.text("class_embed_type")?, num_class_embeds) {

@@ -8,9 +8,10 @@ use unmist::checkpoint::{Folder, Weights};
 use unmist::gpu::GpuSession;
 use unmist::graph::{Graph, TensorDesc, passes};
 use unmist::models::UNet2DModel;
+use unmist::ops::Family;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
-use unmist::plan::{BufferRole, Plan, PlanOptions};
+use unmist::plan::{BufferRole, Choice, Plan, PlanOptions};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
@@ -112,6 +113,18 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
             }
         }
     }
+}
+
+#[test]
+fn long_launches_are_split_and_give_the_same_result() {
+    let (graph, weights) = model();
+    // Tiled kernels split along the rows of their product; the others are too short to need it.
+    let choice = Choice { forced: Vec::new(), family: Some(Family::Gpu) };
+    let whole = PlanOptions { choice, ..PlanOptions::default() };
+    let split = PlanOptions { max_launch_flops: 20_000, ..whole.clone() };
+    let steps = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").steps.len();
+    assert!(steps(&split) > steps(&whole), "nothing was split");
+    assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 mod damaged_checkpoints;
 mod device;
 mod fuzz_checkpoints;
+mod fuzz_configs;
 mod graph_parity;
 mod harness_controls;
 mod op_fixtures;
