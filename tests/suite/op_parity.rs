@@ -1,5 +1,7 @@
 //! Every operation × case × variant × element type against the reference.
 
+use std::time::Instant;
+
 use unmist::DType;
 use unmist::ops::{self, Info};
 use unmist::verify::{CaseResult, check_case};
@@ -21,6 +23,7 @@ fn every_variant_agrees_with_the_reference() {
     for info in registry() {
         for variant in &info.variants {
             let mut compared = 0;
+            let begin = Instant::now();
             for case in &info.cases {
                 for dtype in [DType::F32, DType::F16] {
                     match check_case(gpu(), case, variant, dtype) {
@@ -35,6 +38,7 @@ fn every_variant_agrees_with_the_reference() {
                     }
                 }
             }
+            eprintln!("{} {variant}: {compared} comparisons in {:.1} s", info.name, begin.elapsed().as_secs_f64());
             if compared == 0 {
                 failures.push(format!("{} {variant}: no case could be compared on {}", info.name, gpu().describe()));
             }

@@ -1,15 +1,22 @@
-// conv2d for CPU drivers: the formula and the shapes of naive.wgsl, without workgroup memory and barriers
+// conv2d, shuffle: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, for CPU drivers: no workgroup memory, no barriers
 //
 // A workgroup is one subgroup. Each lane owns PIXELS output pixels, side by side in a row, and all lanes own the same 4 * QUADS output channels.
 // Weights are loaded once for the whole subgroup, each lane taking one output channel, and passed round by subgroupShuffle.
 //
+//   x               [N, H, W, C_in]        f32 or f16
+//   weight          [C_out, KH, KW, C_in]  f32 or f16
+//   bias            [C_out]                f32, if HAS_BIAS
+//   time_embedding  [N, C_out]             f32 or f16, if HAS_TIME_EMBEDDING
+//   residual        [N, OH, OW, C_out]     f32 or f16, if HAS_RESIDUAL
+//   y               [N, OH, OW, C_padded]  f32 or f16
 // dispatch:   x = output channels / (4 * QUADS), y = runs of PIXELS output pixels / LANES; a run never leaves its row
-// requires:   subgroups of LANES invocations, always; C_in % 4 = 0; where C_out % 4 != 0, y is [N, OH, OW, C_padded] and HAS_* are false
-// constants:  LANES 4..64; PIXELS 1..8; QUADS 1..8; SLIDE only if stride_w = 1; HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
+// requires:   subgroups of LANES invocations, always; C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4, and where they differ HAS_* are false
+// constants:  LANES 4..64; PIXELS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; SLIDE only if stride_w = 1;
+//             HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
 // error:      1e-5 relative L2 in f32 for KH * KW * C_in <= 12000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns. 8 pixels by 16 channels need 16
 //             loads for 1536 multiply-adds of a subgroup along a 3x3 filter's row.
-// source:     the layout of products: notes in linear/shuffle.wgsl
+// source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix multiplication
 //!storage x
 //!storage weight
 //!storage time_embedding

@@ -1,11 +1,18 @@
-// conv2d for GPUs: the formula and the shapes of naive.wgsl, as a matrix product whose first matrix is never stored
+// conv2d, tiled: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, as a matrix product whose first matrix is never stored
 //
 // Row m of that matrix holds the picture under the filter at output pixel m = [n, oh, ow]; its columns are k = [kh, kw, i], in the order of the weights.
 // A workgroup computes TILE_M pixels by TILE_N output channels and reads the picture where it needs it. Where K is split, workgroup z adds up one part
-// of it, y is a buffer of partial sums [splits, N * OH * OW, C_padded], and reduce.wgsl concludes.
+// of it, y holds partial sums, and reduce.wgsl concludes.
 //
+//   x               [N, H, W, C_in]        f32 or f16
+//   weight          [C_out, KH, KW, C_in]  f32 or f16
+//   bias            [C_out]                f32, if HAS_BIAS
+//   time_embedding  [N, C_out]             f32 or f16, if HAS_TIME_EMBEDDING
+//   residual        [N, OH, OW, C_out]     f32 or f16, if HAS_RESIDUAL
+//   y               [splits, N, OH, OW, C_padded]  f32 or f16
 // dispatch:   x = C_out / TILE_N, y = pixels / TILE_M, z = splits
-// requires:   C_in % 4 = 0; unsplit C_out % 4 = 0; 16 KiB of workgroup memory, 256 invocations
+// requires:   C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4, and HAS_* are false where they differ or splits > 1;
+//             16 KiB of workgroup memory, 256 invocations
 // constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
 // error:      1e-5 relative L2 in f32 for KH * KW * C_in <= 12000
 // faster:     each value of the picture is loaded KH * KW * C_out / TILE_N times instead of KH * KW * C_out times, each weight pixels / TILE_M times
@@ -96,7 +103,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
         if (local < 128u) {
             // Values of x beyond this split's part of k meet zeros among the weights.
-            put_x(row_quad, k_block, mat4x4<f32>(load_x(c0, kh, kw, i), load_x(c1, kh, kw, i), load_x(c2, kh, kw, i), load_x(c3, kh, kw, i)));
+            put_x(row_quad, k_block, load_x(c0, kh, kw, i), load_x(c1, kh, kw, i), load_x(c2, kh, kw, i), load_x(c3, kh, kw, i));
             i += TILE_K;
             while (i >= p.C_in) {
                 i -= p.C_in;
@@ -106,7 +113,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         } else {
             let o = o0 + 4u * row_quad;
             let k = k0 + k_block;
-            put_w(row_quad, k_block, mat4x4<f32>(load_weight(o, k, k_end), load_weight(o + 1u, k, k_end), load_weight(o + 2u, k, k_end), load_weight(o + 3u, k, k_end)));
+            let w0 = load_weight(o, k, k_end);
+            let w1 = load_weight(o + 1u, k, k_end);
+            let w2 = load_weight(o + 2u, k, k_end);
+            let w3 = load_weight(o + 3u, k, k_end);
+            put_w(row_quad, k_block, w0, w1, w2, w3);
         }
         workgroupBarrier();
         add_outer_products(row, column);

@@ -16,18 +16,16 @@ var<workgroup> tile_w: array<vec4<f32>, TILE_K * TILE_N / 4u>;
 // sums[4 i + r][j]: row 64 i + 4 row + r, columns 64 j + 4 column + 0..3
 var<private> sums: array<array<vec4<f32>, COLUMN_QUADS>, 4u * ROW_QUADS>;
 
-// Puts four values along k of each of four rows into tile_x.
-fn put_x(row_quad: u32, k: u32, a: mat4x4<f32>) {
-    let t = transpose(a);
+// Puts four values along k, from the k-th on, of each of the four rows of row_quad into tile_x.
+fn put_x(row_quad: u32, k: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
     //!unroll
-    for (var i = 0u; i < 4u; i++) { tile_x[(k + i) * (TILE_M / 4u) + row_quad] = t[i]; }
+    for (var i = 0u; i < 4u; i++) { tile_x[(k + i) * (TILE_M / 4u) + row_quad] = vec4<f32>(a[i], b[i], c[i], d[i]); }
 }
 
 // The same for tile_w.
-fn put_w(row_quad: u32, k: u32, a: mat4x4<f32>) {
-    let t = transpose(a);
+fn put_w(row_quad: u32, k: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
     //!unroll
-    for (var i = 0u; i < 4u; i++) { tile_w[(k + i) * (TILE_N / 4u) + row_quad] = t[i]; }
+    for (var i = 0u; i < 4u; i++) { tile_w[(k + i) * (TILE_N / 4u) + row_quad] = vec4<f32>(a[i], b[i], c[i], d[i]); }
 }
 
 fn add_outer_products(row: u32, column: u32) {

@@ -1,11 +1,17 @@
-// linear for CPU drivers: the formula and the shapes of naive.wgsl, without workgroup memory and barriers
+// linear, shuffle: y = f(x weight^T + bias) + residual as in naive.wgsl, for CPU drivers: no workgroup memory, no barriers
 //
 // A workgroup is one subgroup and computes LANES * ROWS rows by 4 * QUADS columns of y. Each lane owns ROWS rows of x and loads them itself, four values
 // along K at a time. Weights are loaded once for the whole subgroup, each lane taking one column of y, and passed round by subgroupShuffle.
 //
+//   x         [M, K]   f32 or f16
+//   weight    [N, K]   f32 or f16
+//   bias      [N]      f32, if HAS_BIAS
+//   residual  [M, N]   f32 or f16, if HAS_RESIDUAL
+//   y         [M, N_padded]  f32 or f16
 // dispatch:   x = columns / (4 * QUADS), y = rows / (LANES * ROWS)
-// requires:   subgroups of LANES invocations, always; K % 4 = 0; where N % 4 != 0, y is [M, N_padded], HAS_* are false and ACTIVATION is 99
-// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
+// requires:   subgroups of LANES invocations, always; K % 4 = 0; N_padded is N rounded up to a multiple of 4, and where they differ
+//             HAS_* are false and ACTIVATION is 99
+// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns; a barrier makes the whole kernel a
 //             coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of a subgroup.

@@ -1,9 +1,15 @@
-// linear for GPUs: the formula and the shapes of naive.wgsl, a tile of y for each workgroup
+// linear, tiled: y = f(x weight^T + bias) + residual as in naive.wgsl, a tile of y for each workgroup
 //
-// Where K is split, workgroup z adds up one part of it, y is a buffer of partial sums [splits, M, N_padded], and reduce.wgsl concludes.
+// Where K is split, workgroup z adds up one part of it, y holds partial sums, and reduce.wgsl concludes.
 //
+//   x         [M, K]   f32 or f16
+//   weight    [N, K]   f32 or f16
+//   bias      [N]      f32, if HAS_BIAS
+//   residual  [M, N]   f32 or f16, if HAS_RESIDUAL
+//   y         [splits, M, N_padded]  f32 or f16
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
-// requires:   K % 4 = 0; unsplit N % 4 = 0; 16 KiB of workgroup memory, 256 invocations
+// requires:   K % 4 = 0; N_padded is N rounded up to a multiple of 4, and HAS_* are false and ACTIVATION is 99 where they differ or
+//             splits > 1; 16 KiB of workgroup memory, 256 invocations
 // constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
 // faster:     each value of x is loaded N / TILE_N times instead of N times, each weight M / TILE_M times instead of M times
@@ -61,10 +67,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let k = k0 + k_block;
         if (local < 128u) {
             let m = m0 + 4u * row_quad;
-            put_x(row_quad, k_block, mat4x4<f32>(load_x(m, k, k_end), load_x(m + 1u, k, k_end), load_x(m + 2u, k, k_end), load_x(m + 3u, k, k_end)));
+            put_x(row_quad, k_block, load_x(m, k, k_end), load_x(m + 1u, k, k_end), load_x(m + 2u, k, k_end), load_x(m + 3u, k, k_end));
         } else {
             let n = n0 + 4u * row_quad;
-            put_w(row_quad, k_block, mat4x4<f32>(load_weight(n, k, k_end), load_weight(n + 1u, k, k_end), load_weight(n + 2u, k, k_end), load_weight(n + 3u, k, k_end)));
+            let w0 = load_weight(n, k, k_end);
+            let w1 = load_weight(n + 1u, k, k_end);
+            let w2 = load_weight(n + 2u, k, k_end);
+            let w3 = load_weight(n + 3u, k, k_end);
+            put_w(row_quad, k_block, w0, w1, w2, w3);
         }
         workgroupBarrier();
         add_outer_products(row, column);
