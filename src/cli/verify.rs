@@ -44,7 +44,10 @@ pub fn run(args: Args) -> Result<()> {
         failures += usize::from(!model(&args, &gpu)?);
     }
     match failures {
-        0 => Ok(print("everything agrees with the reference\n")),
+        0 => {
+            print("everything agrees with the reference\n");
+            Ok(())
+        }
         n => {
             Err(Error::Kernel(format!("{n} comparison{} failed on {}", if n == 1 { "" } else { "s" }, gpu.describe())))
         }

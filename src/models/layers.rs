@@ -74,7 +74,7 @@ impl<'g> Layers<'g> {
     /// [`Error::Config`] if the channels are not a multiple of the groups.
     pub fn group_norm(&mut self, path: &str, x: ValueId, groups: usize, eps: f64) -> Result<ValueId> {
         let channels = self.graph.desc(x).channels();
-        if channels % groups != 0 {
+        if !channels.is_multiple_of(groups) {
             return Err(Error::Config(format!(
                 "{path}: {channels} channels cannot be divided into {groups} groups (norm_num_groups)"
             )));

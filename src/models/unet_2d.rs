@@ -43,7 +43,7 @@ impl UNet2DModel {
     /// [`Error::Shape`] with the nearest sizes that fit.
     pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
         let multiple = 1usize << self.config.halvings().min(24);
-        if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             let near = |v: usize| v.next_multiple_of(multiple).max(multiple);
             return Err(Error::Shape(format!(
                 "a picture {height} high and {width} wide cannot be halved {} times; height and width must be multiples of {multiple}, e.g. {} and {}",
