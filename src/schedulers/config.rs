@@ -285,7 +285,14 @@ impl SchedulerConfig {
             SchedulerClass::DeisMultistep if matches!(self.algorithm_type, SdeDpmSolver | SdeDpmSolverPlusPlus) => {
                 return unsupported("\"algorithm_type\" must be \"deis\"".into());
             }
-            SchedulerClass::UniPcMultistep if self.solver_type != SolverType::Bh1 => self.solver_type = SolverType::Bh2,
+            SchedulerClass::UniPcMultistep => {
+                if self.solver_type != SolverType::Bh1 {
+                    self.solver_type = SolverType::Bh2;
+                }
+                if !self.predict_x0 && self.final_sigmas_type == FinalSigmasType::Zero {
+                    return unsupported("\"predict_x0\": false needs \"final_sigmas_type\": \"sigma_min\"".into());
+                }
+            }
             SchedulerClass::Pndm
             | SchedulerClass::EulerAncestralDiscrete
             | SchedulerClass::Kdpm2Discrete

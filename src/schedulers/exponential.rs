@@ -64,6 +64,10 @@ pub fn dpm_update(
 ) -> Linear {
     use AlgorithmType::*;
     let h = t.lambda - s.lambda;
+    if h == 0.0 {
+        // A step of no length, as the last one where spaced levels end at the final one.
+        return sample;
+    }
     let Differences { d0, d1, d2 } = differences;
     // Coefficients of the sample, of D0, D1 (expanded) and D2, and of fresh noise.
     let (x, c0, c1, c2, noise) = match algorithm_type {

@@ -22,19 +22,13 @@ impl Sigmas {
     /// The levels as float32 holds them.
     ///
     /// # Errors
-    /// [`Error::Usage`] if two steps are at the same level, [`Error::Config`] if levels rise.
+    /// [`Error::Config`] if they rise.
     fn checked(timesteps: Vec<f64>, sigmas: Vec<f64>) -> Result<Self> {
         let sigmas: Vec<f64> = sigmas.into_iter().map(stored).collect();
-        let n = timesteps.len();
-        if sigmas[..n].windows(2).any(|pair| pair[0] < pair[1]) {
-            let (first, last) = (sigmas[0], sigmas[n - 1]);
+        let (first, last) = (sigmas[0], sigmas[timesteps.len() - 1]);
+        if !sigmas[..timesteps.len()].is_sorted_by(|a, b| a >= b) {
             return Err(Error::Config(format!(
                 "scheduler: noise levels must fall, but go from {first} to {last}; see \"sigma_min\", \"sigma_max\""
-            )));
-        }
-        if !sigmas[..n].is_sorted_by(|a, b| a > b) {
-            return Err(Error::Usage(format!(
-                "--steps {n}: too many for this scheduler, two steps fall on one noise level"
             )));
         }
         Ok(Self { timesteps, sigmas })
@@ -207,11 +201,20 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
         (SchedulerClass::UniPcMultistep, FinalSigmasType::SigmaMin) if converted => last,
         (_, FinalSigmasType::SigmaMin) => table.first(),
     });
-    Sigmas::checked(timesteps, sigmas)
+    let run = Sigmas::checked(timesteps, sigmas)?;
+    // The differences between steps are divided by their lengths.
+    if !run.sigmas[..run.timesteps.len()].is_sorted_by(|a, b| a > b) {
+        let n = run.timesteps.len();
+        return Err(Error::Usage(format!(
+            "--steps {n}: too many for this scheduler, two steps fall on one noise level"
+        )));
+    }
+    Ok(run)
 }
 
 /// The whole timestep for one found from σ: rounded for Karras and Lu spacing, cut off for the others and for cosine betas in
-/// DPM-Solver, as in diffusers.
+/// DPM-Solver, as in diffusers. (Cut off, the first of them is T − 1 or T − 2 by the last bit of ln σ in float32, which in numpy
+/// depends on the processor.)
 fn whole_timestep(scheduler: &Scheduler, timestep: f64) -> f64 {
     use super::options::BetaSchedule::SquaredcosCapV2;
     let config = &scheduler.config;

@@ -91,6 +91,10 @@ impl Solver<'_> {
 
     /// UniP: the step from level i, with the outputs m(0) at level i, m(1) at level i − 1, …
     fn predict(&self, i: usize, order: usize, sample: Linear, m: impl Fn(usize) -> Linear) -> Linear {
+        if self.levels[i].lambda == self.levels[i + 1].lambda {
+            // A step of no length, as the last one where spaced levels end at the final one.
+            return sample;
+        }
         let interval = self.interval(i, order);
         let mut step = interval.sample * sample + interval.m0 * m(0);
         // Order 2 has one condition, which ρ = ½ meets to first order whatever h is.

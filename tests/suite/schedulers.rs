@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 use unmist::schedulers::{
-    AlgorithmType, NoiseSchedule, PredictionType, Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig,
-    SigmaSpacing, SolverType, TimestepSpacing, scheduler_by_name,
+    AlgorithmType, Linear, NoiseSchedule, PredictionType, Sampling, Schedule, Scheduler, SchedulerClass,
+    SchedulerConfig, SigmaSpacing, SolverType, TimestepSpacing, scheduler_by_name,
 };
 use unmist::{Error, HostTensor};
 
@@ -404,5 +404,24 @@ fn custom_timesteps_and_sigmas() {
     assert_eq!(schedule.steps[1].prev_sample.sample + schedule.steps[1].prev_sample.x0, 1.0);
     for bad in [&[][..], &[1.0], &[1.0, 2.0], &[1.0, -1.0], &[f64::NAN, 0.0], &[f64::INFINITY, 0.0]] {
         assert!(matches!(sigmas(bad), Err(Error::Usage(_))), "{bad:?}");
+    }
+}
+
+/// Levels that meet their end early: the last step has no length and changes nothing.
+#[test]
+fn steps_of_no_length() {
+    for class in ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"] {
+        for solver_type in ["midpoint", "heun"] {
+            let fields = serde_json::json!({"use_karras_sigmas": true, "final_sigmas_type": "sigma_min", "solver_order": 2,
+                "solver_type": solver_type, "lower_order_final": false});
+            let schedule =
+                Scheduler::new(config(class, &fields)).and_then(|s| s.schedule(&Sampling::steps(6))).expect(class);
+            let last = &schedule.steps[5];
+            let sample = match class {
+                "UniPCMultistepScheduler" => last.memory[0].clone(),
+                _ => Linear::sample(),
+            };
+            assert_eq!(last.prev_sample.coefficients(4), sample.coefficients(4), "{class} {solver_type}");
+        }
     }
 }
