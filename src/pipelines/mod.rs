@@ -3,5 +3,5 @@
 mod denoise;
 mod unet_2d;
 
-pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, step_graph};
+pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, step_graph};
 pub use unet_2d::{SampleOptions, UNet2DPipeline};

@@ -4,6 +4,7 @@
 mod cli;
 mod common;
 mod damaged_checkpoints;
+mod denoise_step;
 mod device;
 mod fuzz_checkpoints;
 mod fuzz_configs;
