@@ -164,6 +164,26 @@ pub fn unet(key: &str, levels: &Levels, vector: &str) -> Option<String> {
     })
 }
 
+/// Beginnings of names in the U-Net: diffusers' and the original one of the same modules.
+pub fn unet_aliases(levels: &Levels) -> Vec<(String, String)> {
+    let blocks = levels.0.iter().map(|layers| layers + 1).sum();
+    let mut stems: Vec<String> = UNET_PARTS.iter().chain(VECTOR_PARTS).map(|(old, _)| old.to_string()).collect();
+    let mut add_block = |place: String, own: &[&str]| {
+        stems.extend(UNET_RESNET.iter().map(|(old, _)| format!("{place}.0.{old}")));
+        stems.extend(own.iter().map(|part| format!("{place}.{part}")));
+    };
+    for block in 0..blocks {
+        add_block(format!("input_blocks.{}", block + 1), &["0.op.", "1."]);
+        add_block(format!("output_blocks.{block}"), &["1.", "1.conv.", "2.conv."]);
+    }
+    stems.extend(
+        ["middle_block.0.", "middle_block.2."]
+            .iter()
+            .flat_map(|place| UNET_RESNET.iter().map(move |(old, _)| format!("{place}{old}"))),
+    );
+    stems.into_iter().filter_map(|old| Some((unet(&old, levels, "add_embedding")?, old))).collect()
+}
+
 /// The diffusers name of an autoencoder key (without prefix), of an autoencoder with `levels` levels.
 pub fn vae(key: &str, levels: usize) -> Option<String> {
     if key.starts_with("quant_conv.") || key.starts_with("post_quant_conv.") {

@@ -5,6 +5,7 @@
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
 //! - [`single_file`]: a whole Stable Diffusion model in one file of the original layout ([`SingleFile`]).
 //! - [`rename`]: the one table of key names that changed over the years.
+//! - [`lora`], [`textual_inversion`]: files that change a model as it is read.
 //! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
 //!
 //! ```no_run
@@ -26,17 +27,21 @@ mod header;
 pub mod json;
 mod ldm_config;
 mod ldm_keys;
+pub mod lora;
 mod open;
 pub mod rename;
 pub mod safetensors;
 pub mod single_file;
+pub mod textual_inversion;
 pub mod weights;
 
 pub use folder::{Component, Folder};
 pub use json::Json;
+pub use lora::Lora;
 pub use open::Checkpoint;
 pub use safetensors::{TensorInfo, Tensors};
 pub use single_file::SingleFile;
+pub use textual_inversion::TextualInversion;
 pub use weights::{TensorSource, Weights};
 
 /// A name out of a file for use in a message: in backticks, control characters escaped, cut after 120 characters

@@ -293,6 +293,26 @@ fn query_key_value_are_cut_and_the_projection_turned() {
     assert_eq!((projection.shape, projection.data), (vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]));
 }
 
+/// LoRA files name the same modules in the original way.
+#[test]
+fn original_beginnings_and_diffusers_are_the_same_modules() {
+    for name in ["sd15", "sdxl_base", "sdxl_refiner"] {
+        let family = family(name);
+        let model = open(file_of(&family, &[])).unwrap();
+        let aliases = ldm_keys::unet_aliases(&model.inferred.levels);
+        for entry in family.entries.iter().filter(|entry| entry.component == "unet") {
+            let original = entry.stored.strip_prefix(ldm_keys::UNET).unwrap();
+            let translated =
+                aliases.iter().filter_map(|(ours, theirs)| Some(format!("{theirs}{}", entry.name.strip_prefix(ours)?)));
+            assert!(
+                translated.into_iter().any(|alias| alias == original),
+                "{name}: no alias of {} is {original}",
+                entry.name
+            );
+        }
+    }
+}
+
 #[test]
 fn input_channels_tell_the_pipeline() {
     for (name, channels, pipeline) in [
