@@ -68,8 +68,15 @@ fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
     (module, info)
 }
 
+/// A kernel in the languages that drivers take.
+struct Translations {
+    spirv: Vec<u32>,
+    msl: String,
+    hlsl: String,
+}
+
 /// Translates as wgpu does, with its run-time checks or without.
-fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(), String> {
+fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Translations, String> {
     let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
     let bounds_check_policies =
         BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy };
@@ -84,7 +91,7 @@ fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(), St
         ..spv::Options::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
-    spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| format!("SPIR-V: {e}"))?;
+    let spirv = spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| format!("SPIR-V: {e}"))?;
 
     let options = msl::Options {
         lang_version: (2, 4),
@@ -95,7 +102,7 @@ fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(), St
         ..msl::Options::default()
     };
     let pipeline = msl::PipelineOptions { entry_point: entry_point.clone(), ..msl::PipelineOptions::default() };
-    msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
+    let (msl, _) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
 
     let options = hlsl::Options {
         shader_model: hlsl::ShaderModel::V6_0,
@@ -105,10 +112,34 @@ fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(), St
         fake_missing_bindings: true,
         ..hlsl::Options::default()
     };
-    let (mut text, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point });
-    let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);
+    let (mut hlsl, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point });
+    let written = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(module, info, None);
     let written = written.map_err(|e| format!("HLSL: {e}"))?;
-    written.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))
+    written.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))?;
+    Ok(Translations { spirv, msl, hlsl })
+}
+
+/// Writes every kernel and its translations without run-time checks to `folder`, and a table of them, for `tools/check_kernels`.
+fn dump(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut table = String::new();
+    for (number, kernel) in kernels().iter().enumerate() {
+        let (module, info) = validated(kernel);
+        let translations = translate(&module, &info, false).expect("the caller has translated every kernel");
+        let name = format!("{}-{number:04}", kernel.key.name.replace('/', "-"));
+        std::fs::write(folder.join(format!("{name}.wgsl")), &kernel.wgsl)?;
+        std::fs::write(folder.join(format!("{name}.metal")), translations.msl)?;
+        std::fs::write(folder.join(format!("{name}.hlsl")), translations.hlsl)?;
+        let spirv: Vec<u8> = translations.spirv.iter().flat_map(|word| word.to_le_bytes()).collect();
+        std::fs::write(folder.join(format!("{name}.spv")), spirv)?;
+        let bindings: String =
+            kernel.reflection.bindings.iter().map(|b| if b.access == Access::Uniform { 'u' } else { 's' }).collect();
+        let subgroups = if kernel.reflection.uses_subgroups { "subgroups" } else { "" };
+        let setting = |(constant, value): &(&str, unmist::ops::Const)| format!("{constant}={value:?}");
+        let constants: Vec<_> = kernel.key.constants.iter().map(setting).collect();
+        table += &format!("{name}\t{}\t{bindings}\t{subgroups}\t{}\n", kernel.key.name, constants.join(" "));
+    }
+    std::fs::write(folder.join("kernels.tsv"), table)
 }
 
 #[test]
@@ -129,6 +160,9 @@ fn every_kernel_translates_for_every_backend() {
         .flatten()
         .collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    if let Ok(folder) = std::env::var("UNMIST_DUMP_KERNELS") {
+        dump(Path::new(&folder)).expect("UNMIST_DUMP_KERNELS names a folder that can be written");
+    }
     eprintln!("{} kernels from {} files, each in 6 translations", kernels.len(), asked_for.len());
 }
 

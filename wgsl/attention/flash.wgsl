@@ -6,7 +6,7 @@
 // requires:   head_dim % 4 == 0; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
 // constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K;
 //             QUADS = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS * LANES_X;
-//             CAUSAL: query t sees the keys s <= t only
+//             CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE, V_STRIDE; fixed: LOG2_E, LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and each score is
 //             computed once instead of twice per four channels

@@ -4,7 +4,8 @@
 //   y           [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; heads in x, [n, block of queries] in y
 // requires:   head_dim % 4 == 0, head_dim <= 160; subgroups of exactly LANES invocations
-// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees the keys s <= t only
+// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees the keys
+//             s <= t only; fixed: LOG2_E, LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key (value), the others get
 //             it by subgroupShuffle, which is a register move

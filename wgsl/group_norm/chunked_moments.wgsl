@@ -6,6 +6,7 @@
 // requires:   channels % 4 == 0
 // constants:  none
 // error:      see chunked.wgsl
+// faster:     than naive_statistics: all channels and chunks at once, in whole vectors, and x is read once instead of twice
 // source:     shifted sums: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", section 3
 //!include flat_index
 //!storage x
