@@ -240,6 +240,12 @@ impl Graph {
         self.insert(name, NodeKind::Constant(Arc::new(tensor)), desc)
     }
 
+    /// A table of whole numbers below 2²⁴ (indices), stored as u32.
+    pub fn constant_u32(&mut self, name: impl Into<String>, tensor: HostTensor) -> ValueId {
+        let desc = TensorDesc::u32(tensor.shape.clone());
+        self.insert(name, NodeKind::Constant(Arc::new(tensor)), desc)
+    }
+
     /// Adds an operation; infers and checks its shape.
     ///
     /// # Errors

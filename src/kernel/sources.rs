@@ -19,6 +19,7 @@ pub const KERNELS: &[(&str, &str)] = table![
     "binary/naive",
     "binary/vec4",
     "cast/naive",
+    "clamp/naive",
     "concat/naive",
     "concat/vec4",
     "conv2d/naive",

@@ -22,11 +22,14 @@ pub enum ActivationKind {
     Mish,
     /// `max(x, 0)`.
     Relu,
+    /// `(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)`; no config's, but the latents of small autoencoders are bent by it.
+    Tanh,
 }
 
 impl ActivationKind {
     /// All kinds; the position is the number the kernels know it by (wgsl/include/activation.wgsl).
-    pub const ALL: [ActivationKind; 5] = [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu];
+    pub const ALL: [ActivationKind; 6] =
+        [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh];
 
     /// Name as in configs.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl ActivationKind {
             Self::QuickGelu => "quick_gelu",
             Self::Mish => "mish",
             Self::Relu => "relu",
+            Self::Tanh => "tanh",
         }
     }
 
@@ -109,6 +113,7 @@ impl Operation for Activation {
             case("quick_gelu, 210 elements", ActivationKind::QuickGelu),
             case("mish, 210 elements", ActivationKind::Mish),
             case("relu, 210 elements", ActivationKind::Relu),
+            case("tanh, 210 elements", ActivationKind::Tanh),
         ]
     }
 }

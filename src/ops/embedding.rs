@@ -1,14 +1,14 @@
 //! Rows of a table, as in `torch.nn.Embedding`.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, expect_rank, in_fours,
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, in_fours,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]`, output `[.., D]` of the table's element type.
+/// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]` or with more dimensions before D, which count as one; output `[.., D]` of the table's element type.
 ///
 /// Whoever writes the indices checks that they are below V; larger ones read the last row.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +27,11 @@ impl Operation for Embedding {
         let (indices, table) = (inputs.required(0)?, inputs.required(1)?);
         expect_dtype("indices", indices.dtype, DType::U32)?;
         expect_float("table", table.dtype)?;
-        let [v, d] = expect_rank("table", table)?;
-        if v == 0 {
-            return Err(Error::Shape("table has no rows".into()));
+        if table.shape.len() < 2 || table.rows() == 0 {
+            return Err(Error::Shape(format!("table: expected [V, D] with V above 0, found {:?}", table.shape)));
         }
         let mut shape = indices.shape.clone();
-        shape.push(d);
+        shape.push(table.channels());
         Ok(table.with_shape(shape))
     }
 
@@ -80,10 +79,12 @@ impl Operation for Embedding {
     }
 
     fn cases() -> Vec<Case> {
-        let case = |label, indices: &[usize], bound, table: [usize; 2]| {
+        let case_of = |label, indices: &[usize], bound, table: &[usize]| {
             Case::new(label, Embedding, vec![CaseInput::index(indices, bound), CaseInput::normal(table)])
         };
+        let case = |label, indices, bound, table: [usize; 2]| case_of(label, indices, bound, &table);
         vec![
+            case_of("rows of a tensor with 3 dimensions", &[3], 22, &[2, 11, 6]),
             case("tokens, 7 columns", &[2, 9], 11, [11, 7]),
             case("labels, 6 columns", &[5], 10, [10, 6]),
             case("tokens, 20 columns", &[3, 7], 50, [50, 20]),
@@ -95,11 +96,11 @@ impl Operation for Embedding {
 }
 
 impl Graph {
-    /// Row `indices[..]` of `table [V, D]` for each of the u32 `indices [..]`. Whoever writes the indices checks that they are below V;
+    /// Row `indices[..]` of `table [V, D]` (or `[.., D]`) for each of the u32 `indices [..]`. Whoever writes the indices checks that they are below V;
     /// larger ones read the last row.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the table does not have two dimensions; [`Error::Unsupported`] if the indices are not u32.
+    /// [`Error::Shape`] if the table has fewer than two dimensions; [`Error::Unsupported`] if the indices are not u32.
     pub fn embedding(&mut self, name: impl Into<String>, indices: ValueId, table: ValueId) -> Result<ValueId> {
         self.push(name, Embedding, &[Some(indices), Some(table)])
     }

@@ -228,6 +228,8 @@ registry! {
     binary::Binary,
     /// Multiplication and addition of constants.
     scale::Scale,
+    /// Values moved into a range.
+    clamp::Clamp,
     /// The model's view of the sampler's state.
     model_input::ModelInput,
     /// The estimate of the clean picture.

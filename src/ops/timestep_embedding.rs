@@ -1,6 +1,6 @@
 //! Sines and cosines of a timestep, as in diffusers' `get_timestep_embedding`.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_rank, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -9,7 +9,8 @@ use crate::tensor::{DType, HostTensor};
 /// `y[n, j] = sin(scale · timestep[n] · frequencies[j])` for the first half of the columns and the cosine for the second; an odd last column is 0.
 /// Vaswani et al. 2017, section 3.5.
 ///
-/// Inputs: `timestep [N]` f32, `frequencies [⌊dim/2⌋]` f32 ([`TimestepEmbedding::frequencies`]); output `[N, dim]` f32.
+/// Inputs: `timestep [N]` or `[N, K]` f32, `frequencies [⌊dim/2⌋]` f32 ([`TimestepEmbedding::frequencies`]); output `[N, dim]` f32,
+/// or `[N, K·dim]`: the embeddings of a row one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimestepEmbedding {
     /// Columns of the result.
@@ -60,9 +61,13 @@ impl Operation for TimestepEmbedding {
         let (timestep, frequencies) = (inputs.required(0)?, inputs.required(1)?);
         expect_dtype("timestep", timestep.dtype, DType::F32)?;
         expect_dtype("frequencies", frequencies.dtype, DType::F32)?;
-        let [n] = expect_rank("timestep", timestep)?;
+        let (&n, values) = match timestep.shape.as_slice() {
+            [n] => (n, 1),
+            [n, k] => (n, *k),
+            other => return Err(Error::Shape(format!("timestep: expected [N] or [N, K], found {other:?}"))),
+        };
         expect_shape("frequencies", &frequencies.shape, &[self.dim / 2])?;
-        Ok(TensorDesc::f32([n, self.dim]))
+        Ok(TensorDesc::f32([n, values * self.dim]))
     }
 
     fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
@@ -98,12 +103,14 @@ impl Operation for TimestepEmbedding {
 
     fn cases() -> Vec<Case> {
         // Frequencies are spread evenly here, so that large angles are as frequent as small ones.
-        let case = |label, dim: usize, flip_sin_to_cos, scale, timesteps: (f32, f32)| {
+        let case_of = |label, shape: &[usize], dim: usize, flip_sin_to_cos, scale, timesteps: (f32, f32)| {
             let op = TimestepEmbedding { dim, flip_sin_to_cos, scale, ..TimestepEmbedding::default() };
-            let timestep = CaseInput::f32([5], Fill::Uniform(timesteps.0, timesteps.1));
+            let timestep = CaseInput::f32(shape, Fill::Uniform(timesteps.0, timesteps.1));
             Case::new(label, op, vec![timestep, CaseInput::f32([dim / 2], Fill::Uniform(0.0, 1.0))]).tolerance(1e-6)
         };
+        let case = |label, dim, flip, scale, timesteps| case_of(label, &[5], dim, flip, scale, timesteps);
         vec![
+            case_of("three values a row, odd", &[2, 3], 13, true, 1.0, (0.0, 1024.0)),
             case("angles up to 1000, sines first", 320, false, 1.0, (0.0, 1000.0)),
             case("angles up to 1000, cosines first, odd", 77, true, 1.0, (0.0, 1000.0)),
             case("angles around 0, sines first, odd", 15, false, 1.0, (-3.0, 3.0)),
@@ -113,10 +120,10 @@ impl Operation for TimestepEmbedding {
 }
 
 impl Graph {
-    /// Sines and cosines of `timestep [N]` (f32): `[N, dim]`, f32. The frequencies become a constant of the graph.
+    /// Sines and cosines of `timestep [N]` (f32): `[N, dim]`, f32; of `[N, K]`: `[N, K·dim]`. The frequencies become a constant of the graph.
     ///
     /// # Errors
-    /// [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not have one dimension.
+    /// [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not have one or two dimensions.
     pub fn timestep_embedding(
         &mut self,
         name: impl Into<String>,

@@ -17,6 +17,7 @@ pub(crate) fn activate(x: f64, kind: ActivationKind) -> f64 {
         ActivationKind::QuickGelu => x * sigmoid(1.702 * x),
         ActivationKind::Mish => x * x.exp().ln_1p().min(f64::MAX).tanh(),
         ActivationKind::Relu => x.max(0.0),
+        ActivationKind::Tanh => x.tanh(),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::tensor::HostTensor;
 /// The angle is rounded to f32 as in torch: beyond 512 rad its last place is worth 6e-5 rad, far more than the sine's own rounding.
 pub fn timestep_embedding(timestep: &HostTensor, frequencies: &HostTensor, op: &TimestepEmbedding) -> HostTensor {
     let half = frequencies.len();
-    HostTensor::from_fn([timestep.len(), op.dim], |i| {
+    let rows = timestep.shape[0];
+    HostTensor::from_fn([rows, timestep.len() / rows * op.dim], |i| {
         let (n, j) = (i / op.dim, i % op.dim);
         if j >= 2 * half {
             return 0.0;

@@ -1,5 +1,5 @@
 // Activation functions, chosen by the constant ACTIVATION:
-// 0 silu, 1 gelu (exact), 2 quick_gelu, 3 mish, 4 relu, 99 none.
+// 0 silu, 1 gelu (exact), 2 quick_gelu, 3 mish, 4 relu, 5 tanh, 99 none.
 const ACTIVATION: u32 = 99u;
 
 // 1 / (1 + e^-x). For x far below zero e^-x overflows to infinity and the quotient is 0, as it should be.
@@ -44,6 +44,11 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
             return x * v / (v + 2.0);
         }
         case 4u: { return max(x, vec4<f32>(0.0)); }
+        case 5u: {
+            // The built-in tanh may divide infinity by infinity; e^(-2|x|) stays within 0 and 1.
+            let u = exp(-2.0 * abs(x));
+            return sign(x) * (1.0 - u) / (1.0 + u);
+        }
         default: { return x; }
     }
 }

@@ -1,0 +1,32 @@
+// clamp, naive: y = min(max(x, low), high), elementwise
+//
+//   x, y      flat elements, any shape; f32 or f16
+// dispatch:   one invocation for four consecutive elements
+// requires:   low <= high
+// constants:  none
+// error:      none
+// source:     torch.clamp
+//!include flat_index
+//!storage x
+//!storage y
+
+struct Params {
+    vectors: u32, // elements / 4, rounded up
+    low: f32,
+    high: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<x_vec4>;
+@group(0) @binding(1) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(2) var<uniform> p: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = flat_index(workgroup, workgroups, local, 64u);
+    if (i >= p.vectors) { return; }
+    y[i] = encode_y(clamp(decode_x(x[i]), vec4<f32>(p.low), vec4<f32>(p.high)));
+}
