@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::Json;
 use crate::error::{Error, Result};
+use crate::ops::activation::ActivationKind;
 
 /// The fields of one config object. A missing field and `null` both mean the default; fields nobody asked for are refused by [`ConfigReader::finish`].
 pub struct ConfigReader<'a> {
@@ -132,6 +133,71 @@ impl<'a> ConfigReader<'a> {
         list.filter(|l| (1..=64).contains(&l.len()))
             .map(Some)
             .ok_or_else(|| self.wrong(key, "a list of whole numbers from 1 to 2^24"))
+    }
+
+    /// A whole number from 1 to 2²⁴ for each of `len` levels: one for all, or a list.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn count_for_each(&self, key: &str, len: usize, default: usize) -> Result<Vec<usize>> {
+        match self.get(key) {
+            Some(value) if value.is_array() => {
+                let list = self.counts(key)?.filter(|l| l.len() == len);
+                list.ok_or_else(|| self.wrong(key, &format!("a whole number or a list of {len}")))
+            }
+            _ => Ok(vec![self.count(key, default)?; len]),
+        }
+    }
+
+    /// True or false for each of `len` levels: one for all, or a list; false if missing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn boolean_for_each(&self, key: &str, len: usize) -> Result<Vec<bool>> {
+        let wrong = || self.wrong(key, &format!("true, false or a list of {len} of them"));
+        match self.get(key).map(|v| (v.as_array(), v.as_bool())) {
+            None => Ok(vec![false; len]),
+            Some((Some(list), _)) if list.len() == len => list.iter().map(|v| v.as_bool().ok_or_else(wrong)).collect(),
+            Some((_, Some(value))) => Ok(vec![value; len]),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    /// A non-empty list of at most 2¹⁶ numbers within ±10⁶, or none.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = |v: &Value| v.as_f64().filter(|v| v.abs() <= 1e6);
+        let list = value.as_array().and_then(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+        list.filter(|l| (1..=1 << 16).contains(&l.len()))
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, "a list of numbers within ±1e6"))
+    }
+
+    /// Height and width: one number for both, or `[height, width]`; none if missing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn size(&self, key: &str) -> Result<Option<(usize, usize)>> {
+        match self.get(key) {
+            Some(value) if value.is_array() => match self.counts(key)?.as_deref() {
+                Some(&[h, w]) => Ok(Some((h, w))),
+                _ => Err(self.wrong(key, "a whole number or [height, width]")),
+            },
+            _ => Ok(self.optional_count(key)?.map(|s| (s, s))),
+        }
+    }
+
+    /// An activation function, or none.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Unsupported`] naming the field.
+    pub fn activation(&self, key: &str) -> Result<Option<ActivationKind>> {
+        let Some(name) = self.text(key)? else { return Ok(None) };
+        let known = || self.unsupported(key, "silu, swish, gelu, quick_gelu, mish or relu");
+        ActivationKind::from_config(name).map(Some).map_err(|_| known())
     }
 
     /// Refuses a field that has a value other than `neutral`, which is what the engine does.

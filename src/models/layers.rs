@@ -37,15 +37,31 @@ impl<'g> Layers<'g> {
         kernel: usize,
         conv: Conv2d,
     ) -> Result<ValueId> {
-        let in_channels = self.graph.desc(x).channels();
-        let weight = self.graph.weight(
-            format!("{path}.weight"),
-            &[out_channels, in_channels, kernel, kernel],
-            WeightLayout::Ohwi,
-            self.dtype,
-        );
+        let weight = self.conv2d_weight(path, x, out_channels, kernel);
         let bias = self.vector(path, "bias", out_channels);
         self.graph.conv2d(path, x, weight, Some(bias), conv)
+    }
+
+    /// As [`Layers::conv2d`] without a bias.
+    ///
+    /// # Errors
+    /// As [`Layers::conv2d`].
+    pub fn conv2d_without_bias(
+        &mut self,
+        path: &str,
+        x: ValueId,
+        out_channels: usize,
+        kernel: usize,
+        conv: Conv2d,
+    ) -> Result<ValueId> {
+        let weight = self.conv2d_weight(path, x, out_channels, kernel);
+        self.graph.conv2d(path, x, weight, None, conv)
+    }
+
+    fn conv2d_weight(&mut self, path: &str, x: ValueId, out_channels: usize, kernel: usize) -> ValueId {
+        let in_channels = self.graph.desc(x).channels();
+        let shape = [out_channels, in_channels, kernel, kernel];
+        self.graph.weight(format!("{path}.weight"), &shape, WeightLayout::Ohwi, self.dtype)
     }
 
     /// A 3×3 convolution that keeps the size.

@@ -1,18 +1,38 @@
 //! Models: from a typed config to a graph. They know nothing of devices.
 //!
-//! Names are those of diffusers, verbatim, because they are the keys of the checkpoints. Reading order: [`Layers`] (a layer with its parameters),
-//! `resnet.rs`, `attention.rs`, `embeddings.rs` (the blocks all U-Nets share), then [`UNet2DModel`].
+//! Names are those of diffusers and transformers, verbatim, because they are the keys of the checkpoints. Reading order: [`Layers`] (a layer with its
+//! parameters), `resnet.rs`, `attention.rs`, `embeddings.rs` (the blocks all U-Nets share), then [`UNet2DModel`]. Stable Diffusion: [`CLIPTextModel`]
+//! reads the prompt, [`UNet2DConditionModel`] with its [`Transformer2DModel`] denoises a latent, [`AutoencoderKL`] makes a picture of it.
 
 mod attention;
+mod autoencoder_kl;
+mod autoencoder_tiny;
+mod clip_text;
 mod config;
 mod embeddings;
 mod layers;
+mod load;
+mod model;
 mod resnet;
+mod transformer_2d;
 mod unet_2d;
 mod unet_2d_blocks;
+mod unet_2d_condition;
+mod unet_2d_condition_blocks;
+mod unet_2d_condition_config;
 mod unet_2d_config;
 
+pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
+pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, EncoderTiny};
+pub use clip_text::{CLIPTextConfig, CLIPTextModel, EndOfText, TextOutput};
 pub use config::ConfigReader;
 pub use layers::Layers;
+pub use load::LoadedModel;
+pub use model::{Model, NamedTensors, Sizes, prepare};
+pub use transformer_2d::Transformer2DModel;
 pub use unet_2d::{UNet2DInputs, UNet2DModel};
+pub use unet_2d_condition::{UNet2DConditionInputs, UNet2DConditionModel};
+pub use unet_2d_condition_config::{
+    ConditionBlock, ConditionBlockType, ConditionClassEmbedding, TextTime, UNet2DConditionConfig,
+};
 pub use unet_2d_config::{ClassEmbedding, DownBlockType, ResampleType, TimeScaleShift, UNet2DConfig, UpBlockType};

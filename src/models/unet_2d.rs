@@ -2,6 +2,7 @@
 
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
+use super::model::{Model, Sizes};
 use super::unet_2d_config::{ClassEmbedding, UNet2DConfig};
 use crate::checkpoint::Json;
 use crate::error::{Error, Result};
@@ -167,5 +168,33 @@ impl UNet2DModel {
             ClassEmbedding::Identity => m.graph.cast("class_labels.cast", labels()?, m.dtype)?,
         };
         m.graph.add("add_class_embedding", temb, class)
+    }
+}
+
+impl Model for UNet2DModel {
+    fn input_names(&self) -> Vec<&'static str> {
+        let class_labels = (self.config.class_embedding != ClassEmbedding::None).then_some("class_labels");
+        ["sample", "timestep"].into_iter().chain(class_labels).collect()
+    }
+
+    fn default_sizes(&self) -> Sizes {
+        let least = 1 << self.config.halvings().min(12);
+        let (height, width) = self.config.sample_size.unwrap_or((least, least));
+        Sizes { height, width, ..Sizes::default() }
+    }
+
+    fn graph(&self, sizes: &Sizes, dtype: DType) -> Result<Graph> {
+        UNet2DModel::graph(self, sizes.batch, sizes.height, sizes.width, dtype)
+    }
+
+    fn index_bound(&self, input: &str) -> Option<usize> {
+        match self.config.class_embedding {
+            ClassEmbedding::Table(rows) if input == "class_labels" => Some(rows),
+            _ => None,
+        }
+    }
+
+    fn parameters(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        UNet2DModel::parameters(self)
     }
 }

@@ -130,7 +130,7 @@ impl UNet2DConfig {
             _ => return Err(r.unsupported("class_embed_type", "\"timestep\", \"identity\" or null")),
         };
         let config = Self {
-            sample_size: sample_size(&r)?,
+            sample_size: r.size("sample_size")?,
             in_channels: r.count("in_channels", 3)?,
             out_channels: r.count("out_channels", 3)?,
             center_input_sample: r.boolean("center_input_sample", false)?,
@@ -145,11 +145,7 @@ impl UNet2DConfig {
             downsample_padding: downsample_padding(&r)?,
             downsample_type: resample_type(&r, "downsample_type")?,
             upsample_type: resample_type(&r, "upsample_type")?,
-            act_fn: match r.text("act_fn")? {
-                Some(name) => ActivationKind::from_config(name)
-                    .map_err(|_| r.unsupported("act_fn", "silu, swish, gelu, mish or relu"))?,
-                None => ActivationKind::Silu,
-            },
+            act_fn: r.activation("act_fn")?.unwrap_or(ActivationKind::Silu),
             attention_head_dim: attention_head_dim(&r)?,
             norm_num_groups: r.count("norm_num_groups", 32)?,
             attn_norm_num_groups: r.optional_count("attn_norm_num_groups")?,
@@ -172,17 +168,6 @@ impl UNet2DConfig {
     /// How many times the resolution is halved; heights and widths must be multiples of two to this power.
     pub fn halvings(&self) -> usize {
         self.block_out_channels.len() - 1
-    }
-}
-
-/// `sample_size`: one number or `[height, width]`.
-fn sample_size(r: &ConfigReader<'_>) -> Result<Option<(usize, usize)>> {
-    match r.get("sample_size") {
-        Some(value) if value.is_array() => match r.counts("sample_size")?.as_deref() {
-            Some(&[h, w]) => Ok(Some((h, w))),
-            _ => Err(r.wrong("sample_size", "a whole number or [height, width]")),
-        },
-        _ => Ok(r.optional_count("sample_size")?.map(|s| (s, s))),
     }
 }
 
@@ -221,7 +206,7 @@ fn attention_head_dim(r: &ConfigReader<'_>) -> Result<Option<usize>> {
     }
 }
 
-fn downsample_padding(r: &ConfigReader<'_>) -> Result<usize> {
+pub(super) fn downsample_padding(r: &ConfigReader<'_>) -> Result<usize> {
     match r.get("downsample_padding").map(|v| v.as_u64()) {
         None | Some(Some(1)) => Ok(1),
         Some(Some(0)) => Ok(0),
@@ -237,7 +222,7 @@ fn resample_type(r: &ConfigReader<'_>, key: &str) -> Result<ResampleType> {
     }
 }
 
-fn time_scale_shift(r: &ConfigReader<'_>) -> Result<TimeScaleShift> {
+pub(super) fn time_scale_shift(r: &ConfigReader<'_>) -> Result<TimeScaleShift> {
     match r.text("resnet_time_scale_shift")? {
         None | Some("default") => Ok(TimeScaleShift::Default),
         Some("scale_shift") => Ok(TimeScaleShift::ScaleShift),

@@ -1,0 +1,71 @@
+//! Models by their names in a checkpoint.
+
+use super::autoencoder_kl::{AutoencoderKL, DecoderKL, EncoderKL};
+use super::autoencoder_tiny::{AutoencoderTiny, DecoderTiny, EncoderTiny};
+use super::clip_text::CLIPTextModel;
+use super::model::Model;
+use super::unet_2d::UNet2DModel;
+use super::unet_2d_condition::UNet2DConditionModel;
+use crate::checkpoint::{Checkpoint, Json, Weights};
+use crate::error::{Error, Result};
+
+/// A model of a checkpoint with its parameters.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// The class that its config or `model_index.json` names.
+    pub class_name: String,
+    /// `config.json`.
+    pub config: Json,
+    /// The model.
+    pub model: Box<dyn Model>,
+    /// Its parameters, none of them read yet.
+    pub weights: Weights,
+}
+
+impl LoadedModel {
+    /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`; an autoencoder's halves are `vae.encoder` and `vae.decoder`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no such model, [`Error::Usage`] if it has no such half, [`Error::Unsupported`] for a class that the engine does
+    /// not have; as the config of the class and [`Weights::new`].
+    pub fn open(checkpoint: &Checkpoint, name: &str) -> Result<Self> {
+        let (stem, half) = name.split_once('.').map_or((name, None), |(stem, half)| (stem, Some(half)));
+        let component = checkpoint.component(stem)?;
+        let config = component.config;
+        let file = config.path.display();
+        // model_index.json decides, as in diffusers.
+        let index_class = checkpoint.index().and_then(|index| index.value.get(stem)?.get(1)?.as_str());
+        let class_name = index_class.map(str::to_owned).or(component.class_name);
+        let class_name = class_name.ok_or_else(|| {
+            Error::Config(format!("{file}: neither it nor model_index.json names the class of {stem} (`_class_name`)"))
+        })?;
+
+        let model: Box<dyn Model> = match (class_name.as_str(), half) {
+            ("UNet2DModel", None) => Box::new(UNet2DModel::from_json(&config)?),
+            ("UNet2DConditionModel", None) => Box::new(UNet2DConditionModel::from_json(&config)?),
+            ("CLIPTextModel" | "CLIPTextModelWithProjection", None) => {
+                Box::new(CLIPTextModel::from_json(&config, Some(&class_name))?)
+            }
+            ("AutoencoderKL", Some("encoder")) => Box::new(EncoderKL(AutoencoderKL::from_json(&config)?)),
+            ("AutoencoderKL", Some("decoder")) => Box::new(DecoderKL(AutoencoderKL::from_json(&config)?)),
+            ("AutoencoderTiny", Some("encoder")) => Box::new(EncoderTiny(AutoencoderTiny::from_json(&config)?)),
+            ("AutoencoderTiny", Some("decoder")) => Box::new(DecoderTiny(AutoencoderTiny::from_json(&config)?)),
+            ("AutoencoderKL" | "AutoencoderTiny", _) => {
+                return Err(Error::Usage(format!(
+                    "{name}: an autoencoder has two halves, {stem}.encoder and {stem}.decoder"
+                )));
+            }
+            ("UNet2DModel" | "UNet2DConditionModel" | "CLIPTextModel" | "CLIPTextModelWithProjection", Some(_)) => {
+                return Err(Error::Usage(format!("{name}: {stem} is one model without halves")));
+            }
+            _ => {
+                return Err(Error::Unsupported(format!(
+                    "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, AutoencoderKL, \
+                     AutoencoderTiny, CLIPTextModel and CLIPTextModelWithProjection"
+                )));
+            }
+        };
+        let weights = Weights::new(component.tensors, &model.parameters()?)?;
+        Ok(Self { class_name, config, model, weights })
+    }
+}

@@ -1,0 +1,138 @@
+//! The down, mid and up blocks of [`super::UNet2DConditionModel`].
+
+use super::layers::Layers;
+use super::resnet::{Resample, ResnetBlock2D, downsample_2d, upsample_2d};
+use super::transformer_2d::Transformer2DModel;
+use super::unet_2d_condition_config::{ConditionBlock, ConditionBlockType, UNet2DConditionConfig};
+use crate::error::Result;
+use crate::graph::ValueId;
+use crate::ops::concat::Axis;
+
+/// What conditions the blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Conditions {
+    /// The time embedding `[N, E]`, class and the like added.
+    pub emb: ValueId,
+    /// The same, activated: most residual blocks activate it before they project it, and once is enough.
+    pub temb: ValueId,
+    /// The text `[N, S, D]`.
+    pub text: ValueId,
+}
+
+impl UNet2DConditionConfig {
+    fn resnet(&self, out_channels: usize) -> ResnetBlock2D {
+        ResnetBlock2D {
+            out_channels,
+            groups: self.norm_num_groups,
+            eps: self.norm_eps,
+            activation: self.act_fn,
+            time_scale_shift: self.resnet_time_scale_shift,
+            output_scale_factor: 1.0,
+            resample: Resample::None,
+        }
+    }
+
+    /// A residual block of `block`, and the time embedding as it takes it.
+    fn resnet_of(&self, block: &ConditionBlock, conditions: Conditions) -> (ResnetBlock2D, Option<ValueId>) {
+        let resnet = self.resnet(block.channels);
+        match block.kind {
+            ConditionBlockType::Plain | ConditionBlockType::CrossAttn => (resnet, Some(conditions.temb)),
+            ConditionBlockType::Resnet => {
+                let emb = if self.resnet_skip_time_act { conditions.emb } else { conditions.temb };
+                (ResnetBlock2D { output_scale_factor: self.resnet_out_scale_factor, ..resnet }, Some(emb))
+            }
+        }
+    }
+
+    fn transformer(&self, block: &ConditionBlock, layers: usize) -> Transformer2DModel {
+        Transformer2DModel {
+            heads: block.heads,
+            layers,
+            groups: self.norm_num_groups,
+            use_linear_projection: self.use_linear_projection,
+            only_cross_attention: block.only_cross_attention,
+        }
+    }
+
+    /// Down block `level`: appends what the up blocks will need to `skips`.
+    pub(super) fn down_block(
+        &self,
+        m: &mut Layers<'_>,
+        level: usize,
+        x: ValueId,
+        conditions: Conditions,
+        skips: &mut Vec<ValueId>,
+    ) -> Result<ValueId> {
+        let (path, block) = (format!("down_blocks.{level}"), &self.down_blocks[level]);
+        let (resnet, emb) = self.resnet_of(block, conditions);
+        let mut h = x;
+        for (i, layers) in block.transformer_layers.iter().enumerate() {
+            h = resnet.build(m, &format!("{path}.resnets.{i}"), h, emb)?;
+            if block.kind == ConditionBlockType::CrossAttn {
+                h = self.transformer(block, *layers).build(m, &format!("{path}.attentions.{i}"), h, conditions.text)?;
+            }
+            skips.push(h);
+        }
+        if level + 1 < self.down_blocks.len() {
+            let sampler = format!("{path}.downsamplers.0");
+            h = match block.kind {
+                ConditionBlockType::Resnet => {
+                    ResnetBlock2D { resample: Resample::Down, ..resnet }.build(m, &sampler, h, emb)?
+                }
+                _ => downsample_2d(m, &sampler, h, block.channels, self.downsample_padding)?,
+            };
+            skips.push(h);
+        }
+        Ok(h)
+    }
+
+    /// The block at the lowest resolution: a residual block; with text, a transformer and a second residual block.
+    pub(super) fn build_mid_block(
+        &self,
+        m: &mut Layers<'_>,
+        block: &ConditionBlock,
+        x: ValueId,
+        conditions: Conditions,
+    ) -> Result<ValueId> {
+        let resnet = ResnetBlock2D { output_scale_factor: self.mid_block_scale_factor, ..self.resnet(block.channels) };
+        let h = resnet.build(m, "mid_block.resnets.0", x, Some(conditions.temb))?;
+        if block.kind != ConditionBlockType::CrossAttn {
+            return Ok(h);
+        }
+        let transformer = self.transformer(block, block.transformer_layers[0]);
+        let h = transformer.build(m, "mid_block.attentions.0", h, conditions.text)?;
+        resnet.build(m, "mid_block.resnets.1", h, Some(conditions.temb))
+    }
+
+    /// Up block `level` (0 at the lowest resolution): takes its skips from the end of `skips`.
+    pub(super) fn up_block(
+        &self,
+        m: &mut Layers<'_>,
+        level: usize,
+        x: ValueId,
+        conditions: Conditions,
+        skips: &mut Vec<ValueId>,
+    ) -> Result<ValueId> {
+        let (path, block) = (format!("up_blocks.{level}"), &self.up_blocks[level]);
+        let (resnet, emb) = self.resnet_of(block, conditions);
+        let mut h = x;
+        for (i, layers) in block.transformer_layers.iter().enumerate() {
+            let skip = skips.pop().expect("the down blocks pushed one skip for every residual block of the up blocks");
+            h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, Axis::Channels)?;
+            h = resnet.build(m, &format!("{path}.resnets.{i}"), h, emb)?;
+            if block.kind == ConditionBlockType::CrossAttn {
+                h = self.transformer(block, *layers).build(m, &format!("{path}.attentions.{i}"), h, conditions.text)?;
+            }
+        }
+        let Some(next) = skips.last() else { return Ok(h) };
+        let sampler = format!("{path}.upsamplers.0");
+        match block.kind {
+            ConditionBlockType::Resnet => ResnetBlock2D { resample: Resample::Up, ..resnet }.build(m, &sampler, h, emb),
+            // To the size of the next skip: twice this one, or one less where an odd size was halved.
+            _ => {
+                let (height, width) = (m.graph.shape(*next)[1], m.graph.shape(*next)[2]);
+                upsample_2d(m, &sampler, h, block.channels, height, width)
+            }
+        }
+    }
+}
