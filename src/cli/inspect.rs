@@ -6,25 +6,28 @@ use super::options::{DeviceArgs, Precision};
 use super::{model_path, print};
 use crate::backend::Device;
 use crate::caps::Caps;
-use crate::checkpoint::{Folder, Weights};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::graph::passes;
-use crate::models::UNet2DModel;
+use crate::models::{LoadedModel, Sizes};
 use crate::plan::Plan;
 
 /// Options of `unmist inspect`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder in diffusers' layout [default: a model from weights/]
-    #[arg(long, value_name = "DIR")]
+    /// Model folder in diffusers' layout, or a single file in the original layout [default: a model from weights/]
+    #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
-    /// Pictures at once
+    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
+    #[arg(long, default_value = "unet", value_name = "NAME")]
+    component: String,
+    /// Pictures or texts at once
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch_size: usize,
-    /// Columns [default: the model's own]
+    /// Columns of the picture or latent that goes in [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     width: Option<usize>,
-    /// Rows [default: the model's own]
+    /// Rows of the picture or latent that goes in [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     height: Option<usize>,
     /// Storage of weights and activations
@@ -42,12 +45,16 @@ pub struct Args {
 /// # Errors
 /// As the library.
 pub fn run(args: Args) -> Result<()> {
-    let path = model_path::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?;
-    let component = Folder::open(&path)?.component("unet")?;
-    let model = UNet2DModel::from_json(&component.config)?;
-    let weights = Weights::new(component.tensors, &model.parameters()?)?;
-    let size = model.config.sample_size.unwrap_or((32, 32));
-    let (height, width) = (args.height.unwrap_or(size.0), args.width.unwrap_or(size.1));
+    let path = model_path::find_with(args.model.as_deref(), &args.component)?;
+    let LoadedModel { class_name, config, model, weights } =
+        LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
+    let own = model.default_sizes();
+    let sizes = Sizes {
+        batch: args.batch_size,
+        height: args.height.unwrap_or(own.height),
+        width: args.width.unwrap_or(own.width),
+        ..own
+    };
     let load = args.device.load_options()?;
     let (caps, device) = match args.device.open()? {
         Device::Gpu(gpu) => (gpu.caps().clone(), gpu.describe()),
@@ -55,8 +62,7 @@ pub fn run(args: Args) -> Result<()> {
             (Caps::webgpu_minimum(), "no adapter: planned for the least that WebGPU guarantees".to_owned())
         }
     };
-    let graph =
-        passes::optimize(&model.graph(args.batch_size, height, width, args.precision.dtype())?, &load.disabled_passes)?;
+    let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     let plan = Plan::new(&graph, &caps, &load.plan)?;
     if args.json {
         let steps: Vec<_> = plan
@@ -71,19 +77,17 @@ pub fn run(args: Args) -> Result<()> {
             })
             .collect();
         let json = serde_json::json!({
-            "model": path, "class": component.class_name, "config": component.config.value, "parameters": weights.parameters(), "device": device,
-            "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "summary": plan.summary(),
+            "model": path, "component": args.component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
+            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "summary": plan.summary(),
         });
         print(&format!("{json:#}\n"));
         return Ok(());
     }
     print(&format!(
-        "model {}\nparameters {}\nconfig {:#?}\n\ngraph after the passes, {} x {} x {width} x {height}:\n{graph}\nplan for {device}:\n{plan}",
+        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{plan}",
         path.display(),
+        args.component,
         weights.parameters(),
-        model.config,
-        args.batch_size,
-        model.config.in_channels
     ));
     Ok(())
 }

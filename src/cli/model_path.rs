@@ -31,6 +31,17 @@ pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     })
 }
 
+/// [`find`] for commands that work on one component of whichever model.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_with(given: Option<&Path>, component: &str) -> Result<PathBuf> {
+    match component {
+        "unet" => find(given, &["DDPMPipeline", "DDIMPipeline"]),
+        _ => find(given, &["StableDiffusionPipeline"]),
+    }
+}
+
 fn weights_folder() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("UNMIST_WEIGHTS") {
         let path = PathBuf::from(path);

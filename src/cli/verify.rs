@@ -5,21 +5,27 @@ use std::path::PathBuf;
 use super::options::{DeviceArgs, Precision};
 use super::{model_path, print};
 use crate::backend::Device;
-use crate::checkpoint::{Folder, Weights};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;
-use crate::graph::passes;
-use crate::models::{ClassEmbedding, UNet2DModel};
+use crate::graph::{Graph, NodeKind, passes};
+use crate::models::{LoadedModel, Model, NamedTensors, Sizes};
 use crate::ops::{Fill, registry};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::DType;
 use crate::verify::{CaseResult, check_case, first_divergence};
+
+/// Rows and columns of the pictures that a model is verified with, at most.
+const MAX_SIZE: usize = 64;
 
 /// Options of `unmist verify`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder in diffusers' layout [default: a model from weights/]
-    #[arg(long, value_name = "DIR")]
+    /// Model folder in diffusers' layout, or a single file in the original layout [default: a model from weights/]
+    #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
+    /// Which component of the model: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
+    #[arg(long, default_value = "unet", value_name = "NAME")]
+    component: String,
     /// Only this operation (and no model)
     #[arg(long, value_name = "NAME")]
     op: Option<String>,
@@ -95,37 +101,33 @@ fn operations(gpu: &GpuDevice, only: Option<&str>) -> Result<usize> {
 
 /// One forward pass of the model, node by node; true if all agree.
 fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
-    let path = model_path::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?;
-    let component = Folder::open(&path)?.component("unet")?;
-    let model = UNet2DModel::from_json(&component.config)?;
-    let weights = Weights::new(component.tensors, &model.parameters()?)?;
-    let (height, width) = model.config.sample_size.unwrap_or((32, 32));
+    let path = model_path::find_with(args.model.as_deref(), &args.component)?;
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
+    let own = model.default_sizes();
+    // Enough for every kernel; the reference would take minutes for a picture of full size.
+    let sizes = Sizes { batch: 2, height: own.height.min(MAX_SIZE), width: own.width.min(MAX_SIZE), ..own };
     let load = args.device.load_options()?;
-    let graph = passes::optimize(&model.graph(2, height, width, args.precision.dtype())?, &load.disabled_passes)?;
-    let mut inputs = vec![
-        ("sample", Fill::Normal.tensor(&[2, height, width, model.config.in_channels], 1)),
-        ("timestep", HostTensor { shape: vec![2], data: vec![981.0, 17.0] }),
-    ];
-    if let Some(desc) = model.class_labels_desc(2) {
-        let fill = match model.config.class_embedding {
-            ClassEmbedding::Table(rows) => Fill::Index(rows as u32),
-            _ => Fill::Normal,
-        };
-        inputs.push(("class_labels", fill.tensor(&desc.shape, 2)));
-    }
+    let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
+    let inputs = random_inputs(model.as_ref(), &graph)?;
+    let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     let bound = match args.precision.dtype() {
         DType::F16 => 1e-2,
         _ => 1e-4,
     };
     match first_divergence(gpu, &graph, &weights, &inputs, &load.plan, bound)? {
         None => {
-            print(&format!("{}: every intermediate value within {bound:.0e} of the reference\n", path.display()));
+            print(&format!(
+                "{} {}: every intermediate value within {bound:.0e} of the reference\n",
+                path.display(),
+                args.component
+            ));
             Ok(true)
         }
         Some(divergence) => {
             print(&format!(
-                "DIVERGES {}: first at {} ({}): {}\n",
+                "DIVERGES {} {}: first at {} ({}): {}\n",
                 path.display(),
+                args.component,
                 divergence.node,
                 divergence.kernels.join(", "),
                 divergence.error
@@ -133,4 +135,20 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// Inputs of the kind that each of the graph's inputs takes.
+fn random_inputs(model: &dyn Model, graph: &Graph) -> Result<NamedTensors> {
+    let mut inputs = NamedTensors::new();
+    for (seed, node) in graph.nodes().iter().filter(|n| n.kind == NodeKind::Input).enumerate() {
+        let fill = match (model.index_bound(&node.name), node.desc.dtype) {
+            (Some(bound), _) => Fill::Index(bound as u32),
+            (None, DType::U32) => continue, // follows from the others
+            _ if node.name == "timestep" => Fill::Uniform(0.0, 1000.0),
+            _ => Fill::Normal,
+        };
+        inputs.insert(node.name.clone(), fill.tensor(&node.desc.shape, seed as u64 + 1));
+    }
+    model.complete(&mut inputs)?;
+    Ok(inputs)
 }
