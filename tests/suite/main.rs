@@ -18,5 +18,6 @@ mod rng;
 mod scheduler_runs;
 mod schedulers;
 mod tokenizer;
+mod sd_parity;
 mod unet2d_parity;
 mod wgsl;
