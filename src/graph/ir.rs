@@ -140,6 +140,10 @@ impl Node {
     }
 }
 
+/// Elements of the largest tensor that a graph may hold. Far beyond any device's memory, so that the plan's own refusal comes first for every real
+/// model; but no product of sizes overflows below it.
+const MAX_ELEMENTS: usize = 1 << 40;
+
 /// After each run, `output` is copied on the device into `input`: how a denoise loop keeps its state there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carry {
@@ -249,16 +253,25 @@ impl Graph {
     /// Adds an operation; infers and checks its shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation.
+    /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation; [`Error::Limits`] if a tensor has more
+    /// than 2⁴⁰ elements.
     pub fn push(&mut self, name: impl Into<String>, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<ValueId> {
         let (name, op) = (name.into(), op.into());
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.desc(v))).collect();
+        let check_size = |desc: &TensorDesc| {
+            let elements = desc.shape.iter().try_fold(1usize, |product, d| product.checked_mul(*d));
+            let too_large =
+                || Error::Limits(format!("{name}: a tensor of shape {:?} is larger than any memory", desc.shape));
+            elements.filter(|e| *e <= MAX_ELEMENTS).map(drop).ok_or_else(too_large)
+        };
+        descs.iter().flatten().try_for_each(|desc| check_size(desc))?;
         let at_node = |e: Error| match e {
             Error::Shape(m) => Error::Shape(format!("{name} ({}): {m}", op.name())),
             Error::Unsupported(m) => Error::Unsupported(format!("{name} ({}): {m}", op.name())),
             other => other,
         };
         let desc = op.infer(&descs).map_err(at_node)?;
+        check_size(&desc)?;
         Ok(self.insert(name, NodeKind::Op(op, inputs.to_vec()), desc))
     }
 

@@ -256,7 +256,7 @@ impl Operation for Attention {
         let queries = output.rows() / images;
         let keys = inputs.get(self.sources().0).rows() / images;
         let pairs = if self.causal { queries * (queries + 1) / 2 } else { queries * keys };
-        4 * (images * pairs * output.channels()) as u64 // q · k and p · v
+        (4 * images * output.channels()).saturating_mul(pairs) as u64 // q · k and p · v
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {

@@ -152,6 +152,7 @@ macro_rules! registry {
             pub fn cost(&self, inputs: &[Option<&TensorDesc>], output: &TensorDesc) -> Cost {
                 let values = Inputs { names: self.input_names(), values: inputs };
                 let flops = match self { $(Op::$Type(op) => op.flops(values, output)),* };
+                let flops = flops.min(1 << 53); // attention is quadratic: sums of absurd ones must not overflow
                 Cost { flops, bytes: values.present().map(TensorDesc::bytes).sum::<u64>() + output.bytes() }
             }
 
