@@ -7,7 +7,7 @@ use super::{model_path, print};
 use crate::backend::Device;
 use crate::caps::Caps;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
 use crate::plan::Plan;
@@ -55,6 +55,9 @@ pub fn run(args: Args) -> Result<()> {
         width: args.width.unwrap_or(own.width),
         ..own
     };
+    if sizes.batch == 0 || sizes.height == 0 || sizes.width == 0 {
+        return Err(Error::Usage("--batch-size, --width and --height must be above 0".into()));
+    }
     let load = args.device.load_options()?;
     let (caps, device) = match args.device.open()? {
         Device::Gpu(gpu) => (gpu.caps().clone(), gpu.describe()),

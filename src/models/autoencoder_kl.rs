@@ -65,6 +65,9 @@ impl AutoencoderKLConfig {
                 return Err(r.wrong(key, &format!("as long as block_out_channels ({})", block_out_channels.len())));
             }
         }
+        if block_out_channels.len() > 10 {
+            return Err(r.wrong("block_out_channels", "a list of at most 10 levels"));
+        }
         let latent_channels = r.count("latent_channels", 4)?;
         let for_each_channel = |key: &str| match r.numbers(key)? {
             Some(list) if list.len() != latent_channels => {

@@ -77,6 +77,9 @@ impl AutoencoderTinyConfig {
             ),
         ];
         for (channels_key, channels, blocks_key, blocks) in levels {
+            if channels.len() > 10 {
+                return Err(r.wrong(channels_key, "a list of at most 10 levels"));
+            }
             if channels.len() != blocks.len() {
                 return Err(r.wrong(blocks_key, &format!("as long as {channels_key} ({})", channels.len())));
             }
@@ -88,8 +91,8 @@ impl AutoencoderTinyConfig {
                 return Err(r.wrong(blocks_key, "whole numbers from 1 to 64"));
             }
         }
-        if config.upsampling_scaling_factor > 8 {
-            return Err(r.unsupported("upsampling_scaling_factor", "a whole number from 1 to 8"));
+        if config.upsampling_scaling_factor > 4 {
+            return Err(r.unsupported("upsampling_scaling_factor", "a whole number from 1 to 4"));
         }
         r.finish()?;
         Ok(config)

@@ -10,6 +10,10 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unet2d").join(name)
 }
 
+fn stable_diffusion(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(name)
+}
+
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/ddpm-fashion-32")
 }
@@ -90,6 +94,98 @@ fn run_agrees_with_diffusers_on_every_device() {
         compare(&found, &io.read_f32("out").expect("sound"), Tolerance::l2(1e-4))
             .unwrap_or_else(|e| panic!("{}: {e}", model.display()));
     }
+}
+
+/// Writes tensors of a fixture as the input of `run`: those with this prefix, which is left off.
+fn write_input(path: &Path, io: &Tensors, prefix: &str, names: &[&str]) {
+    let tensors: Vec<_> = names.iter().map(|n| (*n, io.read_f32(&format!("{prefix}{n}")).expect("sound"))).collect();
+    let listed: Vec<_> = tensors.iter().map(|(n, t)| (*n, t)).collect();
+    let mut file = std::fs::File::create(path).expect("writable");
+    unmist::checkpoint::safetensors::write(&mut file, &listed, &Default::default()).expect("writes");
+}
+
+#[test]
+fn run_knows_every_component_of_stable_diffusion() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (input, out) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    const SDXL: &[&str] = &["sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"];
+    // folder, component, prefix of the fixture's tensors, inputs, outputs and their names in the fixture
+    type Run =
+        (&'static str, &'static str, &'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+    let runs: [Run; 6] = [
+        ("sdxl", "unet", "", SDXL, &[("sample", "out")]),
+        ("sd1", "vae.encoder", "encoder/", &["sample"], &[("mean", "mean"), ("logvar", "logvar")]),
+        ("sd1", "vae.decoder", "decoder/", &["latent"], &[("sample", "out")]),
+        ("taesd", "vae.encoder", "encoder/", &["sample"], &[("latents", "latents")]),
+        ("sd1", "text_encoder", "", &["input_ids"], &[("pooler_output", "pooler_output")]),
+        (
+            "sdxl",
+            "text_encoder_2",
+            "",
+            &["input_ids"],
+            &[
+                ("text_embeds", "text_embeds"),
+                ("hidden_states.1", "hidden_states.1"),
+                ("last_hidden_state", "last_hidden_state"),
+            ],
+        ),
+    ];
+    for (model, component, prefix, inputs, outputs) in runs {
+        let model = stable_diffusion(model);
+        let stem = component.split('.').next().expect("a name");
+        let io = Tensors::open(model.join(format!("{stem}_io.safetensors"))).expect("the fixture is there");
+        write_input(&input, &io, prefix, inputs);
+        let [model, input, out] = [&model, &input, &out].map(|p| p.to_str().unwrap());
+        succeeds(&["run", "--model", model, "--component", component, "--input", input, "--output", out]);
+        let found = Tensors::open(out).expect("written");
+        for (name, truth) in outputs {
+            let truth = io.read_f32(&format!("{prefix}{truth}")).expect("sound");
+            compare(&found.read_f32(name).expect("written"), &truth, Tolerance::l2(1e-4))
+                .unwrap_or_else(|e| panic!("{model} {component} {name}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn inspect_and_verify_know_every_component_of_stable_diffusion() {
+    let model = stable_diffusion("sdxl");
+    let model = model.to_str().unwrap();
+    for component in ["unet", "vae.encoder", "vae.decoder", "text_encoder", "text_encoder_2"] {
+        let printed = succeeds(&["inspect", "--model", model, "--component", component]);
+        assert!(printed.contains("parameters") && printed.contains("plan for"), "{component}: {printed}");
+        let bound = ["--model", model, "--component", component, "--batch-size", "0"];
+        fails(&[&["inspect"], &bound[..]].concat(), &["--batch-size"], tempfile::tempdir().expect("a folder").path());
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["inspect", "--model", model, "--component", "vae.decoder", "--json"]))
+            .expect("JSON");
+    assert_eq!(json["class"], "AutoencoderKL");
+    let printed = succeeds(&["verify", "--op", "clamp"]);
+    assert!(printed.contains("everything agrees"), "{printed}");
+}
+
+#[test]
+fn components_and_inputs_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let inputs = tempfile::tempdir().expect("a temporary folder");
+    let (input, out) = (inputs.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let model = stable_diffusion("sdxl");
+    let io = Tensors::open(model.join("text_encoder_io.safetensors")).expect("the fixture is there");
+    write_input(&input, &io, "", &["input_ids"]);
+    let [model, input, out] = [&model, &input, &out].map(|p| p.to_str().unwrap());
+    let refused = |component: &str, parts: &[&str]| {
+        fails(
+            &["run", "--model", model, "--component", component, "--input", input, "--output", out],
+            parts,
+            folder.path(),
+        );
+    };
+    refused("vae", &["vae.encoder", "vae.decoder"]);
+    refused("vae.middle", &["vae.encoder", "vae.decoder"]);
+    refused("unet.encoder", &["unet.encoder", "without halves"]);
+    refused("vae.decoder", &["in.safetensors", "`input_ids` is no input", "latent"]);
+    refused("safety_checker", &["safety_checker", "unet"]);
+    refused("tokenizer", &["tokenizer"]);
 }
 
 #[test]

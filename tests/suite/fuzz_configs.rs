@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use unmist::checkpoint::Json;
-use unmist::models::UNet2DModel;
+use unmist::models::{AutoencoderKL, AutoencoderTiny, CLIPTextModel, UNet2DConditionModel, UNet2DModel};
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 
 const MUTATIONS: u64 = 20_000;
@@ -67,19 +67,20 @@ fn mutate(config: &Value, random: &mut Random) -> String {
     text
 }
 
-#[test]
-fn changed_unet_configs_never_panic() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unet2d");
-    let configs: Vec<Value> = ["pipeline", "resnet_resampling", "odd_channels", "sharded_mixed"]
-        .map(|name| Json::read(root.join(name).join("unet/config.json")).expect("the fixture is there").value)
-        .to_vec();
+/// The list of a model's parameters, from its config.
+type Build = fn(&Json) -> unmist::Result<Vec<(String, Vec<usize>)>>;
+
+/// Builds models from configs `tests/fixtures/PATH.json`, each changed at random `mutations` times.
+fn change_model_configs(mutations: u64, models: &[(&str, Build)]) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let read = |path: &str| Json::read(root.join(path).join("config.json")).expect("the fixture is there").value;
+    let configs: Vec<(Value, Build)> = models.iter().map(|(path, build)| (read(path), *build)).collect();
     let (mut models, mut errors) = (0, 0);
-    for i in 0..MUTATIONS {
+    for i in 0..mutations {
         let mut random = Random(i);
-        let text = mutate(&configs[i as usize % configs.len()], &mut random);
-        let built = Json::parse("config.json", text.clone())
-            .and_then(|json| UNet2DModel::from_json(&json))
-            .and_then(|m| m.parameters());
+        let (config, build) = &configs[i as usize % configs.len()];
+        let text = mutate(config, &mut random);
+        let built = Json::parse("config.json", text.clone()).and_then(|json| build(&json));
         match built {
             Ok(parameters) => {
                 assert!(!parameters.is_empty());
@@ -93,6 +94,34 @@ fn changed_unet_configs_never_panic() {
         }
     }
     assert!(models > 1000 && errors > 1000, "{models} models, {errors} errors: the mutations test only one side");
+}
+
+#[test]
+fn changed_unet_configs_never_panic() {
+    let unet: Build = |json| UNet2DModel::from_json(json)?.parameters();
+    let names = [
+        "unet2d/pipeline/unet",
+        "unet2d/resnet_resampling/unet",
+        "unet2d/odd_channels/unet",
+        "unet2d/sharded_mixed/unet",
+    ];
+    change_model_configs(MUTATIONS, &names.map(|name| (name, unet)));
+}
+
+#[test]
+fn changed_stable_diffusion_configs_never_panic() {
+    use unmist::models::Model;
+    change_model_configs(
+        MUTATIONS,
+        &[
+            ("stable_diffusion/lists/unet", |json| UNet2DConditionModel::from_json(json)?.parameters()),
+            ("stable_diffusion/sdxl/vae", |json| AutoencoderKL::from_json(json)?.parameters()),
+            ("stable_diffusion/sdxl/unet", |json| UNet2DConditionModel::from_json(json)?.parameters()),
+            ("stable_diffusion/taesd/vae", |json| AutoencoderTiny::from_json(json)?.parameters()),
+            ("stable_diffusion/sdxl/text_encoder_2", |json| CLIPTextModel::from_json(json, None)?.parameters()),
+            ("stable_diffusion/unusual/unet", |json| UNet2DConditionModel::from_json(json)?.parameters()),
+        ],
+    );
 }
 
 #[test]

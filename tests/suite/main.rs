@@ -17,7 +17,7 @@ mod pipeline_parity;
 mod rng;
 mod scheduler_runs;
 mod schedulers;
-mod tokenizer;
 mod sd_parity;
+mod tokenizer;
 mod unet2d_parity;
 mod wgsl;
