@@ -86,7 +86,11 @@ impl Lora {
         Self::from_tensors(Tensors::open(path)?)
     }
 
-    fn from_tensors(file: Tensors) -> Result<Self> {
+    /// The LoRA that the tensors of an open file make.
+    ///
+    /// # Errors
+    /// As [`Lora::open`].
+    pub fn from_tensors(file: Tensors) -> Result<Self> {
         let shown = file.path().display().to_string();
         let mut found = BTreeMap::<&str, [Option<&str>; 3]>::new();
         let mut strange = Vec::new();

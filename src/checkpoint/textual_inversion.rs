@@ -34,7 +34,11 @@ impl TextualInversion {
         Self::from_tensors(&Tensors::open(path)?, word)
     }
 
-    fn from_tensors(file: &Tensors, word: Option<&str>) -> Result<Self> {
+    /// The textual inversion in an open file.
+    ///
+    /// # Errors
+    /// As [`TextualInversion::open`].
+    pub fn from_tensors(file: &Tensors, word: Option<&str>) -> Result<Self> {
         let label = file.path().display().to_string();
         let names: Vec<&str> = file.names().collect();
         let stem = file.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

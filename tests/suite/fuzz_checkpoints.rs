@@ -11,9 +11,13 @@ use unmist::checkpoint::{Folder, Json, SingleFile, TensorSource, Tensors, Weight
 use unmist::{HostTensor, Result};
 
 /// A small generator (SplitMix64), so that a failing case can be run again from its number alone.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -22,7 +26,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
 
@@ -76,7 +80,7 @@ const SPLICES: &[&str] = &[
 ];
 
 /// One to four edits of `bytes`.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         let at = random.below(bytes.len());
         let span = (1 + random.below(12)).min(bytes.len() - at);
@@ -109,7 +113,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 
 /// Runs `case` on `count` mutations of `seed`; panics with the number of the first that panics or fails without a message.
 /// Returns how many were accepted.
-fn fuzz(name: &str, seed: &[u8], count: u64, mut case: impl FnMut(Vec<u8>) -> Result<()>) -> u64 {
+pub fn fuzz(name: &str, seed: &[u8], count: u64, mut case: impl FnMut(Vec<u8>) -> Result<()>) -> u64 {
     let mut accepted = 0;
     for number in 0..count {
         let mut bytes = seed.to_vec();

@@ -8,6 +8,7 @@ mod denoise_step;
 mod device;
 mod fuzz_checkpoints;
 mod fuzz_configs;
+mod fuzz_inputs;
 mod graph_parity;
 mod harness_controls;
 mod op_fixtures;
