@@ -2,7 +2,7 @@
 
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
 use crate::backend::{Device, LoadOptions};
-use crate::checkpoint::{Folder, Weights};
+use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::{ClassEmbedding, UNet2DInputs, UNet2DModel};
@@ -42,12 +42,12 @@ pub struct UNet2DPipeline {
 }
 
 impl UNet2DPipeline {
-    /// Loads `unet` from a folder and pairs it with `scheduler`.
+    /// Loads `unet` from a checkpoint and pairs it with `scheduler`.
     ///
     /// # Errors
     /// [`Error::Config`] and [`Error::Unsupported`] for configs, [`Error::Checkpoint`] for weights.
-    pub fn load(folder: &Folder, scheduler: Scheduler) -> Result<Self> {
-        let component = folder.component("unet")?;
+    pub fn load(checkpoint: &Checkpoint, scheduler: Scheduler) -> Result<Self> {
+        let component = checkpoint.component("unet")?;
         let model = UNet2DModel::from_json(&component.config)?;
         let weights = Weights::new(component.tensors, &model.parameters()?)?;
         Ok(Self { model, weights, scheduler })

@@ -19,6 +19,7 @@ mod rng;
 mod scheduler_runs;
 mod schedulers;
 mod sd_parity;
+mod stable_diffusion_parity;
 mod tokenizer;
 mod unet2d_parity;
 mod wgsl;

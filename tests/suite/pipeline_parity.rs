@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use unmist::backend::{Device, LoadOptions};
-use unmist::checkpoint::{Folder, Tensors};
+use unmist::checkpoint::{Checkpoint, Tensors};
 use unmist::pipelines::{SampleOptions, UNet2DPipeline};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
@@ -54,7 +54,7 @@ impl Run {
         };
         let folder = if folder.is_dir() { folder } else { root().join("weights").join(model) };
         let scheduler = Scheduler::new(SchedulerConfig::from_json(&meta["scheduler"]).expect("sound")).expect("sound");
-        let pipeline = Folder::open(folder)
+        let pipeline = Checkpoint::open(folder)
             .and_then(|f| UNet2DPipeline::load(&f, scheduler))
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let shape = file.info("images").expect("the fixture has images").shape.to_vec();

@@ -1,0 +1,201 @@
+//! From prompts to what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the whole text.
+
+use crate::backend::{Device, LoadOptions};
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::error::{Error, Result};
+use crate::models::{CLIPTextModel, TextOutput};
+use crate::prompt::{Piece, windows};
+use crate::tensor::{DType, HostTensor};
+use crate::tokenizer::{Padding, Tokenizer};
+
+/// What the text encoders make of a batch of prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConditioning {
+    /// `encoder_hidden_states`, `[N, S, D]`.
+    pub hidden_states: HostTensor,
+    /// `text_embeds`, `[N, P]`, if the model has a text encoder with projection.
+    pub pooled: Option<HostTensor>,
+}
+
+impl TextConditioning {
+    /// Zeros in place of every number: what SDXL takes for "no negative prompt".
+    pub fn zeroed(&self) -> Self {
+        let zeros = |t: &HostTensor| HostTensor::zeros(t.shape.as_slice());
+        Self { hidden_states: zeros(&self.hidden_states), pooled: self.pooled.as_ref().map(zeros) }
+    }
+}
+
+/// One tokenizer and text encoder.
+struct TextEncoder {
+    tokenizer: Tokenizer,
+    model: CLIPTextModel,
+    weights: Weights,
+}
+
+/// The text encoders of a checkpoint: one, or SDXL's two (of which its refiner has the second alone).
+pub struct TextEncoders {
+    encoders: Vec<TextEncoder>,
+    /// SDXL: hidden states of all encoders side by side, from the layer before the last, not normed; pooled text of the last encoder.
+    xl: bool,
+}
+
+impl TextEncoders {
+    /// Loads the text encoders; the vocabulary is CLIP's own where the checkpoint brings none.
+    ///
+    /// # Errors
+    /// As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens than its encoder.
+    pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
+        let names = checkpoint.component_names();
+        let mut encoders = Vec::new();
+        for (name, folder) in [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")] {
+            let absent = checkpoint.option(name).and_then(|entry| entry.get(0)).is_some_and(serde_json::Value::is_null);
+            if absent || !names.iter().any(|n| n == name) {
+                continue;
+            }
+            let component = checkpoint.component(name)?;
+            let model = CLIPTextModel::from_json(&component.config, component.class_name.as_deref())?;
+            let weights = Weights::new(component.tensors, &crate::models::Model::parameters(&model)?)?;
+            let open_clip = name == "text_encoder_2" || model.config.hidden_size == 1024; // SD 2 and XL's second encoder are OpenCLIP's
+            let tokenizer = match checkpoint.subfolder(folder) {
+                Some(folder) => Tokenizer::open(folder)?,
+                None => Tokenizer::clip(if open_clip { Padding::Zero } else { Padding::End }),
+            };
+            if tokenizer.vocabulary() as usize > model.config.vocab_size {
+                return Err(Error::Config(format!(
+                    "{}: {folder} has {} tokens, {name} knows {}: they do not belong together",
+                    checkpoint.path().display(),
+                    tokenizer.vocabulary(),
+                    model.config.vocab_size
+                )));
+            }
+            encoders.push(TextEncoder { tokenizer, model, weights });
+        }
+        if encoders.is_empty() {
+            return Err(Error::Config(format!("{}: there is no text encoder", checkpoint.path().display())));
+        }
+        Ok(Self { encoders, xl })
+    }
+
+    /// Number of windows that the longest of `prompts` fills.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn windows(&self, prompts: &[String]) -> Result<usize> {
+        let mut most = 1;
+        for (encoder, prompt) in self.encoders.iter().flat_map(|e| prompts.iter().map(move |p| (e, p))) {
+            most = most.max(encoder.windows(prompt)?.len());
+        }
+        Ok(most)
+    }
+
+    /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by side. `clip_skip` leaves out that
+    /// many of the last layers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if more layers are skipped than there are; as [`Device::load`].
+    pub fn encode(
+        &self,
+        device: &Device,
+        load: &LoadOptions,
+        prompts: &[&[String]],
+        count: usize,
+        clip_skip: usize,
+        dtype: DType,
+    ) -> Result<TextConditioning> {
+        let mut hidden = Vec::new();
+        let mut pooled = None;
+        for (i, encoder) in self.encoders.iter().enumerate() {
+            let prompts = prompts[i.min(prompts.len() - 1)];
+            let (states, text) = encoder.encode(device, load, prompts, count, clip_skip, self.xl, dtype)?;
+            hidden.push(states);
+            pooled = text;
+        }
+        Ok(TextConditioning { hidden_states: side_by_side(&hidden)?, pooled })
+    }
+}
+
+impl TextEncoder {
+    fn windows(&self, prompt: &str) -> Result<Vec<Vec<u32>>> {
+        let pieces = [Piece::Text(prompt.to_owned(), 1.0)];
+        let length = self.model.config.max_position_embeddings;
+        Ok(windows(&pieces, &self.tokenizer, length)?.into_iter().map(|w| w.ids).collect())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "called from one place, with what that place was asked for")]
+    fn encode(
+        &self,
+        device: &Device,
+        load: &LoadOptions,
+        prompts: &[String],
+        count: usize,
+        clip_skip: usize,
+        xl: bool,
+        dtype: DType,
+    ) -> Result<(HostTensor, Option<HostTensor>)> {
+        let config = &self.model.config;
+        let (layers, length) = (config.num_hidden_layers, config.max_position_embeddings);
+        // SDXL was trained on the layer before the last, without the final norm.
+        let from_end = clip_skip + usize::from(xl);
+        if from_end > layers {
+            return Err(Error::Usage(format!("--clip-skip {clip_skip}: the text encoder has {layers} layers")));
+        }
+        let states = match (xl, from_end) {
+            (true, k) => TextOutput::HiddenState(layers - k),
+            (false, 0) => TextOutput::LastHiddenState,
+            (false, k) => TextOutput::NormedHiddenState(layers - k),
+        };
+        let mut outputs = vec![states];
+        if xl && config.projection_dim.is_some() {
+            outputs.push(TextOutput::TextEmbeds);
+        }
+
+        // Every window of every prompt in one batch; short prompts are filled up with empty windows.
+        let mut ids = Vec::new();
+        for prompt in prompts {
+            let mut all = self.windows(prompt)?;
+            all.resize(count, self.tokenizer.window(&[], length));
+            ids.extend(all.into_iter().flatten().map(|id| id as f32));
+        }
+        let batch = prompts.len() * count;
+        let input_ids = HostTensor::new([batch, length], ids)?;
+        let mut session = device.load(self.model.graph_of(batch, length, &outputs, dtype)?, &self.weights, load)?;
+        session.write("input_ids", &input_ids)?;
+        if session.graph().find_input("pooled_rows").is_some() {
+            session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;
+        }
+        session.run()?;
+        let hidden = session.read(&states.name())?;
+        let hidden = HostTensor::new([prompts.len(), count * length, config.hidden_size], hidden.data)?;
+        let pooled = match outputs.get(1) {
+            None => None,
+            Some(output) => {
+                // The whole text's vector is that of its first window.
+                let all = session.read(&output.name())?;
+                let width = all.shape[1];
+                let data = all.data.chunks(width * count).flat_map(|rows| rows[..width].to_vec()).collect();
+                Some(HostTensor::new([prompts.len(), width], data)?)
+            }
+        };
+        Ok((hidden, pooled))
+    }
+}
+
+/// Concatenates `[N, S, D]` tensors along the last dimension.
+fn side_by_side(parts: &[HostTensor]) -> Result<HostTensor> {
+    let [n, s] = [parts[0].shape[0], parts[0].shape[1]];
+    let width: usize = parts.iter().map(|p| p.shape[2]).sum();
+    let mut data = Vec::with_capacity(n * s * width);
+    for row in 0..n * s {
+        for part in parts {
+            if part.shape[..2] != [n, s] {
+                return Err(Error::Config(format!(
+                    "the text encoders return {:?} and {:?}: they do not belong together",
+                    parts[0].shape, part.shape
+                )));
+            }
+            let d = part.shape[2];
+            data.extend_from_slice(&part.data[row * d..][..d]);
+        }
+    }
+    HostTensor::new([n, s, width], data)
+}

@@ -1,0 +1,150 @@
+//! Stable Diffusion from prompt to picture against diffusers' pipelines: the same seed gives the same picture.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use unmist::backend::{Device, LoadOptions};
+use unmist::checkpoint::{Checkpoint, Tensors};
+use unmist::pipelines::{PromptOptions, StableDiffusionPipeline};
+use unmist::rng::TorchCpu;
+use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+use unmist::{DType, HostTensor};
+
+use crate::device::gpu;
+
+/// What the project promises after all steps, in [0, 1].
+const MAX_ABS: f64 = 2e-3;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+struct Run {
+    pipeline: StableDiffusionPipeline,
+    options: PromptOptions,
+    seeds: Vec<u64>,
+    file: Tensors,
+}
+
+impl Run {
+    fn load(model: &str, name: &str) -> Self {
+        let fixtures = root().join("tests/fixtures/stable_diffusion").join(model);
+        let file = Tensors::open(fixtures.join(format!("runs/{name}.safetensors"))).expect("the fixture is there");
+        let meta = file.metadata().clone();
+        let call: Value = serde_json::from_str(&meta["call"]).expect("JSON");
+        let folder =
+            if fixtures.join("model_index.json").is_file() { fixtures } else { root().join("weights").join(model) };
+        let checkpoint = Checkpoint::open(folder).expect("the model is there");
+        let checkpoint =
+            if model == "sd2" { checkpoint.with_variant("fp16").expect("the variant is there") } else { checkpoint };
+        let scheduler = Scheduler::new(SchedulerConfig::from_json(&meta["scheduler"]).expect("sound")).expect("sound");
+        let pipeline =
+            StableDiffusionPipeline::load(&checkpoint, scheduler).unwrap_or_else(|e| panic!("{model}/{name}: {e}"));
+        let seeds = match meta.get("seeds") {
+            Some(list) => serde_json::from_str(list).expect("a list"),
+            None => vec![meta["seed"].parse().expect("a number")],
+        };
+        let batch = file.info("images").expect("the fixture has images").shape[0];
+        let texts = |key: &str| -> Option<Vec<String>> {
+            match &call[key] {
+                Value::String(one) => Some(vec![one.clone(); batch]),
+                Value::Array(many) => Some(many.iter().map(|t| t.as_str().expect("text").to_owned()).collect()),
+                _ => None,
+            }
+        };
+        let number = |key: &str, default: f64| call[key].as_f64().unwrap_or(default);
+        let count = |key: &str| call[key].as_u64().map(|v| v as usize);
+        let pair = |key: &str| {
+            call[key]
+                .as_array()
+                .map(|p| (p[0].as_u64().expect("a number") as usize, p[1].as_u64().expect("a number") as usize))
+        };
+        let image = file.info("image").map(|_| {
+            let bytes = file.read_f32("image").expect("sound");
+            let unit: Vec<f32> = bytes.data.iter().map(|v| v / 255.0 * 2.0 - 1.0).collect();
+            let shape = [1, bytes.shape[0], bytes.shape[1], bytes.shape[2]];
+            HostTensor::new(shape, unit).and_then(|t| t.nhwc_to_nchw()).expect("[H, W, 3]")
+        });
+        let options = PromptOptions {
+            prompts: texts("prompt").expect("every run has a prompt"),
+            negative_prompts: texts("negative_prompt"),
+            prompts_2: texts("prompt_2"),
+            height: count("height"),
+            width: count("width"),
+            sampling: Sampling {
+                eta: number("eta", 0.0),
+                strength: number("strength", 1.0),
+                ..Sampling::steps(count("num_inference_steps").expect("every run has steps"))
+            },
+            guidance_scale: number("guidance_scale", 7.5),
+            clip_skip: count("clip_skip").unwrap_or(0),
+            original_size: pair("original_size"),
+            crop: pair("crops_coords_top_left").unwrap_or((0, 0)),
+            target_size: pair("target_size"),
+            image,
+            dtype: DType::F32,
+        };
+        Self { pipeline, options, seeds, file }
+    }
+
+    fn sample(&self, device: &Device) -> HostTensor {
+        let mut sources: Vec<_> = self.seeds.iter().map(|s| TorchCpu::new(*s)).collect();
+        self.pipeline
+            .sample(device, &LoadOptions::default(), &self.options, &mut sources, &mut |_| Ok(()))
+            .expect("samples")
+    }
+}
+
+fn check(model: &str, name: &str, device: &Device) {
+    let run = Run::load(model, name);
+    let images = run.sample(device);
+    let truth = run.file.read_f32("images").expect("sound");
+    assert_eq!(images.shape, truth.shape, "{model}/{name}");
+    assert!(images.data.iter().all(|v| v.is_finite()), "{model}/{name}");
+    let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    assert!(error <= MAX_ABS, "{model}/{name} on {}: max abs {error:.2e} after all steps", device.describe());
+}
+
+fn device() -> Device {
+    Device::Gpu(gpu().clone())
+}
+
+#[test]
+fn stable_diffusion_1_and_2() {
+    for name in ["text_to_image", "no_guidance", "eta", "clip_skip", "image_to_image", "image_to_image_euler"] {
+        check("sd1", name, &device());
+    }
+    check("sd2", "text_to_image", &device());
+}
+
+#[test]
+fn stable_diffusion_xl() {
+    for name in ["text_to_image", "turbo", "image_to_image"] {
+        check("sdxl", name, &device());
+    }
+}
+
+#[test]
+fn latent_consistency_model() {
+    check("lcm", "text_to_image", &device());
+}
+
+#[test]
+fn the_model_that_ships() {
+    check("emoji-64", "text_to_image", &device());
+}
+
+#[test]
+fn reference_agrees_too() {
+    check("sd1", "text_to_image", &Device::Reference);
+}
+
+#[test]
+fn the_prompt_matters() {
+    let mut run = Run::load("sd1", "no_guidance");
+    run.options.prompts = vec!["another prompt".into()];
+    let truth = run.file.read_f32("images").expect("sound");
+    let images = run.sample(&Device::Reference);
+    let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    assert!(error > 10.0 * MAX_ABS, "the prompt has no effect: {error:.1e}");
+}
