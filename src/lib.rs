@@ -1,4 +1,46 @@
 //! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! cli ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        (the only code that names wgpu)
+//!            │                                   │                └─ reference  (the same graph, plain CPU loops: the oracle)
+//!            ├──> checkpoint, tokenizer, rng     └─ ops  (what an operation is: shapes, cost, kernels, test cases)
+//!            └──> image_io
+//! ```
+//!
+//! [`models`] build a [`graph::Graph`] from a typed config; they know nothing of devices. [`graph::passes`] rewrite it. [`plan`] chooses a kernel and
+//! buffers for every node before anything runs. [`backend::Device`] is a GPU or the [`reference`](mod@reference); [`pipelines`] write the denoise loop out.
+//!
+//! ```no_run
+//! use unmist::backend::{Device, LoadOptions};
+//! use unmist::checkpoint::Checkpoint;
+//! use unmist::pipelines::{SampleOptions, UNet2DPipeline};
+//! use unmist::rng::TorchCpu;
+//! use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+//! use unmist::{DType, Result};
+//!
+//! fn main() -> Result<()> {
+//!     let checkpoint = Checkpoint::open("weights/ddpm-fashion-32")?;
+//!     let scheduler = Scheduler::new(SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?)?;
+//!     let pipeline = UNet2DPipeline::load(&checkpoint, scheduler)?;
+//!     let options = SampleOptions {
+//!         batch_size: 4,
+//!         height: None,
+//!         width: None,
+//!         sampling: Sampling::steps(250),
+//!         classes: vec![0, 1, 7, 9],
+//!         null_class: None,
+//!         guidance_scale: 1.5,
+//!         dtype: DType::F32,
+//!     };
+//!     let device = Device::open("auto")?;
+//!     // [4, 1, 32, 32] in [0, 1]
+//!     let images = pipeline.sample(&device, &LoadOptions::default(), &options, &mut [TorchCpu::new(0)], &mut |_| Ok(()))?;
+//!     println!("{:?}", images.shape);
+//!     Ok(())
+//! }
+//! ```
 
 pub mod backend;
 pub mod caps;

@@ -245,6 +245,38 @@ fn sample_writes_a_grid_with_its_settings_and_the_values_before_rounding() {
 }
 
 #[test]
+fn sample_paints_a_prompt_and_refuses_what_does_not_fit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion/sd1");
+    let (model, out) = (model.to_str().unwrap(), folder.path().join("out.png"));
+    let common = ["sample", "--model", model, "--steps", "2", "--height", "16", "--output", out.to_str().unwrap()];
+    let refused = |more: &[&'static str], parts: &[&str]| fails(&[&common[..], more].concat(), parts, folder.path());
+    refused(&["a fox", "--class", "3"], &["--class", "prompt"]);
+    refused(&["a fox", "--width", "33"], &["multiples of"]);
+    let common = [&common[..], &["--width", "24"]].concat();
+    let refused = |more: &[&'static str], parts: &[&str]| fails(&[&common[..], more].concat(), parts, folder.path());
+    refused(&["a fox", "--clip-skip", "40"], &["--clip-skip 40"]);
+    refused(&["a fox", "--image", "/no/such/picture.png"], &["/no/such/picture.png"]);
+    refused(&["a fox", "--batch-size", "0"], &["--batch-size 0"]);
+
+    succeeds(
+        &[
+            &common[..],
+            &["a fox in the forest", "--negative-prompt", "fog", "--scheduler", "DPM++ 2M Karras", "--seed", "5"],
+        ]
+        .concat(),
+    );
+    let first = unmist::image_io::read(&out, 3).expect("a picture");
+    assert_eq!((first.width, first.height), (24, 16));
+    let start = folder.path().join("start.png");
+    std::fs::rename(&out, &start).expect("renames");
+    succeeds(
+        &[&common[..], &["a fox in the forest", "--image", start.to_str().unwrap(), "--strength", "0.5"]].concat(),
+    );
+    assert!(unmist::image_io::read(&out, 3).expect("a picture") != first);
+}
+
+#[test]
 fn noise_writes_a_strip() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (picture, strip) = (folder.path().join("in.png"), folder.path().join("strip.png"));
@@ -322,7 +354,9 @@ fn bad_options_are_refused() {
     sample(&["--width", "4000000000"], &["4000000000"]);
     sample(&["--eta=-1"], &["--eta"]);
     sample(&["--guidance-scale", "NaN"], &["--guidance-scale"]);
-    sample(&["--scheduler", "magic"], &["magic", "ddim"]);
+    sample(&["--scheduler", "magic"], &["magic", "DDIM"]);
+    sample(&["a prompt"], &["PROMPT", "no text encoder", "--class"]);
+    sample(&["--negative-prompt", "fog"], &["--negative-prompt", "no text encoder"]);
     sample(&["--seed", "1,2", "--batch-size", "3"], &["--seed", "2 seeds for 3"]);
     sample(&["--force", "conv2d=warp"], &["conv2d", "warp", "naive"]);
     fails(
