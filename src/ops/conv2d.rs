@@ -3,7 +3,7 @@
 use super::product::{Product, Tile, shuffle_lanes};
 use super::{
     Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
-    expect_float, expect_rank, expect_shape,
+    expect_float, expect_rank, expect_shape, in_fours,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -165,6 +165,77 @@ impl<'a> Instance<'a> {
         self.padded_to_fours(tile.splits, |launch| tile.launch(launch), "conv2d/tiled")
     }
 
+    /// As 16 matrix products in Winograd's space, for CPU drivers with subgroups of `lanes` invocations or for GPUs.
+    fn winograd(&self, lanes: Option<usize>) -> Lowered {
+        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+        let [n, h, w, c_in] = self.x;
+        let [_, oh, ow, c_out] = self.y;
+        let (tiles_h, tiles_w) = (oh.div_ceil(2), ow.div_ceil(2));
+        let tiles = n * tiles_h * tiles_w;
+        let v = lowered.add_scratch([tiles, 16, c_in]);
+        let u = lowered.add_scratch([c_out, 16, c_in]);
+        let partial = lowered.add_scratch([16, tiles, c_out]);
+
+        lowered.launches.push(
+            Launch::new("conv2d/winograd_input")
+                .bind("v", v)
+                .param("N", n)
+                .param("H", h)
+                .param("W", w)
+                .param("C_in", c_in)
+                .param("pad_top", self.op.padding[0])
+                .param("pad_left", self.op.padding[2])
+                .param("tiles_h", tiles_h)
+                .param("tiles_w", tiles_w)
+                .flops((32 * tiles * c_in) as u64)
+                .cover(tiles * c_in / 4, 64),
+        );
+        lowered.launches.push(
+            Launch::new("conv2d/winograd_weight")
+                .bind("u", u)
+                .param("C_in", c_in)
+                .param("C_out", c_out)
+                .flops((28 * c_out * c_in) as u64)
+                .cover(c_out * c_in / 4, 64),
+        );
+        let product = Product { m: tiles, n: c_out, k: 16 * c_in, bias: false, residual: false, activation: None };
+        lowered.launches.push(product.batch(16, lanes).bind("x", v).bind("weight", u).bind("y", partial));
+        let output = Launch::new("conv2d/winograd_output")
+            .bind("partial", partial)
+            .param("N", n)
+            .param("OH", oh)
+            .param("OW", ow)
+            .param("C_out", c_out)
+            .param("tiles_h", tiles_h)
+            .param("tiles_w", tiles_w)
+            .flops((24 * tiles * c_out) as u64)
+            .cover(tiles * c_out / 4, 64);
+        lowered.launches.push(self.conclude(output, true));
+        lowered
+    }
+
+    /// Whether [`Instance::winograd`] can run this, and pays.
+    fn suits_winograd(&self) -> std::result::Result<(), String> {
+        let [_, oh, ow, c_out] = self.y;
+        let c_in = self.x[3];
+        if self.filter[1..3] != [3, 3] || self.op.stride != [1, 1] {
+            return Err("needs a 3x3 filter and stride 1".into());
+        }
+        in_fours("input channels", c_in)?;
+        in_fours("output channels", c_out)?;
+        // What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming the weights costs as much as about
+        // a hundred pixels do.
+        if c_in * c_out < 30 * (c_in + c_out) || self.pixels() < 512 {
+            return Err(format!("does not pay for {c_in} to {c_out} channels and {} pixels", self.pixels()));
+        }
+        let largest = 4 * 16 * (self.x[0] * oh.div_ceil(2) * ow.div_ceil(2)).max(c_out) * c_in.max(c_out);
+        let limit = self.context.caps.max_binding_bytes;
+        if largest as u64 > limit {
+            return Err(format!("needs a buffer of {largest} bytes, the device binds at most {limit}"));
+        }
+        Ok(())
+    }
+
     /// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights are padded where
     /// C_in is not a multiple of four; after it, partial sums and padded outputs are brought into y.
     fn padded_to_fours(&self, splits: usize, configure: impl Fn(Launch) -> Launch, kernel: &'static str) -> Lowered {
@@ -259,6 +330,18 @@ impl Operation for Conv2d {
     fn variants() -> &'static [Variant<Self>] {
         &[
             Variant {
+                name: "winograd_shuffle",
+                family: Family::Cpu,
+                supports: |op, context| {
+                    shuffle_lanes(context.caps)?;
+                    Instance::new(op, context).suits_winograd()
+                },
+                lower: |op, context| {
+                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
+                    Instance::new(op, context).winograd(Some(lanes))
+                },
+            },
+            Variant {
                 name: "tiled",
                 family: Family::Gpu,
                 supports: |_, _| Ok(()),
@@ -272,6 +355,13 @@ impl Operation for Conv2d {
                     let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
                     Instance::new(op, context).shuffle(lanes)
                 },
+            },
+            // After `tiled`: not chosen by itself, because nobody has measured yet on which GPU it pays for which shape.
+            Variant {
+                name: "winograd_tiled",
+                family: Family::Gpu,
+                supports: |op, context| Instance::new(op, context).suits_winograd(),
+                lower: |op, context| Instance::new(op, context).winograd(None),
             },
             Variant {
                 name: "naive",
@@ -334,6 +424,8 @@ impl Operation for Conv2d {
             case("many input channels, few pixels, odd output channels", [2, 2, 3, 132], [6, 3, 3], one, around, ALL),
             case("nine input channels", [2, 7, 12, 9], [20, 3, 3], one, around, BIAS),
             case("many tiles of 128", [2, 47, 61, 3], [362, 1, 3], one, [0, 0, 1, 1], BIAS),
+            case("Winograd's tiles, every input", [3, 13, 15, 64], [60, 3, 3], one, around, ALL),
+            case("Winograd's tiles, unpadded, even sizes", [2, 18, 20, 52], [100, 3, 3], one, [0, 1, 2, 0], TIME),
             case("64 pixels by 64 channels", [1, 8, 8, 16], [64, 3, 3], one, around, RESIDUAL),
         ]
     }

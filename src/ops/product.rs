@@ -39,6 +39,11 @@ impl Product {
 
     /// For CPU drivers with subgroups of `lanes` invocations.
     pub(super) fn shuffle(&self, lanes: usize) -> Lowered {
+        self.finish(self.shuffle_parts(lanes, 1), 1)
+    }
+
+    /// The main launch of [`Product::shuffle`] alone: it writes `parts` partial sums `y [parts, M, N]`, each over its part of K.
+    fn shuffle_parts(&self, lanes: usize, parts: usize) -> Launch {
         // Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left over beyond a multiple of
         // 32: narrower tiles for the same reason.
         let rows = if self.m <= lanes { 1 } else { 4 };
@@ -48,22 +53,35 @@ impl Product {
             n if (1..=16).contains(&(n % 32)) => 4,
             _ => 8,
         };
-        let launch = self
-            .launch("linear/shuffle")
+        self.launch("linear/shuffle")
             .constant("LANES", lanes)
             .constant("ROWS", rows)
             .constant("QUADS", quads)
             .constant("WEIGHT_LOADS", (4 * quads).div_ceil(lanes))
             .param("K", self.k)
-            .workgroups(self.n.div_ceil(4 * quads), self.m.div_ceil(lanes * rows), 1);
-        self.finish(launch, 1)
+            .param("K_per_split", self.k / parts)
+            .workgroups(self.n.div_ceil(4 * quads), self.m.div_ceil(lanes * rows), parts)
     }
 
     /// For GPUs.
     pub(super) fn tiled(&self) -> Lowered {
         let tile = Tile::new(self.m, self.n, self.k);
-        let launch = tile.launch(self.launch("linear/tiled")).param("K", self.k);
-        self.finish(launch, tile.splits)
+        self.finish(self.tiled_parts(&tile), tile.splits)
+    }
+
+    /// The main launch of [`Product::tiled`] alone, as [`Product::shuffle_parts`].
+    fn tiled_parts(&self, tile: &Tile) -> Launch {
+        tile.launch(self.launch("linear/tiled")).param("K", self.k)
+    }
+
+    /// `parts` products at once: row m of x is `parts` rows of length K / parts one after another, and so is row n of the weights; `y [parts, M, N]`. N is a
+    /// multiple of four. `lanes`: for CPU drivers, else for GPUs.
+    pub(super) fn batch(&self, parts: usize, lanes: Option<usize>) -> Launch {
+        let launch = match lanes {
+            Some(lanes) => self.shuffle_parts(lanes, parts),
+            None => self.tiled_parts(&Tile::batch(self.m, self.n, self.k, parts)),
+        };
+        self.conclude(launch.param("N_padded", self.n), false)
     }
 
     /// Stores `launch`'s result: directly, or if it consists of partial sums or of padded rows, by a second launch.
@@ -109,6 +127,12 @@ impl Tile {
         let splits = (256 / tiles(size).max(1)).min(k / 512).clamp(1, 16);
         let k_per_split = k.div_ceil(splits).next_multiple_of(2048 / size);
         Self { m, n, size, splits: k.div_ceil(k_per_split).max(1), k_per_split }
+    }
+
+    /// For `parts` products, each over its part of K.
+    fn batch(m: usize, n: usize, k: usize, parts: usize) -> Self {
+        let size = if parts * m.div_ceil(128) * n.div_ceil(128) >= 128 { 128 } else { 64 };
+        Self { m, n, size, splits: parts, k_per_split: k / parts }
     }
 
     pub(super) fn launch(&self, launch: Launch) -> Launch {

@@ -7,10 +7,10 @@
 //   weight    [N, K]   f32 or f16
 //   bias      [N]      f32, if HAS_BIAS
 //   residual  [M, N]   f32 or f16, if HAS_RESIDUAL
-//   y         [M, N_padded]  f32 or f16
-// dispatch:   x = columns / (4 * QUADS), y = rows / (LANES * ROWS)
-// requires:   subgroups of LANES invocations, always; K % 4 = 0; N_padded is N rounded up to a multiple of 4, and where they differ
-//             HAS_* are false and ACTIVATION is 99
+//   y         [splits, M, N_padded]  f32 or f16
+// dispatch:   x = columns / (4 * QUADS), y = rows / (LANES * ROWS), z = splits: workgroup z adds up its part of K
+// requires:   subgroups of LANES invocations, always; K % 4 = 0; N_padded is N rounded up to a multiple of 4, HAS_* are false and
+//             ACTIVATION is 99 where they differ or splits > 1
 // constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns; a barrier makes the whole kernel a
@@ -34,6 +34,7 @@ struct Params {
     N: u32,
     K: u32,
     N_padded: u32, // N rounded up to a multiple of 4: the columns of y in memory
+    K_per_split: u32, // a multiple of 4
     first_workgroup_y: u32,
 }
 
@@ -59,7 +60,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     for (var j = 0u; j < WEIGHT_LOADS; j++) { column[j] = min(n + j * LANES + lane, p.N - 1u); }
 
     var sums: array<array<vec4<f32>, QUADS>, ROWS>;
-    for (var k = 0u; k < vectors; k++) {
+    let k_first = workgroup.z * p.K_per_split / 4u;
+    for (var k = k_first; k < min(k_first + p.K_per_split / 4u, vectors); k++) {
         var a: array<vec4<f32>, ROWS>;
         //!unroll
         for (var i = 0u; i < ROWS; i++) { a[i] = decode_x(x[row[i] + k]); }
@@ -97,7 +99,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     }
     if (m >= p.M) { return; }
     // A loop whose count is not constant stays a loop: the code to store one row is compiled once. It always stores row 0 and moves the others up.
-    var index = (m * p.N_padded + n) / 4u;
+    var index = ((workgroup.z * p.M + m) * p.N_padded + n) / 4u;
     for (var left_over = min(ROWS, p.M - m); left_over > 0u; left_over--) {
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
