@@ -18,12 +18,14 @@ use unmist::{DType, HostTensor};
 use crate::device::gpu;
 
 /// Every folder with the models whose truth it holds.
-const FOLDERS: [(&str, &[&str]); 14] = [
+const FOLDERS: [(&str, &[&str]); 16] = [
     ("distilled", &["unet"]),
+    ("identity_class", &["unet"]),
     ("inpaint", &["text_encoder", "unet", "vae"]),
     ("instruct_pix2pix", &["text_encoder", "unet", "vae"]),
     ("lcm", &["text_encoder", "unet", "vae"]),
     ("lists", &["unet"]),
+    ("resnet_blocks", &["unet"]),
     ("sd1", &["text_encoder", "unet", "vae"]),
     ("sd2", &["text_encoder", "unet", "vae"]),
     ("sdxl", &["text_encoder", "text_encoder_2", "unet", "vae"]),
@@ -169,6 +171,7 @@ fn a_wrong_weight_shows() {
         ("lcm", "unet", "time_embedding.cond_proj.weight"),
         ("lists", "unet", "class_embedding.linear_2.bias"),
         ("unusual", "unet", "encoder_hid_proj.bias"),
+        ("resnet_blocks", "unet", "up_blocks.1.upsamplers.0.time_emb_proj.weight"),
         ("x4_upscaler", "unet", "class_embedding.weight"),
         ("sdxl", "text_encoder_2", "text_model.embeddings.position_embedding.weight"),
         ("taesd", "vae", "decoder.layers.3.conv.4.bias"),
