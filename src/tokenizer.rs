@@ -21,7 +21,7 @@ const MAX_TEXT: usize = 1 << 16;
 /// Single bytes, and single bytes that end a word.
 const BYTES: usize = 2 * 256;
 /// CLIP's vocabulary: the bytes, 48894 merges, start and end.
-const CLIP_VOCABULARY: u32 = 49408;
+pub const CLIP_VOCABULARY: u32 = 49408;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Component, Folder, Json, SingleFile};
 use crate::error::{Error, Result};
+use crate::tokenizer::{CLIP_VOCABULARY, Padding, Tokenizer};
 
 /// A model: a diffusers folder, or a single file in the original layout.
 #[derive(Debug)]
@@ -122,6 +123,27 @@ impl Checkpoint {
             Self::Folder(folder) => folder.subfolder(name),
             Self::SingleFile(_) => None,
         }
+    }
+
+    /// The tokenizer of a text encoder, `tokenizer` or `tokenizer_2`: of its folder, or else CLIP's own vocabulary, padded as
+    /// the encoder was trained (OpenAI's with the end token, OpenCLIP's, known by its plain `gelu`, with token 0).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`]; [`Error::Config`] if there is no folder and the text encoder has another vocabulary.
+    pub fn tokenizer(&self, name: &str) -> Result<Tokenizer> {
+        if let Some(folder) = self.subfolder(name) {
+            return Tokenizer::open(folder);
+        }
+        let config = self.component_config(&name.replace("tokenizer", "text_encoder"))?;
+        let vocabulary = config.value["vocab_size"].as_u64();
+        if vocabulary != Some(u64::from(CLIP_VOCABULARY)) {
+            return Err(Error::Config(format!(
+                "{}: there is no folder `{name}`, and the text encoder's vocabulary of {} tokens is not CLIP's of {CLIP_VOCABULARY}; add the tokenizer's files",
+                self.path().display(),
+                vocabulary.map_or("unknown".into(), |tokens| tokens.to_string())
+            )));
+        }
+        Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
     }
 
     /// What was assumed because the files do not say it, one sentence each.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use unmist::checkpoint::Checkpoint;
 use unmist::tokenizer::{Padding, Tokenizer};
 
 use crate::common::Fixture;
@@ -98,4 +99,24 @@ fn textual_inversions_take_their_places() {
             }
         }
     }
+}
+
+#[test]
+fn a_model_without_tokenizer_uses_clips_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("text_encoder")).unwrap();
+    let padded = |config: &str| {
+        fs::write(dir.path().join("text_encoder/config.json"), config).unwrap();
+        let tokenizer = Checkpoint::open(dir.path()).unwrap().tokenizer("tokenizer")?;
+        Ok::<_, unmist::Error>(tokenizer.window(&tokenizer.encode("a cat").unwrap(), 5))
+    };
+    assert_eq!(
+        padded(r#"{"vocab_size": 49408, "hidden_act": "quick_gelu"}"#).unwrap(),
+        [49406, 320, 2368, 49407, 49407]
+    );
+    assert_eq!(padded(r#"{"vocab_size": 49408, "hidden_act": "gelu"}"#).unwrap(), [49406, 320, 2368, 49407, 0]);
+    let message = padded(r#"{"vocab_size": 714}"#).unwrap_err().to_string();
+    assert!(message.contains("no folder `tokenizer`") && message.contains("714"), "{message}");
+    let folder = Checkpoint::open(root().join("tests/fixtures/stable_diffusion/sd1")).unwrap();
+    assert_eq!(folder.tokenizer("tokenizer").unwrap().vocabulary(), 714);
 }
