@@ -91,18 +91,18 @@ def main():
         report(f"{kind} pairs, real sprites", composite(rgba[prompts.sprites], grounds) / 2 + 0.5, prompts)
         shuffled = rng.permutation(prompts.sprites)
         report(f"{kind} pairs, other sprites", composite(rgba[shuffled], grounds) / 2 + 0.5, prompts)
+        settings = (options.seed, options.steps, options.guidance_scale)
         if options.unmist:
-            arguments = ["--model", options.model, "--steps", options.steps, "--guidance-scale", options.guidance_scale]
-            images = pictures.unmist_prompts(options.unmist, prompts.texts, arguments, options.seed)
+            images = pictures.emoji_with_unmist(options.unmist, options.model, prompts.texts, *settings)
         else:
-            images = pictures.emoji_with_diffusers(options.model, prompts.texts, options.seed, options.steps, options.guidance_scale)
+            images = pictures.emoji_with_diffusers(options.model, prompts.texts, *settings)
         thing = report(f"{kind} pairs, {len(prompts.texts)} generated pictures", images, prompts)
         wrong = [text for text, right in zip(prompts.texts, thing) if not right]
         print(f"  not recognised, for instance: {'; '.join(wrong[:8])}")
         if options.grid:
             real = composite(rgba[prompts.sprites], grounds) / 2 + 0.5
-            pairs = torch.stack([images[:80].view(5, 16, 3, 64, 64), real[:80].view(5, 16, 3, 64, 64)], 1)
-            save_grid(pairs.flatten(0, 2), options.grid.with_stem(f"{options.grid.stem}_{kind}"), columns=16)
+            rows = [row for pair in zip(images.split(12), real.split(12)) for row in pair if len(row) == 12]
+            save_grid(torch.cat(rows[:12]), options.grid.with_stem(f"{options.grid.stem}_{kind}"), columns=12)
 
 
 if __name__ == "__main__":

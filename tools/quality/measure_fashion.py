@@ -28,21 +28,10 @@ def frechet_distance(a, b):
 def generate(options, labels):
     if options.images:
         return pictures.from_file(options.images)
-    if not options.unmist:
-        return pictures.fashion_with_diffusers(
-            options.model, labels, options.seed, options.steps, options.guidance_scale, options.scheduler
-        )
-    count = len(labels) // 10
-    return torch.cat(
-        [
-            pictures.unmist(
-                options.unmist,
-                ["--model", options.model, "--class", label, "--batch", count, "--seed", options.seed + label]
-                + ["--steps", options.steps, "--guidance-scale", options.guidance_scale, "--scheduler", options.scheduler],
-            )
-            for label in range(10)
-        ]
-    )
+    settings = (options.seed, options.steps, options.guidance_scale, options.scheduler)
+    if options.unmist:
+        return pictures.fashion_with_unmist(options.unmist, options.model, labels, *settings)
+    return pictures.fashion_with_diffusers(options.model, labels, *settings)
 
 
 def main():

@@ -26,6 +26,22 @@ def unmist(binary, arguments):
         return from_file(output)
 
 
+def fashion_with_unmist(binary, model, labels, seed, steps, guidance_scale, scheduler):
+    """A hundred pictures a run; each run has the next seed."""
+    common = ["--model", model, "--steps", steps, "--guidance-scale", guidance_scale, "--scheduler", scheduler]
+    runs = []
+    for run, now in enumerate(torch.as_tensor(labels).split(100)):
+        classes = ",".join(str(label) for label in now.tolist())
+        runs.append(unmist(binary, [*common, "--class", classes, "--batch-size", len(now), "--seed", seed + run]))
+    return torch.cat(runs)
+
+
+def emoji_with_unmist(binary, model, prompts, seed, steps, guidance_scale):
+    """One run for each prompt; prompt i has seed + i."""
+    common = ["--model", model, "--steps", steps, "--guidance-scale", guidance_scale]
+    return torch.cat([unmist(binary, [text, *common, "--seed", seed + i]) for i, text in enumerate(prompts)])
+
+
 @torch.no_grad()
 def fashion_with_diffusers(model, labels, seed, steps, guidance_scale, scheduler):
     """Class-conditional sampling with classifier-free guidance: eps = eps(null) + w (eps(class) - eps(null))."""
