@@ -82,7 +82,7 @@ def main():
 
     def report(name, images, prompts):
         shares, thing = judge.judge(images, prompts)
-        print(f"{name:<34}" + "  ".join(f"{key} right {share:.1%}" for key, share in shares.items()), flush=True)
+        print(f"{name:<40}" + "  ".join(f"{key} right {share:.1%}" for key, share in shares.items()), flush=True)
         return thing
 
     for kind, held_out in (("seen", False), ("held-out", True)):
@@ -98,7 +98,8 @@ def main():
             images = pictures.emoji_with_diffusers(options.model, prompts.texts, *settings)
         thing = report(f"{kind} pairs, {len(prompts.texts)} generated pictures", images, prompts)
         wrong = [text for text, right in zip(prompts.texts, thing) if not right]
-        print(f"  not recognised, for instance: {'; '.join(wrong[:8])}")
+        if wrong:
+            print(f"  not recognised, for instance: {'; '.join(wrong[:8])}")
         if options.grid:
             real = composite(rgba[prompts.sprites], grounds) / 2 + 0.5
             rows = [row for pair in zip(images.split(12), real.split(12)) for row in pair if len(row) == 12]
