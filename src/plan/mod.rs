@@ -112,7 +112,7 @@ impl Plan {
             memory: memory::Memory::new(graph, options.reuse_memory),
         };
         for (value, node) in graph.values() {
-            planner.check_fits(node)?;
+            planner.check_fits(&node.name, &node.desc, "--precision f16")?;
             if node.op().is_some() {
                 planner.lower(value, node)?;
             }
@@ -182,14 +182,14 @@ struct Planner<'a> {
 type Piece = (Vec<u8>, [u32; 3], Cost);
 
 impl Planner<'_> {
-    fn check_fits(&self, node: &Node) -> Result<()> {
-        let bytes = node.desc.bytes();
+    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `hint` is what helps besides making the work smaller.
+    fn check_fits(&self, name: &str, desc: &TensorDesc, hint: &str) -> Result<()> {
+        let bytes = desc.bytes();
         let limit = self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes);
-        if bytes > limit || u32::try_from(node.desc.elements()).is_err() {
+        if bytes > limit || u32::try_from(desc.elements()).is_err() {
             return Err(Error::Limits(format!(
-                "{} {} takes {}, this device binds at most {} at once; use --precision f16, a smaller --batch-size or picture, or another --device",
-                node.name,
-                node.desc.label(),
+                "{name} {} takes {}, this device binds at most {} at once; use {hint}, a smaller --batch-size or picture, or another --device",
+                desc.label(),
                 mib(bytes),
                 mib(limit)
             )));
@@ -209,6 +209,11 @@ impl Planner<'_> {
         let cost = op.cost(&descs, &node.desc);
 
         let output = self.memory.define(value);
+        for desc in &lowered.scratch {
+            let (what, hint) =
+                (format!("{}: scratch", node.name), format!("--force {}=naive, which needs none", op.name()));
+            self.check_fits(&what, desc, &hint)?;
+        }
         let scratch: Vec<_> = lowered.scratch.iter().map(|desc| self.memory.allocate(desc.bytes())).collect();
         let resolve = |operand: Operand, memory: &memory::Memory| -> Option<(BufferIndex, TensorDesc)> {
             match operand {

@@ -11,6 +11,7 @@ use unmist::models::UNet2DModel;
 use unmist::ops::Family;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
+use unmist::ops::conv2d::Conv2d;
 use unmist::plan::{BufferRole, Choice, Plan, PlanOptions};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
@@ -165,6 +166,27 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     caps.memory_bytes = Some(1 << 16);
     let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("more than 64 KiB").to_string();
     assert!(message.contains("the device has 0.1 MiB"), "{message}");
+}
+
+#[test]
+fn scratch_that_does_not_fit_is_refused_too() {
+    // Three channels are padded to four in a scratch buffer, the only tensor here of more than 60 000 bytes.
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorDesc::f32([1, 64, 64, 3]));
+    let weight = graph.input("weight", TensorDesc::f32([1, 3, 3, 3]));
+    let conv = Conv2d { padding: [1; 4], ..Conv2d::default() };
+    let y = graph.conv2d("conv_in", x, weight, None, conv).expect("sound");
+    graph.output("y", y);
+    let plan = |bytes: u64, variant: &str| {
+        let mut caps = gpu().caps().clone();
+        caps.max_binding_bytes = bytes;
+        let choice = Choice { forced: vec![("conv2d".into(), variant.into())], family: None };
+        Plan::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
+    };
+    let message = plan(60_000, "tiled").expect_err("the padded input takes 64 KiB").to_string();
+    assert!(message.contains("conv_in: scratch") && message.contains("--force conv2d=naive"), "{message}");
+    plan(60_000, "naive").expect("naive needs no scratch");
+    plan(128 << 20, "tiled").expect("it fits");
 }
 
 #[test]
