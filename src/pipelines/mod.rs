@@ -1,11 +1,27 @@
 //! Pipelines: a model, a scheduler and noise, put together so that they read like the paper.
 
+mod autoencoder;
 mod denoise;
 mod stable_diffusion;
 mod text;
 mod unet_2d;
 
+use crate::backend::{Device, LoadOptions};
+use crate::tensor::DType;
+
+pub use autoencoder::Autoencoder;
 pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, step_graph};
 pub use stable_diffusion::{PIPELINES as STABLE_DIFFUSION_PIPELINES, PromptOptions, StableDiffusionPipeline};
 pub use text::{TextConditioning, TextEncoders};
 pub use unet_2d::{SampleOptions, UNet2DPipeline};
+
+/// Where and how a pipeline computes.
+#[derive(Clone, Copy)]
+pub struct Runtime<'a> {
+    /// The device.
+    pub device: &'a Device,
+    /// How graphs are prepared for it.
+    pub load: &'a LoadOptions,
+    /// How weights and activations are stored.
+    pub dtype: DType,
+}

@@ -1,11 +1,11 @@
 //! From prompts to what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the whole text.
 
-use crate::backend::{Device, LoadOptions};
+use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::models::{CLIPTextModel, TextOutput};
 use crate::prompt::{Piece, windows};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 use crate::tokenizer::{Padding, Tokenizer};
 
 /// What the text encoders make of a batch of prompts.
@@ -92,21 +92,19 @@ impl TextEncoders {
     /// many of the last layers.
     ///
     /// # Errors
-    /// [`Error::Usage`] if more layers are skipped than there are; as [`Device::load`].
+    /// [`Error::Usage`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
     pub fn encode(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         prompts: &[&[String]],
         count: usize,
         clip_skip: usize,
-        dtype: DType,
     ) -> Result<TextConditioning> {
         let mut hidden = Vec::new();
         let mut pooled = None;
         for (i, encoder) in self.encoders.iter().enumerate() {
             let prompts = prompts[i.min(prompts.len() - 1)];
-            let (states, text) = encoder.encode(device, load, prompts, count, clip_skip, self.xl, dtype)?;
+            let (states, text) = encoder.encode(runtime, prompts, count, clip_skip, self.xl)?;
             hidden.push(states);
             pooled = text;
         }
@@ -121,16 +119,13 @@ impl TextEncoder {
         Ok(windows(&pieces, &self.tokenizer, length)?.into_iter().map(|w| w.ids).collect())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "called from one place, with what that place was asked for")]
     fn encode(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         prompts: &[String],
         count: usize,
         clip_skip: usize,
         xl: bool,
-        dtype: DType,
     ) -> Result<(HostTensor, Option<HostTensor>)> {
         let config = &self.model.config;
         let (layers, length) = (config.num_hidden_layers, config.max_position_embeddings);
@@ -158,7 +153,11 @@ impl TextEncoder {
         }
         let batch = prompts.len() * count;
         let input_ids = HostTensor::new([batch, length], ids)?;
-        let mut session = device.load(self.model.graph_of(batch, length, &outputs, dtype)?, &self.weights, load)?;
+        let mut session = runtime.device.load(
+            self.model.graph_of(batch, length, &outputs, runtime.dtype)?,
+            &self.weights,
+            runtime.load,
+        )?;
         session.write("input_ids", &input_ids)?;
         if session.graph().find_input("pooled_rows").is_some() {
             session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;

@@ -1,14 +1,14 @@
 //! `DDPMPipeline` and `DDIMPipeline`: pictures from noise, with a U-Net that works on pixels and may know classes.
 
+use super::Runtime;
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
-use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::{ClassEmbedding, UNet2DInputs, UNet2DModel};
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Sampling, Schedule, Scheduler};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 
 /// What to sample.
 #[derive(Clone, Debug)]
@@ -27,8 +27,6 @@ pub struct SampleOptions {
     pub null_class: Option<usize>,
     /// ε = ε(∅) + w·(ε(class) − ε(∅)); 1 is plain conditional sampling.
     pub guidance_scale: f64,
-    /// How weights and activations are stored.
-    pub dtype: DType,
 }
 
 /// A U-Net on pixels and its scheduler.
@@ -106,7 +104,7 @@ impl UNet2DPipeline {
     ///
     /// # Errors
     /// As [`UNet2DPipeline::size`] and [`UNet2DModel::build`].
-    pub fn step_graph(&self, options: &SampleOptions, schedule: &Schedule) -> Result<Graph> {
+    pub fn step_graph(&self, runtime: &Runtime<'_>, options: &SampleOptions, schedule: &Schedule) -> Result<Graph> {
         let (height, width) = self.size(options)?;
         let config = &self.model.config;
         let spec = DenoiseSpec {
@@ -117,7 +115,7 @@ impl UNet2DPipeline {
             channels: config.in_channels,
             guidance: self.guided(options),
         };
-        step_graph(&spec, options.dtype, |m, call| {
+        step_graph(&spec, runtime.dtype, |m, call| {
             let class_labels =
                 self.model.class_labels_desc(spec.model_batch()).map(|desc| m.graph.input("class_labels", desc));
             self.model.build(m, UNet2DInputs { sample: call.sample, timestep: call.timestep, class_labels })
@@ -133,8 +131,7 @@ impl UNet2DPipeline {
     /// [`Error::Device`] if the device is lost; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         options: &SampleOptions,
         sources: &mut [S],
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
@@ -150,7 +147,8 @@ impl UNet2DPipeline {
         let schedule = self.scheduler.schedule(&options.sampling)?;
 
         // 1. one denoise step as a graph, loaded on the device
-        let mut session = device.load(self.step_graph(options, &schedule)?, &self.weights, load)?;
+        let mut session =
+            runtime.device.load(self.step_graph(runtime, options, &schedule)?, &self.weights, runtime.load)?;
         if let Some(labels) = &labels {
             session.write("class_labels", labels)?;
         }

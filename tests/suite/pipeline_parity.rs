@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Tensors};
-use unmist::pipelines::{SampleOptions, UNet2DPipeline};
+use unmist::pipelines::{Runtime, SampleOptions, UNet2DPipeline};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor};
@@ -74,7 +74,6 @@ impl Run {
             classes: list("class_labels").into_iter().map(|c| c as usize).collect(),
             null_class: None,
             guidance_scale: number("guidance_scale", 1.0),
-            dtype: DType::F32,
         };
         Self { pipeline, options, seeds, file }
     }
@@ -83,12 +82,17 @@ impl Run {
         let mut sources: Vec<_> = self.seeds.iter().map(|s| TorchCpu::new(*s)).collect();
         let watch = self.file.info("trajectory").is_some();
         self.pipeline
-            .sample(device, &LoadOptions::default(), &self.options, &mut sources, &mut |mut progress| {
-                if watch {
-                    observe(progress.done - 1, progress.sample()?);
-                }
-                Ok(())
-            })
+            .sample(
+                &Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 },
+                &self.options,
+                &mut sources,
+                &mut |mut progress| {
+                    if watch {
+                        observe(progress.done - 1, progress.sample()?);
+                    }
+                    Ok(())
+                },
+            )
             .expect("samples")
     }
 }

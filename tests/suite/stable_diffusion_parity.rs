@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Tensors};
-use unmist::pipelines::{PromptOptions, StableDiffusionPipeline};
+use unmist::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor};
@@ -76,13 +76,13 @@ impl Run {
                 strength: number("strength", 1.0),
                 ..Sampling::steps(count("num_inference_steps").expect("every run has steps"))
             },
-            guidance_scale: number("guidance_scale", 7.5),
+            guidance_scale: vec![number("guidance_scale", 7.5)],
             clip_skip: count("clip_skip").unwrap_or(0),
             original_size: pair("original_size"),
             crop: pair("crops_coords_top_left").unwrap_or((0, 0)),
             target_size: pair("target_size"),
             image,
-            dtype: DType::F32,
+            ..PromptOptions::default()
         };
         Self { pipeline, options, seeds, file }
     }
@@ -90,7 +90,12 @@ impl Run {
     fn sample(&self, device: &Device) -> HostTensor {
         let mut sources: Vec<_> = self.seeds.iter().map(|s| TorchCpu::new(*s)).collect();
         self.pipeline
-            .sample(device, &LoadOptions::default(), &self.options, &mut sources, &mut |_| Ok(()))
+            .sample(
+                &Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 },
+                &self.options,
+                &mut sources,
+                &mut |_| Ok(()),
+            )
             .expect("samples")
     }
 }

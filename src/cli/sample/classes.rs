@@ -5,7 +5,7 @@ use super::report_device;
 use super::reporter::Reporter;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::pipelines::{SampleOptions, UNet2DPipeline};
+use crate::pipelines::{Runtime, SampleOptions, UNet2DPipeline};
 use crate::rng::TorchCpu;
 use crate::schedulers::{Sampling, Scheduler};
 use crate::tensor::HostTensor;
@@ -34,13 +34,14 @@ pub(super) fn from_classes(args: &Args, checkpoint: &Checkpoint, scheduler: Sche
         classes: args.class.clone(),
         null_class: args.null_class,
         guidance_scale: args.guidance_scale.unwrap_or(1.0),
-        dtype: args.precision.dtype(),
     };
     let device = args.device.open()?;
     report_device(&device);
     let mut sources: Vec<_> = args.seed.iter().map(|s| TorchCpu::new(*s)).collect();
     let mut reporter = Reporter::new();
-    let images = pipeline.sample(&device, &args.device.load_options()?, &options, &mut sources, &mut |progress| {
+    let load = args.device.load_options()?;
+    let runtime = Runtime { device: &device, load: &load, dtype: args.precision.dtype() };
+    let images = pipeline.sample(&runtime, &options, &mut sources, &mut |progress| {
         reporter.step(&progress);
         Ok(())
     })?;

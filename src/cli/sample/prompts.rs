@@ -8,7 +8,7 @@ use super::reporter::Reporter;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::image_io::{Range, read, resize_lanczos};
-use crate::pipelines::{PromptOptions, StableDiffusionPipeline};
+use crate::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline};
 use crate::rng::TorchCpu;
 use crate::schedulers::{Sampling, Scheduler};
 use crate::tensor::HostTensor;
@@ -27,17 +27,13 @@ pub(super) fn from_text(args: &Args, checkpoint: &Checkpoint, scheduler: Schedul
     let options = PromptOptions {
         prompts: repeat(args.prompt.as_deref().unwrap_or_default()),
         negative_prompts: args.negative_prompt.as_deref().map(repeat),
-        prompts_2: None,
         height: args.height,
         width: args.width,
         sampling: Sampling { eta: args.eta, strength, ..Sampling::steps(args.steps) },
-        guidance_scale: args.guidance_scale.unwrap_or(7.5),
+        guidance_scale: vec![args.guidance_scale.unwrap_or(7.5)],
         clip_skip: args.clip_skip,
-        original_size: None,
-        crop: (0, 0),
-        target_size: None,
         image: args.image.as_deref().map(|path| picture(path, args)).transpose()?,
-        dtype: args.precision.dtype(),
+        ..PromptOptions::default()
     };
     let windows = pipeline.windows(&options)?;
     if windows > 1 {
@@ -49,7 +45,9 @@ pub(super) fn from_text(args: &Args, checkpoint: &Checkpoint, scheduler: Schedul
     report_device(&device);
     let mut sources: Vec<_> = args.seed.iter().map(|s| TorchCpu::new(*s)).collect();
     let mut reporter = Reporter::new();
-    let images = pipeline.sample(&device, &args.device.load_options()?, &options, &mut sources, &mut |progress| {
+    let load = args.device.load_options()?;
+    let runtime = Runtime { device: &device, load: &load, dtype: args.precision.dtype() };
+    let images = pipeline.sample(&runtime, &options, &mut sources, &mut |progress| {
         reporter.step(&progress);
         Ok(())
     })?;

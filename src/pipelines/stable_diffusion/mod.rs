@@ -1,56 +1,28 @@
 //! Stable Diffusion: text to picture in the latent space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
 
+mod options;
+
+pub use options::PromptOptions;
+
+use super::Runtime;
+use super::autoencoder::Autoencoder;
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
 use super::text::{TextConditioning, TextEncoders};
-use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
-use crate::models::{AutoencoderKL, ConditionClassEmbedding, Layers, Sizes, UNet2DConditionModel};
-use crate::ops::concat::Axis;
-use crate::ops::scale_noise::LearnedVariance;
+use crate::models::{ConditionClassEmbedding, Sizes, UNet2DConditionModel};
 use crate::rng::{NoiseSource, randn_tensor};
-use crate::schedulers::{Sampling, Schedule, Scheduler};
-use crate::tensor::{DType, HostTensor};
-
-/// What to paint.
-#[derive(Clone, Debug)]
-pub struct PromptOptions {
-    /// One prompt for each picture.
-    pub prompts: Vec<String>,
-    /// What to keep away from, one for each picture; `None`: nothing (for SDXL not the same as an empty text).
-    pub negative_prompts: Option<Vec<String>>,
-    /// Other prompts for SDXL's second text encoder.
-    pub prompts_2: Option<Vec<String>>,
-    /// Rows; the model's own size if none.
-    pub height: Option<usize>,
-    /// Columns; the model's own size if none.
-    pub width: Option<usize>,
-    /// Steps, η, strength and the like.
-    pub sampling: Sampling,
-    /// ε = ε(negative) + w·(ε(prompt) − ε(negative)), for each picture; all 1 or less is no guidance.
-    pub guidance_scale: f64,
-    /// Leaves out that many of the text encoder's last layers.
-    pub clip_skip: usize,
-    /// SDXL: height and width of the picture the model shall imagine it was cropped from; none: the size of the result.
-    pub original_size: Option<(usize, usize)>,
-    /// SDXL: top and left of that crop.
-    pub crop: (usize, usize),
-    /// SDXL: height and width that the model shall imagine for the result; none: its size.
-    pub target_size: Option<(usize, usize)>,
-    /// Image to image: the picture `[1, 3, H, W]` in [−1, 1] to start from, by `sampling.strength`.
-    pub image: Option<HostTensor>,
-    /// How weights and activations are stored.
-    pub dtype: DType,
-}
+use crate::schedulers::{Schedule, Scheduler};
+use crate::tensor::HostTensor;
 
 /// A Stable Diffusion 1, 2 or XL checkpoint.
 pub struct StableDiffusionPipeline {
     text: TextEncoders,
     unet: UNet2DConditionModel,
     unet_weights: Weights,
-    vae: AutoencoderKL,
-    vae_weights: Weights,
+    /// The autoencoder.
+    pub vae: Autoencoder,
     /// The scheduler.
     pub scheduler: Scheduler,
     /// SDXL takes zeros for a missing negative prompt (`force_zeros_for_empty_prompt`).
@@ -70,10 +42,8 @@ impl StableDiffusionPipeline {
         let component = checkpoint.component("unet")?;
         let unet = UNet2DConditionModel::from_json(&component.config)?;
         let unet_weights = Weights::new(component.tensors, &crate::models::Model::parameters(&unet)?)?;
-        let component = checkpoint.component("vae")?;
-        let vae = AutoencoderKL::from_json(&component.config)?;
-        let vae_weights = Weights::new(component.tensors, &vae.parameters()?)?;
-        let (latent, taken) = (vae.config.latent_channels, unet.config.in_channels);
+        let vae = Autoencoder::load(checkpoint, unet.config.text_time.is_some())?;
+        let (latent, taken) = (vae.latent_channels(), unet.config.in_channels);
         if taken != latent {
             return Err(Error::Unsupported(format!(
                 "{}: a U-Net that takes {taken} channels for latents of {latent} (inpainting, editing, upscaling)",
@@ -89,7 +59,7 @@ impl StableDiffusionPipeline {
         let text = TextEncoders::load(checkpoint, unet.config.text_time.is_some())?;
         let zero_negative = unet.config.text_time.is_some()
             && checkpoint.option("force_zeros_for_empty_prompt").and_then(serde_json::Value::as_bool).unwrap_or(true);
-        Ok(Self { text, unet, unet_weights, vae, vae_weights, scheduler, zero_negative })
+        Ok(Self { text, unet, unet_weights, vae, scheduler, zero_negative })
     }
 
     /// Rows and columns of the pictures.
@@ -97,7 +67,7 @@ impl StableDiffusionPipeline {
     /// # Errors
     /// [`Error::Usage`] if they are not multiples of what one latent stands for.
     pub fn size(&self, options: &PromptOptions) -> Result<(usize, usize)> {
-        let scale = self.vae.config.downscale();
+        let scale = self.vae.downscale();
         if let Some(image) = &options.image {
             return check_size(image.shape[2], image.shape[3], scale);
         }
@@ -107,7 +77,7 @@ impl StableDiffusionPipeline {
 
     /// Whether the U-Net sees every sample twice. Distilled models take the scale as an input instead.
     fn guided(&self, options: &PromptOptions) -> bool {
-        options.guidance_scale > 1.0 && self.unet.config.time_cond_proj_dim.is_none()
+        options.guidance_scale.iter().any(|s| *s > 1.0) && self.unet.config.time_cond_proj_dim.is_none()
     }
 
     /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
@@ -126,14 +96,13 @@ impl StableDiffusionPipeline {
     /// lost; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         options: &PromptOptions,
         sources: &mut [S],
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
-        let latents = self.sample_latents(device, load, options, sources, observe)?;
-        self.decode(device, load, &latents, options.dtype)
+        let latents = self.sample_latents(runtime, options, sources, observe)?;
+        self.vae.decode(runtime, &latents)
     }
 
     /// As [`StableDiffusionPipeline::sample`], but returns the latents `[N, C, h, w]` that the U-Net works on.
@@ -142,8 +111,7 @@ impl StableDiffusionPipeline {
     /// As [`StableDiffusionPipeline::sample`].
     pub fn sample_latents<S: NoiseSource>(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         options: &PromptOptions,
         sources: &mut [S],
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
@@ -155,17 +123,24 @@ impl StableDiffusionPipeline {
         if options.negative_prompts.iter().chain(&options.prompts_2).any(|list| list.len() != batch) {
             return Err(Error::Usage(format!("{batch} prompts need as many negative and second prompts")));
         }
-        if !options.guidance_scale.is_finite() {
-            return Err(Error::Usage(format!("--guidance-scale {}: expected a finite number", options.guidance_scale)));
+        let scales = &options.guidance_scale;
+        if let Some(scale) = scales.iter().find(|s| !s.is_finite()) {
+            return Err(Error::Usage(format!("--guidance-scale {scale}: expected a finite number")));
+        }
+        if scales.len() != 1 && scales.len() != batch {
+            return Err(Error::Usage(format!(
+                "--guidance-scale: {} numbers for {batch} pictures; give one, or one for each",
+                scales.len()
+            )));
         }
         let (height, width) = self.size(options)?;
-        let scale = self.vae.config.downscale();
-        let shape = [batch, self.vae.config.latent_channels, height / scale, width / scale];
+        let scale = self.vae.downscale();
+        let shape = [batch, self.vae.latent_channels(), height / scale, width / scale];
         let schedule = self.scheduler.schedule(&options.sampling)?;
 
         // 1. the text, and for guidance its opposite
         let guided = self.guided(options);
-        let text = self.encode_text(device, load, options, guided)?;
+        let text = self.encode_text(runtime, options, guided)?;
 
         // 2. noise, or a noised picture
         let start = match &options.image {
@@ -174,17 +149,23 @@ impl StableDiffusionPipeline {
                 noise.data.iter_mut().for_each(|v| *v *= schedule.init_noise_sigma as f32);
                 noise
             }
-            Some(image) => self.noised_picture(device, load, image, &shape, &schedule, sources, options.dtype)?,
+            Some(image) => self.noised_picture(runtime, image, &shape, &schedule, sources)?,
         };
 
         // 3. every step
-        let mut session =
-            device.load(self.step_graph(&schedule, &shape, guided, &text, options.dtype)?, &self.unet_weights, load)?;
+        let mut session = runtime.device.load(
+            self.step_graph(runtime, &schedule, &shape, guided, &text)?,
+            &self.unet_weights,
+            runtime.load,
+        )?;
         session.write("encoder_hidden_states", &text.hidden_states)?;
         if guided {
             session.write(
                 "guidance_scale",
-                &HostTensor { shape: vec![batch], data: vec![options.guidance_scale as f32; batch] },
+                &HostTensor {
+                    shape: vec![batch],
+                    data: scales.iter().cycle().take(batch).map(|s| *s as f32).collect(),
+                },
             )?;
         }
         if self.unet.config.text_time.is_some() {
@@ -196,23 +177,17 @@ impl StableDiffusionPipeline {
             session.write("time_ids", &time_ids(options, (height, width), text.hidden_states.shape[0]))?;
         }
         if let Some(dim) = self.unet.config.time_cond_proj_dim {
-            session.write("timestep_cond", &guidance_scale_embedding(options.guidance_scale - 1.0, dim, batch))?;
+            session.write("timestep_cond", &guidance_scale_embedding(scales, dim, batch))?;
         }
         DenoiseLoop { session, schedule: &schedule }.run(&start, sources, observe)
     }
 
     /// The prompts, with the negative ones before them if `guided`.
-    fn encode_text(
-        &self,
-        device: &Device,
-        load: &LoadOptions,
-        options: &PromptOptions,
-        guided: bool,
-    ) -> Result<TextConditioning> {
+    fn encode_text(&self, runtime: &Runtime<'_>, options: &PromptOptions, guided: bool) -> Result<TextConditioning> {
         let count = self.windows(options)?;
         let second = options.prompts_2.as_ref().unwrap_or(&options.prompts);
         let prompts: [&[String]; 2] = [&options.prompts, second];
-        let positive = self.text.encode(device, load, &prompts, count, options.clip_skip, options.dtype)?;
+        let positive = self.text.encode(runtime, &prompts, count, options.clip_skip)?;
         if !guided {
             return Ok(positive);
         }
@@ -221,7 +196,7 @@ impl StableDiffusionPipeline {
             given => {
                 let empty = vec![String::new(); options.prompts.len()];
                 // diffusers skips layers for the prompt alone.
-                self.text.encode(device, load, &[given.as_ref().unwrap_or(&empty)], count, 0, options.dtype)?
+                self.text.encode(runtime, &[given.as_ref().unwrap_or(&empty)], count, 0)?
             }
         };
         let both = |a: &HostTensor, b: &HostTensor| -> Result<HostTensor> {
@@ -240,39 +215,36 @@ impl StableDiffusionPipeline {
 
     fn step_graph(
         &self,
+        runtime: &Runtime<'_>,
         schedule: &Schedule,
         shape: &[usize; 4],
         guided: bool,
         text: &TextConditioning,
-        dtype: DType,
     ) -> Result<Graph> {
         let &[batch, channels, height, width] = shape;
         let spec = DenoiseSpec { schedule, batch, height, width, channels, guidance: guided };
         let tokens = text.hidden_states.shape[1];
         let time_ids = if self.unet.config.text_time.is_some() { 6 } else { 0 };
         let sizes = Sizes { batch: spec.model_batch(), height, width, tokens, time_ids };
-        step_graph(&spec, dtype, |m, call| {
+        step_graph(&spec, runtime.dtype, |m, call| {
             let inputs = self.unet.inputs(m.graph, &sizes, call.sample, call.timestep)?;
             self.unet.build(m, inputs)
         })
     }
 
     /// A picture's latents, noised to the level of the first step: what image-to-image starts from.
-    #[allow(clippy::too_many_arguments, reason = "called from one place, with what that place was asked for")]
     fn noised_picture<S: NoiseSource>(
         &self,
-        device: &Device,
-        load: &LoadOptions,
+        runtime: &Runtime<'_>,
         image: &HostTensor,
         shape: &[usize; 4],
         schedule: &Schedule,
         sources: &mut [S],
-        dtype: DType,
     ) -> Result<HostTensor> {
         let one = [1, shape[1], shape[2], shape[3]];
         // diffusers draws the picture's sample first, then the noise.
         let draw = if let [source] = sources { source.randn(&one) } else { sources[0].randn(&one) };
-        let latents = self.encode(device, load, image, &draw, dtype)?;
+        let latents = self.vae.encode(runtime, image, &draw)?;
         let noise = randn_tensor(sources, shape);
         let repeated = HostTensor::new(*shape, latents.data.repeat(shape[0]))?;
 
@@ -283,7 +255,7 @@ impl StableDiffusionPipeline {
         let k = graph.input("coefficients", TensorDesc::f32([shape[0], 2]));
         let noisy = graph.add_noise("add_noise", original, eps, k)?;
         graph.output("noisy", noisy);
-        let mut session = device.load(graph, &std::collections::HashMap::new(), load)?;
+        let mut session = runtime.device.load(graph, &std::collections::HashMap::new(), runtime.load)?;
         session.write("original", &repeated)?;
         session.write("noise", &noise)?;
         session.write(
@@ -292,98 +264,6 @@ impl StableDiffusionPipeline {
         )?;
         session.run()?;
         session.read("noisy")
-    }
-
-    /// Per channel: latents for the U-Net = latents of the autoencoder · factor + offset.
-    fn latent_scale(&self) -> Vec<(f64, f64)> {
-        let c = &self.vae.config;
-        (0..c.latent_channels)
-            .map(|i| match (&c.latents_mean, &c.latents_std) {
-                // diffusers applies them in SDXL's pipelines only.
-                (Some(mean), Some(std)) if self.unet.config.text_time.is_some() => {
-                    let factor = c.scaling_factor / std[i];
-                    (factor, -mean[i] * factor)
-                }
-                _ => (c.scaling_factor, 0.0),
-            })
-            .collect()
-    }
-
-    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net `[1, C, h, w]`: mean + exp(½ logvar) · `draw`, scaled.
-    ///
-    /// # Errors
-    /// As [`Device::load`].
-    pub fn encode(
-        &self,
-        device: &Device,
-        load: &LoadOptions,
-        image: &HostTensor,
-        draw: &HostTensor,
-        dtype: DType,
-    ) -> Result<HostTensor> {
-        let mut graph = Graph::new();
-        let g = &mut graph;
-        let channels = self.vae.config.latent_channels;
-        let sample = g.input("sample", TensorDesc::f32([1, image.shape[2], image.shape[3], image.shape[1]]));
-        let (mean, logvar) = self.vae.encode(&mut Layers::new(g, dtype), sample)?;
-        let noise = g.input("noise", g.desc(mean).clone());
-        // exp(0.5 v) is the learned_range formula between the bounds -1 and 1.
-        let bounds = g.constant("log_bounds", HostTensor { shape: vec![6], data: vec![0.0, 0.0, 0.0, 0.0, -1.0, 1.0] });
-        let moments = g.concat("moments", mean, logvar, Axis::Channels)?;
-        let noise = g.scale_noise("deviation", noise, moments, bounds, LearnedVariance::Range)?;
-        let latent = g.add("sample_latent", mean, noise)?;
-        let scale = self.latent_scale();
-        let table = scale.iter().map(|(f, _)| (f - 1.0) as f32).chain(scale.iter().map(|(_, o)| *o as f32)).collect();
-        let table = g.constant("latent_scale", HostTensor::new([1, 2 * channels], table)?);
-        let latent = g.scale_shift("scale_latent", latent, table, None)?;
-        g.output("latent", latent);
-        let mut session = device.load(graph, &self.vae_weights, load)?;
-        session.write("sample", &image.nchw_to_nhwc()?)?;
-        session.write("noise", &draw.nchw_to_nhwc()?)?;
-        session.run()?;
-        session.read("latent")?.nhwc_to_nchw()
-    }
-
-    /// Latents of the U-Net `[N, C, h, w]` to pictures `[N, 3, H, W]` in [0, 1], one after the other, so that memory does not grow with the batch.
-    ///
-    /// # Errors
-    /// As [`Device::load`].
-    pub fn decode(
-        &self,
-        device: &Device,
-        load: &LoadOptions,
-        latents: &HostTensor,
-        dtype: DType,
-    ) -> Result<HostTensor> {
-        let mut graph = Graph::new();
-        let g = &mut graph;
-        let &[batch, channels, h, w] = latents.shape.as_slice() else {
-            return Err(Error::Shape(format!("latents must be [N, C, h, w], found {:?}", latents.shape)));
-        };
-        let latent = g.input("latent", TensorDesc::f32([1, h, w, channels]));
-        let scale = self.latent_scale();
-        let table = scale
-            .iter()
-            .map(|(f, _)| (1.0 / f - 1.0) as f32)
-            .chain(scale.iter().map(|(f, o)| (-o / f) as f32))
-            .collect();
-        let table = g.constant("latent_scale", HostTensor::new([1, 2 * channels], table)?);
-        let latent = g.scale_shift("unscale_latent", latent, table, None)?;
-        let sample = self.vae.decode(&mut Layers::new(g, dtype), latent)?;
-        let picture = g.scale("to_unit_range", sample, 0.5, 0.5)?;
-        g.output("picture", picture);
-        let mut session = device.load(graph, &self.vae_weights, load)?;
-        let mut pictures = Vec::new();
-        let mut shape = vec![batch];
-        for one in latents.data.chunks(channels * h * w) {
-            session.write("latent", &HostTensor::new([1, channels, h, w], one.to_vec())?.nchw_to_nhwc()?)?;
-            session.run()?;
-            let picture = session.read("picture")?.nhwc_to_nchw()?;
-            shape.truncate(1);
-            shape.extend(&picture.shape[1..]);
-            pictures.extend(picture.data.iter().map(|v| v.clamp(0.0, 1.0)));
-        }
-        HostTensor::new(shape, pictures)
     }
 }
 
@@ -410,11 +290,14 @@ fn time_ids(options: &PromptOptions, size: (usize, usize), batch: usize) -> Host
 }
 
 /// A distilled model's embedding of the guidance scale w (Meng et al. 2023): sines then cosines of 1000·w at falling frequencies.
-fn guidance_scale_embedding(w: f64, dim: usize, batch: usize) -> HostTensor {
+fn guidance_scale_embedding(scales: &[f64], dim: usize, batch: usize) -> HostTensor {
     let half = dim / 2;
-    let angle = |i: usize| 1000.0 * w * (-(10_000f64.ln()) * i as f64 / (half as f64 - 1.0)).exp();
-    let mut row: Vec<f32> =
-        (0..half).map(|i| angle(i).sin() as f32).chain((0..half).map(|i| angle(i).cos() as f32)).collect();
-    row.resize(dim, 0.0);
-    HostTensor { shape: vec![batch, dim], data: row.repeat(batch) }
+    let mut data = Vec::with_capacity(batch * dim);
+    for scale in scales.iter().cycle().take(batch) {
+        let w = scale - 1.0;
+        let angle = |i: usize| 1000.0 * w * (-(10_000f64.ln()) * i as f64 / (half as f64 - 1.0)).exp();
+        data.extend((0..half).map(|i| angle(i).sin() as f32).chain((0..half).map(|i| angle(i).cos() as f32)));
+        data.resize(data.len().next_multiple_of(dim), 0.0); // an odd dim ends with a zero
+    }
+    HostTensor { shape: vec![batch, dim], data }
 }
