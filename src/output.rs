@@ -1,9 +1,11 @@
-//! Writing results: whole files or none.
+//! Writing results: whole files or none. And hashing files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -48,6 +50,17 @@ pub fn write_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write)
             write().map_err(Error::io(path))
         }
     }
+}
+
+/// The sha256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read.
+pub fn sha256(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    let mut hasher = Sha256::new();
+    File::open(path).and_then(|mut file| io::copy(&mut file, &mut hasher)).map_err(Error::io(path))?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// `path` with `-0001`, `-0002` … before its extension: the name of picture `index` (from 0) of `count`.
@@ -207,6 +220,15 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         write_atomic("/dev/null", |out| out.write_all(b"gone")).unwrap();
         assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+
+    #[test]
+    fn hashes_are_those_of_fips_180_2() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        std::fs::write(&path, b"abc").unwrap();
+        assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert!(sha256(folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 
     #[test]

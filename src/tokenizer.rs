@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use instant_clip_tokenizer::Tokenizer as BytePairs;
 use serde_json::Value;
@@ -26,8 +27,9 @@ const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
 /// CLIP's tokenizer with one vocabulary.
+#[derive(Clone)]
 pub struct Tokenizer {
-    byte_pairs: BytePairs,
+    byte_pairs: Arc<BytePairs>,
     /// Byte-pair token → id in `vocab.json`; `None` where the two are the same (CLIP's own vocabulary).
     ids: Option<Vec<u32>>,
     /// Cut out of the raw text, longest first.
@@ -57,7 +59,7 @@ impl Tokenizer {
             special.push(("!".into(), 0)); // as transformers treats any padding token
         }
         Self {
-            byte_pairs: BytePairs::new(),
+            byte_pairs: Arc::new(BytePairs::new()),
             ids: None,
             special,
             added: vec![],
@@ -182,7 +184,7 @@ impl Tokenizer {
         specials.sort();
         specials.dedup();
         let mut tokenizer = Self {
-            byte_pairs,
+            byte_pairs: Arc::new(byte_pairs),
             ids: Some(ids),
             special: longest_first(specials),
             added: vec![],

@@ -25,6 +25,7 @@ pub struct Folder {
 }
 
 /// One model of a folder: its configuration and its weights.
+#[derive(Clone)]
 pub struct Component {
     /// Its name in the pipeline, e.g. `unet`.
     pub name: String,
@@ -181,6 +182,24 @@ impl Folder {
     /// As [`Folder::scheduler_config`].
     pub fn scheduler_config_of(&self, name: &str) -> Result<Json> {
         self.config(name, "scheduler_config.json").map(|(_, config)| config)
+    }
+
+    /// The files that decide what the models compute: `model_index.json`, configurations, weights with all shards, vocabularies.
+    ///
+    /// # Errors
+    /// As [`Folder::component`].
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files: Vec<_> = self.index.iter().map(|index| index.path.clone()).collect();
+        let names = self.component_names();
+        for name in ["unet", "vae", "text_encoder", "text_encoder_2"].iter().filter(|n| names.iter().any(|m| m == *n)) {
+            let (folder, config) = self.config(name, "config.json")?;
+            files.push(config.path);
+            files.extend(Tensors::open(find_weights(&folder, self.variant.as_deref())?)?.files().map(Path::to_owned));
+        }
+        for folder in ["tokenizer", "tokenizer_2"].iter().filter_map(|name| self.subfolder(name)) {
+            files.extend(list(&folder)?.iter().map(|name| folder.join(name)).filter(|file| file.is_file()));
+        }
+        Ok(files)
     }
 
     /// `file` in the folder of the component, or in the root of a flat folder; and the folder.

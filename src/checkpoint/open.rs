@@ -1,21 +1,33 @@
 //! A model on disk, whichever way it lies there.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Component, Folder, Json, SingleFile};
+use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, lora, quoted};
 use crate::error::{Error, Result};
 use crate::tokenizer::{CLIP_VOCABULARY, Padding, Tokenizer};
 
-/// A model: a diffusers folder, or a single file in the original layout.
+/// A model: a diffusers folder, or a single file in the original layout, and what changes it as it is read.
+pub struct Checkpoint {
+    source: Source,
+    /// Components that a LoRA or a textual inversion changes, in place of the stored ones.
+    changed: BTreeMap<String, Component>,
+    /// Tokenizers that know the words of textual inversions.
+    tokenizers: BTreeMap<String, Tokenizer>,
+}
+
 #[derive(Debug)]
-pub enum Checkpoint {
-    /// A folder.
+enum Source {
     Folder(Folder),
-    /// A single file.
     SingleFile(SingleFile),
 }
+
+/// Components that LoRAs and textual inversions change.
+const ADAPTED: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 impl Checkpoint {
     /// Opens a folder or a single `.safetensors` file.
@@ -23,48 +35,89 @@ impl Checkpoint {
     /// # Errors
     /// As [`Folder::open`] and [`SingleFile::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        if path.as_ref().is_file() {
-            SingleFile::open(path).map(Self::SingleFile)
+        let source = if path.as_ref().is_file() {
+            Source::SingleFile(SingleFile::open(path)?)
         } else {
-            Folder::open(path).map(Self::Folder)
-        }
+            Source::Folder(Folder::open(path)?)
+        };
+        Ok(Self { source, changed: BTreeMap::new(), tokenizers: BTreeMap::new() })
     }
 
-    /// Prefers weight files of a variant, as [`Folder::with_variant`].
+    /// Prefers weight files of a variant, as [`Folder::with_variant`]. To be called before what changes the weights.
     ///
     /// # Errors
     /// As [`Folder::with_variant`]; [`Error::Usage`] for a single file, which has no variants.
     pub fn with_variant(self, variant: &str) -> Result<Self> {
-        match self {
-            Self::Folder(folder) => folder.with_variant(variant).map(Self::Folder),
-            Self::SingleFile(file) => Err(Error::Usage(format!(
+        match self.source {
+            Source::Folder(folder) => Ok(Self { source: Source::Folder(folder.with_variant(variant)?), ..self }),
+            Source::SingleFile(file) => Err(Error::Usage(format!(
                 "{}: a single file has no variants; leave --variant out",
                 file.path().display()
             ))),
         }
     }
 
+    /// Merges LoRAs, each with its scale, into the weights of the U-Net and the text encoders as they are read.
+    ///
+    /// # Errors
+    /// As [`lora::apply`], which lists the layers that do not fit, and as [`Checkpoint::component`].
+    pub fn with_loras(mut self, loras: &[(Arc<Lora>, f64)]) -> Result<Self> {
+        let mut components = self.adapted_components()?;
+        lora::apply(loras, &mut components.iter_mut().collect::<Vec<_>>())?;
+        self.changed.extend(components.into_iter().map(|component| (component.name.clone(), component)));
+        Ok(self)
+    }
+
+    /// Adds the words of textual inversions to the tokenizers and their vectors to the text encoders.
+    ///
+    /// # Errors
+    /// As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`]; [`Error::Usage`] if there is no text encoder.
+    pub fn with_textual_inversions(mut self, embeddings: &[TextualInversion]) -> Result<Self> {
+        let mut encoders = self.adapted_components()?;
+        encoders.retain(|component| component.name != "unet");
+        if let (Some(embedding), true) = (embeddings.first(), encoders.is_empty()) {
+            return Err(Error::Usage(format!(
+                "{}: it has no text encoder that could learn {}; leave --embedding out",
+                self.path().display(),
+                quoted(embedding.word())
+            )));
+        }
+        for mut encoder in encoders {
+            let name = encoder.name.replace("text_encoder", "tokenizer");
+            let mut tokenizer = self.tokenizer(&name)?;
+            embeddings.iter().try_for_each(|embedding| embedding.apply(&mut encoder, &mut tokenizer))?;
+            self.changed.insert(encoder.name.clone(), encoder);
+            self.tokenizers.insert(name, tokenizer);
+        }
+        Ok(self)
+    }
+
+    fn adapted_components(&self) -> Result<Vec<Component>> {
+        let names = self.component_names();
+        ADAPTED.iter().filter(|name| names.iter().any(|n| n == *name)).map(|name| self.component(name)).collect()
+    }
+
     /// The folder or file.
     pub fn path(&self) -> &Path {
-        match self {
-            Self::Folder(folder) => folder.path(),
-            Self::SingleFile(file) => file.path(),
+        match &self.source {
+            Source::Folder(folder) => folder.path(),
+            Source::SingleFile(file) => file.path(),
         }
     }
 
     /// `model_index.json`, as written or as inferred; `None` for a folder without one.
     pub fn index(&self) -> Option<&Json> {
-        match self {
-            Self::Folder(folder) => folder.index(),
-            Self::SingleFile(file) => Some(file.index()),
+        match &self.source {
+            Source::Folder(folder) => folder.index(),
+            Source::SingleFile(file) => Some(file.index()),
         }
     }
 
     /// The pipeline, e.g. `StableDiffusionPipeline`; `None` for a bare component.
     pub fn pipeline_class(&self) -> Option<&str> {
-        match self {
-            Self::Folder(folder) => folder.pipeline_class(),
-            Self::SingleFile(file) => file.index().value["_class_name"].as_str(),
+        match &self.source {
+            Source::Folder(folder) => folder.pipeline_class(),
+            Source::SingleFile(file) => file.index().value["_class_name"].as_str(),
         }
     }
 
@@ -75,9 +128,9 @@ impl Checkpoint {
 
     /// Names of the components.
     pub fn component_names(&self) -> Vec<String> {
-        match self {
-            Self::Folder(folder) => folder.component_names(),
-            Self::SingleFile(file) => {
+        match &self.source {
+            Source::Folder(folder) => folder.component_names(),
+            Source::SingleFile(file) => {
                 let entries = file.index().value.as_object().into_iter().flatten();
                 entries.filter(|(_, entry)| entry.is_array()).map(|(name, _)| name.clone()).collect()
             }
@@ -89,9 +142,12 @@ impl Checkpoint {
     /// # Errors
     /// As [`Folder::component`] and [`SingleFile::component`].
     pub fn component(&self, name: &str) -> Result<Component> {
-        match self {
-            Self::Folder(folder) => folder.component(name),
-            Self::SingleFile(file) => file.component(name),
+        if let Some(component) = self.changed.get(name) {
+            return Ok(component.clone());
+        }
+        match &self.source {
+            Source::Folder(folder) => folder.component(name),
+            Source::SingleFile(file) => file.component(name),
         }
     }
 
@@ -100,9 +156,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::component`].
     pub fn component_config(&self, name: &str) -> Result<Json> {
-        match self {
-            Self::Folder(folder) => folder.component_config(name),
-            Self::SingleFile(file) => file.config(name),
+        match &self.source {
+            Source::Folder(folder) => folder.component_config(name),
+            Source::SingleFile(file) => file.config(name),
         }
     }
 
@@ -111,17 +167,17 @@ impl Checkpoint {
     /// # Errors
     /// As [`Folder::scheduler_config_of`] and [`SingleFile::config`].
     pub fn scheduler_config(&self, name: &str) -> Result<Json> {
-        match self {
-            Self::Folder(folder) => folder.scheduler_config_of(name),
-            Self::SingleFile(file) => file.config(name),
+        match &self.source {
+            Source::Folder(folder) => folder.scheduler_config_of(name),
+            Source::SingleFile(file) => file.config(name),
         }
     }
 
     /// The folder of a component that is not a model, e.g. `tokenizer`; `None` if there is none, as in a single file.
     pub fn subfolder(&self, name: &str) -> Option<PathBuf> {
-        match self {
-            Self::Folder(folder) => folder.subfolder(name),
-            Self::SingleFile(_) => None,
+        match &self.source {
+            Source::Folder(folder) => folder.subfolder(name),
+            Source::SingleFile(_) => None,
         }
     }
 
@@ -131,6 +187,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Tokenizer::open`]; [`Error::Config`] if there is no folder and the text encoder has another vocabulary.
     pub fn tokenizer(&self, name: &str) -> Result<Tokenizer> {
+        if let Some(tokenizer) = self.tokenizers.get(name) {
+            return Ok(tokenizer.clone());
+        }
         if let Some(folder) = self.subfolder(name) {
             return Tokenizer::open(folder);
         }
@@ -146,11 +205,38 @@ impl Checkpoint {
         Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
     }
 
+    /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its name below the folder (of a
+    /// single file its own).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::component`].
+    pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let files = match &self.source {
+            Source::Folder(folder) => folder.files()?,
+            Source::SingleFile(file) => vec![file.path().to_owned()],
+        };
+        let root = match &self.source {
+            Source::Folder(folder) => folder.path(),
+            Source::SingleFile(file) => file.path().parent().unwrap_or(Path::new("")),
+        };
+        let name = |file: &PathBuf| {
+            let below = file.strip_prefix(root).unwrap_or(file);
+            below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+        };
+        Ok(files.into_iter().map(|file| (name(&file), file)).collect())
+    }
+
     /// What was assumed because the files do not say it, one sentence each.
     pub fn assumptions(&self) -> &[String] {
-        match self {
-            Self::Folder(_) => &[],
-            Self::SingleFile(file) => file.assumptions(),
+        match &self.source {
+            Source::Folder(_) => &[],
+            Source::SingleFile(file) => file.assumptions(),
         }
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checkpoint({:?}, changed: {:?})", self.source, self.changed.keys())
     }
 }

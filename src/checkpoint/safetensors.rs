@@ -132,6 +132,12 @@ impl Tensors {
         &self.path
     }
 
+    /// The files that hold the tensors: one, or all shards; and the index that names the shards.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let index = Some(self.path()).filter(|path| self.shards.iter().all(|shard| shard.path != *path));
+        index.into_iter().chain(self.shards.iter().map(|shard| shard.path.as_path()))
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

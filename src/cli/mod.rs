@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Makes pictures
-    Sample(sample::Args),
+    Sample(Box<sample::Args>),
     /// Runs one component of a model once on given tensors
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
@@ -42,7 +42,7 @@ enum Command {
 /// Parses the command line, runs the command, prints an error if there is one.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Sample(args) => sample::run(args),
+        Command::Sample(args) => sample::run(*args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
         Command::Devices(args) => devices::run(args),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
 
-/// The folder given, or the first model below `weights/` whose pipeline class is one of `fitting`.
+/// The folder or file given, a model of that name below `weights/`, or if none is given the first one there whose pipeline class is one of `fitting`.
 ///
 /// `weights/` is `UNMIST_WEIGHTS` if that is set, else the first folder of that name found from the working directory upwards, then from the
 /// executable upwards.
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// [`Error::Usage`] if there is no such folder or no such model in it.
 pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     if let Some(path) = given {
-        return Ok(path.to_owned());
+        let shipped = || weights_folder().ok().map(|folder| folder.join(path)).filter(|path| path.is_dir());
+        return Ok(if is_name(path) && !path.exists() { shipped() } else { None }.unwrap_or_else(|| path.to_owned()));
     }
     let weights = weights_folder()?;
     let mut models: Vec<_> = std::fs::read_dir(&weights)
@@ -40,6 +41,16 @@ pub fn find_with(given: Option<&Path>, component: &str) -> Result<PathBuf> {
         "unet" => find(given, &["DDPMPipeline", "DDIMPipeline"]),
         _ => find(given, &["StableDiffusionPipeline"]),
     }
+}
+
+/// How a picture remembers a model: the name of one below `weights/`, else the path as it was given.
+pub fn remembered(path: &Path) -> PathBuf {
+    let shipped = weights_folder().is_ok_and(|folder| path.parent() == Some(&folder));
+    path.file_name().filter(|_| shipped).map_or_else(|| path.to_owned(), PathBuf::from)
+}
+
+fn is_name(path: &Path) -> bool {
+    path.parent() == Some(Path::new("")) && path.file_name().is_some()
 }
 
 fn weights_folder() -> Result<PathBuf> {

@@ -1,6 +1,7 @@
 //! Options that several commands share.
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::backend::{Device, LoadOptions};
 use crate::error::Result;
@@ -9,11 +10,13 @@ use crate::plan::{Choice, PlanOptions};
 use crate::tensor::DType;
 
 /// Which device, and how kernels are chosen for it.
-#[derive(Args)]
+#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DeviceArgs {
     /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its name: see `unmist devices`
-    #[arg(long, default_value = "auto", value_name = "auto|reference|INDEX|NAME")]
-    pub device: String,
+    /// [default: auto]
+    #[arg(long, value_name = "auto|reference|INDEX|NAME")]
+    pub device: Option<String>,
     /// Use this kernel variant for this operation, e.g. conv2d=naive; may be repeated
     #[arg(long, value_name = "OPERATION=VARIANT")]
     pub force: Vec<String>,
@@ -26,7 +29,8 @@ pub struct DeviceArgs {
 }
 
 /// Kinds of machines kernels are written for.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum FamilyArg {
     /// Tiles in workgroup memory
     Gpu,
@@ -35,7 +39,8 @@ pub enum FamilyArg {
 }
 
 /// Element type of weights and activations.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit
     F32,
@@ -59,7 +64,7 @@ impl DeviceArgs {
     /// # Errors
     /// As [`Device::open`].
     pub fn open(&self) -> Result<Device> {
-        Device::open(&self.device)
+        Device::open(self.device.as_deref().unwrap_or("auto"))
     }
 
     /// How graphs are prepared.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::models::{CLIPTextModel, TextOutput};
 use crate::prompt::{Piece, windows};
 use crate::tensor::HostTensor;
-use crate::tokenizer::{Padding, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// What the text encoders make of a batch of prompts.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,11 +55,7 @@ impl TextEncoders {
             let component = checkpoint.component(name)?;
             let model = CLIPTextModel::from_json(&component.config, component.class_name.as_deref())?;
             let weights = Weights::new(component.tensors, &crate::models::Model::parameters(&model)?)?;
-            let open_clip = name == "text_encoder_2" || model.config.hidden_size == 1024; // SD 2 and XL's second encoder are OpenCLIP's
-            let tokenizer = match checkpoint.subfolder(folder) {
-                Some(folder) => Tokenizer::open(folder)?,
-                None => Tokenizer::clip(if open_clip { Padding::Zero } else { Padding::End }),
-            };
+            let tokenizer = checkpoint.tokenizer(folder)?;
             if tokenizer.vocabulary() as usize > model.config.vocab_size {
                 return Err(Error::Config(format!(
                     "{}: {folder} has {} tokens, {name} knows {}: they do not belong together",

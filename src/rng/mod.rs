@@ -19,6 +19,12 @@ pub trait NoiseSource {
     fn randn(&mut self, shape: &[usize]) -> HostTensor;
 }
 
+impl<S: NoiseSource + ?Sized> NoiseSource for Box<S> {
+    fn randn(&mut self, shape: &[usize]) -> HostTensor {
+        (**self).randn(shape)
+    }
+}
+
 /// Noise for a batch, as diffusers' `randn_tensor`: one source fills the whole `shape` at once; several sources (one for each
 /// batch element, `shape[0]` in number) fill one batch element each, so that every element depends on its own seed alone.
 ///

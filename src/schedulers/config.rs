@@ -203,6 +203,13 @@ impl SchedulerConfig {
         Self::new(class, given)
     }
 
+    /// The config as a JSON object that [`SchedulerConfig::from_json`] reads back: the class and the keys that were given.
+    pub fn to_json(&self) -> Value {
+        let mut object = self.given.clone();
+        object.insert("_class_name".into(), self.class.name().into());
+        Value::Object(object)
+    }
+
     fn new(class: SchedulerClass, given: Map<String, Value>) -> Result<Self> {
         use SchedulerClass::*;
         refuse_unknown_keys(class, &given)?;

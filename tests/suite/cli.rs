@@ -6,15 +6,15 @@ use std::process::{Command, Output};
 use unmist::checkpoint::Tensors;
 use unmist::verify::{Tolerance, compare};
 
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unet2d").join(name)
 }
 
-fn stable_diffusion(name: &str) -> PathBuf {
+pub fn stable_diffusion(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(name)
 }
 
-fn shipped() -> PathBuf {
+pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/ddpm-fashion-32")
 }
 
@@ -22,19 +22,19 @@ fn unmist(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_unmist")).args(args).output().expect("the binary runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a command that must succeed; returns what it printed.
-fn succeeds(args: &[&str]) -> String {
+pub fn succeeds(args: &[&str]) -> String {
     let output = unmist(args);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
 /// Runs a command that must fail with an ordinary error that contains all of `parts`, and must leave nothing in `folder`.
-fn fails(args: &[&str], parts: &[&str], folder: &Path) {
+pub fn fails(args: &[&str], parts: &[&str], folder: &Path) {
     let output = unmist(args);
     let message = text(&output.stderr);
     assert!(!output.status.success(), "{args:?} succeeded");
@@ -47,7 +47,7 @@ fn fails(args: &[&str], parts: &[&str], folder: &Path) {
     assert!(left.is_empty(), "{args:?} left {left:?}");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a temporary folder");
     for entry in std::fs::read_dir(from).expect("the model is there").flatten() {
         let target = to.join(entry.file_name());
@@ -220,7 +220,7 @@ fn sample_writes_a_grid_with_its_settings_and_the_values_before_rounding() {
     let (_, line) = settings.iter().find(|(k, _)| k == "parameters").expect("the settings are there");
     for part in [
         "Steps: 3",
-        "Sampler: DDIMScheduler",
+        "Sampler: ddim",
         "Seed: 7",
         "CFG scale: 1.5",
         "Size: 32x32",

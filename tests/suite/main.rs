@@ -1,6 +1,7 @@
 //! All integration tests, one module a topic, in one binary: the dependencies are linked once. `tests/fixtures` holds
 //! numbers that other programs computed, `tools/make_fixtures.py` makes them.
 
+mod adapters;
 mod cli;
 mod common;
 mod damaged_checkpoints;
@@ -16,6 +17,7 @@ mod op_parity;
 mod pictures;
 mod pipeline_parity;
 mod rng;
+mod sample;
 mod scheduler_runs;
 mod schedulers;
 mod sd_parity;

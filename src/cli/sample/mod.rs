@@ -2,108 +2,152 @@
 
 mod args;
 mod classes;
+mod model;
+mod parameters;
+mod pictures;
 mod prompts;
+mod record;
 mod reporter;
-mod settings;
-
-use std::collections::BTreeMap;
-use std::path::Path;
 
 pub use args::Args;
 
+use args::Options;
+use model::Model;
+use pictures::Output;
+use record::Record;
+
 use super::model_path;
-use crate::backend::Device;
-use crate::checkpoint::Checkpoint;
+use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
-use crate::image_io::{Picture, grid, write_png, write_tensor};
-use crate::output::{check_writable, numbered};
-use crate::pipelines::STABLE_DIFFUSION_PIPELINES;
-use crate::schedulers::{Scheduler, SchedulerConfig, scheduler_by_name};
-
-/// Pipelines without text that this command runs.
-const CLASSES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
-
-enum Format {
-    Png,
-    Safetensors,
-}
+use crate::output::check_writable;
+use crate::pipelines::Runtime;
 
 /// Runs the command.
 ///
 /// # Errors
-/// As the library; nothing is written then.
+/// As the library; no picture is written then.
 pub fn run(args: Args) -> Result<()> {
-    let format = match args.output.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
-        Some("png") => Format::Png,
-        Some("safetensors") => Format::Safetensors,
-        _ => {
-            return Err(Error::Usage(format!(
-                "--output {}: expected a name that ends in .png or .safetensors",
-                args.output.display()
-            )));
-        }
+    let record = args.from.as_deref().map(Record::read).transpose()?;
+    let options = match &record {
+        Some(record) => record.options_with(&args.options)?,
+        None => args.options.clone(),
     };
-    check_writable(&args.output)?;
-    if args.seed.len() > 1 && args.seed.len() != args.batch_size {
+    let mut options = options.with_defaults();
+    let output = Output::new(&args.output, options.separate)?;
+    args.save_latents.iter().try_for_each(check_writable)?;
+    check(&args, &options)?;
+
+    // 1. the model, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
+    if record.is_some() {
+        still_there(&options, &args.options)?;
+    }
+    let model = Model::open(&options, record.as_ref(), &args.options)?;
+    options.model = Some(model_path::remembered(model.checkpoint.path()));
+    let paths = model.paths(&options)?;
+    let hashes = std::thread::spawn(move || record::hash(&paths));
+    let hashes = match &record {
+        Some(record) => {
+            let files = joined(hashes)?;
+            record.check(&files, &args.options)?;
+            Hashes::Known(files)
+        }
+        None => Hashes::Running(hashes),
+    };
+
+    // 2. the pictures
+    let device = options.device.open()?;
+    report_device(&device, record.as_ref());
+    let job = Job { args: &args, load: options.device.load_options()?, device: &device, output: &output };
+    let images = if model.text {
+        prompts::sample(&job, &mut options, &model)?
+    } else {
+        classes::sample(&job, &mut options, &model)?
+    };
+
+    // 3. the pictures' own account of how they were made
+    let record = Record {
+        version: Record::version(),
+        device: device.describe(),
+        options,
+        scheduler: model.scheduler.config.to_json(),
+        files: match hashes {
+            Hashes::Known(files) => files,
+            Hashes::Running(thread) => joined(thread)?,
+        },
+    };
+    let texts = [
+        ("parameters".to_owned(), parameters::parameters(&record, images.shape[3], images.shape[2])),
+        (record::KEYWORD.to_owned(), record.to_json()?),
+    ];
+    output.write(&images, &texts)
+}
+
+/// What both kinds of models need besides the options.
+struct Job<'a> {
+    args: &'a Args,
+    device: &'a Device,
+    load: LoadOptions,
+    output: &'a Output,
+}
+
+impl Job<'_> {
+    fn runtime(&self, options: &Options) -> Runtime<'_> {
+        Runtime { device: self.device, load: &self.load, dtype: options.precision().dtype() }
+    }
+
+    /// Whether a preview is due after a step.
+    fn previews(&self, done: usize, total: usize) -> bool {
+        done < total && self.args.preview_every.is_some_and(|every| done.is_multiple_of(every))
+    }
+}
+
+type HashThread = std::thread::JoinHandle<Result<record::Files>>;
+
+enum Hashes {
+    Known(record::Files),
+    Running(HashThread),
+}
+
+fn joined(thread: HashThread) -> Result<record::Files> {
+    thread.join().expect("hashing files cannot panic")
+}
+
+/// What can be refused without the model.
+fn check(args: &Args, options: &Options) -> Result<()> {
+    let pictures = options.batch_size();
+    if options.seed.len() > 1 && options.seed.len() != pictures {
         return Err(Error::Usage(format!(
-            "--seed: {} seeds for {} pictures; give one, or as many as --batch-size",
-            args.seed.len(),
-            args.batch_size
+            "--seed: {} seeds for {pictures} pictures; give one, or as many as --batch-size",
+            options.seed.len(),
         )));
     }
-    let fitting = if args.prompt.is_some() { STABLE_DIFFUSION_PIPELINES } else { CLASSES };
-    let path = model_path::find(args.model.as_deref(), fitting)?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let text_model = match checkpoint.pipeline_class() {
-        Some(class) if STABLE_DIFFUSION_PIPELINES.contains(&class) => true,
-        Some(class) if !CLASSES.contains(&class) => {
-            return Err(Error::Unsupported(format!(
-                "{}: a {class}; there are {} and {}",
-                path.display(),
-                CLASSES.join(", "),
-                STABLE_DIFFUSION_PIPELINES.join(", ")
-            )));
-        }
-        _ => false,
-    };
-    checkpoint.assumptions().iter().for_each(|a| eprintln!("assumed: {a}"));
-    let scheduler = scheduler(&checkpoint, args.scheduler.as_deref())?;
-    let config = scheduler.config.clone();
-    let images = if text_model {
-        prompts::from_text(&args, &checkpoint, scheduler)?
-    } else {
-        classes::from_classes(&args, &checkpoint, scheduler)?
-    };
+    if args.preview_every == Some(0) {
+        return Err(Error::Usage("--preview-every 0: expected a number of steps from 1 up".into()));
+    }
+    Ok(())
+}
 
-    let settings = settings::settings(&args, &path, &config, images.shape[3], images.shape[2]);
-    match format {
-        Format::Safetensors => {
-            write_tensor(&args.output, &images, &BTreeMap::from([("parameters".to_owned(), settings)]))
-        }
-        Format::Png => write_pictures(&args.output, &Picture::from_tensor(&images)?, args.separate, &settings),
+/// Refuses a replay early and by name if a file is gone.
+fn still_there(options: &Options, given: &Options) -> Result<()> {
+    let mut files = model::named_files(options);
+    let anew: Vec<&str> = model::named_files(given).into_iter().map(|(option, _)| option).collect();
+    files.retain(|(option, _)| !anew.contains(option));
+    if given.model.is_none() {
+        files.push(("model", model_path::find(options.model.as_deref(), &[])?));
+    }
+    match files.iter().find(|(_, path)| !path.exists()) {
+        Some((option, path)) => Err(Error::Usage(format!(
+            "the picture was made with --{option} {}, which is not there; say where it is now with --{option}",
+            path.display()
+        ))),
+        None => Ok(()),
     }
 }
 
-/// The model's scheduler, or the one asked for over the same noise schedule.
-fn scheduler(checkpoint: &Checkpoint, name: Option<&str>) -> Result<Scheduler> {
-    let own = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
-    Scheduler::new(match name {
-        None => own,
-        Some(name) => scheduler_by_name(name, &own)?,
-    })
-}
-
-fn report_device(device: &Device) {
-    eprintln!("device: {}", device.describe());
-}
-
-fn write_pictures(path: &Path, pictures: &[Picture], separate: bool, settings: &str) -> Result<()> {
-    let text = [("parameters".to_owned(), settings.to_owned())];
-    match pictures {
-        [one] => write_png(path, one, &text),
-        several if separate => {
-            several.iter().enumerate().try_for_each(|(i, p)| write_png(numbered(path, i, several.len()), p, &text))
-        }
-        several => write_png(path, &grid(several, None)?, &text),
+fn report_device(device: &Device, record: Option<&Record>) {
+    let now = device.describe();
+    eprintln!("device: {now}");
+    if let Some(record) = record.filter(|record| record.device != now) {
+        eprintln!("note: the picture was made on {}; on another device its last bits can differ", record.device);
     }
 }

@@ -1,0 +1,135 @@
+//! The model that makes the pictures: where it lies, and what the options change about it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::args::Options;
+use super::record::{Paths, Record};
+use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
+use crate::cli::model_path;
+use crate::error::{Error, Result};
+use crate::pipelines::STABLE_DIFFUSION_PIPELINES;
+use crate::schedulers::{Scheduler, SchedulerConfig, scheduler_by_name};
+
+/// Pipelines without text that this command runs.
+const CLASSES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
+
+/// A model, ready for a pipeline.
+pub struct Model {
+    /// Its files, with LoRAs and textual inversions.
+    pub checkpoint: Checkpoint,
+    /// Its scheduler, or the one asked for over the same noise schedule.
+    pub scheduler: Scheduler,
+    /// Whether it takes a prompt.
+    pub text: bool,
+}
+
+impl Model {
+    /// Opens what the options ask for, with the scheduler of `record` unless an option changes it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this command does not run.
+    pub fn open(options: &Options, record: Option<&Record>, given: &Options) -> Result<Self> {
+        let fitting = if options.prompt.is_some() { STABLE_DIFFUSION_PIPELINES } else { CLASSES };
+        let path = model_path::find(options.model.as_deref(), fitting)?;
+        let mut checkpoint = Checkpoint::open(&path)?;
+        let text = match checkpoint.pipeline_class() {
+            Some(class) if STABLE_DIFFUSION_PIPELINES.contains(&class) => true,
+            Some(class) if !CLASSES.contains(&class) => {
+                return Err(Error::Unsupported(format!(
+                    "{}: a {class}; there are {} and {}",
+                    path.display(),
+                    CLASSES.join(", "),
+                    STABLE_DIFFUSION_PIPELINES.join(", ")
+                )));
+            }
+            _ => false,
+        };
+        if let Some(variant) = &options.variant {
+            checkpoint = checkpoint.with_variant(variant)?;
+        }
+        if options.prediction_type.is_none() {
+            checkpoint.assumptions().iter().for_each(|a| eprintln!("assumed: {a}"));
+        }
+        checkpoint = adapted(checkpoint, options)?;
+        let changed = given.model.is_some() || given.scheduler.is_some() || given.prediction_type.is_some();
+        let config = match record.filter(|_| !changed) {
+            Some(record) => SchedulerConfig::from_json(&record.scheduler.to_string())?,
+            None => scheduler_config(&checkpoint, options)?,
+        };
+        Ok(Self { checkpoint, scheduler: Scheduler::new(config)?, text })
+    }
+
+    /// The files that decide what the pictures are, by the options that name them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::files`].
+    pub fn paths(&self, options: &Options) -> Result<Paths> {
+        let mut paths = Paths::from([("model".to_owned(), self.checkpoint.files()?)]);
+        for (option, path) in named_files(options) {
+            paths.entry(option.to_owned()).or_default().push((path.display().to_string(), path));
+        }
+        Ok(paths)
+    }
+}
+
+/// The files that options other than `--model` name.
+pub fn named_files(options: &Options) -> Vec<(&'static str, PathBuf)> {
+    let mut files: Vec<(&str, PathBuf)> = Vec::new();
+    files.extend(options.lora.iter().map(|lora| ("lora", split(lora).0.to_owned())));
+    files.extend(options.embedding.iter().map(|embedding| ("embedding", split(embedding).0.to_owned())));
+    let single = [("image", &options.image), ("latents", &options.latents)];
+    files.extend(single.into_iter().filter_map(|(option, path)| Some((option, path.clone()?))));
+    files
+}
+
+/// The checkpoint with the LoRAs and textual inversions that the options name.
+fn adapted(mut checkpoint: Checkpoint, options: &Options) -> Result<Checkpoint> {
+    let lora = |text: &String| -> Result<(Arc<Lora>, f64)> {
+        let (path, scale) = split(text);
+        let wrong = || {
+            Error::Usage(format!("--lora {text}: expected a number after the last colon, as in file.safetensors:0.8"))
+        };
+        let scale = match scale {
+            None => 1.0,
+            Some(number) => number.parse::<f64>().ok().filter(|scale| scale.is_finite()).ok_or_else(wrong)?,
+        };
+        Ok((Arc::new(Lora::open(path)?), scale))
+    };
+    let loras = options.lora.iter().map(lora).collect::<Result<Vec<_>>>()?;
+    let embedding = |text: &String| {
+        let (path, word) = split(text);
+        TextualInversion::open(path, word)
+    };
+    let embeddings = options.embedding.iter().map(embedding).collect::<Result<Vec<_>>>()?;
+    if !loras.is_empty() {
+        checkpoint = checkpoint.with_loras(&loras)?;
+    }
+    if !embeddings.is_empty() {
+        checkpoint = checkpoint.with_textual_inversions(&embeddings)?;
+    }
+    Ok(checkpoint)
+}
+
+/// `FILE.safetensors:REST` as file and rest; anything else is a file.
+fn split(text: &str) -> (&Path, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((file, rest)) if file.to_lowercase().ends_with(".safetensors") => (Path::new(file), Some(rest)),
+        _ => (Path::new(text), None),
+    }
+}
+
+/// The model's scheduler, or the one asked for.
+fn scheduler_config(checkpoint: &Checkpoint, options: &Options) -> Result<SchedulerConfig> {
+    let own = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
+    let config = match &options.scheduler {
+        Some(name) => scheduler_by_name(name, &own)?,
+        None => own,
+    };
+    match &options.prediction_type {
+        Some(name) => config.with_class(config.class, &[("prediction_type", Value::from(name.as_str()))]),
+        None => Ok(config),
+    }
+}

@@ -1,0 +1,69 @@
+//! Pictures to files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::image_io::{Picture, grid, write_png, write_tensor};
+use crate::output::{check_writable, numbered};
+use crate::tensor::HostTensor;
+
+/// Where pictures go.
+pub struct Output {
+    path: PathBuf,
+    format: Format,
+    separate: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Png,
+    Safetensors,
+}
+
+impl Output {
+    /// Checks that `path` is one that pictures can be written to.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if its name says no format that there is; as [`check_writable`].
+    pub fn new(path: &Path, separate: bool) -> Result<Self> {
+        let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
+            Some("png") => Format::Png,
+            Some("safetensors") => Format::Safetensors,
+            _ => {
+                return Err(Error::Usage(format!(
+                    "--output {}: expected a name that ends in .png or .safetensors",
+                    path.display()
+                )));
+            }
+        };
+        check_writable(path)?;
+        Ok(Self { path: path.to_owned(), format, separate })
+    }
+
+    /// Writes `images` `[N, C, H, W]` with `texts` (keyword and text) beside them.
+    ///
+    /// # Errors
+    /// As [`write_png`] and [`write_tensor`].
+    pub fn write(&self, images: &HostTensor, texts: &[(String, String)]) -> Result<()> {
+        if self.format == Format::Safetensors {
+            return write_tensor(&self.path, images, &texts.iter().cloned().collect::<BTreeMap<_, _>>());
+        }
+        match Picture::from_tensor(images)?.as_slice() {
+            [one] => write_png(&self.path, one, texts),
+            several if self.separate => {
+                let place = |i| numbered(&self.path, i, several.len());
+                several.iter().enumerate().try_for_each(|(i, picture)| write_png(place(i), picture, texts))
+            }
+            several => write_png(&self.path, &grid(several, None)?, texts),
+        }
+    }
+
+    /// Writes unfinished `images` as one picture beside the others, with `.preview` before its extension.
+    ///
+    /// # Errors
+    /// As [`write_png`].
+    pub fn write_preview(&self, images: &HostTensor) -> Result<()> {
+        write_png(self.path.with_extension("preview.png"), &grid(&Picture::from_tensor(images)?, None)?, &[])
+    }
+}
