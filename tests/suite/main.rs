@@ -21,6 +21,7 @@ mod sample;
 mod scheduler_runs;
 mod schedulers;
 mod sd_parity;
+mod single_file;
 mod stable_diffusion_parity;
 mod tokenizer;
 mod unet2d_parity;
