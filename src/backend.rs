@@ -57,7 +57,7 @@ impl Device {
         let graph = passes::optimize(&graph, &options.disabled_passes)?;
         Ok(match self {
             Device::Reference => {
-                check_host_memory(&graph)?;
+                check_host_memory(&graph, &options.plan)?;
                 Box::new(ReferenceSession::new(graph, weights)?)
             }
             Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), &options.plan)?, weights)?),
@@ -69,11 +69,11 @@ impl Device {
 ///
 /// # Errors
 /// [`Error::Limits`] with both figures.
-fn check_host_memory(graph: &Graph) -> Result<()> {
+fn check_host_memory(graph: &Graph, options: &PlanOptions) -> Result<()> {
     let needed = graph.reference_bytes();
-    match host_memory_bytes() {
+    match options.max_memory_bytes.or_else(host_memory_bytes) {
         Some(available) if needed > available => Err(Error::Limits(format!(
-            "the CPU reference needs {} of memory for this run, {} are free; use a smaller --batch-size or picture, or another --device",
+            "the CPU reference needs {} of memory for this run, there are {}; use a smaller --batch-size or picture, or another --device",
             mib(needed),
             mib(available)
         ))),

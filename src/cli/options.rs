@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Device, LoadOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Family;
 use crate::plan::{Choice, PlanOptions};
 use crate::tensor::DType;
@@ -26,6 +26,9 @@ pub struct DeviceArgs {
     /// Switch a graph rewrite off (activation, epilogue, qkv); may be repeated
     #[arg(long, value_name = "PASS")]
     pub disable_pass: Vec<String>,
+    /// Device memory to use at most, in GiB [default: what the device has, where that is known]
+    #[arg(long, value_name = "GIB")]
+    pub max_memory: Option<f64>,
 }
 
 /// Kinds of machines kernels are written for.
@@ -70,14 +73,20 @@ impl DeviceArgs {
     /// How graphs are prepared.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] if a forced operation or variant does not exist.
+    /// [`Error::Usage`] if a forced operation or variant does not exist, or the memory is not a positive number.
     pub fn load_options(&self) -> Result<LoadOptions> {
         let forced = self.force.iter().map(|f| Choice::parse_forced(f)).collect::<Result<_>>()?;
         let family = self.family.map(|f| match f {
             FamilyArg::Gpu => Family::Gpu,
             FamilyArg::Cpu => Family::Cpu,
         });
-        let plan = PlanOptions { choice: Choice { forced, family }, ..PlanOptions::default() };
+        let max_memory_bytes = match self.max_memory {
+            Some(gib) if !(gib > 0.0 && gib.is_finite()) => {
+                return Err(Error::Usage(format!("--max-memory {gib}: expected a number above 0")));
+            }
+            gib => gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
+        };
+        let plan = PlanOptions { choice: Choice { forced, family }, max_memory_bytes, ..PlanOptions::default() };
         Ok(LoadOptions { plan, disabled_passes: self.disable_pass.clone() })
     }
 }

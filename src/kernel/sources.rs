@@ -18,6 +18,7 @@ pub const KERNELS: &[(&str, &str)] = table![
     "avg_pool/vec4",
     "binary/naive",
     "binary/vec4",
+    "blend_tiles/naive",
     "cast/naive",
     "clamp/naive",
     "concat/naive",

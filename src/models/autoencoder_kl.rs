@@ -200,6 +200,15 @@ impl AutoencoderKL {
     /// # Errors
     /// As [`AutoencoderKL::encoder_graph`].
     pub fn encode(&self, m: &mut Layers<'_>, sample: ValueId) -> Result<(ValueId, ValueId)> {
+        let moments = self.moments(m, sample)?;
+        self.distribution(m.graph, moments)
+    }
+
+    /// Adds the encoder to a graph: `[N, h, w, 2 · latent_channels]`, f32, what [`AutoencoderKL::distribution`] takes.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKL::encoder_graph`].
+    pub fn moments(&self, m: &mut Layers<'_>, sample: ValueId) -> Result<ValueId> {
         let c = &self.config;
         let x = m.graph.cast("sample.cast", sample, m.dtype)?;
 
@@ -221,12 +230,18 @@ impl AutoencoderKL {
         if c.use_quant_conv {
             h = m.conv2d("quant_conv", h, 2 * c.latent_channels, 1, Conv2d::default())?;
         }
+        m.graph.cast("moments.cast", h, DType::F32)
+    }
 
-        // 3. the distribution
-        let moments = m.graph.cast("moments.cast", h, DType::F32)?;
-        let mean = m.graph.slice("mean", moments, Axis::Channels, 0, c.latent_channels)?;
-        let logvar = m.graph.slice("logvar.slice", moments, Axis::Channels, c.latent_channels, c.latent_channels)?;
-        let logvar = m.graph.clamp("logvar", logvar, LOGVAR.0, LOGVAR.1)?;
+    /// Mean and logarithm of the variance of the latents from the encoder's moments.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if `moments` does not have two channels for each of the latents'.
+    pub fn distribution(&self, g: &mut Graph, moments: ValueId) -> Result<(ValueId, ValueId)> {
+        let channels = self.config.latent_channels;
+        let mean = g.slice("mean", moments, Axis::Channels, 0, channels)?;
+        let logvar = g.slice("logvar.slice", moments, Axis::Channels, channels, channels)?;
+        let logvar = g.clamp("logvar", logvar, LOGVAR.0, LOGVAR.1)?;
         Ok((mean, logvar))
     }
 

@@ -251,6 +251,8 @@ registry! {
     scale_shift::ScaleShift,
     /// Enlargement by repeating pixels.
     upsample_nearest::UpsampleNearest,
+    /// Seams between tiles of a picture.
+    blend_tiles::BlendTiles,
     /// Means of 2 × 2 pixels.
     avg_pool::AvgPool,
     /// Sines and cosines of a timestep.

@@ -9,7 +9,7 @@ mod unet_2d;
 use crate::backend::{Device, LoadOptions};
 use crate::tensor::DType;
 
-pub use autoencoder::Autoencoder;
+pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, step_graph};
 pub use stable_diffusion::{PIPELINES as STABLE_DIFFUSION_PIPELINES, PromptOptions, StableDiffusionPipeline};
 pub use text::{TextConditioning, TextEncoders};

@@ -71,12 +71,14 @@ pub struct PlanOptions {
     pub reuse_memory: bool,
     /// Launches of more work than this are split where the kernel allows it, so that no single one outlasts a driver's watchdog.
     pub max_launch_flops: u64,
+    /// Device memory that a plan may take, bytes; none: what the device has, where that is known.
+    pub max_memory_bytes: Option<u64>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
         // Half a second on a GPU that sustains 100 GFLOP/s, the slowest we expect; watchdogs wait two seconds.
-        Self { choice: Choice::default(), reuse_memory: true, max_launch_flops: 50_000_000_000 }
+        Self { choice: Choice::default(), reuse_memory: true, max_launch_flops: 50_000_000_000, max_memory_bytes: None }
     }
 }
 
@@ -120,7 +122,7 @@ impl Plan {
         let Planner { kernels, steps, memory, .. } = planner;
         let (buffers, value_buffers) = memory.finish();
         let plan = Plan { graph: graph.clone(), kernels, steps, buffers, value_buffers };
-        plan.check_memory(caps)?;
+        plan.check_memory(caps, options)?;
         Ok(plan)
     }
 
@@ -149,11 +151,11 @@ impl Plan {
         self.value_buffers[value.index()]
     }
 
-    fn check_memory(&self, caps: &Caps) -> Result<()> {
+    fn check_memory(&self, caps: &Caps, options: &PlanOptions) -> Result<()> {
         let needed = self.memory_bytes();
-        match caps.memory_bytes {
+        match options.max_memory_bytes.or(caps.memory_bytes) {
             Some(available) if needed > available => Err(Error::Limits(format!(
-                "this run needs {} of device memory ({} of it parameters), the device has {}; use --precision f16, a smaller --batch-size or picture, or another --device",
+                "this run needs {} of device memory ({} of it parameters), there are {}; use --precision f16, a smaller --batch-size or picture, or another --device",
                 mib(needed),
                 mib(self.role_bytes(&BufferRole::Parameter)),
                 mib(available)

@@ -165,7 +165,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let (graph, _) = model();
     caps.memory_bytes = Some(1 << 16);
     let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("more than 64 KiB").to_string();
-    assert!(message.contains("the device has 0.1 MiB"), "{message}");
+    assert!(message.contains("there are 0.1 MiB"), "{message}");
 }
 
 #[test]

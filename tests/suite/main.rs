@@ -2,6 +2,7 @@
 //! numbers that other programs computed, `tools/make_fixtures.py` makes them.
 
 mod adapters;
+mod autoencoder;
 mod cli;
 mod common;
 mod damaged_checkpoints;

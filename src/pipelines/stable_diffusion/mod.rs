@@ -243,7 +243,7 @@ impl StableDiffusionPipeline {
     ) -> Result<HostTensor> {
         let one = [1, shape[1], shape[2], shape[3]];
         // diffusers draws the picture's sample first, then the noise.
-        let draw = if let [source] = sources { source.randn(&one) } else { sources[0].randn(&one) };
+        let draw = self.vae.draw(&mut sources[0], &one);
         let latents = self.vae.encode(runtime, image, &draw)?;
         let noise = randn_tensor(sources, shape);
         let repeated = HostTensor::new(*shape, latents.data.repeat(shape[0]))?;

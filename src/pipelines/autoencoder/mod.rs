@@ -1,0 +1,365 @@
+//! The autoencoder of a latent diffusion pipeline: between pictures and the latents that the U-Net works on.
+
+mod tiles;
+
+use std::sync::Mutex;
+
+use super::Runtime;
+use crate::backend::Session;
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
+use crate::ops::concat::Axis;
+use crate::ops::scale_noise::LearnedVariance;
+use crate::rng::NoiseSource;
+use crate::tensor::{DType, HostTensor};
+use tiles::Tiles;
+
+/// Whether pictures are encoded and decoded in overlapping tiles. Tiles bound the memory, and change the picture a little: each is normed by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiling {
+    /// Only where the whole does not fit the device; then in the largest tiles that fit.
+    #[default]
+    Auto,
+    /// Pictures larger than the model's `sample_size` in tiles of that size, as diffusers' `enable_tiling`.
+    On,
+    /// Never: a picture that does not fit is refused.
+    Off,
+    /// As `On`, in tiles of that many rows and columns of the picture, rounded down to quarters of whole latents.
+    Pixels(usize),
+}
+
+/// The two kinds of autoencoder.
+enum Model {
+    Kl(AutoencoderKL),
+    Tiny(AutoencoderTiny),
+}
+
+/// The two directions, each a graph from `x` to `y` of one picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Half {
+    /// Picture → moments of the latents' distribution, or latents where there is none.
+    Encoder,
+    /// The U-Net's latents → picture, about [0, 1].
+    Decoder,
+}
+
+/// An autoencoder, its weights, and how its latents are scaled for the U-Net.
+pub struct Autoencoder {
+    /// Whether pictures are encoded and decoded in tiles.
+    pub tiling: Tiling,
+    model: Model,
+    weights: Weights,
+    /// Per channel: latents for the U-Net = latents of the autoencoder · factor + offset.
+    scale: Vec<(f64, f64)>,
+    /// Computes in f32 in any case: the config says that f16 overflows.
+    upcast: bool,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Autoencoder {
+    /// Loads the component `vae`; its weights are read when they are needed. Only SDXL's pipelines heed `latents_mean`, `latents_std` and
+    /// `force_upcast` (as diffusers).
+    ///
+    /// # Errors
+    /// As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and `AutoencoderTiny`.
+    pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
+        let component = checkpoint.component("vae")?;
+        // model_index.json decides, as in diffusers.
+        let index_class = checkpoint.index().and_then(|index| index.value.get("vae")?.get(1)?.as_str());
+        let class_name = index_class.map(str::to_owned).or(component.class_name);
+        let (model, parameters) = match class_name.as_deref() {
+            Some("AutoencoderTiny") => {
+                let model = AutoencoderTiny::from_json(&component.config)?;
+                let parameters = model.parameters()?;
+                (Model::Tiny(model), parameters)
+            }
+            None | Some("AutoencoderKL") => {
+                let model = AutoencoderKL::from_json(&component.config)?;
+                let parameters = model.parameters()?;
+                (Model::Kl(model), parameters)
+            }
+            Some(other) => {
+                return Err(Error::Unsupported(format!(
+                    "{}: an autoencoder of class \"{other}\"; there are AutoencoderKL and AutoencoderTiny",
+                    component.config.path.display()
+                )));
+            }
+        };
+        let scale = match &model {
+            Model::Tiny(tiny) => vec![(tiny.config.scaling_factor, 0.0); tiny.config.latent_channels],
+            Model::Kl(AutoencoderKL { config: c }) => (0..c.latent_channels)
+                .map(|i| match (&c.latents_mean, &c.latents_std) {
+                    (Some(mean), Some(std)) if xl => {
+                        let factor = c.scaling_factor / std[i];
+                        (factor, -mean[i] * factor)
+                    }
+                    _ => (c.scaling_factor, 0.0),
+                })
+                .collect(),
+        };
+        let upcast = matches!(&model, Model::Kl(kl) if xl && kl.config.force_upcast);
+        let weights = Weights::new(component.tensors, &parameters)?;
+        Ok(Self { tiling: Tiling::Auto, model, weights, scale, upcast, notes: Mutex::default() })
+    }
+
+    /// Rows (and columns) of the picture for one of a latent.
+    pub fn downscale(&self) -> usize {
+        match &self.model {
+            Model::Kl(model) => model.config.downscale(),
+            Model::Tiny(model) => model.config.downscale(),
+        }
+    }
+
+    /// Channels of a latent.
+    pub fn latent_channels(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// The normal numbers that [`Autoencoder::encode`] takes; zeros, and nothing drawn, if the encoder returns no distribution (as diffusers).
+    pub fn draw<S: NoiseSource>(&self, source: &mut S, shape: &[usize; 4]) -> HostTensor {
+        if self.has_distribution() { source.randn(shape) } else { HostTensor::zeros(*shape) }
+    }
+
+    fn has_distribution(&self) -> bool {
+        matches!(self.model, Model::Kl(_))
+    }
+
+    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock().expect("no holder of this lock panics"))
+    }
+
+    fn note(&self, note: String) {
+        let mut notes = self.notes.lock().expect("no holder of this lock panics");
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net `[1, C, h, w]`: mean + exp(½ logvar) · `draw`, scaled.
+    ///
+    /// # Errors
+    /// As [`crate::backend::Device::load`].
+    pub fn encode(&self, runtime: &Runtime<'_>, image: &HostTensor, draw: &HostTensor) -> Result<HostTensor> {
+        let moments = self.moments(runtime, image)?;
+        let mut graph = Graph::new();
+        let g = &mut graph;
+        let x = g.input("moments", TensorDesc::f32(moments.shape.clone()));
+        let latent = match &self.model {
+            Model::Tiny(_) => x,
+            Model::Kl(model) => {
+                let (mean, logvar) = model.distribution(g, x)?;
+                let noise = g.input("noise", g.desc(mean).clone());
+                // exp(0.5 v) is the learned_range formula between the bounds -1 and 1.
+                let bounds = HostTensor { shape: vec![6], data: vec![0.0, 0.0, 0.0, 0.0, -1.0, 1.0] };
+                let bounds = g.constant("log_bounds", bounds);
+                let both = g.concat("moments_clamped", mean, logvar, Axis::Channels)?;
+                let deviation = g.scale_noise("deviation", noise, both, bounds, LearnedVariance::Range)?;
+                g.add("sample_latent", mean, deviation)?
+            }
+        };
+        let factors = self.scale.iter().map(|(f, _)| (f - 1.0) as f32);
+        let table: Vec<f32> = factors.chain(self.scale.iter().map(|(_, o)| *o as f32)).collect();
+        let table = g.constant("latent_scale", HostTensor::new([1, table.len()], table)?);
+        let latent = g.scale_shift("scale_latent", latent, table, None)?;
+        g.output("latent", latent);
+        let mut session = runtime.device.load(graph, &self.weights, runtime.load)?;
+        session.write("moments", &moments)?;
+        if self.has_distribution() {
+            session.write("noise", &draw.nchw_to_nhwc()?)?;
+        }
+        session.run()?;
+        session.read("latent")?.nhwc_to_nchw()
+    }
+
+    /// A picture `[1, 3, H, W]` in [−1, 1] to the mean of its latents `[1, C, h, w]`, not scaled: what instruct-pix2pix is shown.
+    ///
+    /// # Errors
+    /// As [`crate::backend::Device::load`].
+    pub fn mode(&self, runtime: &Runtime<'_>, image: &HostTensor) -> Result<HostTensor> {
+        let moments = self.moments(runtime, image)?.nhwc_to_nchw()?;
+        let [channels, h, w] = [self.latent_channels(), moments.shape[2], moments.shape[3]];
+        // The mean is the first half of the channels, or all there are.
+        HostTensor::new([1, channels, h, w], moments.data[..channels * h * w].to_vec())
+    }
+
+    fn moments(&self, runtime: &Runtime<'_>, image: &HostTensor) -> Result<HostTensor> {
+        let &[1, _, _, _] = image.shape.as_slice() else {
+            return Err(Error::Shape(format!("a picture to encode must be [1, C, H, W], found {:?}", image.shape)));
+        };
+        let mut all = self.run(runtime, Half::Encoder, &[image.nchw_to_nhwc()?])?;
+        Ok(all.swap_remove(0))
+    }
+
+    /// Latents of the U-Net `[N, C, h, w]` to pictures `[N, 3, H, W]` in [0, 1], one after the other, so that memory does not grow with the batch.
+    ///
+    /// # Errors
+    /// As [`crate::backend::Device::load`]; [`Error::Checkpoint`] if the pictures are not finite even in f32.
+    pub fn decode(&self, runtime: &Runtime<'_>, latents: &HostTensor) -> Result<HostTensor> {
+        let &[batch, channels, h, w] = latents.shape.as_slice() else {
+            return Err(Error::Shape(format!("latents must be [N, C, h, w], found {:?}", latents.shape)));
+        };
+        let one = |data: &[f32]| HostTensor::new([1, channels, h, w], data.to_vec())?.nchw_to_nhwc();
+        let inputs = latents.data.chunks(channels * h * w).map(one).collect::<Result<Vec<_>>>()?;
+        let mut shape = vec![batch];
+        let mut pictures = Vec::new();
+        for picture in self.run(runtime, Half::Decoder, &inputs)? {
+            let picture = picture.nhwc_to_nchw()?;
+            shape.truncate(1);
+            shape.extend(&picture.shape[1..]);
+            pictures.extend(picture.data.iter().map(|v| v.clamp(0.0, 1.0)));
+        }
+        HostTensor::new(shape, pictures)
+    }
+
+    /// The graph of one half for pictures or latents of `height` × `width`, from the input `x` `[1, H, W, C]` to the output `y`.
+    pub(super) fn graph(&self, half: Half, height: usize, width: usize, dtype: DType) -> Result<Graph> {
+        let mut graph = Graph::new();
+        let y = match half {
+            Half::Encoder => {
+                let x = graph.input("x", TensorDesc::f32([1, height, width, self.in_channels()]));
+                let m = &mut Layers::new(&mut graph, dtype);
+                match &self.model {
+                    Model::Kl(model) => model.moments(m, x)?,
+                    Model::Tiny(model) => model.encode(m, x)?,
+                }
+            }
+            Half::Decoder => {
+                let x = graph.input("x", TensorDesc::f32([1, height, width, self.latent_channels()]));
+                let latent = self.unscale(&mut graph, x)?;
+                let m = &mut Layers::new(&mut graph, dtype);
+                let sample = match &self.model {
+                    Model::Kl(model) => model.decode(m, latent)?,
+                    Model::Tiny(model) => model.decode(m, latent)?,
+                };
+                graph.scale("to_unit_range", sample, 0.5, 0.5)?
+            }
+        };
+        graph.output("y", y);
+        Ok(graph)
+    }
+
+    fn in_channels(&self) -> usize {
+        match &self.model {
+            Model::Kl(model) => model.config.in_channels,
+            Model::Tiny(model) => model.config.in_channels,
+        }
+    }
+
+    fn unscale(&self, g: &mut Graph, latent: ValueId) -> Result<ValueId> {
+        let factors = self.scale.iter().map(|(f, _)| (1.0 / f - 1.0) as f32);
+        let table: Vec<f32> = factors.chain(self.scale.iter().map(|(f, o)| (-o / f) as f32)).collect();
+        let table = g.constant("latent_scale", HostTensor::new([1, table.len()], table)?);
+        g.scale_shift("unscale_latent", latent, table, None)
+    }
+
+    /// The element type that the weights and activations are stored as, unless they overflow it.
+    pub(super) fn dtype(&self, runtime: &Runtime<'_>) -> DType {
+        if self.upcast { DType::F32 } else { runtime.dtype }
+    }
+
+    /// Runs one half on pictures of one size `[1, H, W, C]`; in f32 if the results are not finite otherwise.
+    fn run(&self, runtime: &Runtime<'_>, half: Half, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
+        let what = match half {
+            Half::Encoder => "encoder",
+            Half::Decoder => "decoder",
+        };
+        let finite = |all: &[HostTensor]| all.iter().all(|t| t.data.iter().all(|v| v.is_finite()));
+        let dtype = self.dtype(runtime);
+        if dtype != runtime.dtype {
+            self.note("the autoencoder ran in f32: its config says that f16 overflows (force_upcast)".into());
+        }
+        let mut results = self.run_as(runtime, dtype, half, inputs)?;
+        if dtype == DType::F16 && !finite(&results) && finite(inputs) {
+            self.note(format!("the autoencoder's {what} overflowed f16 and was run again in f32"));
+            results = self.run_as(runtime, DType::F32, half, inputs)?;
+        }
+        if finite(&results) {
+            Ok(results)
+        } else {
+            Err(Error::Checkpoint(format!(
+                "{}: the {what} returns NaN or infinite numbers even in f32; either what it is given is not finite, or the weights are damaged",
+                self.weights.label()
+            )))
+        }
+    }
+
+    /// As [`Autoencoder::run`] in one element type: whole or in tiles, as asked for and as fits.
+    fn run_as(
+        &self,
+        runtime: &Runtime<'_>,
+        dtype: DType,
+        half: Half,
+        inputs: &[HostTensor],
+    ) -> Result<Vec<HostTensor>> {
+        let (height, width) = (inputs[0].shape[1], inputs[0].shape[2]);
+        let load = |h: usize, w: usize| -> Result<Box<dyn Session>> {
+            runtime.device.load(self.graph(half, h, w, dtype)?, &self.weights, runtime.load)
+        };
+        let whole = || -> Result<Vec<HostTensor>> {
+            let mut session = load(height, width)?;
+            let run = |x: &HostTensor| {
+                session.write("x", x)?;
+                session.run()?;
+                session.read("y")
+            };
+            inputs.iter().map(run).collect()
+        };
+        let in_tiles = |tiles: Tiles| inputs.iter().map(|x| tiles.run(runtime, x, load)).collect();
+        let larger = |tiles: &Tiles| height.max(width) > tiles.size;
+        match self.tiling {
+            Tiling::Off => whole(),
+            Tiling::On | Tiling::Pixels(_) => {
+                let tiles = self.tiles(half, self.tile_pixels());
+                if larger(&tiles) { in_tiles(tiles) } else { whole() }
+            }
+            Tiling::Auto => {
+                let mut refusal = match whole() {
+                    Err(Error::Limits(why)) => Error::Limits(why),
+                    other => return other,
+                };
+                for pixels in self.smaller_tiles() {
+                    let tiles = self.tiles(half, pixels);
+                    if !larger(&tiles) {
+                        continue;
+                    }
+                    match in_tiles(tiles) {
+                        Err(Error::Limits(why)) => refusal = Error::Limits(why),
+                        other => {
+                            self.note(format!("the autoencoder ran in tiles of {pixels} x {pixels} pixels: {refusal}"));
+                            return other;
+                        }
+                    }
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Rows and columns of the picture that one tile covers.
+    fn tile_pixels(&self) -> usize {
+        match (self.tiling, &self.model) {
+            (Tiling::Pixels(pixels), _) => pixels,
+            (_, Model::Kl(model)) => model.config.sample_size.0,
+            (_, Model::Tiny(_)) => 512, // no config says so
+        }
+    }
+
+    /// What is tried where the whole does not fit: the model's own tiles, then halves of them, as long as they hold 8 latents.
+    fn smaller_tiles(&self) -> impl Iterator<Item = usize> {
+        let least = 8 * self.downscale();
+        std::iter::successors(Some(self.tile_pixels()), |p| Some(p / 2)).take_while(move |p| *p >= least)
+    }
+
+    fn tiles(&self, half: Half, pixels: usize) -> Tiles {
+        // Whole latents in each quarter, since neighbours overlap by one quarter.
+        let latents = (pixels / self.downscale() / 4 * 4).max(4);
+        let pixels = latents * self.downscale();
+        match half {
+            Half::Encoder => Tiles { size: pixels, out_size: latents },
+            Half::Decoder => Tiles { size: latents, out_size: pixels },
+        }
+    }
+}

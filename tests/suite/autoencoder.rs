@@ -1,0 +1,196 @@
+//! The autoencoder as pipelines use it: both classes, in tiles, and where f16 overflows.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use unmist::backend::{Device, LoadOptions};
+use unmist::checkpoint::{Checkpoint, Tensors, safetensors};
+use unmist::models::{LoadedModel, NamedTensors, prepare};
+use unmist::pipelines::{Autoencoder, Runtime, Tiling};
+use unmist::plan::PlanOptions;
+use unmist::verify::{Tolerance, compare};
+use unmist::{DType, Error, HostTensor};
+
+use crate::device::gpu;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion")
+}
+
+fn devices() -> [Device; 2] {
+    [Device::Gpu(gpu().clone()), Device::Reference]
+}
+
+fn vae(folder: &Path, tiling: Tiling) -> Autoencoder {
+    let mut vae = Autoencoder::load(&Checkpoint::open(folder).expect("the model is there"), false).expect("loads");
+    vae.tiling = tiling;
+    vae
+}
+
+fn read(folder: &str, file: &str) -> NamedTensors {
+    let file = Tensors::open(fixtures().join(folder).join(file)).expect("the fixture is there");
+    file.names().map(|name| (name.to_owned(), file.read_f32(name).expect("sound"))).collect()
+}
+
+fn each(tensor: &HostTensor, f: impl Fn(f32) -> f32) -> HostTensor {
+    HostTensor { shape: tensor.shape.clone(), data: tensor.data.iter().map(|v| f(*v)).collect() }
+}
+
+/// Picture `i` of a batch.
+fn entry(tensor: &HostTensor, i: usize) -> HostTensor {
+    let len = tensor.len() / tensor.shape[0];
+    let mut shape = tensor.shape.clone();
+    shape[0] = 1;
+    HostTensor { shape, data: tensor.data[i * len..][..len].to_vec() }
+}
+
+fn check(what: &str, found: &HostTensor, expected: &HostTensor) {
+    compare(found, expected, Tolerance::l2(2e-5)).unwrap_or_else(|e| panic!("{what}: {e}"));
+}
+
+/// Encoding and decoding against the truth of a component, whose latents are not scaled.
+fn check_truth(truth: &NamedTensors, vae: &Autoencoder, device: &Device, scale: f32) {
+    let runtime = Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let latent = each(&truth["decoder/latent"], |v| v * scale);
+    let pictures = vae.decode(&runtime, &latent).expect("decodes");
+    let expected = each(&truth["decoder/out"], |v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
+    check("decode", &pictures, &expected);
+
+    let samples = &truth["encoder/sample"];
+    for i in 0..samples.shape[0] {
+        let image = entry(samples, i);
+        let (mean, deviation) = match truth.get("encoder/mean") {
+            Some(mean) => (entry(mean, i), each(&entry(&truth["encoder/logvar"], i), |v| (0.5 * v).exp())),
+            None => (entry(&truth["encoder/latents"], i), each(&entry(&truth["encoder/latents"], i), |_| 0.0)),
+        };
+        let draw = HostTensor::from_fn(mean.shape.as_slice(), |i| [0.5, -1.0, 0.25, 2.0, -0.125][i % 5]);
+        let drawn =
+            HostTensor::from_fn(mean.shape.as_slice(), |i| (mean.data[i] + deviation.data[i] * draw.data[i]) * scale);
+        check("encode", &vae.encode(&runtime, &image, &draw).expect("encodes"), &drawn);
+        check("mode", &vae.mode(&runtime, &image).expect("encodes"), &mean);
+    }
+}
+
+#[test]
+fn both_classes_agree_with_diffusers() {
+    for device in devices() {
+        check_truth(&read("sd1", "vae_io.safetensors"), &vae(&fixtures().join("sd1"), Tiling::Auto), &device, 0.18215);
+        check_truth(&read("taesd", "vae_io.safetensors"), &vae(&fixtures().join("taesd"), Tiling::Auto), &device, 1.0);
+    }
+}
+
+#[test]
+fn tiles_agree_with_diffusers() {
+    let truth = read("inpaint", "vae_tiled_io.safetensors");
+    let tiled = vae(&fixtures().join("inpaint"), Tiling::Pixels(16));
+    for device in devices() {
+        check_truth(&truth, &tiled, &device, 0.18215);
+    }
+    // The picture is larger than one tile, and tiles show: without them, or with others, the result is another.
+    for tiling in [Tiling::Off, Tiling::Pixels(24)] {
+        let other = vae(&fixtures().join("inpaint"), tiling);
+        let runtime = Runtime { device: &Device::Reference, load: &LoadOptions::default(), dtype: DType::F32 };
+        let latent = each(&truth["decoder/latent"], |v| v * 0.18215);
+        let pictures = other.decode(&runtime, &latent).expect("decodes");
+        let expected = each(&truth["decoder/out"], |v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
+        assert!(compare(&pictures, &expected, Tolerance::l2(1e-3)).is_err(), "{tiling:?}");
+    }
+}
+
+#[test]
+fn tiles_of_the_tiny_autoencoder_hide_their_seams() {
+    let folder = fixtures().join("taesd");
+    let latent = HostTensor::from_fn([2, 4, 20, 28], |i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0);
+    let device = Device::Gpu(gpu().clone());
+    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let whole = vae(&folder, Tiling::Off).decode(&runtime, &latent).expect("decodes");
+    let tiled = vae(&folder, Tiling::Pixels(64)).decode(&runtime, &latent).expect("decodes");
+    assert_ne!(whole, tiled);
+    // It has no norms: tiles differ near their edges alone, and the first pixels see no edge.
+    let corner = |t: &HostTensor| HostTensor::from_fn([12, 12], |i| t.data[i / 12 * t.shape[3] + i % 12]);
+    check("far from every seam", &corner(&tiled), &corner(&whole));
+    compare(&tiled, &whole, Tolerance::l2(0.2)).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn tiles_are_taken_where_the_whole_does_not_fit() {
+    let folder = fixtures().join("inpaint");
+    let latent = HostTensor::from_fn([2, 4, 24, 40], |i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0);
+    for device in devices() {
+        let decode = |tiling, max_memory_bytes| {
+            let plan = PlanOptions { max_memory_bytes, ..PlanOptions::default() };
+            let load = LoadOptions { plan, ..LoadOptions::default() };
+            let vae = vae(&folder, tiling);
+            (vae.decode(&Runtime { device: &device, load: &load, dtype: DType::F32 }, &latent), vae.take_notes())
+        };
+        let (whole, notes) = decode(Tiling::Auto, None);
+        assert_eq!((whole.expect("decodes"), notes), (decode(Tiling::Off, None).0.expect("decodes"), vec![]));
+
+        // Room for a tile of 32 x 32 pixels, not for all of it.
+        let little = Some(700 << 10);
+        let refused = decode(Tiling::Off, little).0;
+        assert!(matches!(refused, Err(Error::Limits(_))), "{}: {refused:?}", device.describe());
+        let (tiled, notes) = decode(Tiling::Auto, little);
+        assert_eq!(tiled.expect("decodes"), decode(Tiling::Pixels(32), None).0.expect("decodes"));
+        assert!(notes.len() == 1 && notes[0].contains("tiles of 32 x 32 pixels"), "{notes:?}");
+
+        let nothing = decode(Tiling::Auto, Some(1 << 10)).0;
+        assert!(matches!(nothing, Err(Error::Limits(_))), "{}: {nothing:?}", device.describe());
+    }
+}
+
+/// A copy of `sd1/COMPONENT` in a folder of its own, one tensor of it multiplied.
+fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let from = fixtures().join("sd1");
+    let to = folder.path().join(component);
+    std::fs::create_dir(&to).expect("a folder");
+    std::fs::copy(from.join("model_index.json"), folder.path().join("model_index.json")).expect("copies");
+    std::fs::copy(from.join(component).join("config.json"), to.join("config.json")).expect("copies");
+    let file = Tensors::open(from.join(component).join("diffusion_pytorch_model.safetensors")).expect("is there");
+    let mut tensors: NamedTensors =
+        file.names().map(|name| (name.to_owned(), file.read_f32(name).expect("sound"))).collect();
+    let scaled = tensors.get_mut(tensor).expect("the model has this tensor");
+    scaled.data.iter_mut().for_each(|v| *v *= factor);
+    let listed: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = std::fs::File::create(to.join("diffusion_pytorch_model.safetensors")).expect("a file");
+    safetensors::write(&mut out, &listed, &BTreeMap::new()).expect("writes");
+    folder
+}
+
+#[test]
+fn what_overflows_f16_runs_in_f32() {
+    // The residual stream after the first convolution is beyond 65504, as in SDXL's autoencoder; the norms make it small again.
+    let folder = scaled_copy("vae", "decoder.conv_in.weight", 3e5);
+    let latent = HostTensor::from_fn([1, 4, 6, 10], |i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0);
+    for device in devices() {
+        // The case is real: the decoder by itself returns no picture in f16.
+        let loaded = LoadedModel::open(&Checkpoint::open(folder.path()).expect("opens"), "vae.decoder").expect("loads");
+        let given = NamedTensors::from([("latent".to_owned(), each(&latent, |v| v / 0.18215))]);
+        let (graph, inputs) = prepare(loaded.model.as_ref(), given, DType::F16).expect("fits");
+        let mut session = device.load(graph, &loaded.weights, &LoadOptions::default()).expect("loads");
+        session.write("latent", &inputs["latent"]).expect("fits");
+        session.run().expect("runs");
+        assert!(session.read("sample").expect("is read").data.iter().any(|v| !v.is_finite()));
+
+        let decode = |dtype| {
+            let vae = vae(folder.path(), Tiling::Auto);
+            let picture = vae.decode(&Runtime { device: &device, load: &LoadOptions::default(), dtype }, &latent);
+            (picture.expect("decodes"), vae.take_notes())
+        };
+        let (half, full) = (decode(DType::F16), decode(DType::F32));
+        assert_eq!(half.0, full.0);
+        assert!(half.1.len() == 1 && half.1[0].contains("decoder overflowed f16"), "{:?}", half.1);
+        assert!(full.1.is_empty(), "{:?}", full.1);
+    }
+}
+
+#[test]
+fn what_overflows_f32_too_is_refused() {
+    let folder = scaled_copy("vae", "decoder.conv_in.weight", 3e38);
+    let vae = vae(folder.path(), Tiling::Auto);
+    let device = Device::Gpu(gpu().clone());
+    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let result = vae.decode(&runtime, &HostTensor::from_fn([1, 4, 6, 10], |i| i as f32));
+    assert!(matches!(&result, Err(Error::Checkpoint(m)) if m.contains("decoder")), "{result:?}");
+}

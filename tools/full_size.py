@@ -1,0 +1,114 @@
+"""Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and what diffusers computes with them.
+
+    python tools/full_size.py make sd15 target/full-size/sd15     # folder `unet`, `vae`; inputs; diffusers' outputs (float32, weights rounded to f16)
+    python tools/full_size.py make sdxl target/full-size/sdxl     # the same without outputs: diffusers needs more memory for them than most machines have
+    python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
+
+`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+CROSS_DOWN, DOWN, CROSS_UP, UP = "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"
+VAE = dict(
+    block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4, norm_num_groups=32,
+    down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+)  # fmt: skip
+CONFIGS = {
+    "sd15": dict(
+        index="StableDiffusionPipeline",
+        unet=dict(
+            sample_size=64, block_out_channels=[320, 640, 1280, 1280], attention_head_dim=8, cross_attention_dim=768,
+            down_block_types=[CROSS_DOWN] * 3 + [DOWN], up_block_types=[UP] + [CROSS_UP] * 3,
+        ),
+        vae=VAE | dict(sample_size=512, scaling_factor=0.18215),
+    ),
+    "sdxl": dict(
+        index="StableDiffusionXLPipeline",
+        unet=dict(
+            sample_size=128, block_out_channels=[320, 640, 1280], attention_head_dim=[5, 10, 20], cross_attention_dim=2048,
+            down_block_types=[DOWN] + [CROSS_DOWN] * 2, up_block_types=[CROSS_UP] * 2 + [UP],
+            transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
+            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+        ),
+        vae=VAE | dict(sample_size=1024, scaling_factor=0.13025),
+    ),
+}  # fmt: skip
+
+
+def randomise(model, seed):
+    """Weights that keep activations near 1, norms and biases that show when they are swapped or dropped, attention that looks at few tokens."""
+    gen = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=gen)
+        if p.dim() == 1:
+            value = 0.05 * noise if name.endswith("bias") else 1 + 0.1 * noise
+        else:
+            gain = 1.8 if ".to_q." in name or ".to_k." in name else 1.0
+            value = noise * gain / p[0].numel() ** 0.5
+        p.data.copy_(value)
+
+
+def make(family, folder):
+    config = CONFIGS[family]
+    torch.set_grad_enabled(False)
+    gen = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=gen)  # noqa: E731
+    size = config["unet"]["sample_size"]
+    unet_in = dict(
+        sample=draw(1, 4, size, size), timestep=torch.tensor([421.0]),
+        encoder_hidden_states=draw(1, 77, config["unet"]["cross_attention_dim"]),
+    )  # fmt: skip
+    if family == "sdxl":
+        unet_in |= dict(text_embeds=draw(1, 1280), time_ids=torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]]))
+    vae_in = dict(latent=draw(1, 4, size, size))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    index = dict(_class_name=config["index"], unet=["diffusers", "UNet2DConditionModel"], vae=["diffusers", "AutoencoderKL"])
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save_file(unet_in, folder / "unet_in.safetensors")
+    save_file(vae_in, folder / "vae_in.safetensors")
+
+    for name, model_class, seed in [("unet", UNet2DConditionModel, 1), ("vae", AutoencoderKL, 2)]:
+        torch.set_default_dtype(torch.float16)  # half the memory, and already rounded
+        model = model_class.from_config(config[name])
+        torch.set_default_dtype(torch.float32)
+        randomise(model, seed)
+        model.save_pretrained(folder / name, max_shard_size="100GB")
+        print(name, sum(p.numel() for p in model.parameters()), "parameters", flush=True)
+        if family == "sd15":
+            model = model.float().eval()
+            if name == "unet":
+                out = model(**unet_in).sample
+            else:
+                out = model.decode(vae_in["latent"]).sample
+            save_file(dict(sample=out.contiguous()), folder / f"{name}_out.safetensors")
+            print(name, "output: deviation", out.std().item(), "largest", out.abs().max().item(), flush=True)
+        del model
+
+
+def compare(found, expected):
+    found, expected = load_file(found), load_file(expected)
+    for name, truth in expected.items():
+        difference = (found[name].float() - truth).double()
+        relative = (difference.norm() / truth.double().norm()).item()
+        print(f"{name} {list(truth.shape)}: relative L2 {relative:.2e}, largest difference {difference.abs().max():.2e}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("make")
+    command.add_argument("family", choices=CONFIGS)
+    command.add_argument("folder", type=Path)
+    command = commands.add_parser("compare")
+    command.add_argument("found", type=Path)
+    command.add_argument("expected", type=Path)
+    args = parser.parse_args()
+    make(args.family, args.folder) if args.command == "make" else compare(args.found, args.expected)
