@@ -241,8 +241,12 @@ registry! {
     scale_noise::ScaleNoise,
     /// The update of the sample.
     scheduler_step::SchedulerStep,
-    /// Classifier-free guidance.
+    /// Several predictions combined, as in classifier-free guidance.
     guidance::Guidance,
+    /// The deviation of a prediction, restored after guidance.
+    guidance_rescale::GuidanceRescale,
+    /// What lies outside a mask, put back.
+    masked_latents::MaskedLatents,
     /// The forward process.
     add_noise::AddNoise,
     /// Gaussian noise.
@@ -263,6 +267,8 @@ registry! {
     embedding::Embedding,
     /// The gated activation of transformer blocks.
     geglu::Geglu,
+    /// Prompt weights.
+    emphasis::Emphasis,
 }
 
 impl fmt::Display for Op {

@@ -22,14 +22,19 @@ pub struct DenoiseSpec<'a> {
     pub width: usize,
     /// Channels of the sample.
     pub channels: usize,
-    /// Classifier-free guidance (Ho and Salimans 2022): the model sees every sample twice, the unconditional half first.
-    pub guidance: bool,
+    /// How often the model sees every sample, under different conditions: 1 without guidance, 2 for classifier-free guidance (Ho and Salimans 2022; the
+    /// unconditional half first).
+    pub branches: usize,
+    /// Guidance rescale (Lin et al. 2023): its factor, and the branch whose deviation is restored.
+    pub rescale: Option<(f64, usize)>,
+    /// Whether parts of the sample are put back after every step ([`crate::ops::masked_latents`]).
+    pub masked: bool,
 }
 
 impl DenoiseSpec<'_> {
     /// Pictures the model sees in one call.
     pub fn model_batch(&self) -> usize {
-        self.batch * if self.guidance { 2 } else { 1 }
+        self.batch * self.branches
     }
 }
 
@@ -45,7 +50,8 @@ pub struct ModelCall {
 /// The graph of one step. `model` adds the model to it and returns its output `[model_batch, H, W, C or 2C]`.
 ///
 /// Inputs: `state` `[1 + slots, N, H, W, C]` (row 0 the sample, the others the scheduler's memory), `timestep`, `coefficients` ([`coefficients`]),
-/// `noise` if any step draws some, `guidance_scale` `[N]` if guided, and what `model` adds. Outputs: `state`, carried to the next step, and
+/// `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several branches ([`guidance_weights`]), `original`, `original_noise`
+/// `[N, H, W, C]`, `mask` `[1, H, W, 1]` and `original_level` `[2]` if masked, and what `model` adds. Outputs: `state`, carried to the next step, and
 /// `pred_original_sample` `[N, H, W, C]`.
 ///
 /// # Errors
@@ -65,12 +71,16 @@ pub fn step_graph(
     let draws_noise = spec.schedule.steps.iter().any(|s| s.draws_noise);
     let noise = draws_noise.then(|| g.input("noise", TensorDesc::f32([n, h, w, c])));
 
-    // 1. the model's prediction, once with and once without the condition if guided
-    let sample = g.model_input("model_input", state, coefficients, if spec.guidance { 2 } else { 1 })?;
+    // 1. the model's prediction, with and without the condition if guided
+    let sample = g.model_input("model_input", state, coefficients, spec.branches)?;
     let mut model_output = model(&mut Layers::new(g, dtype), ModelCall { sample, timestep })?;
-    if spec.guidance {
-        let scale = g.input("guidance_scale", TensorDesc::f32([n]));
-        model_output = g.guidance("guidance", model_output, scale)?;
+    if spec.branches > 1 {
+        let weights = g.input("guidance_weights", TensorDesc::f32([spec.branches, n]));
+        let guided = g.guidance("guidance", model_output, weights)?;
+        model_output = match spec.rescale {
+            Some((factor, branch)) => g.guidance_rescale("guidance_rescale", guided, model_output, factor, branch)?,
+            None => guided,
+        };
     }
     check_model_output(g.shape(model_output), spec)?;
 
@@ -85,11 +95,26 @@ pub fn step_graph(
         (Some(noise), Some(kind)) => Some(g.scale_noise("scale_noise", noise, model_output, coefficients, kind)?),
         (noise, _) => noise,
     };
-    let next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
+    let mut next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
+
+    // 4. for inpainting, what shall stay
+    if spec.masked {
+        let original = g.input("original", TensorDesc::f32([n, h, w, c]));
+        let original_noise = g.input("original_noise", TensorDesc::f32([n, h, w, c]));
+        let mask = g.input("mask", TensorDesc::f32([1, h, w, 1]));
+        let level = g.input("original_level", TensorDesc::f32([2]));
+        next = g.masked_latents("masked_latents", next, original, original_noise, mask, level)?;
+    }
     g.output("state", next);
     g.output("pred_original_sample", x0);
     g.carry("state", "state")?;
     Ok(graph)
+}
+
+/// The weights of classifier-free guidance's two branches for each of N pictures: 1 − s of the unconditional, s of the conditional prediction.
+pub fn guidance_weights(scales: &[f64]) -> HostTensor {
+    let data = scales.iter().map(|s| (1.0 - s) as f32).chain(scales.iter().map(|s| *s as f32)).collect();
+    HostTensor { shape: vec![2, scales.len()], data }
 }
 
 fn learned_variance(schedule: &Schedule) -> Option<LearnedVariance> {
@@ -200,6 +225,7 @@ impl DenoiseLoop<'_> {
         let slots = self.schedule.memory_slots;
         let batch = sample.shape[0];
         let has_noise = self.session.graph().find_input("noise").is_some();
+        let masked = self.session.graph().find_input("original_level").is_some();
         let model_batch = {
             let timestep = self.session.graph().find_input("timestep").expect("step_graph makes this input");
             self.session.graph().shape(timestep)[0]
@@ -220,6 +246,12 @@ impl DenoiseLoop<'_> {
                 &HostTensor { shape: vec![model_batch], data: vec![step.timestep as f32; model_batch] },
             )?;
             self.session.write("coefficients", &coefficients(step, slots))?;
+            if masked {
+                // What is put back is as noisy as what the next step expects; after the last step, not at all.
+                let (a, b) =
+                    self.schedule.steps.get(i + 1).map_or((1.0, 0.0), |s| (s.add_noise.signal, s.add_noise.noise));
+                self.session.write("original_level", &HostTensor::new([2], vec![a as f32, b as f32])?)?;
+            }
             self.session.run()?;
             observe(Progress {
                 done: i + 1,

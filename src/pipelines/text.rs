@@ -3,8 +3,9 @@
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc};
 use crate::models::{CLIPTextModel, TextOutput};
-use crate::prompt::{Piece, windows};
+use crate::prompt::{Piece, Window, parse, windows};
 use crate::tensor::HostTensor;
 use crate::tokenizer::Tokenizer;
 
@@ -18,6 +19,23 @@ pub struct TextConditioning {
 }
 
 impl TextConditioning {
+    /// Texts one after the other along the batch.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they have different numbers of tokens.
+    pub fn join(parts: &[&Self]) -> Result<Self> {
+        let stack = |parts: Vec<&HostTensor>| -> Result<HostTensor> {
+            let mut shape = parts[0].shape.clone();
+            shape[0] = parts.iter().map(|p| p.shape[0]).sum();
+            HostTensor::new(shape, parts.iter().flat_map(|p| &p.data).copied().collect())
+        };
+        let pooled: Option<Vec<_>> = parts.iter().map(|p| p.pooled.as_ref()).collect();
+        Ok(Self {
+            hidden_states: stack(parts.iter().map(|p| &p.hidden_states).collect())?,
+            pooled: pooled.map(stack).transpose()?,
+        })
+    }
+
     /// Zeros in place of every number: what SDXL takes for "no negative prompt".
     pub fn zeroed(&self) -> Self {
         let zeros = |t: &HostTensor| HostTensor::zeros(t.shape.as_slice());
@@ -72,27 +90,28 @@ impl TextEncoders {
         Ok(Self { encoders, xl })
     }
 
-    /// Number of windows that the longest of `prompts` fills.
+    /// Number of windows that the longest of `prompts` fills. With `weighting`, prompts are in the syntax of [`crate::prompt`].
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn windows(&self, prompts: &[String]) -> Result<usize> {
+    /// As [`Tokenizer::encode`] and [`parse`].
+    pub fn windows(&self, prompts: &[String], weighting: bool) -> Result<usize> {
         let mut most = 1;
         for (encoder, prompt) in self.encoders.iter().flat_map(|e| prompts.iter().map(move |p| (e, p))) {
-            most = most.max(encoder.windows(prompt)?.len());
+            most = most.max(encoder.windows(prompt, weighting)?.len());
         }
         Ok(most)
     }
 
     /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by side. `clip_skip` leaves out that
-    /// many of the last layers.
+    /// many of the last layers. With `weighting`, prompts are in the syntax of [`crate::prompt`].
     ///
     /// # Errors
-    /// [`Error::Usage`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
+    /// As [`parse`]; [`Error::Usage`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
     pub fn encode(
         &self,
         runtime: &Runtime<'_>,
         prompts: &[&[String]],
+        weighting: bool,
         count: usize,
         clip_skip: usize,
     ) -> Result<TextConditioning> {
@@ -100,7 +119,7 @@ impl TextEncoders {
         let mut pooled = None;
         for (i, encoder) in self.encoders.iter().enumerate() {
             let prompts = prompts[i.min(prompts.len() - 1)];
-            let (states, text) = encoder.encode(runtime, prompts, count, clip_skip, self.xl)?;
+            let (states, text) = encoder.encode(runtime, prompts, weighting, count, clip_skip, self.xl)?;
             hidden.push(states);
             pooled = text;
         }
@@ -109,16 +128,16 @@ impl TextEncoders {
 }
 
 impl TextEncoder {
-    fn windows(&self, prompt: &str) -> Result<Vec<Vec<u32>>> {
-        let pieces = [Piece::Text(prompt.to_owned(), 1.0)];
-        let length = self.model.config.max_position_embeddings;
-        Ok(windows(&pieces, &self.tokenizer, length)?.into_iter().map(|w| w.ids).collect())
+    fn windows(&self, prompt: &str, weighting: bool) -> Result<Vec<Window>> {
+        let pieces = if weighting { parse(prompt)? } else { vec![Piece::Text(prompt.to_owned(), 1.0)] };
+        windows(&pieces, &self.tokenizer, self.model.config.max_position_embeddings)
     }
 
     fn encode(
         &self,
         runtime: &Runtime<'_>,
         prompts: &[String],
+        weighting: bool,
         count: usize,
         clip_skip: usize,
         xl: bool,
@@ -141,11 +160,15 @@ impl TextEncoder {
         }
 
         // Every window of every prompt in one batch; short prompts are filled up with empty windows.
-        let mut ids = Vec::new();
+        let empty = Window { ids: self.tokenizer.window(&[], length), weights: vec![1.0; length] };
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
         for prompt in prompts {
-            let mut all = self.windows(prompt)?;
-            all.resize(count, self.tokenizer.window(&[], length));
-            ids.extend(all.into_iter().flatten().map(|id| id as f32));
+            let mut all = self.windows(prompt, weighting)?;
+            all.resize(count, empty.clone());
+            for window in all {
+                ids.extend(window.ids.into_iter().map(|id| id as f32));
+                weights.extend(window.weights);
+            }
         }
         let batch = prompts.len() * count;
         let input_ids = HostTensor::new([batch, length], ids)?;
@@ -159,7 +182,10 @@ impl TextEncoder {
             session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;
         }
         session.run()?;
-        let hidden = session.read(&states.name())?;
+        let mut hidden = session.read(&states.name())?;
+        if weights.iter().any(|w| *w != 1.0) {
+            hidden = emphasis(runtime, &hidden, &HostTensor::new([batch, length], weights)?)?;
+        }
         let hidden = HostTensor::new([prompts.len(), count * length, config.hidden_size], hidden.data)?;
         let pooled = match outputs.get(1) {
             None => None,
@@ -173,6 +199,20 @@ impl TextEncoder {
         };
         Ok((hidden, pooled))
     }
+}
+
+/// The vectors `[M, S, D]` of M windows with the weights `[M, S]` of their tokens.
+fn emphasis(runtime: &Runtime<'_>, hidden: &HostTensor, weights: &HostTensor) -> Result<HostTensor> {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorDesc::f32(hidden.shape.clone()));
+    let w = graph.input("weights", TensorDesc::f32(weights.shape.clone()));
+    let weighted = graph.emphasis("emphasis", x, w)?;
+    graph.output("weighted", weighted);
+    let mut session = runtime.device.load(graph, &std::collections::HashMap::new(), runtime.load)?;
+    session.write("x", hidden)?;
+    session.write("weights", weights)?;
+    session.run()?;
+    session.read("weighted")
 }
 
 /// Concatenates `[N, S, D]` tensors along the last dimension.

@@ -1,7 +1,7 @@
 //! `DDPMPipeline` and `DDIMPipeline`: pictures from noise, with a U-Net that works on pixels and may know classes.
 
 use super::Runtime;
-use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
+use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, guidance_weights, step_graph};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -113,7 +113,9 @@ impl UNet2DPipeline {
             height,
             width,
             channels: config.in_channels,
-            guidance: self.guided(options),
+            branches: if self.guided(options) { 2 } else { 1 },
+            rescale: None,
+            masked: false,
         };
         step_graph(&spec, runtime.dtype, |m, call| {
             let class_labels =
@@ -153,8 +155,7 @@ impl UNet2DPipeline {
             session.write("class_labels", labels)?;
         }
         if self.guided(options) {
-            let scale = vec![options.guidance_scale as f32; options.batch_size];
-            session.write("guidance_scale", &HostTensor { shape: vec![options.batch_size], data: scale })?;
+            session.write("guidance_weights", &guidance_weights(&vec![options.guidance_scale; options.batch_size]))?;
         }
 
         // 2. x_T, then every step

@@ -14,6 +14,7 @@ mod concat;
 mod conv2d;
 mod dynamic_threshold;
 mod embedding;
+mod emphasis;
 mod fourier_embedding;
 mod geglu;
 mod group_norm;
@@ -43,13 +44,17 @@ pub use concat::concat;
 pub use conv2d::conv2d;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
+pub use emphasis::emphasis;
 pub use fourier_embedding::fourier_embedding;
 pub use geglu::geglu;
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use randn::randn;
-pub use sampler::{add_noise, guidance, model_input, pred_original_sample, scale_noise, scheduler_step};
+pub use sampler::{
+    add_noise, guidance, guidance_rescale, masked_latents, model_input, pred_original_sample, scale_noise,
+    scheduler_step,
+};
 pub use scale::scale;
 pub use scale_shift::scale_shift;
 pub use session::ReferenceSession;

@@ -74,15 +74,53 @@ pub fn scheduler_step(
     })
 }
 
-/// `u + scale · (c − u)` for each image.
-pub fn guidance(model_output: &HostTensor, scale: &HostTensor) -> HostTensor {
+/// `Σ_b weights[b, n] · model_output[b, n]` for each image n.
+pub fn guidance(model_output: &HostTensor, weights: &HostTensor) -> HostTensor {
+    let (branches, n) = (weights.shape[0], weights.shape[1]);
     let mut shape = model_output.shape.clone();
-    shape[0] /= 2;
-    let half = model_output.len() / 2;
-    let image = half / shape[0];
+    shape[0] = n;
+    let elements: usize = shape.iter().product();
+    let image = elements / n;
     HostTensor::from_fn(shape, |i| {
-        let (u, c) = (f64::from(model_output.data[i]), f64::from(model_output.data[half + i]));
-        (u + f64::from(scale.data[i / image]) * (c - u)) as f32
+        let term = |b| f64::from(weights.data[b * n + i / image]) * f64::from(model_output.data[b * elements + i]);
+        (0..branches).map(term).sum::<f64>() as f32
+    })
+}
+
+/// `guided · (φ · std(prediction) / std(guided) + 1 − φ)` for each image.
+pub fn guidance_rescale(guided: &HostTensor, model_output: &HostTensor, factor: f64, branch: usize) -> HostTensor {
+    let image = guided.len() / guided.shape[0];
+    let deviation = |values: &[f32]| {
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / image as f64;
+        values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>().sqrt()
+    };
+    let predictions = model_output.data[branch * guided.len()..].chunks(image);
+    let factors: Vec<f64> = guided
+        .data
+        .chunks(image)
+        .zip(predictions)
+        .map(|(g, p)| factor * deviation(p) / deviation(g) + 1.0 - factor)
+        .collect();
+    HostTensor::from_fn(guided.shape.as_slice(), |i| (f64::from(guided.data[i]) * factors[i / image]) as f32)
+}
+
+/// The state, its sample blended with the noised original where the mask is not 1.
+pub fn masked_latents(
+    state: &HostTensor,
+    original: &HostTensor,
+    noise: &HostTensor,
+    mask: &HostTensor,
+    level: &HostTensor,
+) -> HostTensor {
+    let (channels, pixels) = (state.shape[4], mask.len());
+    let [a, b] = [0, 1].map(|i| f64::from(level.data[i]));
+    HostTensor::from_fn(state.shape.as_slice(), |i| {
+        if i >= original.len() {
+            return state.data[i];
+        }
+        let m = f64::from(mask.data[i / channels % pixels]);
+        let kept = a * f64::from(original.data[i]) + b * f64::from(noise.data[i]);
+        (m * f64::from(state.data[i]) + (1.0 - m) * kept) as f32
     })
 }
 

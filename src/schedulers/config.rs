@@ -210,6 +210,15 @@ impl SchedulerConfig {
         Value::Object(object)
     }
 
+    /// The same config with what a Stable Diffusion pipeline sets: `steps_offset` 1 and no `clip_sample`, both of which its first published configs had
+    /// wrong. Latents do not lie in [−1, 1].
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_json`].
+    pub fn for_stable_diffusion(&self) -> Result<Self> {
+        self.with_class(self.class, &[("steps_offset", 1.into()), ("clip_sample", false.into())])
+    }
+
     fn new(class: SchedulerClass, given: Map<String, Value>) -> Result<Self> {
         use SchedulerClass::*;
         refuse_unknown_keys(class, &given)?;

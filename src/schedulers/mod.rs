@@ -64,7 +64,57 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a step impossible.
     pub fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
-        let schedule = match self.config.class {
+        let mut sampling = sampling.clone();
+        if let Some(start) = sampling.denoising_start {
+            sampling.begin = Some(self.level_below(start, &sampling)?);
+        }
+        let mut schedule = self.whole(&sampling)?;
+        if let Some(end) = sampling.denoising_end {
+            let cutoff = self.cutoff("--denoising-end", end)?;
+            schedule.steps.retain(|step| step.timestep >= cutoff);
+            if schedule.steps.is_empty() {
+                return Err(Error::Usage(format!(
+                    "--denoising-end {end} leaves no step to do; raise it, or the number of steps"
+                )));
+            }
+        }
+        schedule.checked()
+    }
+
+    /// The timestep at which the share `share` of the noise is gone.
+    fn cutoff(&self, option: &str, share: f64) -> Result<f64> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::Usage(format!("{option} {share}: expected a number above 0 and below 1")));
+        }
+        let trained = self.config.num_train_timesteps as f64;
+        Ok((trained - share * trained).round_ties_even())
+    }
+
+    /// The noise level of the whole run at which one begins that another model has done up to the share `start` of its noise.
+    fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
+        use SchedulerClass::{HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
+        let cutoff = self.cutoff("--denoising-start", start)?;
+        let steps = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.steps;
+        let mut below = steps.iter().filter(|step| step.timestep < cutoff).count();
+        // Two calls of the model a level, but the last: never begin with the second.
+        let calls = match self.config.class {
+            HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => 2,
+            _ => 1,
+        };
+        if calls == 2 && below % 2 == 0 {
+            below += 1;
+        }
+        if below == 0 {
+            return Err(Error::Usage(format!(
+                "--denoising-start {start} leaves no step to do; lower it, or raise the number of steps"
+            )));
+        }
+        Ok(steps.len().saturating_sub(below) / calls)
+    }
+
+    /// The run from its beginning, or from where `strength` or `begin` say, to its end.
+    fn whole(&self, sampling: &Sampling) -> Result<Schedule> {
+        Ok(match self.config.class {
             SchedulerClass::Ddpm => ddpm::schedule(self, sampling)?,
             SchedulerClass::Ddim => ddim::schedule(self, sampling)?,
             SchedulerClass::Pndm => pndm::schedule(self, sampling)?,
@@ -82,8 +132,7 @@ impl Scheduler {
             SchedulerClass::DeisMultistep => deis_multistep::schedule(self, sampling)?,
             SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
             SchedulerClass::Tcd => tcd::schedule(self, sampling)?,
-        };
-        schedule.checked()
+        })
     }
 }
 
@@ -98,6 +147,12 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     /// Image-to-image: the share of the run that is done, in (0, 1]. 1 starts from pure noise.
     pub strength: f64,
+    /// The noise level to begin at, counted from the noisiest, in place of what `strength` gives.
+    pub begin: Option<usize>,
+    /// The share of the noise, in (0, 1), that has been taken away already, by another model, in place of `strength`.
+    pub denoising_start: Option<f64>,
+    /// The share of the noise, in (0, 1), after which another model goes on.
+    pub denoising_end: Option<f64>,
     /// DDIM's η (and TCD's γ): the share of fresh noise in each step.
     pub eta: f64,
     /// DDIM: derive ε anew from the clipped x_0.
@@ -112,6 +167,9 @@ impl Sampling {
             timesteps: None,
             sigmas: None,
             strength: 1.0,
+            begin: None,
+            denoising_start: None,
+            denoising_end: None,
             eta: 0.0,
             use_clipped_model_output: false,
         }
@@ -128,6 +186,13 @@ impl Sampling {
         }
         if !(strength > 0.0 && strength <= 1.0) {
             return Err(Error::Usage(format!("--strength {strength}: expected a number above 0 and up to 1")));
+        }
+        if let Some(begin) = self.begin {
+            return if begin < steps {
+                Ok(begin)
+            } else {
+                Err(Error::Usage(format!("beginning at noise level {begin} of {steps} leaves no step to do")))
+            };
         }
         match (steps as f64 * strength) as usize {
             0 => Err(Error::Usage(format!(

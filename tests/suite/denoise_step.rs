@@ -35,7 +35,7 @@ fn model(x: &HostTensor, learned: bool) -> HostTensor {
 /// The graph of a step of `schedule` with that model in it.
 fn graph(schedule: &Schedule) -> unmist::graph::Graph {
     let [batch, channels, height, width] = SHAPE;
-    let spec = DenoiseSpec { schedule, batch, height, width, channels, guidance: false };
+    let spec = DenoiseSpec { schedule, batch, height, width, channels, branches: 1, rescale: None, masked: false };
     step_graph(&spec, DType::F32, |layers, call| {
         let mean = layers.graph.scale("mean", call.sample, 0.5, 0.1)?;
         if !learned(schedule) {

@@ -23,6 +23,7 @@ mod scheduler_runs;
 mod schedulers;
 mod sd_parity;
 mod single_file;
+mod stable_diffusion_options;
 mod stable_diffusion_parity;
 mod tokenizer;
 mod unet2d_parity;

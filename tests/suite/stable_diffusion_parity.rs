@@ -44,7 +44,8 @@ impl Run {
             Some(list) => serde_json::from_str(list).expect("a list"),
             None => vec![meta["seed"].parse().expect("a number")],
         };
-        let batch = file.info("images").expect("the fixture has images").shape[0];
+        let result = if file.info("images").is_some() { "images" } else { "latents" };
+        let batch = file.info(result).expect("the fixture has a result").shape[0];
         let texts = |key: &str| -> Option<Vec<String>> {
             match &call[key] {
                 Value::String(one) => Some(vec![one.clone(); batch]),
@@ -59,24 +60,40 @@ impl Run {
                 .as_array()
                 .map(|p| (p[0].as_u64().expect("a number") as usize, p[1].as_u64().expect("a number") as usize))
         };
-        let image = file.info("image").map(|_| {
-            let bytes = file.read_f32("image").expect("sound");
-            let unit: Vec<f32> = bytes.data.iter().map(|v| v / 255.0 * 2.0 - 1.0).collect();
-            let shape = [1, bytes.shape[0], bytes.shape[1], bytes.shape[2]];
-            HostTensor::new(shape, unit).and_then(|t| t.nhwc_to_nchw()).expect("[H, W, 3]")
+        let bytes = |name: &str| {
+            file.info(name).map(|_| {
+                let bytes = file.read_f32(name).expect("sound");
+                let channels = bytes.shape.get(2).copied().unwrap_or(1);
+                let shape = [1, bytes.shape[0], bytes.shape[1], channels];
+                let unit = bytes.data.iter().map(|v| v / 255.0).collect();
+                HostTensor::new(shape, unit).and_then(|t| t.nhwc_to_nchw()).expect("[H, W, C]")
+            })
+        };
+        let image = bytes("image").map(|mut image| {
+            image.data.iter_mut().for_each(|v| *v = *v * 2.0 - 1.0);
+            image
         });
         let options = PromptOptions {
             prompts: texts("prompt").expect("every run has a prompt"),
             negative_prompts: texts("negative_prompt"),
+            negative_prompts_2: texts("negative_prompt_2"),
             prompts_2: texts("prompt_2"),
             height: count("height"),
             width: count("width"),
             sampling: Sampling {
                 eta: number("eta", 0.0),
                 strength: number("strength", 1.0),
+                denoising_start: call["denoising_start"].as_f64(),
+                denoising_end: call["denoising_end"].as_f64(),
                 ..Sampling::steps(count("num_inference_steps").expect("every run has steps"))
             },
             guidance_scale: vec![number("guidance_scale", 7.5)],
+            guidance_rescale: number("guidance_rescale", 0.0),
+            image_guidance_scale: number("image_guidance_scale", 1.5),
+            aesthetic_scores: (number("aesthetic_score", 6.0), number("negative_aesthetic_score", 2.5)),
+            noise_level: count("noise_level").unwrap_or(20),
+            mask: bytes("mask"),
+            latents: file.info("input_latents").map(|_| file.read_f32("input_latents").expect("sound")),
             clip_skip: count("clip_skip").unwrap_or(0),
             original_size: pair("original_size"),
             crop: pair("crops_coords_top_left").unwrap_or((0, 0)),
@@ -89,6 +106,13 @@ impl Run {
 
     fn sample(&self, device: &Device) -> HostTensor {
         let mut sources: Vec<_> = self.seeds.iter().map(|s| TorchCpu::new(*s)).collect();
+        if self.file.info("images").is_none() {
+            let runtime = Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 };
+            return self
+                .pipeline
+                .sample_latents(&runtime, &self.options, &mut sources, &mut |_| Ok(()))
+                .expect("samples");
+        }
         self.pipeline
             .sample(
                 &Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 },
@@ -103,7 +127,8 @@ impl Run {
 fn check(model: &str, name: &str, device: &Device) {
     let run = Run::load(model, name);
     let images = run.sample(device);
-    let truth = run.file.read_f32("images").expect("sound");
+    let result = if run.file.info("images").is_some() { "images" } else { "latents" };
+    let truth = run.file.read_f32(result).expect("sound");
     assert_eq!(images.shape, truth.shape, "{model}/{name}");
     assert!(images.data.iter().all(|v| v.is_finite()), "{model}/{name}");
     let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
@@ -116,7 +141,18 @@ fn device() -> Device {
 
 #[test]
 fn stable_diffusion_1_and_2() {
-    for name in ["text_to_image", "no_guidance", "eta", "clip_skip", "image_to_image", "image_to_image_euler"] {
+    let runs = [
+        "text_to_image",
+        "no_guidance",
+        "seed_per_image",
+        "eta",
+        "clip_skip",
+        "image_to_image",
+        "image_to_image_euler",
+        "inpaint_masked_latents",
+        "inpaint_masked_latents_full",
+    ];
+    for name in runs {
         check("sd1", name, &device());
     }
     check("sd2", "text_to_image", &device());
@@ -124,14 +160,31 @@ fn stable_diffusion_1_and_2() {
 
 #[test]
 fn stable_diffusion_xl() {
-    for name in ["text_to_image", "turbo", "image_to_image"] {
+    for name in ["text_to_image", "no_negative_prompt", "turbo", "image_to_image", "base"] {
         check("sdxl", name, &device());
     }
+    check("sdxl_refiner", "refine", &device());
 }
 
 #[test]
 fn latent_consistency_model() {
     check("lcm", "text_to_image", &device());
+}
+
+#[test]
+fn inpainting_model() {
+    check("inpaint", "full", &device());
+    check("inpaint", "strength", &device());
+}
+
+#[test]
+fn instruct_pix2pix() {
+    check("instruct_pix2pix", "edit", &device());
+}
+
+#[test]
+fn upscaling() {
+    check("x4_upscaler", "upscale", &device());
 }
 
 #[test]

@@ -1,22 +1,24 @@
-// guidance, naive: y[n] = u[n] + scale[n] * (c[n] - u[n]), classifier-free guidance
+// guidance, naive: y[n] = sum over b of weights[b, n] * model_output[b, n], the branches of a guided prediction
 //
-//   model_output  [2N, ..]  f32; the unconditional half u, then the conditional half c
-//   scale         [N]       f32
-//   y             [N, ..]   f32
-// dispatch:   one invocation for four consecutive elements of y
+//   model_output  [B, N, ..]  f32
+//   weights       [B, N]      f32
+//   y             [N, ..]     f32
+// dispatch:   one invocation for four consecutive elements of y, which may lie in two images
 // requires:   nothing
 // constants:  none
 // error:      1e-6 relative L2
-// source:     Ho and Salimans 2022, eq. 6
+// source:     Ho and Salimans 2022, eq. 6; Brooks et al. 2023, eq. 3
 //!include flat_index
 
 struct Params {
     elements: u32, // of y
     image: u32,    // elements of one image
+    N: u32,        // images
+    B: u32,        // branches
 }
 
 @group(0) @binding(0) var<storage, read> model_output: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> scale: array<f32>;
+@group(0) @binding(1) var<storage, read> weights: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> p: Params;
 
@@ -30,12 +32,15 @@ fn main(
     if (4u * i >= p.elements) { return; }
     var result = vec4<f32>(0.0);
     for (var lane = 0u; lane < 4u; lane++) {
-        let element = 4u * i + lane;
+        let element = 4u * i + lane; // [n, ..]
         if (element >= p.elements) { break; }
-        let other = p.elements + element; // the same element of the conditional half
-        let u = model_output[element / 4u][element % 4u];
-        let c = model_output[other / 4u][other % 4u];
-        result[lane] = u + scale[element / p.image] * (c - u);
+        let n = element / p.image;
+        var sum = 0.0;
+        for (var b = 0u; b < p.B; b++) {
+            let source = b * p.elements + element;
+            sum += weights[b * p.N + n] * model_output[source / 4u][source % 4u];
+        }
+        result[lane] = sum;
     }
     y[i] = result;
 }

@@ -10,7 +10,7 @@ use super::record::{Paths, Record};
 use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
 use crate::cli::model_path;
 use crate::error::{Error, Result};
-use crate::pipelines::STABLE_DIFFUSION_PIPELINES;
+use crate::pipelines::{STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline};
 use crate::schedulers::{Scheduler, SchedulerConfig, scheduler_by_name};
 
 /// Pipelines without text that this command runs.
@@ -123,7 +123,7 @@ fn split(text: &str) -> (&Path, Option<&str>) {
 
 /// The model's scheduler, or the one asked for.
 fn scheduler_config(checkpoint: &Checkpoint, options: &Options) -> Result<SchedulerConfig> {
-    let own = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
+    let own = StableDiffusionPipeline::scheduler_config(checkpoint)?;
     let config = match &options.scheduler {
         Some(name) => scheduler_by_name(name, &own)?,
         None => own,

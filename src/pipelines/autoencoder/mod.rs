@@ -138,11 +138,12 @@ impl Autoencoder {
         }
     }
 
-    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net `[1, C, h, w]`: mean + exp(½ logvar) · `draw`, scaled.
+    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net, mean + exp(½ logvar) · draw, scaled: one sample for each of `draws` `[M, C, h, w]`,
+    /// shaped as they.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`].
-    pub fn encode(&self, runtime: &Runtime<'_>, image: &HostTensor, draw: &HostTensor) -> Result<HostTensor> {
+    pub fn encode(&self, runtime: &Runtime<'_>, image: &HostTensor, draws: &HostTensor) -> Result<HostTensor> {
         let moments = self.moments(runtime, image)?;
         let mut graph = Graph::new();
         let g = &mut graph;
@@ -167,11 +168,17 @@ impl Autoencoder {
         g.output("latent", latent);
         let mut session = runtime.device.load(graph, &self.weights, runtime.load)?;
         session.write("moments", &moments)?;
-        if self.has_distribution() {
-            session.write("noise", &draw.nchw_to_nhwc()?)?;
+        let one: usize = draws.shape[1..].iter().product();
+        let mut latents = Vec::with_capacity(draws.len());
+        for draw in draws.data.chunks(one) {
+            if self.has_distribution() {
+                let draw = HostTensor::new([&[1], &draws.shape[1..]].concat(), draw.to_vec())?;
+                session.write("noise", &draw.nchw_to_nhwc()?)?;
+            }
+            session.run()?;
+            latents.extend(session.read("latent")?.nhwc_to_nchw()?.data);
         }
-        session.run()?;
-        session.read("latent")?.nhwc_to_nchw()
+        HostTensor::new(draws.shape.clone(), latents)
     }
 
     /// A picture `[1, 3, H, W]` in [−1, 1] to the mean of its latents `[1, C, h, w]`, not scaled: what instruct-pix2pix is shown.

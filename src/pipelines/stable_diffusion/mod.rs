@@ -1,23 +1,64 @@
-//! Stable Diffusion: text to picture in the latent space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
+//! Stable Diffusion: pictures from prompts in the latent space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
+//!
+//! One pipeline does what diffusers spreads over a class a task. What a checkpoint is for shows in how many channels its U-Net takes beside the
+//! latents ([`Kind`]); what is done with it, in which of picture, mask and latents are given ([`PromptOptions`]).
 
+mod conditioning;
 mod options;
+mod start;
 
 pub use options::PromptOptions;
 
 use super::Runtime;
 use super::autoencoder::Autoencoder;
-use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
-use super::text::{TextConditioning, TextEncoders};
+use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, guidance_weights, step_graph};
+use super::text::TextEncoders;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
-use crate::models::{ConditionClassEmbedding, Sizes, UNet2DConditionModel};
-use crate::rng::{NoiseSource, randn_tensor};
-use crate::schedulers::{Schedule, Scheduler};
+use crate::models::{ConditionClassEmbedding, Model, Sizes, UNet2DConditionModel};
+use crate::ops::concat::Axis;
+use crate::rng::NoiseSource;
+use crate::schedulers::{Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
+use conditioning::{guidance_scale_embedding, instruction_weights};
+
+/// Pipelines of diffusers whose checkpoints this one runs.
+pub const PIPELINES: &[&str] = &[
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionUpscalePipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+];
+
+/// Pipelines that mend old scheduler configs when they are loaded, as diffusers' do.
+const MENDING: &[&str] =
+    &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
+
+/// What a U-Net was trained to see beside the noisy latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: text to image, image to image, and inpainting by putting back what shall stay.
+    Plain,
+    /// A mask and the latents of the masked picture.
+    Inpaint,
+    /// The latents of the picture to edit (instruct-pix2pix, Brooks et al. 2023).
+    Edit,
+    /// The small picture, noised, with the noise's timestep as class.
+    Upscale,
+}
 
 /// A Stable Diffusion 1, 2 or XL checkpoint.
 pub struct StableDiffusionPipeline {
+    /// What the U-Net is for.
+    pub kind: Kind,
     text: TextEncoders,
     unet: UNet2DConditionModel,
     unet_weights: Weights,
@@ -25,15 +66,28 @@ pub struct StableDiffusionPipeline {
     pub vae: Autoencoder,
     /// The scheduler.
     pub scheduler: Scheduler,
+    /// Enlarging: how the small picture is noised, and up to which timestep.
+    low_res: Option<(Scheduler, usize)>,
     /// SDXL takes zeros for a missing negative prompt (`force_zeros_for_empty_prompt`).
     zero_negative: bool,
+    /// SDXL's refiner is told how beautiful the picture is, in place of its target size (`requires_aesthetics_score`).
+    aesthetic: bool,
 }
 
-/// Pipelines of diffusers whose checkpoints this one runs.
-pub const PIPELINES: &[&str] =
-    &["StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"];
-
 impl StableDiffusionPipeline {
+    /// The scheduler config of a checkpoint as its pipeline uses it. The first Stable Diffusion checkpoints were published with a `steps_offset` of 0
+    /// and with `clip_sample`, which were not meant: diffusers mends both on loading, and so does this.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_json`].
+    pub fn scheduler_config(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+        let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
+        if !checkpoint.pipeline_class().is_some_and(|class| MENDING.contains(&class)) {
+            return Ok(config);
+        }
+        config.for_stable_diffusion()
+    }
+
     /// Loads everything but the weights themselves, which each step of [`StableDiffusionPipeline::sample`] reads when it needs them.
     ///
     /// # Errors
@@ -41,25 +95,23 @@ impl StableDiffusionPipeline {
     pub fn load(checkpoint: &Checkpoint, scheduler: Scheduler) -> Result<Self> {
         let component = checkpoint.component("unet")?;
         let unet = UNet2DConditionModel::from_json(&component.config)?;
-        let unet_weights = Weights::new(component.tensors, &crate::models::Model::parameters(&unet)?)?;
-        let vae = Autoencoder::load(checkpoint, unet.config.text_time.is_some())?;
-        let (latent, taken) = (vae.latent_channels(), unet.config.in_channels);
-        if taken != latent {
-            return Err(Error::Unsupported(format!(
-                "{}: a U-Net that takes {taken} channels for latents of {latent} (inpainting, editing, upscaling)",
-                checkpoint.path().display()
-            )));
-        }
-        if unet.config.class_embedding != ConditionClassEmbedding::None {
-            return Err(Error::Unsupported(format!(
-                "{}: a U-Net with class labels in a text-to-image pipeline",
-                checkpoint.path().display()
-            )));
-        }
-        let text = TextEncoders::load(checkpoint, unet.config.text_time.is_some())?;
-        let zero_negative = unet.config.text_time.is_some()
-            && checkpoint.option("force_zeros_for_empty_prompt").and_then(serde_json::Value::as_bool).unwrap_or(true);
-        Ok(Self { text, unet, unet_weights, vae, scheduler, zero_negative })
+        let unet_weights = Weights::new(component.tensors, &unet.parameters()?)?;
+        let xl = unet.config.text_time.is_some();
+        let vae = Autoencoder::load(checkpoint, xl)?;
+        let kind = kind(checkpoint, &unet, vae.latent_channels())?;
+        let low_res = match kind {
+            Kind::Upscale => {
+                let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("low_res_scheduler")?.text)?;
+                let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64).unwrap_or(350);
+                Some((Scheduler::new(config)?, max as usize))
+            }
+            _ => None,
+        };
+        let text = TextEncoders::load(checkpoint, xl)?;
+        let flag = |name, default| checkpoint.option(name).and_then(serde_json::Value::as_bool).unwrap_or(default);
+        let zero_negative = xl && flag("force_zeros_for_empty_prompt", true);
+        let aesthetic = xl && flag("requires_aesthetics_score", false);
+        Ok(Self { kind, text, unet, unet_weights, vae, scheduler, low_res, zero_negative, aesthetic })
     }
 
     /// Rows and columns of the pictures.
@@ -68,16 +120,28 @@ impl StableDiffusionPipeline {
     /// [`Error::Usage`] if they are not multiples of what one latent stands for.
     pub fn size(&self, options: &PromptOptions) -> Result<(usize, usize)> {
         let scale = self.vae.downscale();
-        if let Some(image) = &options.image {
-            return check_size(image.shape[2], image.shape[3], scale);
-        }
-        let own = self.unet.config.sample_size.unwrap_or((64, 64));
-        check_size(options.height.unwrap_or(own.0 * scale), options.width.unwrap_or(own.1 * scale), scale)
+        let (height, width) = match (&options.image, &options.latents) {
+            (Some(image), _) if self.kind == Kind::Upscale => (image.shape[2] * scale, image.shape[3] * scale),
+            (Some(image), _) => (image.shape[2], image.shape[3]),
+            (None, Some(latents)) if latents.shape.len() == 4 => (latents.shape[2] * scale, latents.shape[3] * scale),
+            _ => {
+                let own = self.unet.config.sample_size.unwrap_or((64, 64));
+                (options.height.unwrap_or(own.0 * scale), options.width.unwrap_or(own.1 * scale))
+            }
+        };
+        check_size(height, width, scale)?;
+        Ok((height, width))
     }
 
-    /// Whether the U-Net sees every sample twice. Distilled models take the scale as an input instead.
-    fn guided(&self, options: &PromptOptions) -> bool {
-        options.guidance_scale.iter().any(|s| *s > 1.0) && self.unet.config.time_cond_proj_dim.is_none()
+    /// How often the U-Net sees every sample. Distilled models take the guidance scale as an input instead.
+    fn branches(&self, options: &PromptOptions) -> usize {
+        let guided = options.guidance_scale.iter().any(|s| *s > 1.0) && self.unet.config.time_cond_proj_dim.is_none();
+        match self.kind {
+            Kind::Edit if guided && options.image_guidance_scale >= 1.0 => 3,
+            Kind::Edit => 1,
+            _ if guided => 2,
+            _ => 1,
+        }
     }
 
     /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
@@ -85,8 +149,9 @@ impl StableDiffusionPipeline {
     /// # Errors
     /// As [`TextEncoders::windows`].
     pub fn windows(&self, options: &PromptOptions) -> Result<usize> {
-        let lists = [Some(&options.prompts), options.prompts_2.as_ref(), options.negative_prompts.as_ref()];
-        lists.into_iter().flatten().try_fold(1, |most, list| Ok(most.max(self.text.windows(list)?)))
+        let second = [&options.prompts_2, &options.negative_prompts, &options.negative_prompts_2];
+        let lists = std::iter::once(&options.prompts).chain(second.into_iter().flatten());
+        lists.into_iter().try_fold(1, |most, list| Ok(most.max(self.text.windows(list, options.weighting)?)))
     }
 
     /// Makes pictures `[N, 3, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each picture.
@@ -116,57 +181,41 @@ impl StableDiffusionPipeline {
         sources: &mut [S],
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
+        self.check(options)?;
         let batch = options.prompts.len();
-        if batch == 0 {
-            return Err(Error::Usage("there is no prompt".into()));
-        }
-        if options.negative_prompts.iter().chain(&options.prompts_2).any(|list| list.len() != batch) {
-            return Err(Error::Usage(format!("{batch} prompts need as many negative and second prompts")));
-        }
-        let scales = &options.guidance_scale;
-        if let Some(scale) = scales.iter().find(|s| !s.is_finite()) {
-            return Err(Error::Usage(format!("--guidance-scale {scale}: expected a finite number")));
-        }
-        if scales.len() != 1 && scales.len() != batch {
-            return Err(Error::Usage(format!(
-                "--guidance-scale: {} numbers for {batch} pictures; give one, or one for each",
-                scales.len()
-            )));
-        }
         let (height, width) = self.size(options)?;
         let scale = self.vae.downscale();
         let shape = [batch, self.vae.latent_channels(), height / scale, width / scale];
         let schedule = self.scheduler.schedule(&options.sampling)?;
+        let branches = self.branches(options);
 
         // 1. the text, and for guidance its opposite
-        let guided = self.guided(options);
-        let text = self.encode_text(runtime, options, guided)?;
+        let text = self.encode_text(runtime, options, branches)?;
 
-        // 2. noise, or a noised picture
-        let start = match &options.image {
-            None => {
-                let mut noise = randn_tensor(sources, &shape);
-                noise.data.iter_mut().for_each(|v| *v *= schedule.init_noise_sigma as f32);
-                noise
-            }
-            Some(image) => self.noised_picture(runtime, image, &shape, &schedule, sources)?,
-        };
+        // 2. noise, or a noised picture; and what the U-Net or the loop is shown of a picture
+        let start = self.start(runtime, options, &shape, &schedule, sources)?;
 
         // 3. every step
-        let mut session = runtime.device.load(
-            self.step_graph(runtime, &schedule, &shape, guided, &text)?,
-            &self.unet_weights,
-            runtime.load,
-        )?;
+        let spec = DenoiseSpec {
+            schedule: &schedule,
+            batch,
+            channels: shape[1],
+            height: shape[2],
+            width: shape[3],
+            branches,
+            rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
+            masked: start.kept.is_some(),
+        };
+        let graph = self.step_graph(runtime, &spec, text.hidden_states.shape[1])?;
+        let mut session = runtime.device.load(graph, &self.unet_weights, runtime.load)?;
         session.write("encoder_hidden_states", &text.hidden_states)?;
-        if guided {
-            session.write(
-                "guidance_scale",
-                &HostTensor {
-                    shape: vec![batch],
-                    data: scales.iter().cycle().take(batch).map(|s| *s as f32).collect(),
-                },
-            )?;
+        // A picture with a scale of 1 or less in a batch with others is as it would be alone: not guided.
+        let scales: Vec<f64> = options.guidance_scale.iter().cycle().take(batch).copied().collect();
+        let guided: Vec<f64> = scales.iter().map(|s| s.max(1.0)).collect();
+        match branches {
+            1 => {}
+            2 => session.write("guidance_weights", &guidance_weights(&guided))?,
+            _ => session.write("guidance_weights", &instruction_weights(&guided, options.image_guidance_scale))?,
         }
         if self.unet.config.text_time.is_some() {
             let pooled = text
@@ -174,130 +223,88 @@ impl StableDiffusionPipeline {
                 .as_ref()
                 .ok_or_else(|| Error::Config("the U-Net needs pooled text, the text encoders return none".into()))?;
             session.write("text_embeds", pooled)?;
-            session.write("time_ids", &time_ids(options, (height, width), text.hidden_states.shape[0]))?;
+            session.write("time_ids", &self.time_ids(options, (height, width), branches))?;
         }
         if let Some(dim) = self.unet.config.time_cond_proj_dim {
-            session.write("timestep_cond", &guidance_scale_embedding(scales, dim, batch))?;
+            session.write("timestep_cond", &guidance_scale_embedding(&scales, dim))?;
         }
-        DenoiseLoop { session, schedule: &schedule }.run(&start, sources, observe)
+        if let Some(condition) = &start.condition {
+            session.write("condition", &self.condition(condition, branches)?.nchw_to_nhwc()?)?;
+        }
+        if self.kind == Kind::Upscale {
+            let labels = vec![options.noise_level as f32; spec.model_batch()];
+            session.write("class_labels", &HostTensor { shape: vec![labels.len()], data: labels })?;
+        }
+        if let Some(kept) = &start.kept {
+            session.write("original", &kept.original.nchw_to_nhwc()?)?;
+            session.write("original_noise", &kept.noise.nchw_to_nhwc()?)?;
+            session.write("mask", &kept.mask.nchw_to_nhwc()?)?;
+        }
+        DenoiseLoop { session, schedule: &schedule }.run(&start.latents, sources, observe)
     }
 
-    /// The prompts, with the negative ones before them if `guided`.
-    fn encode_text(&self, runtime: &Runtime<'_>, options: &PromptOptions, guided: bool) -> Result<TextConditioning> {
-        let count = self.windows(options)?;
-        let second = options.prompts_2.as_ref().unwrap_or(&options.prompts);
-        let prompts: [&[String]; 2] = [&options.prompts, second];
-        let positive = self.text.encode(runtime, &prompts, count, options.clip_skip)?;
-        if !guided {
-            return Ok(positive);
-        }
-        let negative = match &options.negative_prompts {
-            None if self.zero_negative => positive.zeroed(),
-            given => {
-                let empty = vec![String::new(); options.prompts.len()];
-                // diffusers skips layers for the prompt alone.
-                self.text.encode(runtime, &[given.as_ref().unwrap_or(&empty)], count, 0)?
+    fn step_graph(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
+        let (batch, height, width) = (spec.model_batch(), spec.height, spec.width);
+        let time_ids = match (self.unet.config.text_time, self.aesthetic) {
+            (None, _) => 0,
+            (Some(_), true) => 5,
+            (Some(_), false) => 6,
+        };
+        let sizes = Sizes { batch, height, width, tokens, time_ids };
+        let beside = self.unet.config.in_channels - spec.channels;
+        step_graph(spec, runtime.dtype, |m, call| {
+            let mut sample = call.sample;
+            if beside > 0 {
+                let condition = m.graph.input("condition", TensorDesc::f32([batch, height, width, beside]));
+                sample = m.graph.concat("sample_and_condition", sample, condition, Axis::Channels)?;
             }
-        };
-        let both = |a: &HostTensor, b: &HostTensor| -> Result<HostTensor> {
-            let mut shape = a.shape.clone();
-            shape[0] += b.shape[0];
-            HostTensor::new(shape, [a.data.as_slice(), b.data.as_slice()].concat())
-        };
-        Ok(TextConditioning {
-            hidden_states: both(&negative.hidden_states, &positive.hidden_states)?,
-            pooled: match (&negative.pooled, &positive.pooled) {
-                (Some(n), Some(p)) => Some(both(n, p)?),
-                _ => None,
-            },
-        })
-    }
-
-    fn step_graph(
-        &self,
-        runtime: &Runtime<'_>,
-        schedule: &Schedule,
-        shape: &[usize; 4],
-        guided: bool,
-        text: &TextConditioning,
-    ) -> Result<Graph> {
-        let &[batch, channels, height, width] = shape;
-        let spec = DenoiseSpec { schedule, batch, height, width, channels, guidance: guided };
-        let tokens = text.hidden_states.shape[1];
-        let time_ids = if self.unet.config.text_time.is_some() { 6 } else { 0 };
-        let sizes = Sizes { batch: spec.model_batch(), height, width, tokens, time_ids };
-        step_graph(&spec, runtime.dtype, |m, call| {
-            let inputs = self.unet.inputs(m.graph, &sizes, call.sample, call.timestep)?;
+            let inputs = self.unet.inputs(m.graph, &sizes, sample, call.timestep)?;
             self.unet.build(m, inputs)
         })
     }
 
-    /// A picture's latents, noised to the level of the first step: what image-to-image starts from.
-    fn noised_picture<S: NoiseSource>(
-        &self,
-        runtime: &Runtime<'_>,
-        image: &HostTensor,
-        shape: &[usize; 4],
-        schedule: &Schedule,
-        sources: &mut [S],
-    ) -> Result<HostTensor> {
-        let one = [1, shape[1], shape[2], shape[3]];
-        // diffusers draws the picture's sample first, then the noise.
-        let draw = self.vae.draw(&mut sources[0], &one);
-        let latents = self.vae.encode(runtime, image, &draw)?;
-        let noise = randn_tensor(sources, shape);
-        let repeated = HostTensor::new(*shape, latents.data.repeat(shape[0]))?;
-
-        let noising = schedule.steps[0].add_noise;
-        let mut graph = Graph::new();
-        let original = graph.input("original", TensorDesc::f32(shape.to_vec()));
-        let eps = graph.input("noise", TensorDesc::f32(shape.to_vec()));
-        let k = graph.input("coefficients", TensorDesc::f32([shape[0], 2]));
-        let noisy = graph.add_noise("add_noise", original, eps, k)?;
-        graph.output("noisy", noisy);
-        let mut session = runtime.device.load(graph, &std::collections::HashMap::new(), runtime.load)?;
-        session.write("original", &repeated)?;
-        session.write("noise", &noise)?;
-        session.write(
-            "coefficients",
-            &HostTensor::new([shape[0], 2], [noising.signal as f32, noising.noise as f32].repeat(shape[0]))?,
-        )?;
-        session.run()?;
-        session.read("noisy")
+    /// What the U-Net is shown beside the latents, for all its branches. Editing has one branch that sees no picture.
+    fn condition(&self, condition: &HostTensor, branches: usize) -> Result<HostTensor> {
+        let mut data = condition.data.repeat(branches);
+        if self.kind == Kind::Edit && branches == 3 {
+            data[2 * condition.len()..].fill(0.0);
+        }
+        let mut shape = condition.shape.clone();
+        shape[0] *= branches;
+        HostTensor::new(shape, data)
     }
 }
 
-fn check_size(height: usize, width: usize, scale: usize) -> Result<(usize, usize)> {
-    if height == 0
-        || width == 0
-        || !height.is_multiple_of(scale)
-        || !width.is_multiple_of(scale)
-        || height.max(width) > 1 << 14
-    {
-        return Err(Error::Usage(format!(
-            "a picture {height} high and {width} wide: height and width must be multiples of {scale}, at most {}",
-            1 << 14
-        )));
-    }
-    Ok((height, width))
+/// What a U-Net is for, by the channels it takes.
+fn kind(checkpoint: &Checkpoint, unet: &UNet2DConditionModel, latent: usize) -> Result<Kind> {
+    let taken = unet.config.in_channels;
+    let classes = unet.config.class_embedding;
+    let found = match (taken, classes) {
+        (n, ConditionClassEmbedding::None) if n == latent => Some(Kind::Plain),
+        (n, ConditionClassEmbedding::None) if n == 2 * latent + 1 => Some(Kind::Inpaint),
+        (n, ConditionClassEmbedding::None) if n == 2 * latent => Some(Kind::Edit),
+        (n, ConditionClassEmbedding::Table(_)) if n == latent + 3 => Some(Kind::Upscale),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        Error::Unsupported(format!(
+            "{}: a U-Net that takes {taken} channels for latents of {latent} and the class embedding {classes:?}; there are text to image ({latent} \
+             channels), inpainting ({}), editing ({}) and, with a table of classes, enlarging ({})",
+            checkpoint.path().display(),
+            2 * latent + 1,
+            2 * latent,
+            latent + 3,
+        ))
+    })
 }
 
-/// SDXL's numbers about a picture, for each of `batch` samples: original height and width, top and left of the crop, target height and width.
-fn time_ids(options: &PromptOptions, size: (usize, usize), batch: usize) -> HostTensor {
-    let (original, target) = (options.original_size.unwrap_or(size), options.target_size.unwrap_or(size));
-    let ids = [original.0, original.1, options.crop.0, options.crop.1, target.0, target.1].map(|v| v as f32);
-    HostTensor { shape: vec![batch, 6], data: ids.repeat(batch) }
-}
-
-/// A distilled model's embedding of the guidance scale w (Meng et al. 2023): sines then cosines of 1000·w at falling frequencies.
-fn guidance_scale_embedding(scales: &[f64], dim: usize, batch: usize) -> HostTensor {
-    let half = dim / 2;
-    let mut data = Vec::with_capacity(batch * dim);
-    for scale in scales.iter().cycle().take(batch) {
-        let w = scale - 1.0;
-        let angle = |i: usize| 1000.0 * w * (-(10_000f64.ln()) * i as f64 / (half as f64 - 1.0)).exp();
-        data.extend((0..half).map(|i| angle(i).sin() as f32).chain((0..half).map(|i| angle(i).cos() as f32)));
-        data.resize(data.len().next_multiple_of(dim), 0.0); // an odd dim ends with a zero
+fn check_size(height: usize, width: usize, scale: usize) -> Result<()> {
+    let fits = |n: usize| n > 0 && n.is_multiple_of(scale) && n <= 1 << 14;
+    if fits(height) && fits(width) {
+        return Ok(());
     }
-    HostTensor { shape: vec![batch, dim], data }
+    Err(Error::Usage(format!(
+        "a picture {height} high and {width} wide: height and width must be multiples of {scale}, at most {}",
+        1 << 14
+    )))
 }

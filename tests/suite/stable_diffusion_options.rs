@@ -1,0 +1,224 @@
+//! What the options of the Stable Diffusion pipeline promise, beyond agreeing with diffusers.
+
+use std::path::{Path, PathBuf};
+
+use unmist::backend::{Device, LoadOptions};
+use unmist::checkpoint::Checkpoint;
+use unmist::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline, TextEncoders};
+use unmist::rng::TorchCpu;
+use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig, scheduler_by_name};
+use unmist::{DType, HostTensor};
+
+use crate::device::gpu;
+
+fn fixture(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(model)
+}
+
+fn pipeline(model: &str, scheduler: &str) -> StableDiffusionPipeline {
+    let checkpoint = Checkpoint::open(fixture(model)).expect("the model is there");
+    let own = StableDiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
+    let config = scheduler_by_name(scheduler, &own).expect("a known name");
+    StableDiffusionPipeline::load(&checkpoint, Scheduler::new(config).expect("sound")).expect("loads")
+}
+
+fn latents(pipeline: &StableDiffusionPipeline, options: &PromptOptions, seeds: &[u64]) -> unmist::Result<HostTensor> {
+    let device = Device::Gpu(gpu().clone());
+    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let mut sources: Vec<_> = seeds.iter().map(|s| TorchCpu::new(*s)).collect();
+    pipeline.sample_latents(&runtime, options, &mut sources, &mut |_| Ok(()))
+}
+
+fn options(prompts: &[&str]) -> PromptOptions {
+    PromptOptions {
+        prompts: prompts.iter().map(|p| (*p).to_owned()).collect(),
+        height: Some(32),
+        width: Some(48),
+        sampling: Sampling::steps(4),
+        ..PromptOptions::default()
+    }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+#[test]
+fn a_picture_of_a_batch_is_as_it_would_be_alone() {
+    let pipeline = pipeline("sd1", "euler a");
+    let negatives = ["blurry", "", "dark"];
+    let mut together = options(&["a red apple", "a fox in the snow", "a boat"]);
+    together.negative_prompts = Some(negatives.map(str::to_owned).to_vec());
+    together.guidance_scale = vec![7.5, 1.0, 3.0];
+    let all = latents(&pipeline, &together, &[5, 6, 7]).expect("samples");
+    let one = all.len() / 3;
+    for (i, negative) in negatives.into_iter().enumerate() {
+        let mut alone = options(&[&together.prompts[i]]);
+        alone.negative_prompts = Some(vec![negative.to_owned()]);
+        alone.guidance_scale = vec![together.guidance_scale[i]];
+        let single = latents(&pipeline, &alone, &[5 + i as u64]).expect("samples");
+        // Other tiles of a larger batch add in another order.
+        let difference = largest_difference(&all.data[i * one..][..one], &single.data);
+        assert!(difference < 1e-3, "picture {i}: {difference:.1e}");
+    }
+    let unguided = latents(&pipeline, &options(&["a red apple"]), &[5]).expect("samples");
+    assert!(largest_difference(&all.data[..one], &unguided.data) > 1e-2, "the negative prompt has no effect");
+}
+
+#[test]
+fn image_to_image_with_a_seed_for_each_picture() {
+    let pipeline = pipeline("sd1", "ddim");
+    let image = HostTensor::from_fn([1, 3, 32, 48], |i| ((i % 97) as f32 / 48.0) - 1.0);
+    let from = |prompts: &[&str]| {
+        let sampling = Sampling { strength: 0.5, ..Sampling::steps(4) };
+        PromptOptions { image: Some(image.clone()), sampling, ..options(prompts) }
+    };
+    let both = latents(&pipeline, &from(&["a fox", "a fox"]), &[1, 2]).expect("samples");
+    for (i, alone) in both.data.chunks(both.len() / 2).enumerate() {
+        let single = latents(&pipeline, &from(&["a fox"]), &[1 + i as u64]).expect("samples");
+        assert!(largest_difference(alone, &single.data) < 1e-3, "picture {i}");
+    }
+}
+
+#[test]
+fn a_run_in_two_parts_is_the_whole_run() {
+    // Schedulers that remember nothing from step to step, so that the second part can know what the first did.
+    for scheduler in ["ddim", "euler", "heun", "dpm2"] {
+        let pipeline = pipeline("sd1", scheduler);
+        let whole = PromptOptions { sampling: Sampling::steps(6), ..options(&["a fox"]) };
+        let truth = latents(&pipeline, &whole, &[3]).expect("samples");
+        let first = Sampling { denoising_end: Some(0.55), ..Sampling::steps(6) };
+        let mut half = latents(&pipeline, &PromptOptions { sampling: first, ..whole.clone() }, &[3]).expect("samples");
+        if ["heun", "dpm2"].contains(&scheduler) {
+            // diffusers cuts between a level's two calls; what is handed over must lie between two levels here.
+            let levels = Sampling { denoising_end: Some(0.5), ..Sampling::steps(6) };
+            half = latents(&pipeline, &PromptOptions { sampling: levels, ..whole.clone() }, &[3]).expect("samples");
+        }
+        assert!(largest_difference(&half.data, &truth.data) > 1e-2, "{scheduler}: the first part did everything");
+        let second = Sampling { denoising_start: Some(0.55), ..Sampling::steps(6) };
+        let rest = PromptOptions { sampling: second, latents: Some(half), ..whole };
+        let joined = latents(&pipeline, &rest, &[99]).expect("samples");
+        if ["ddim", "euler"].contains(&scheduler) {
+            let difference = largest_difference(&joined.data, &truth.data);
+            assert!(difference < 1e-4, "{scheduler}: {difference:.1e}");
+        }
+        assert!(joined.data.iter().all(|v| v.is_finite()), "{scheduler}");
+    }
+}
+
+#[test]
+fn prompt_weights_multiply_and_keep_the_mean() {
+    let checkpoint = Checkpoint::open(fixture("sd1")).expect("the model is there");
+    let text = TextEncoders::load(&checkpoint, false).expect("loads");
+    let device = Device::Gpu(gpu().clone());
+    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let encode = |prompt: &str, weighting: bool| {
+        let prompts = [prompt.to_owned()];
+        let count = text.windows(&prompts, weighting).expect("fits");
+        text.encode(&runtime, &[&prompts], weighting, count, 0).expect("encodes").hidden_states
+    };
+    let plain = encode("a red fox", false);
+    let width = plain.shape[2];
+
+    // Tokens: start, those of "a", of "red", of "fox", end …: the weight of "red" is 1.5.
+    let tokenizer = checkpoint.tokenizer("tokenizer").expect("is there");
+    let tokens = |text: &str| tokenizer.encode(text).expect("encodes").len();
+    let (from, to) = (1 + tokens("a"), 1 + tokens("a red"));
+    let weighted = encode("a (red:1.5) fox", true);
+    let mean = |data: &[f32]| data.iter().map(|v| f64::from(*v)).sum::<f64>() / data.len() as f64;
+    let mut expected = plain.data.clone();
+    expected[from * width..to * width].iter_mut().for_each(|v| *v *= 1.5);
+    let factor = mean(&plain.data) / mean(&expected);
+    let expected: Vec<f32> = expected.iter().map(|v| (f64::from(*v) * factor) as f32).collect();
+    let (size, difference) = (mean(&plain.data).abs(), largest_difference(&weighted.data, &expected));
+    assert!(size > 1e-3, "the mean of the fixture's text is too near to 0 to divide by: {size:.1e}");
+    assert!(difference < 1e-4, "{difference:.1e}");
+
+    // Without the syntax brackets are text; with it, brackets of weight 1 change nothing.
+    assert_eq!(encode("a (red:1.0) fox", true), plain);
+    assert_ne!(encode("a (red:1.0) fox", false).data, plain.data);
+
+    // BREAK begins a new window, side by side with the first.
+    let broken = encode("a red fox BREAK a boat", true);
+    assert_eq!(broken.shape, [1, 2 * plain.shape[1], width]);
+    let joined = [plain.data, encode("a boat", true).data].concat();
+    assert!(largest_difference(&broken.data, &joined) < 1e-5);
+}
+
+#[test]
+fn the_weighting_reaches_the_picture() {
+    let pipeline = pipeline("sd1", "ddim");
+    let plain = PromptOptions { weighting: true, ..options(&["a red fox"]) };
+    let strong = PromptOptions { prompts: vec!["a (red:1.8) fox".into()], ..plain.clone() };
+    let (a, b) =
+        (latents(&pipeline, &plain, &[1]).expect("samples"), latents(&pipeline, &strong, &[1]).expect("samples"));
+    assert!(largest_difference(&a.data, &b.data) > 1e-3);
+    let editing = PromptOptions { prompts: vec!["a [red:blue:0.5] fox".into()], ..plain };
+    assert!(latents(&pipeline, &editing, &[1]).expect_err("prompt editing is refused").to_string().contains("0.5"));
+}
+
+#[test]
+fn old_scheduler_configs_are_mended() {
+    let checkpoint = Checkpoint::open(fixture("sd1")).expect("the model is there");
+    let config = StableDiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
+    assert_eq!(config.steps_offset, 1);
+    let old = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}"#;
+    let old = SchedulerConfig::from_json(old).expect("sound");
+    let mended = old.for_stable_diffusion().expect("sound");
+    assert_eq!((old.steps_offset, mended.steps_offset), (0, 1));
+    assert_ne!(old.clip, mended.clip);
+    let other = scheduler_by_name("DPM++ 2M Karras", &mended).expect("known");
+    assert_eq!(other.steps_offset, 1, "another scheduler over the same model keeps what was mended");
+}
+
+#[test]
+fn what_a_model_cannot_do_is_said() {
+    let image = || Some(HostTensor::zeros([1, 3, 32, 48]));
+    let mask = |h, w| Some(HostTensor::zeros([1, 1, h, w]));
+    let base = || options(&["a fox"]);
+    let cases: Vec<(&str, PromptOptions, &[&str])> = vec![
+        ("sd1", PromptOptions { mask: mask(32, 48), ..base() }, &["--mask", "--image"]),
+        ("sd1", PromptOptions { image: image(), mask: mask(32, 40), ..base() }, &["--mask", "40", "48", "one size"]),
+        ("sd1", PromptOptions { image: image(), latents: image(), ..base() }, &["--latents"]),
+        (
+            "sd1",
+            PromptOptions { latents: Some(HostTensor::zeros([1, 3, 4, 6])), ..base() },
+            &["--latents", "[1, 4, 4, 6]"],
+        ),
+        ("sd1", PromptOptions { guidance_scale: vec![1.0, 2.0], ..base() }, &["--guidance-scale", "2 numbers for 1"]),
+        ("sd1", PromptOptions { guidance_rescale: 1.5, ..base() }, &["--guidance-rescale", "0 to 1"]),
+        ("sd1", PromptOptions { image: Some(HostTensor::zeros([1, 3, 32, 45])), ..base() }, &["45", "multiples of 2"]),
+        ("inpaint", base(), &["--image", "--mask"]),
+        ("instruct_pix2pix", base(), &["--image"]),
+        ("instruct_pix2pix", PromptOptions { image: image(), mask: mask(32, 48), ..base() }, &["--mask"]),
+        ("x4_upscaler", base(), &["--image"]),
+        ("x4_upscaler", PromptOptions { image: image(), noise_level: 351, ..base() }, &["--noise-level 351", "350"]),
+        (
+            "x4_upscaler",
+            PromptOptions { image: image(), sampling: Sampling { strength: 0.5, ..Sampling::steps(4) }, ..base() },
+            &["--strength"],
+        ),
+        (
+            "sd1",
+            PromptOptions { sampling: Sampling { denoising_end: Some(1.0), ..Sampling::steps(4) }, ..base() },
+            &["--denoising-end 1", "below 1"],
+        ),
+        (
+            "sd1",
+            PromptOptions {
+                sampling: Sampling { denoising_start: Some(0.9999), ..Sampling::steps(4) },
+                latents: Some(HostTensor::zeros([1, 4, 4, 6])),
+                ..base()
+            },
+            &["--denoising-start", "no step"],
+        ),
+    ];
+    for (model, options, words) in cases {
+        let Err(error) = latents(&pipeline(model, "ddim"), &options, &[0]) else {
+            panic!("{model}: expected a refusal with {words:?}");
+        };
+        let error = error.to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{model}: expected {words:?} in: {error}");
+    }
+}
