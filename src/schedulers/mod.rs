@@ -147,6 +147,9 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     /// Image-to-image: the share of the run that is done, in (0, 1]. 1 starts from pure noise.
     pub strength: f64,
+    /// LCM and TCD: the share of the trained timesteps over which the steps are spread, in (0, 1]; latent consistency models' image-to-image has its
+    /// strength here, and does all steps.
+    pub distilled_strength: f64,
     /// The noise level to begin at, counted from the noisiest, in place of what `strength` gives.
     pub begin: Option<usize>,
     /// The share of the noise, in (0, 1), that has been taken away already, by another model, in place of `strength`.
@@ -167,6 +170,7 @@ impl Sampling {
             timesteps: None,
             sigmas: None,
             strength: 1.0,
+            distilled_strength: 1.0,
             begin: None,
             denoising_start: None,
             denoising_end: None,

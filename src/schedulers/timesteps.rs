@@ -8,13 +8,11 @@ use super::config::SchedulerConfig;
 use super::options::TimestepSpacing;
 use crate::{Error, Result};
 
-/// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
-///
 /// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every (T/`original_inference_steps`)-th,
-/// of which as many are taken at even distances, from the last.
+/// of which as many are taken at even distances, from the last, or from where `distilled_strength` says.
 ///
 /// # Errors
-/// [`Error::Usage`] for zero steps or more than it was distilled with.
+/// [`Error::Usage`] for zero steps or more than it was distilled with, and for a strength outside (0, 1].
 pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<usize>> {
     if sampling.sigmas.is_some() {
         return Err(Error::Usage(format!("{} takes custom timesteps, not sigmas", config.class.name())));
@@ -22,19 +20,24 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
     if let Some(timesteps) = &sampling.timesteps {
         return custom(config, timesteps);
     }
-    let (n, original) = (sampling.num_inference_steps, config.original_inference_steps);
-    if n == 0 || n > original {
+    let (n, original, strength) =
+        (sampling.num_inference_steps, config.original_inference_steps, sampling.distilled_strength);
+    if !(strength > 0.0 && strength <= 1.0) {
+        return Err(Error::Usage(format!("--strength {strength}: expected a number above 0 and up to 1")));
+    }
+    let reached = (original as f64 * strength) as usize;
+    if n == 0 || n > reached {
         return Err(Error::Usage(format!(
-            "--steps {n}: {} takes 1 to {original} steps (original_inference_steps); 4 to 8 are usual",
+            "--steps {n}: {} takes 1 to {reached} steps (original_inference_steps times the strength); 4 to 8 are usual",
             config.class.name()
         )));
     }
     let stride = config.num_train_timesteps / original;
-    let index = |i: usize| (i as f64 * (original as f64 / n as f64)).floor() as usize;
-    Ok((0..n).map(|i| (original - index(i)) * stride - 1).collect())
+    let index = |i: usize| (i as f64 * (reached as f64 / n as f64)).floor() as usize;
+    Ok((0..n).map(|i| (reached - index(i)) * stride - 1).collect())
 }
 
-/// Refuses numbers of steps that were not trained.
+/// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
 ///
 /// # Errors
 /// [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past the last trained one.

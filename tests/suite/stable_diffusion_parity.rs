@@ -160,7 +160,7 @@ fn stable_diffusion_1_and_2() {
 
 #[test]
 fn stable_diffusion_xl() {
-    for name in ["text_to_image", "no_negative_prompt", "turbo", "image_to_image", "base"] {
+    for name in ["text_to_image", "no_negative_prompt", "turbo", "image_to_image", "inpaint_masked_latents", "base"] {
         check("sdxl", name, &device());
     }
     check("sdxl_refiner", "refine", &device());
@@ -169,6 +169,7 @@ fn stable_diffusion_xl() {
 #[test]
 fn latent_consistency_model() {
     check("lcm", "text_to_image", &device());
+    check("lcm", "image_to_image", &device());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::graph::{Graph, TensorDesc};
 use crate::models::{ConditionClassEmbedding, Model, Sizes, UNet2DConditionModel};
 use crate::ops::concat::Axis;
 use crate::rng::NoiseSource;
-use crate::schedulers::{Scheduler, SchedulerConfig};
+use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig};
 use crate::tensor::HostTensor;
 use conditioning::{guidance_scale_embedding, instruction_weights};
 
@@ -144,6 +144,17 @@ impl StableDiffusionPipeline {
         }
     }
 
+    /// The run as the model's own pipeline does it: a latent consistency model does all its steps at any strength, in a shorter stretch of noise levels.
+    fn sampling(&self, options: &PromptOptions) -> Sampling {
+        let asked = options.sampling.clone();
+        match self.unet.config.time_cond_proj_dim {
+            Some(_) if self.scheduler.config.class == SchedulerClass::Lcm => {
+                Sampling { distilled_strength: asked.strength, strength: 1.0, ..asked }
+            }
+            _ => asked,
+        }
+    }
+
     /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
     ///
     /// # Errors
@@ -186,7 +197,7 @@ impl StableDiffusionPipeline {
         let (height, width) = self.size(options)?;
         let scale = self.vae.downscale();
         let shape = [batch, self.vae.latent_channels(), height / scale, width / scale];
-        let schedule = self.scheduler.schedule(&options.sampling)?;
+        let schedule = self.scheduler.schedule(&self.sampling(options))?;
         let branches = self.branches(options);
 
         // 1. the text, and for guidance its opposite
