@@ -158,7 +158,8 @@ impl FlashTile {
         let (lanes_x, lanes_y) = match vectors {
             0..=40 if idle(10) < idle(8) => (10, 16),
             0..=40 => (8, 16),
-            _ => (16, 8),
+            41..=64 => (16, 8),
+            _ => (32, 4),
         };
         let quads = vectors.div_ceil(lanes_x);
         let block_k = 4 * lanes_x;
