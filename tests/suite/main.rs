@@ -19,6 +19,7 @@ mod pictures;
 mod pipeline_parity;
 mod rng;
 mod sample;
+mod sample_pictures;
 mod scheduler_runs;
 mod schedulers;
 mod sd_parity;

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::options::{DeviceArgs, Precision};
+use crate::pipelines::Tiling;
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 
 /// Options of `unmist sample`.
@@ -32,11 +33,20 @@ pub struct Args {
 #[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// What the picture shows (models with a text encoder)
-    pub prompt: Option<String>,
-    /// What the picture should not show (models with a text encoder)
+    /// What the picture shows (models with a text encoder); several prompts make several pictures
+    pub prompt: Vec<String>,
+    /// What the picture should not show (models with a text encoder); once for all prompts, or repeated for each
     #[arg(long, value_name = "TEXT")]
-    pub negative_prompt: Option<String>,
+    pub negative_prompt: Vec<String>,
+    /// SDXL: other prompts for the second text encoder; once for all prompts, or repeated for each
+    #[arg(long, value_name = "TEXT")]
+    pub prompt_2: Vec<String>,
+    /// SDXL: other negative prompts for the second text encoder; once for all prompts, or repeated for each
+    #[arg(long, value_name = "TEXT")]
+    pub negative_prompt_2: Vec<String>,
+    /// Reads prompts in AUTOMATIC1111's syntax: (more), (much more:1.3), [less], BREAK; otherwise brackets are text
+    #[arg(long)]
+    pub weighting: bool,
     /// Model folder in diffusers' layout, a single file in the original Stable Diffusion layout, or the name of a model in weights/ [default: the first
     /// one there that fits]
     #[arg(long, value_name = "DIR|FILE")]
@@ -59,7 +69,8 @@ pub struct Options {
     /// Whose random numbers the seed starts: PyTorch's on a CPU, as ComfyUI, or PyTorch's on CUDA, as AUTOMATIC1111 [default: torch-cpu]
     #[arg(long, value_enum)]
     pub rng: Option<Rng>,
-    /// Number of denoise steps [default: 50]
+    /// Number of denoise steps [default: the model's
+    /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default: the model's own]
@@ -74,23 +85,62 @@ pub struct Options {
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
     #[arg(long, value_name = "N")]
     pub null_class: Option<usize>,
-    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and beyond [default: 1 (off) for classes, 7.5
-    /// for prompts]
+    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and beyond; several, comma-separated: one for
+    /// each prompt or picture [default: 1 (off) for classes; for prompts the model's
+    /// generation_config.json, else 7.5; SDXL 5, latent consistency models 8.5, enlarging 9]
+    #[arg(long, value_delimiter = ',', value_name = "F[,F…]")]
+    pub guidance_scale: Vec<f64>,
+    /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]
     #[arg(long, value_name = "F")]
-    pub guidance_scale: Option<f64>,
-    /// A picture to start from (models with a text encoder)
+    pub guidance_rescale: Option<f64>,
+    /// Editing by instruction: as --guidance-scale, for the picture [default: 1.5]
+    #[arg(long, value_name = "F")]
+    pub image_guidance_scale: Option<f64>,
+    /// A picture to start from, to paint into, to edit or to enlarge, as the model does (models with a text encoder); PNG or JPEG, resized if --width or
+    /// --height are given
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// With --image: the share of the steps that is done, from 0 (nothing changes) to 1 (little of the picture stays) [default: 0.8]
+    /// Where --image is painted anew: white, a picture of the same size
+    #[arg(long, value_name = "FILE")]
+    pub mask: Option<PathBuf>,
+    /// With --image or --latents: the share of the steps that is done, from 0 (nothing changes) to 1 (little stays) [default: 0.8; with --mask 1]
     #[arg(long, value_name = "F")]
     pub strength: Option<f64>,
-    /// Latents to start from in place of noise (models with a text encoder): tensor `latents`, [N, C, h, w], at the noise level of the first step
+    /// Enlarging: the timestep up to which the picture is noised [default: 20]
+    #[arg(long, value_name = "N")]
+    pub noise_level: Option<usize>,
+    /// Latents in place of --image (models with a text encoder): tensor `latents`, [N, C, h, w], as --save-latents writes it; with --denoising-start a run
+    /// goes on from them
     #[arg(long, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
+    /// The share of the noise, from 0 to 1, that another run has taken away from --latents
+    #[arg(long, value_name = "F")]
+    pub denoising_start: Option<f64>,
+    /// The share of the noise, from 0 to 1, after which the run ends, or --refiner goes on [default with --refiner: 0.8]
+    #[arg(long, value_name = "F")]
+    pub denoising_end: Option<f64>,
+    /// SDXL: a model that does the last steps
+    #[arg(long, value_name = "DIR|FILE")]
+    pub refiner: Option<PathBuf>,
+    /// SDXL: the size that the picture shall seem to have had [default: the result's]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    pub original_size: Option<(usize, usize)>,
+    /// SDXL: how much of it shall seem to be cut off [default: 0,0]
+    #[arg(long, value_name = "LEFT,TOP", value_parser = place)]
+    pub crop: Option<(usize, usize)>,
+    /// SDXL: the size that the result shall seem to have [default: its own]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    pub target_size: Option<(usize, usize)>,
+    /// SDXL's refiner: how beautiful the picture shall be, from 1 to 10 [default: 6]
+    #[arg(long, value_name = "F")]
+    pub aesthetic_score: Option<f64>,
+    /// SDXL's refiner: how beautiful its opposite shall be [default: 2.5]
+    #[arg(long, value_name = "F")]
+    pub negative_aesthetic_score: Option<f64>,
     /// Leaves out that many of the text encoder's last layers [default: 0]
     #[arg(long, value_name = "N")]
     pub clip_skip: Option<usize>,
-    /// Number of pictures made at once [default: 1, or one for each seed]
+    /// Number of pictures of each prompt [default: 1, or one for each seed]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Columns [default: the model's own]
@@ -99,6 +149,9 @@ pub struct Options {
     /// Rows [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     pub height: Option<usize>,
+    /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of so many pixels [default: auto]
+    #[arg(long, value_name = "auto|on|off|PIXELS", value_parser = checked_tiling)]
+    pub vae_tiling: Option<String>,
     /// Storage of weights and activations [default: f32]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
@@ -121,44 +174,38 @@ pub enum Rng {
 }
 
 impl Options {
-    /// The options with every default that does not depend on the model: what a picture remembers stays true if a default changes.
+    /// The options with the defaults that do not depend on the model: what a picture remembers stays true if a default changes.
     pub fn with_defaults(self) -> Self {
         Self {
+            batch_size: Some(self.batch_size()),
             seed: if self.seed.is_empty() { vec![0] } else { self.seed.clone() },
             rng: Some(self.rng.unwrap_or_default()),
-            steps: Some(self.steps()),
-            eta: Some(self.eta()),
-            strength: self.strength.or(self.image.as_ref().map(|_| 0.8)),
-            clip_skip: Some(self.clip_skip()),
-            batch_size: Some(self.batch_size()),
+            eta: Some(self.eta.unwrap_or(0.0)),
             precision: Some(self.precision()),
             ..self
         }
     }
 
-    /// Number of denoise steps.
-    pub fn steps(&self) -> usize {
-        self.steps.unwrap_or(50)
-    }
-
-    /// Share of fresh noise.
-    pub fn eta(&self) -> f64 {
-        self.eta.unwrap_or(0.0)
-    }
-
-    /// Layers of the text encoder that are left out.
-    pub fn clip_skip(&self) -> usize {
-        self.clip_skip.unwrap_or(0)
-    }
-
-    /// Pictures made at once.
+    /// Number of pictures of each prompt.
     pub fn batch_size(&self) -> usize {
-        self.batch_size.unwrap_or(self.seed.len().max(1))
+        let prompts = self.prompt.len().max(1);
+        let seeds = self.seed.len().max(1);
+        self.batch_size.unwrap_or(if seeds.is_multiple_of(prompts) { seeds / prompts } else { 1 })
+    }
+
+    /// Number of pictures in all.
+    pub fn pictures(&self) -> usize {
+        self.batch_size().saturating_mul(self.prompt.len().max(1))
     }
 
     /// Storage of weights and activations.
     pub fn precision(&self) -> Precision {
         self.precision.unwrap_or(Precision::F32)
+    }
+
+    /// How the autoencoder works.
+    pub fn tiling(&self) -> Tiling {
+        self.vae_tiling.as_deref().and_then(tiling).unwrap_or_default()
     }
 
     /// One noise source for each seed.
@@ -171,4 +218,33 @@ impl Options {
         };
         self.seed.iter().map(source).collect()
     }
+}
+
+/// Two numbers with an `x` between.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    pair(text, 'x').ok_or_else(|| format!("expected a width and a height as in 1024x768, found {text:?}"))
+}
+
+/// Two numbers with a comma between.
+fn place(text: &str) -> Result<(usize, usize), String> {
+    pair(text, ',').ok_or_else(|| format!("expected two numbers as in 0,256, found {text:?}"))
+}
+
+fn pair(text: &str, between: char) -> Option<(usize, usize)> {
+    let (first, second) = text.split_once(between)?;
+    Some((first.trim().parse().ok()?, second.trim().parse().ok()?))
+}
+
+fn tiling(text: &str) -> Option<Tiling> {
+    match text {
+        "auto" => Some(Tiling::Auto),
+        "on" => Some(Tiling::On),
+        "off" => Some(Tiling::Off),
+        pixels => pixels.parse().ok().filter(|pixels| *pixels > 0).map(Tiling::Pixels),
+    }
+}
+
+fn checked_tiling(text: &str) -> Result<String, String> {
+    let wrong = || format!("expected auto, on, off or the pixels of a tile's side, found {text:?}");
+    tiling(text).map(|_| text.to_owned()).ok_or_else(wrong)
 }

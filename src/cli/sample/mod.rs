@@ -1,6 +1,7 @@
 //! `unmist sample`: makes pictures.
 
 mod args;
+mod asked;
 mod classes;
 mod model;
 mod parameters;
@@ -37,13 +38,16 @@ pub fn run(args: Args) -> Result<()> {
     args.save_latents.iter().try_for_each(check_writable)?;
     check(&args, &options)?;
 
-    // 1. the model, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
+    // 1. the models, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
     if record.is_some() {
         still_there(&options, &args.options)?;
     }
-    let model = Model::open(&options, record.as_ref(), &args.options)?;
-    options.model = Some(model_path::remembered(model.checkpoint.path()));
-    let paths = model.paths(&options)?;
+    let models = Models {
+        model: Model::open(&options, record.as_ref(), &args.options)?,
+        refiner: Model::open_refiner(&options, record.as_ref(), &args.options)?,
+    };
+    options.model = Some(model_path::remembered(models.model.checkpoint.path()));
+    let paths = models.paths(&options)?;
     let hashes = std::thread::spawn(move || record::hash(&paths));
     let hashes = match &record {
         Some(record) => {
@@ -58,10 +62,10 @@ pub fn run(args: Args) -> Result<()> {
     let device = options.device.open()?;
     report_device(&device, record.as_ref());
     let job = Job { args: &args, load: options.device.load_options()?, device: &device, output: &output };
-    let images = if model.text {
-        prompts::sample(&job, &mut options, &model)?
+    let images = if models.model.text {
+        prompts::sample(&job, &mut options, &models)?
     } else {
-        classes::sample(&job, &mut options, &model)?
+        classes::sample(&job, &mut options, &models.model)?
     };
 
     // 3. the pictures' own account of how they were made
@@ -69,17 +73,41 @@ pub fn run(args: Args) -> Result<()> {
         version: Record::version(),
         device: device.describe(),
         options,
-        scheduler: model.scheduler.config.to_json(),
+        scheduler: models.model.scheduler.config.to_json(),
+        refiner_scheduler: models.refiner.map(|refiner| refiner.scheduler.config.to_json()),
         files: match hashes {
             Hashes::Known(files) => files,
             Hashes::Running(thread) => joined(thread)?,
         },
     };
-    let texts = [
-        ("parameters".to_owned(), parameters::parameters(&record, images.shape[3], images.shape[2])),
-        (record::KEYWORD.to_owned(), record.to_json()?),
-    ];
-    output.write(&images, &texts)
+    let json = record.to_json()?;
+    let size = (images.shape[3], images.shape[2]);
+    output.write(&images, &|picture| {
+        vec![
+            ("parameters".to_owned(), parameters::parameters(&record, picture, size)),
+            (record::KEYWORD.to_owned(), json.clone()),
+        ]
+    })
+}
+
+/// The model, and what goes on after it.
+struct Models {
+    model: Model,
+    refiner: Option<Model>,
+}
+
+impl Models {
+    /// The files that decide what the pictures are, by the options that name them.
+    fn paths(&self, options: &Options) -> Result<record::Paths> {
+        let mut paths = record::Paths::from([("model".to_owned(), self.model.checkpoint.files()?)]);
+        if let Some(refiner) = &self.refiner {
+            paths.insert("refiner".to_owned(), refiner.checkpoint.files()?);
+        }
+        for (option, path) in model::named_files(options) {
+            paths.entry(option.to_owned()).or_default().push((path.display().to_string(), path));
+        }
+        Ok(paths)
+    }
 }
 
 /// What both kinds of models need besides the options.
@@ -114,10 +142,10 @@ fn joined(thread: HashThread) -> Result<record::Files> {
 
 /// What can be refused without the model.
 fn check(args: &Args, options: &Options) -> Result<()> {
-    let pictures = options.batch_size();
+    let pictures = options.pictures();
     if options.seed.len() > 1 && options.seed.len() != pictures {
         return Err(Error::Usage(format!(
-            "--seed: {} seeds for {pictures} pictures; give one, or as many as --batch-size",
+            "--seed: {} seeds for {pictures} pictures; give one, or one for each picture",
             options.seed.len(),
         )));
     }
@@ -134,6 +162,9 @@ fn still_there(options: &Options, given: &Options) -> Result<()> {
     files.retain(|(option, _)| !anew.contains(option));
     if given.model.is_none() {
         files.push(("model", model_path::find(options.model.as_deref(), &[])?));
+    }
+    if let (Some(refiner), None) = (&options.refiner, &given.refiner) {
+        files.push(("refiner", model_path::find(Some(refiner), &[])?));
     }
     match files.iter().find(|(_, path)| !path.exists()) {
         Some((option, path)) => Err(Error::Usage(format!(

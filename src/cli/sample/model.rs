@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::args::Options;
-use super::record::{Paths, Record};
-use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
+use super::record::Record;
+use crate::checkpoint::{Checkpoint, Json, Lora, TextualInversion};
 use crate::cli::model_path;
 use crate::error::{Error, Result};
 use crate::pipelines::{STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline};
@@ -24,17 +25,58 @@ pub struct Model {
     pub scheduler: Scheduler,
     /// Whether it takes a prompt.
     pub text: bool,
+    /// What suits it, as its folder says.
+    pub defaults: Defaults,
+}
+
+/// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no such file; the name is that of
+/// transformers' language models.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    /// Number of denoise steps.
+    pub num_inference_steps: Option<usize>,
+    /// Classifier-free guidance.
+    pub guidance_scale: Option<f64>,
+}
+
+impl Defaults {
+    fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let path = checkpoint.path().join("generation_config.json");
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let json = Json::read(&path)?;
+        serde_json::from_value(json.value).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+    }
 }
 
 impl Model {
-    /// Opens what the options ask for, with the scheduler of `record` unless an option changes it.
+    /// Opens the model that the options ask for, with the scheduler of `record` unless an option changes it.
     ///
     /// # Errors
     /// As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this command does not run.
     pub fn open(options: &Options, record: Option<&Record>, given: &Options) -> Result<Self> {
-        let fitting = if options.prompt.is_some() { STABLE_DIFFUSION_PIPELINES } else { CLASSES };
+        let fitting = if options.prompt.is_empty() { CLASSES } else { STABLE_DIFFUSION_PIPELINES };
         let path = model_path::find(options.model.as_deref(), fitting)?;
-        let mut checkpoint = Checkpoint::open(&path)?;
+        let scheduler = record.map(|record| &record.scheduler).filter(|_| given.model.is_none());
+        Self::open_at(&path, options, scheduler, given)
+    }
+
+    /// Opens the refiner, if the options ask for one. LoRAs do not change it.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_refiner(options: &Options, record: Option<&Record>, given: &Options) -> Result<Option<Self>> {
+        let Some(path) = &options.refiner else { return Ok(None) };
+        let path = model_path::find(Some(path), &[])?;
+        let scheduler = record.and_then(|r| r.refiner_scheduler.as_ref()).filter(|_| given.refiner.is_none());
+        let own = Options { lora: vec![], variant: None, ..options.clone() };
+        Self::open_at(&path, &own, scheduler, given).map(Some)
+    }
+
+    fn open_at(path: &Path, options: &Options, recorded: Option<&Value>, given: &Options) -> Result<Self> {
+        let mut checkpoint = Checkpoint::open(path)?;
         let text = match checkpoint.pipeline_class() {
             Some(class) if STABLE_DIFFUSION_PIPELINES.contains(&class) => true,
             Some(class) if !CLASSES.contains(&class) => {
@@ -54,33 +96,22 @@ impl Model {
             checkpoint.assumptions().iter().for_each(|a| eprintln!("assumed: {a}"));
         }
         checkpoint = adapted(checkpoint, options)?;
-        let changed = given.model.is_some() || given.scheduler.is_some() || given.prediction_type.is_some();
-        let config = match record.filter(|_| !changed) {
-            Some(record) => SchedulerConfig::from_json(&record.scheduler.to_string())?,
+        let changed = given.scheduler.is_some() || given.prediction_type.is_some();
+        let config = match recorded.filter(|_| !changed) {
+            Some(recorded) => SchedulerConfig::from_json(&recorded.to_string())?,
             None => scheduler_config(&checkpoint, options)?,
         };
-        Ok(Self { checkpoint, scheduler: Scheduler::new(config)?, text })
-    }
-
-    /// The files that decide what the pictures are, by the options that name them.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::files`].
-    pub fn paths(&self, options: &Options) -> Result<Paths> {
-        let mut paths = Paths::from([("model".to_owned(), self.checkpoint.files()?)]);
-        for (option, path) in named_files(options) {
-            paths.entry(option.to_owned()).or_default().push((path.display().to_string(), path));
-        }
-        Ok(paths)
+        let defaults = Defaults::of(&checkpoint)?;
+        Ok(Self { checkpoint, scheduler: Scheduler::new(config)?, text, defaults })
     }
 }
 
-/// The files that options other than `--model` name.
+/// The files that options other than `--model` and `--refiner` name.
 pub fn named_files(options: &Options) -> Vec<(&'static str, PathBuf)> {
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     files.extend(options.lora.iter().map(|lora| ("lora", split(lora).0.to_owned())));
     files.extend(options.embedding.iter().map(|embedding| ("embedding", split(embedding).0.to_owned())));
-    let single = [("image", &options.image), ("latents", &options.latents)];
+    let single = [("image", &options.image), ("mask", &options.mask), ("latents", &options.latents)];
     files.extend(single.into_iter().filter_map(|(option, path)| Some((option, path.clone()?))));
     files
 }

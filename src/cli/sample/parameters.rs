@@ -1,66 +1,69 @@
 //! The settings as text, in the form that AUTOMATIC1111's web UI puts into pictures and many programs read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::args::Rng;
 use super::record::Record;
 
-/// Prompt, `Negative prompt: …` and one line of settings.
+/// Prompt, `Negative prompt: …` and one line of settings, of one picture of several or of all; `size` is columns and rows.
 ///
 /// The model hash is that of the web UI, the first ten digits of the file's sha256, for a single file; for a folder it is that of the U-Net's weights,
 /// and of several shards that of their sha256's digits one after the other.
-pub fn parameters(record: &Record, width: usize, height: usize) -> String {
+pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize)) -> String {
     let options = &record.options;
-    let name = |path: &Path| path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let pictures = options.pictures();
     let sampler = options.scheduler.as_deref().or(record.scheduler["_class_name"].as_str()).unwrap_or_default();
     let mut parts = vec![
-        format!("Steps: {}", options.steps()),
+        format!("Steps: {}", options.steps.unwrap_or_default()),
         format!("Sampler: {}", quoted(sampler)),
-        format!("CFG scale: {}", options.guidance_scale.unwrap_or(1.0)),
-        format!("Seed: {}", list(&options.seed)),
-        format!("Size: {width}x{height}"),
+        format!("CFG scale: {}", list(&of(&options.guidance_scale, picture, pictures))),
+        format!("Seed: {}", list(&of(&options.seed, picture, pictures))),
+        format!("Size: {}x{}", size.0, size.1),
     ];
-    if let Some(hash) = model_hash(record) {
-        parts.push(format!("Model hash: {hash}"));
-    }
-    if let Some(model) = &options.model {
-        // A folder's name may hold a dot; a file's ends in .safetensors.
-        let file = model.extension().is_some_and(|e| e == "safetensors");
-        let folder = || model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        parts.push(format!("Model: {}", quoted(&if file { name(model) } else { folder() })));
-    }
-    if !options.class.is_empty() {
-        parts.push(format!("Class: {}", list(&options.class)));
-    }
-    if let Some(strength) = options.strength {
-        parts.push(format!("Denoising strength: {strength}"));
-    }
-    if options.eta() != 0.0 {
-        parts.push(format!("Eta: {}", options.eta()));
-    }
-    if options.clip_skip() > 0 {
-        parts.push(format!("Clip skip: {}", options.clip_skip() + 1)); // the web UI counts from 1, the last layer
-    }
-    if !options.lora.is_empty() {
-        parts.push(format!("Lora: {}", quoted(&options.lora.join(", "))));
-    }
-    if !options.embedding.is_empty() {
-        parts.push(format!("TI: {}", quoted(&options.embedding.join(", "))));
-    }
-    if options.batch_size() > 1 {
-        parts.push(format!("Batch size: {}", options.batch_size()));
-    }
-    let rng = if options.rng == Some(Rng::TorchCuda) { "GPU" } else { "CPU" };
-    parts.push(format!("RNG: {rng}"));
-    parts.push(format!("Precision: {}", options.precision().dtype().name()));
-    parts.push(format!("Version: {}", record.version));
-    let mut lines = Vec::new();
-    lines.extend(options.prompt.clone());
-    lines.extend(options.negative_prompt.as_ref().map(|text| format!("Negative prompt: {text}")));
+    let mut add = |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name}: {value}")));
+    let number = |number: Option<f64>| number.map(|number| number.to_string());
+    let file_name = |path: &PathBuf| path.file_name().map(|name| quoted(&name.to_string_lossy()));
+    add("Model hash", model_hash(record));
+    add("Model", options.model.as_deref().map(model_name));
+    add("Class", Some(list(&options.class)).filter(|classes| !classes.is_empty()));
+    add("Denoising strength", number(options.strength));
+    add("Mask", options.mask.as_ref().and_then(file_name));
+    add("Noise level", options.noise_level.map(|level| level.to_string()));
+    add("Eta", number(options.eta.filter(|eta| *eta != 0.0)));
+    // The web UI counts from 1, the last layer.
+    add("Clip skip", options.clip_skip.filter(|layers| *layers > 0).map(|layers| (layers + 1).to_string()));
+    add("CFG Rescale", number(options.guidance_rescale));
+    add("Image CFG scale", number(options.image_guidance_scale));
+    add("Refiner", options.refiner.as_deref().map(model_name));
+    add("Refiner switch at", number(options.denoising_end.filter(|_| options.refiner.is_some())));
+    add("Lora", Some(quoted(&options.lora.join(", "))).filter(|_| !options.lora.is_empty()));
+    add("TI", Some(quoted(&options.embedding.join(", "))).filter(|_| !options.embedding.is_empty()));
+    add("Batch size", Some(pictures.to_string()).filter(|_| pictures > 1));
+    add("Batch pos", picture.map(|i| i.to_string()));
+    add("RNG", Some(if options.rng == Some(Rng::TorchCuda) { "GPU" } else { "CPU" }.to_owned()));
+    add("Precision", Some(options.precision().dtype().name().to_owned()));
+    add("Version", Some(record.version.clone()));
+    let mut lines = of(&options.prompt, picture, pictures);
+    let negative = of(&options.negative_prompt, picture, pictures);
+    lines.extend(negative.into_iter().map(|text| format!("Negative prompt: {text}")));
     lines.push(parts.join(", "));
     lines.join("\n")
+}
+
+/// What a list, with an entry for all, for each prompt or for each picture, says of one picture; all of it if none is asked for.
+fn of<T: Clone>(list: &[T], picture: Option<usize>, pictures: usize) -> Vec<T> {
+    match picture {
+        Some(i) if !list.is_empty() => vec![list[i * list.len() / pictures].clone()],
+        _ => list.to_vec(),
+    }
+}
+
+/// The name of a folder (which may hold a dot), or of a file without `.safetensors`.
+fn model_name(path: &Path) -> String {
+    let name = if path.extension().is_some_and(|e| e == "safetensors") { path.file_stem() } else { path.file_name() };
+    quoted(&name.unwrap_or_default().to_string_lossy())
 }
 
 fn list(numbers: &[impl ToString]) -> String {
@@ -102,12 +105,13 @@ mod tests {
     #[test]
     fn the_line_is_that_of_the_web_ui() {
         let options = Options {
-            prompt: Some("a fox\nin the forest".into()),
-            negative_prompt: Some("fog".into()),
+            prompt: vec!["a fox\nin the forest".into()],
+            negative_prompt: vec!["fog".into()],
             model: Some("models/fox-1.5.safetensors".into()),
             scheduler: Some("DPM++ 2M Karras".into()),
             lora: vec!["a.safetensors:0.5".into(), "b.safetensors".into()],
-            guidance_scale: Some(7.5),
+            guidance_scale: vec![7.5],
+            steps: Some(50),
             clip_skip: Some(1),
             ..Options::default()
         }
@@ -117,10 +121,11 @@ mod tests {
             device: "a GPU".into(),
             options,
             scheduler: serde_json::json!({"_class_name": "PNDMScheduler"}),
+            refiner_scheduler: None,
             files: [("model".into(), [("fox-1.5.safetensors".into(), "0123456789abcdef".into())].into())].into(),
         };
         assert_eq!(
-            parameters(&record, 64, 48),
+            parameters(&record, None, (64, 48)),
             "a fox\nin the forest\nNegative prompt: fog\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, Size: 64x48, \
              Model hash: 0123456789, Model: fox-1.5, Clip skip: 2, Lora: \"a.safetensors:0.5, b.safetensors\", RNG: CPU, Precision: f32, Version: unmist 0"
         );
@@ -135,6 +140,10 @@ mod tests {
             .into(),
         )]
         .into();
-        assert!(parameters(&folder, 64, 48).contains("Model hash: abcdefabcd,"));
+        folder.options.prompt = vec!["a".into(), "b".into()];
+        (folder.options.batch_size, folder.options.seed) = (Some(2), vec![1, 2, 3, 4]);
+        let third = parameters(&folder, Some(2), (64, 48));
+        assert!(third.starts_with("b\nNegative prompt: fog\nSteps: 50,") && third.contains("Seed: 3,"), "{third}");
+        assert!(parameters(&folder, None, (64, 48)).contains("Model hash: abcdefabcd,"));
     }
 }

@@ -41,21 +41,21 @@ impl Output {
         Ok(Self { path: path.to_owned(), format, separate })
     }
 
-    /// Writes `images` `[N, C, H, W]` with `texts` (keyword and text) beside them.
+    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` gives for one picture of several, or for all in one.
     ///
     /// # Errors
     /// As [`write_png`] and [`write_tensor`].
-    pub fn write(&self, images: &HostTensor, texts: &[(String, String)]) -> Result<()> {
+    pub fn write(&self, images: &HostTensor, texts: &dyn Fn(Option<usize>) -> Vec<(String, String)>) -> Result<()> {
         if self.format == Format::Safetensors {
-            return write_tensor(&self.path, images, &texts.iter().cloned().collect::<BTreeMap<_, _>>());
+            return write_tensor(&self.path, images, &texts(None).into_iter().collect::<BTreeMap<_, _>>());
         }
         match Picture::from_tensor(images)?.as_slice() {
-            [one] => write_png(&self.path, one, texts),
+            [one] => write_png(&self.path, one, &texts(None)),
             several if self.separate => {
                 let place = |i| numbered(&self.path, i, several.len());
-                several.iter().enumerate().try_for_each(|(i, picture)| write_png(place(i), picture, texts))
+                several.iter().enumerate().try_for_each(|(i, picture)| write_png(place(i), picture, &texts(Some(i))))
             }
-            several => write_png(&self.path, &grid(several, None)?, texts),
+            several => write_png(&self.path, &grid(several, None)?, &texts(None)),
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Record {
     pub options: Options,
     /// `scheduler_config.json` as it was used.
     pub scheduler: Value,
+    /// That of the refiner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refiner_scheduler: Option<Value>,
     /// Option (`model`, `image` …) → file → sha256 in hexadecimal digits.
     pub files: Files,
 }

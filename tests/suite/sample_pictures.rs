@@ -1,0 +1,273 @@
+//! `unmist sample` with several prompts, pictures to change, and SDXL's base and refiner: what is asked reaches the pipeline, what does not fit is refused.
+
+use std::path::Path;
+
+use unmist::HostTensor;
+use unmist::checkpoint::Tensors;
+use unmist::image_io::{Picture, read, write_png};
+
+use crate::cli::{copy, fails, shipped, stable_diffusion, succeeds};
+use crate::sample::Folder;
+
+/// Makes pictures of a tiny model in two steps; `more` may give other sizes.
+fn sample(folder: &Folder, model: &str, more: &[&str]) -> HostTensor {
+    let (model, out) = (stable_diffusion(model), folder.path("out.safetensors"));
+    let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", &out];
+    succeeds(&[&common[..], more].concat());
+    Tensors::open(&out).and_then(|file| file.read_f32("images")).expect("written")
+}
+
+fn refused(model: &str, more: &[&str], parts: &[&str]) {
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let (model, out) = (stable_diffusion(model), results.path().join("out.png"));
+    let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", out.to_str().unwrap()];
+    fails(&[&common[..], more].concat(), parts, results.path());
+}
+
+/// The picture `index` of several.
+fn one(images: &HostTensor, index: usize) -> HostTensor {
+    let len = images.len() / images.shape[0];
+    let shape = [&[1], &images.shape[1..]].concat();
+    HostTensor { shape, data: images.data[index * len..(index + 1) * len].to_vec() }
+}
+
+fn largest_difference(a: &HostTensor, b: &HostTensor) -> f32 {
+    assert_eq!(a.shape, b.shape);
+    a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+const SIZE: [&str; 4] = ["--width", "24", "--height", "16"];
+
+#[test]
+fn each_prompt_has_its_own_seed_and_guidance() {
+    let folder = Folder::new();
+    let sd1 = |more: &[&str]| sample(&folder, "sd1", &[&SIZE, more].concat());
+    let both = sd1(&[
+        "a fox",
+        "a red apple",
+        "--seed",
+        "3,4",
+        "--guidance-scale",
+        "2,6",
+        "--negative-prompt",
+        "fog",
+        "--negative-prompt",
+        "snow",
+    ]);
+    assert_eq!(both.shape, [2, 3, 16, 24]);
+    for (i, alone) in [
+        ["a fox", "--seed", "3", "--guidance-scale", "2", "--negative-prompt", "fog"],
+        ["a red apple", "--seed", "4", "--guidance-scale", "6", "--negative-prompt", "snow"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        // No two batch sizes need to round alike.
+        let difference = largest_difference(&one(&both, i), &sd1(alone));
+        assert!(difference < 1e-3, "picture {i}: {difference}");
+    }
+    assert!(largest_difference(&one(&both, 0), &one(&both, 1)) > 0.05, "they are different pictures");
+
+    // Two of each, told apart in their own settings.
+    let (model, out) = (stable_diffusion("sd1"), folder.path("out.png"));
+    let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", &out, "--separate"];
+    succeeds(&[&common[..], &SIZE, &["a fox", "a red apple", "--seed", "1,2,3,4", "--guidance-scale", "2,6"]].concat());
+    for (name, parts) in [
+        ("out-0001.png", ["a fox\n", "CFG scale: 2,", "Seed: 1,", "Batch pos: 0"]),
+        ("out-0004.png", ["a red apple\n", "CFG scale: 6,", "Seed: 4,", "Batch pos: 3"]),
+    ] {
+        let text = folder.text(name, "parameters");
+        parts.iter().for_each(|part| assert!(text.contains(part), "{name}: no {part:?} in {text}"));
+    }
+
+    let refused = |more: &[&str], parts: &[&str]| refused("sd1", &[&SIZE, more].concat(), parts);
+    refused(&["a", "b", "--seed", "1,2,3"], &["--seed", "3 seeds for 2 pictures"]);
+    refused(&["a", "b", "--guidance-scale", "1,2,3"], &["--guidance-scale", "3 for 2 prompts"]);
+    refused(
+        &["a", "b", "--negative-prompt", "x", "--negative-prompt", "y", "--negative-prompt", "z"],
+        &["--negative-prompt"],
+    );
+    refused(&["a", "--batch-size", "0"], &["--batch-size 0"]);
+    refused(&["a", "--batch-size", "18446744073709551615"], &["--batch-size"]);
+}
+
+#[test]
+fn weights_are_read_only_on_request() {
+    let folder = Folder::new();
+    let sd1 = |more: &[&str]| sample(&folder, "sd1", &[&SIZE, more].concat());
+    let plain = sd1(&["a fox in the forest"]);
+    assert!(sd1(&["a fox in the forest", "--weighting"]) == plain, "a prompt without brackets");
+    let weighted = sd1(&["a (fox:1.6) in the forest", "--weighting"]);
+    assert!(largest_difference(&weighted, &plain) > 1e-3);
+    let text = sd1(&["a (fox:1.6) in the forest"]);
+    assert!(largest_difference(&weighted, &text) > 1e-3, "without --weighting brackets are text");
+    refused("sd1", &["a [red:blue:0.5] car", "--weighting"], &["`[red:blue:0.5]`"]);
+    refused("sd1", &["a fox", "--guidance-rescale", "1.5"], &["--guidance-rescale 1.5"]);
+    assert!(largest_difference(&sd1(&["a fox in the forest", "--guidance-rescale", "0.7"]), &plain) > 1e-4);
+}
+
+#[test]
+fn the_autoencoder_tiles_on_request() {
+    let folder = Folder::new();
+    let sd1 = |more: &[&str]| sample(&folder, "sd1", &[&["a fox", "--width", "96", "--height", "64"], more].concat());
+    let whole = sd1(&["--vae-tiling", "off"]);
+    assert!(sd1(&["--vae-tiling", "auto"]) == whole, "it fits");
+    let tiled = sd1(&["--vae-tiling", "32"]);
+    let difference = largest_difference(&tiled, &whole);
+    assert!(difference > 0.0 && difference < 0.5, "{difference}");
+    refused("sd1", &["a fox", "--vae-tiling", "maybe"], &["--vae-tiling", "auto, on, off"]);
+    refused("sd1", &["a fox", "--vae-tiling", "0"], &["--vae-tiling"]);
+}
+
+#[test]
+fn a_model_may_bring_its_own_defaults() {
+    let folder = Folder::new();
+    let model = folder.path("model");
+    copy(&stable_diffusion("sd1"), Path::new(&model));
+    let file = Path::new(&model).join("generation_config.json");
+    std::fs::write(&file, r#"{"num_inference_steps": 3, "guidance_scale": 2.5}"#).expect("writes");
+    let out = folder.path("out.png");
+    let run = ["sample", "a fox", "--model", &model, "--width", "24", "--height", "16", "--output", &out];
+    succeeds(&run);
+    let options = |name| folder.record("out.png")["options"][name].clone();
+    assert_eq!((options("steps"), options("guidance_scale")), (3.into(), vec![2.5].into()));
+    succeeds(&[&run[..], &["--steps", "2", "--guidance-scale", "3"]].concat());
+    assert_eq!((options("steps"), options("guidance_scale")), (2.into(), vec![3.0].into()));
+
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let none = results.path().join("none.png");
+    std::fs::write(&file, r#"{"num_inference_steps": 3, "top_k": 2}"#).expect("writes");
+    let run = ["sample", "a fox", "--model", &model, "--output", none.to_str().unwrap()];
+    fails(&run, &["generation_config.json", "top_k"], results.path());
+}
+
+/// White in the left half.
+fn mask(folder: &Folder, name: &str, width: usize, height: usize) {
+    let data = (0..width * height).map(|i| if i % width < width / 2 { 255 } else { 0 }).collect();
+    write_png(folder.path(name), &Picture { width, height, channels: 1, data }, &[]).expect("writes");
+}
+
+#[test]
+fn inpainting() {
+    let folder = Folder::new(); // with start.png, 24 × 16
+    mask(&folder, "mask.png", 24, 16);
+    mask(&folder, "wide.png", 25, 16);
+    folder.picture("odd.png", 25, 17, 5);
+    let [start, white, wide, odd] = ["start.png", "mask.png", "wide.png", "odd.png"].map(|name| folder.path(name));
+    let both = ["a fox", "--image", &start, "--mask", &white];
+    for model in ["inpaint", "sd1"] {
+        let painted = sample(&folder, model, &both);
+        assert_eq!(painted.shape, [1, 3, 16, 24]);
+        let weak = sample(&folder, model, &[&both[..], &["--strength", "0.5"]].concat());
+        assert!(largest_difference(&painted, &weak) > 1e-3, "{model}: --strength");
+    }
+    let resized = ["--width", "32", "--height", "24"];
+    assert_eq!(sample(&folder, "inpaint", &[&both[..], &resized].concat()).shape, [1, 3, 24, 32]);
+
+    refused("inpaint", &["a fox"], &["--image and --mask"]);
+    refused("inpaint", &["a fox", "--image", &start], &["--mask"]);
+    refused("sd1", &["a fox", "--mask", &white], &["--mask", "--image"]);
+    refused("inpaint", &["a fox", "--image", &start, "--mask", &wide], &["--mask", "25 x 16", "24 x 16"]);
+    refused("sd1", &["a fox", "--image", &odd], &["multiples of 2", "--width and --height"]);
+    let text = folder.path("notes.png");
+    std::fs::write(&text, "not a picture").expect("writes");
+    refused("inpaint", &["a fox", "--image", &text, "--mask", &white], &["notes.png", "PNG or JPEG"]);
+    refused("inpaint", &["a fox", "--image", &start, "--mask", "/no/mask.png"], &["/no/mask.png"]);
+    let clothes = shipped();
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let out = results.path().join("out.png");
+    let run = ["sample", "--model", clothes.to_str().unwrap(), "--output", out.to_str().unwrap(), "--mask", &white];
+    fails(&run, &["--mask", "no text encoder"], results.path());
+}
+
+#[test]
+fn editing_and_enlarging() {
+    let folder = Folder::new();
+    let start = folder.path("start.png");
+    let image = ["a fox", "--image", &start];
+    let plain = sample(&folder, "instruct_pix2pix", &image);
+    let strong = sample(&folder, "instruct_pix2pix", &[&image[..], &["--image-guidance-scale", "3"]].concat());
+    assert!(largest_difference(&plain, &strong) > 1e-3);
+
+    let large = sample(&folder, "x4_upscaler", &image);
+    assert_eq!(large.shape, [1, 3, 64, 96]);
+    let noisy = sample(&folder, "x4_upscaler", &[&image[..], &["--noise-level", "300"]].concat());
+    assert!(largest_difference(&large, &noisy) > 1e-3);
+
+    refused("instruct_pix2pix", &["a fox"], &["--image"]);
+    refused("x4_upscaler", &["a fox"], &["--image"]);
+    refused("x4_upscaler", &[&image[..], &["--noise-level", "400"]].concat(), &["--noise-level 400", "350"]);
+    refused("x4_upscaler", &[&image[..], &["--strength", "0.5"]].concat(), &["--strength"]);
+    refused("sd1", &[&image[..], &["--noise-level", "3"]].concat(), &["--noise-level", "enlarge"]);
+    refused("sd1", &[&image[..], &["--image-guidance-scale", "3"]].concat(), &["--image-guidance-scale", "edit"]);
+    for (option, value) in [
+        ("--prompt-2", "x"),
+        ("--negative-prompt-2", "x"),
+        ("--original-size", "64x64"),
+        ("--crop", "0,4"),
+        ("--target-size", "64x64"),
+        ("--refiner", "/no/refiner"),
+        ("--aesthetic-score", "7"),
+    ] {
+        refused("sd1", &["a fox", option, value], &[if option == "--refiner" { "/no/refiner" } else { option }]);
+    }
+}
+
+#[test]
+fn sdxl_and_its_refiner() {
+    let folder = Folder::new();
+    let size = ["--width", "32", "--height", "48"];
+    let base = ["a fox", "--steps", "4", "--seed", "5"];
+    let (model, refiner) = (stable_diffusion("sdxl"), stable_diffusion("sdxl_refiner"));
+    let (model, refiner) = (model.to_str().unwrap(), refiner.to_str().unwrap());
+    let out = folder.path("out.png");
+    let run = |model: &str, more: &[&str]| {
+        succeeds(&[&["sample", "--model", model, "--output", &out], &base[..], more].concat());
+        read(&out, 3).expect("a picture")
+    };
+    let plain = run(model, &size);
+    for more in [
+        ["--prompt-2", "in the forest"],
+        ["--original-size", "512x256"],
+        ["--crop", "64,0"],
+        ["--target-size", "16x16"],
+        ["--negative-prompt-2", "fog"],
+    ] {
+        assert!(run(model, &[&size[..], &more].concat()) != plain, "{more:?} changes nothing");
+    }
+
+    // The hand-over in one command, and in two.
+    let handed =
+        run(model, &[&size[..], &["--refiner", refiner, "--denoising-end", "0.5", "--aesthetic-score", "7"]].concat());
+    let again = folder.path("again.png");
+    succeeds(&["sample", "--from", &out, "--output", &again]);
+    assert_eq!(folder.bytes("out.png"), folder.bytes("again.png"));
+    let latents = folder.path("latents.safetensors");
+    run(model, &[&size[..], &["--denoising-end", "0.5", "--save-latents", &latents]].concat());
+    let second = run(refiner, &["--latents", &latents, "--denoising-start", "0.5", "--aesthetic-score", "7"]);
+    assert!(handed == second, "one command and two give the same picture");
+    assert!(handed != plain);
+    succeeds(&["sample", "--from", &out, "--output", &again]);
+    assert_eq!(folder.bytes("out.png"), folder.bytes("again.png"));
+
+    // Finished latents, changed a little.
+    run(model, &[&size[..], &["--save-latents", &latents]].concat());
+    let changed = run(model, &["--latents", &latents, "--strength", "0.4"]);
+    assert!(changed != plain && (changed.width, changed.height) == (plain.width, plain.height));
+
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let none = results.path().join("none.png");
+    let refused = |more: &[&str], parts: &[&str]| {
+        let run = ["sample", "--model", model, "--output", none.to_str().unwrap(), "a fox", "--steps", "8"];
+        fails(&[&run[..], more].concat(), parts, results.path());
+    };
+    refused(&["--denoising-start", "0.5"], &["--denoising-start", "--latents"]);
+    refused(&["--latents", &latents, "--denoising-start", "1.5"], &["--denoising-start 1.5"]);
+    refused(&["--latents", &latents, "--denoising-start", "0.5", "--strength", "0.5"], &["--strength"]);
+    refused(&["--latents", &latents, "--width", "32"], &["--latents", "--width"]);
+    refused(&["--denoising-end", "2"], &["--denoising-end 2"]);
+    refused(&["--refiner", stable_diffusion("sd1").to_str().unwrap()], &["--refiner", "XL"]);
+    refused(&["--refiner", Path::new("/no/refiner").to_str().unwrap()], &["/no/refiner"]);
+    refused(&["--original-size", "64"], &["--original-size", "1024x768"]);
+    refused(&["--aesthetic-score", "7"], &["--aesthetic-score", "refiner"]);
+}
