@@ -21,7 +21,8 @@ pub struct Args {
     /// FILE.png, or FILE.safetensors for the values before rounding (tensor `images`, [N, C, H, W] in [0, 1])
     #[arg(long, short, default_value = "out.png", value_name = "FILE")]
     pub output: PathBuf,
-    /// Writes the current estimate of the finished pictures every N steps, to OUTPUT with .preview before its extension
+    /// Writes the current estimate of the finished pictures every N steps, to OUTPUT with .preview.png for its
+    /// extension
     #[arg(long, value_name = "N")]
     pub preview_every: Option<usize>,
     /// Also writes the latents that the pictures are decoded from (tensor `latents`, [N, C, h, w]), which --latents reads

@@ -35,6 +35,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut options = options.with_defaults();
     let output = Output::new(&args.output, options.separate)?;
+    args.preview_every.iter().try_for_each(|_| output.check_preview())?;
     args.save_latents.iter().try_for_each(check_writable)?;
     check(&args, &options)?;
 

@@ -59,11 +59,24 @@ impl Output {
         }
     }
 
-    /// Writes unfinished `images` as one picture beside the others, with `.preview` before its extension.
+    /// Where unfinished pictures go: beside the others.
+    fn preview(&self) -> PathBuf {
+        self.path.with_extension("preview.png")
+    }
+
+    /// Checks that previews can be written.
+    ///
+    /// # Errors
+    /// As [`check_writable`].
+    pub fn check_preview(&self) -> Result<()> {
+        check_writable(self.preview())
+    }
+
+    /// Writes unfinished `images` as one picture.
     ///
     /// # Errors
     /// As [`write_png`].
     pub fn write_preview(&self, images: &HostTensor) -> Result<()> {
-        write_png(self.path.with_extension("preview.png"), &grid(&Picture::from_tensor(images)?, None)?, &[])
+        write_png(self.preview(), &grid(&Picture::from_tensor(images)?, None)?, &[])
     }
 }
