@@ -160,10 +160,11 @@ fn stable_diffusion_1_and_2() {
 
 #[test]
 fn stable_diffusion_xl() {
-    for name in ["text_to_image", "no_negative_prompt", "turbo", "image_to_image", "inpaint_masked_latents", "base"] {
+    for name in ["text_to_image", "no_negative_prompt", "turbo", "image_to_image", "base"] {
         check("sdxl", name, &device());
     }
     check("sdxl_refiner", "refine", &device());
+    check("sdxl_refiner", "inpaint_masked_latents", &device());
 }
 
 #[test]
