@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod bench;
 mod devices;
 mod inspect;
 mod model_path;
@@ -37,6 +38,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Checks every kernel, and a model, against the CPU reference on this device
     Verify(verify::Args),
+    /// Times one component of a model on this device, and each of its kernels
+    Bench(bench::Args),
 }
 
 /// Parses the command line, runs the command, prints an error if there is one.
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     exit_code(result)
 }

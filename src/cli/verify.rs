@@ -138,7 +138,7 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
 }
 
 /// Inputs of the kind that each of the graph's inputs takes.
-fn random_inputs(model: &dyn Model, graph: &Graph) -> Result<NamedTensors> {
+pub(super) fn random_inputs(model: &dyn Model, graph: &Graph) -> Result<NamedTensors> {
     let mut inputs = NamedTensors::new();
     for (seed, node) in graph.nodes().iter().filter(|n| n.kind == NodeKind::Input).enumerate() {
         let fill = match (model.index_bound(&node.name), node.desc.dtype) {

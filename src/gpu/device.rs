@@ -92,6 +92,18 @@ impl GpuDevice {
         format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info)
     }
 
+    /// Device memory that buffers take now, bytes; `None` where the backend does not count it. What has just been dropped counts until the device is
+    /// polled, which every read and [`GpuDevice::free_dropped`] do.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.inner.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
+    /// Waits until the device is idle, and frees the memory of what was dropped.
+    pub fn free_dropped(&self) {
+        // A device that was lost holds nothing; the next use of it says so.
+        drop(self.inner.device.poll(wgpu::PollType::wait_indefinitely()));
+    }
+
     /// Loses the device on purpose, as a driver reset would: for testing that runs then fail cleanly.
     pub fn destroy(&self) {
         self.inner.device.destroy();

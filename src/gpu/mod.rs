@@ -2,6 +2,7 @@
 
 mod adapters;
 mod device;
+mod profile;
 mod session;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};

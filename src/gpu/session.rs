@@ -15,13 +15,13 @@ const GUARD_PATTERN: u32 = 0x7fc1_7fc1;
 
 /// A plan loaded on a device.
 pub struct GpuSession {
-    gpu: GpuDevice,
-    plan: Plan,
+    pub(super) gpu: GpuDevice,
+    pub(super) plan: Plan,
     buffers: Vec<wgpu::Buffer>,
     pipelines: Vec<Pipeline>,
     bind_groups: Vec<wgpu::BindGroup>,
     /// How many steps go into each submission, so that none outlasts a driver's watchdog.
-    submissions: Vec<usize>,
+    pub(super) submissions: Vec<usize>,
     last: Option<wgpu::SubmissionIndex>,
     /// Where each buffer's contents begin: [`GUARD_BYTES`] with guard bands, else 0.
     base: u64,
@@ -141,6 +141,15 @@ impl GpuSession {
         &self.buffers[self.plan.buffer_of(value).expect("inputs, parameters and outputs keep their buffers")]
     }
 
+    /// Encodes step `i` of the plan.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        let step = &self.plan.steps[i];
+        let [x, y, z] = step.workgroups;
+        pass.set_pipeline(&self.pipelines[step.kernel].pipeline);
+        pass.set_bind_group(0, &self.bind_groups[i], &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+
     fn poll(&self) -> Result<()> {
         self.gpu
             .device()
@@ -178,7 +187,8 @@ impl GpuSession {
         Ok(())
     }
 
-    fn fetch(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    /// The contents of a buffer, after everything submitted before.
+    pub(super) fn fetch(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
         let device = self.gpu.device();
         let staging = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("staging"),
@@ -278,13 +288,7 @@ impl Session for GpuSession {
             {
                 let mut pass = encoder
                     .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
-                for i in first..first + count {
-                    let step = &self.plan.steps[i];
-                    let [x, y, z] = step.workgroups;
-                    pass.set_pipeline(&self.pipelines[step.kernel].pipeline);
-                    pass.set_bind_group(0, &self.bind_groups[i], &[]);
-                    pass.dispatch_workgroups(x, y, z);
-                }
+                (first..first + count).for_each(|i| self.dispatch(&mut pass, i));
             }
             first += count;
             if number + 1 == self.submissions.len() {
