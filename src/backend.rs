@@ -3,7 +3,7 @@
 use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession, select_adapter};
-use crate::graph::{Graph, ValueId, WeightSource, passes};
+use crate::graph::{Graph, NodeKind, ValueId, WeightSource, passes};
 use crate::plan::{Plan, PlanOptions, mib};
 use crate::reference::ReferenceSession;
 use crate::tensor::{DType, HostTensor};
@@ -24,6 +24,19 @@ pub struct LoadOptions {
     pub plan: PlanOptions,
     /// Graph passes that are switched off.
     pub disabled_passes: Vec<String>,
+}
+
+/// The memory that a graph takes on a device, bytes. All of it is taken before the first launch, so that the total is the peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryPlan {
+    /// Weights and tables.
+    pub parameters: u64,
+    /// What is written before a run.
+    pub inputs: u64,
+    /// Intermediate values, outputs and scratch; values that are never alive together share their memory.
+    pub values: u64,
+    /// Everything.
+    pub total: u64,
 }
 
 impl Device {
@@ -47,6 +60,43 @@ impl Device {
             Device::Reference => "CPU reference".into(),
             Device::Gpu(gpu) => gpu.describe(),
         }
+    }
+
+    /// What `graph` would take, whether there is room for it or not; nothing is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a variant that does not exist.
+    pub fn memory(&self, graph: &Graph, options: &LoadOptions) -> Result<MemoryPlan> {
+        let graph = passes::optimize(graph, &options.disabled_passes)?;
+        match self {
+            Device::Reference => {
+                let bytes = |kind: fn(&NodeKind) -> bool| {
+                    graph.nodes().iter().filter(|n| kind(&n.kind)).map(|n| 4 * n.desc.elements() as u64).sum()
+                };
+                let parameters = bytes(|kind| matches!(kind, NodeKind::Weight(_) | NodeKind::Constant(_)));
+                let inputs = bytes(|kind| matches!(kind, NodeKind::Input));
+                let total = graph.reference_bytes();
+                Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, total })
+            }
+            Device::Gpu(gpu) => {
+                let plan = PlanOptions { max_memory_bytes: Some(u64::MAX), ..options.plan.clone() };
+                let summary = Plan::new(&graph, gpu.caps(), &plan)?.summary();
+                Ok(MemoryPlan {
+                    parameters: summary.parameter_bytes,
+                    inputs: summary.input_bytes,
+                    values: summary.slot_bytes,
+                    total: summary.memory_bytes,
+                })
+            }
+        }
+    }
+
+    /// The memory that a plan may take, bytes, where it is known.
+    pub fn available_memory(&self, options: &LoadOptions) -> Option<u64> {
+        options.plan.max_memory_bytes.or_else(|| match self {
+            Device::Reference => host_memory_bytes(),
+            Device::Gpu(gpu) => gpu.caps().memory_bytes,
+        })
     }
 
     /// Prepares `graph` and loads its parameters.

@@ -109,12 +109,15 @@ impl HostTensor {
         let stride = [shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1];
         let out = order.map(|d| shape[d]);
         let step = order.map(|d| stride[d]);
+        if self.is_empty() {
+            return Ok(Self { shape: out.to_vec(), data: Vec::new() });
+        }
         let mut data = Vec::with_capacity(self.data.len());
         for a in 0..out[0] {
             for b in 0..out[1] {
                 for c in 0..out[2] {
-                    let base = a * step[0] + b * step[1] + c * step[2];
-                    data.extend((0..out[3]).map(|d| self.data[base + d * step[3]]));
+                    let from = &self.data[a * step[0] + b * step[1] + c * step[2]..];
+                    data.extend(from.iter().step_by(step[3]).take(out[3]));
                 }
             }
         }

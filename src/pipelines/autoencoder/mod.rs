@@ -5,7 +5,7 @@ mod tiles;
 use std::sync::Mutex;
 
 use super::Runtime;
-use crate::backend::Session;
+use crate::backend::{MemoryPlan, Session};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -28,6 +28,23 @@ pub enum Tiling {
     Off,
     /// As `On`, in tiles of that many rows and columns of the picture, rounded down to quarters of whole latents.
     Pixels(usize),
+}
+
+impl std::str::FromStr for Tiling {
+    type Err = String;
+
+    /// `auto`, `on`, `off`, or a number of pixels.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => match text.parse() {
+                Ok(pixels) if pixels > 0 => Ok(Self::Pixels(pixels)),
+                _ => Err("expected auto, on, off, or the pixels of a tile's side".into()),
+            },
+        }
+    }
 }
 
 /// The two kinds of autoencoder.
@@ -314,33 +331,70 @@ impl Autoencoder {
             };
             inputs.iter().map(run).collect()
         };
-        let in_tiles = |tiles: Tiles| inputs.iter().map(|x| tiles.run(runtime, x, load)).collect();
-        let larger = |tiles: &Tiles| height.max(width) > tiles.size;
-        match self.tiling {
-            Tiling::Off => whole(),
-            Tiling::On | Tiling::Pixels(_) => {
-                let tiles = self.tiles(half, self.tile_pixels());
-                if larger(&tiles) { in_tiles(tiles) } else { whole() }
-            }
-            Tiling::Auto => {
-                let mut refusal = match whole() {
-                    Err(Error::Limits(why)) => Error::Limits(why),
-                    other => return other,
-                };
-                for pixels in self.smaller_tiles() {
-                    let tiles = self.tiles(half, pixels);
-                    if !larger(&tiles) {
-                        continue;
+        let mut refusal = None;
+        for way in self.ways(half, height, width) {
+            let result = match way {
+                None => whole(),
+                Some(tiles) => inputs.iter().map(|x| tiles.run(runtime, x, load)).collect(),
+            };
+            match (result, way) {
+                (Err(Error::Limits(why)), _) => refusal = Some(Error::Limits(why)),
+                (Ok(results), Some(tiles)) => {
+                    if let Some(why) = refusal {
+                        let pixels = tiles.size.max(tiles.out_size);
+                        self.note(format!("the autoencoder ran in tiles of {pixels} x {pixels} pixels: {why}"));
                     }
-                    match in_tiles(tiles) {
-                        Err(Error::Limits(why)) => refusal = Error::Limits(why),
-                        other => {
-                            self.note(format!("the autoencoder ran in tiles of {pixels} x {pixels} pixels: {refusal}"));
-                            return other;
-                        }
+                    return Ok(results);
+                }
+                (result, _) => return result,
+            }
+        }
+        Err(refusal.expect("there is at least one way, and each way that does not return was refused"))
+    }
+
+    /// The memory that one half takes for a picture or latents of `height` × `width`, and the pixels of the tiles in which it would run, if any.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if the device cannot run it in any way that is allowed, however much memory it has.
+    pub(super) fn memory(
+        &self,
+        runtime: &Runtime<'_>,
+        half: Half,
+        height: usize,
+        width: usize,
+    ) -> Result<(MemoryPlan, Option<usize>)> {
+        let available = runtime.device.available_memory(runtime.load).unwrap_or(u64::MAX);
+        let mut last = None;
+        for way in self.ways(half, height, width) {
+            let limit = way.map_or(usize::MAX, |tiles| tiles.size);
+            let graph = self.graph(half, height.min(limit), width.min(limit), self.dtype(runtime))?;
+            match runtime.device.memory(&graph, runtime.load) {
+                Err(Error::Limits(why)) => drop(last.get_or_insert(Err(Error::Limits(why)))),
+                Err(other) => return Err(other),
+                Ok(plan) => {
+                    last = Some(Ok((plan, way.map(|tiles| tiles.size.max(tiles.out_size)))));
+                    if plan.total <= available {
+                        break;
                     }
                 }
-                Err(refusal)
+            }
+        }
+        last.expect("there is at least one way")
+    }
+
+    /// The ways in which one half may run, in the order in which they are tried: whole (`None`), or in tiles.
+    fn ways(&self, half: Half, height: usize, width: usize) -> Vec<Option<Tiles>> {
+        let larger = |tiles: &Tiles| height.max(width) > tiles.size;
+        match self.tiling {
+            Tiling::Off => vec![None],
+            Tiling::On | Tiling::Pixels(_) => vec![Some(self.tiles(half, self.tile_pixels())).filter(larger)],
+            Tiling::Auto => {
+                // The model's own tiles, then halves of them, as long as they hold 8 latents.
+                let least = 8 * self.downscale();
+                let sizes = std::iter::successors(Some(self.tile_pixels()), |pixels| Some(pixels / 2));
+                let sizes = sizes.take_while(|pixels| *pixels >= least);
+                let tiles = sizes.map(|pixels| self.tiles(half, pixels)).filter(larger);
+                std::iter::once(None).chain(tiles.map(Some)).collect()
             }
         }
     }
@@ -352,12 +406,6 @@ impl Autoencoder {
             (_, Model::Kl(model)) => model.config.sample_size.0,
             (_, Model::Tiny(_)) => 512, // no config says so
         }
-    }
-
-    /// What is tried where the whole does not fit: the model's own tiles, then halves of them, as long as they hold 8 latents.
-    fn smaller_tiles(&self) -> impl Iterator<Item = usize> {
-        let least = 8 * self.downscale();
-        std::iter::successors(Some(self.tile_pixels()), |p| Some(p / 2)).take_while(move |p| *p >= least)
     }
 
     fn tiles(&self, half: Half, pixels: usize) -> Tiles {
