@@ -1,10 +1,11 @@
 """Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and what diffusers computes with them.
 
-    python tools/full_size.py make sd15 target/full-size/sd15     # folder `unet`, `vae`; inputs; diffusers' outputs (float32, weights rounded to f16)
+    python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline's folder; inputs; diffusers' outputs (float32, weights rounded to f16)
     python tools/full_size.py make sdxl target/full-size/sdxl     # the same without outputs: diffusers needs more memory for them than most machines have
     python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
 
-`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step.
+`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step, `unmist bench` times it, and
+`unmist sample` runs the whole pipeline, which knows nothing: its pictures are noise.
 """
 
 import argparse
@@ -12,13 +13,18 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 CROSS_DOWN, DOWN, CROSS_UP, UP = "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"
 VAE = dict(
     block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4, norm_num_groups=32,
     down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+)  # fmt: skip
+CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, projection_dim=768)
+CLIP_BIG_G = dict(
+    hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, projection_dim=1280, hidden_act="gelu",
 )  # fmt: skip
 CONFIGS = {
     "sd15": dict(
@@ -28,6 +34,7 @@ CONFIGS = {
             down_block_types=[CROSS_DOWN] * 3 + [DOWN], up_block_types=[UP] + [CROSS_UP] * 3,
         ),
         vae=VAE | dict(sample_size=512, scaling_factor=0.18215),
+        text=[("text_encoder", CLIPTextModel, CLIP_L)],
     ),
     "sdxl": dict(
         index="StableDiffusionXLPipeline",
@@ -38,6 +45,7 @@ CONFIGS = {
             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
         ),
         vae=VAE | dict(sample_size=1024, scaling_factor=0.13025),
+        text=[("text_encoder", CLIPTextModel, CLIP_L), ("text_encoder_2", CLIPTextModelWithProjection, CLIP_BIG_G)],
     ),
 }  # fmt: skip
 
@@ -70,8 +78,18 @@ def make(family, folder):
     vae_in = dict(latent=draw(1, 4, size, size))
 
     folder.mkdir(parents=True, exist_ok=True)
-    index = dict(_class_name=config["index"], unet=["diffusers", "UNet2DConditionModel"], vae=["diffusers", "AutoencoderKL"])
+    index = dict(
+        _class_name=config["index"], unet=["diffusers", "UNet2DConditionModel"], vae=["diffusers", "AutoencoderKL"],
+        scheduler=["diffusers", "EulerDiscreteScheduler"],
+    )  # fmt: skip
+    index |= {name: ["transformers", model_class.__name__] for name, model_class, _ in config["text"]}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    betas = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    EulerDiscreteScheduler(**betas, steps_offset=1, timestep_spacing="leading").save_pretrained(folder / "scheduler")
+    for seed, (name, model_class, text_config) in enumerate(config["text"]):
+        torch.manual_seed(10 + seed)
+        model = model_class(CLIPTextConfig(**text_config)).half()  # transformers' own initialisation keeps activations near 1
+        model.save_pretrained(folder / name)
     save_file(unet_in, folder / "unet_in.safetensors")
     save_file(vae_in, folder / "vae_in.safetensors")
 

@@ -10,7 +10,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
+use crate::pipelines::{PromptOptions, Runtime, STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline, Tiling};
 use crate::plan::Plan;
+use crate::schedulers::{Scheduler, SchedulerConfig};
 
 /// Options of `unmist inspect`.
 #[derive(clap::Args)]
@@ -18,21 +20,25 @@ pub struct Args {
     /// Model folder in diffusers' layout, or a single file in the original layout [default: a model from weights/]
     #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
-    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
-    #[arg(long, default_value = "unet", value_name = "NAME")]
-    component: String,
+    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2 [default: the memory of all in turn if the model takes a prompt,
+    /// else unet]
+    #[arg(long, value_name = "NAME")]
+    component: Option<String>,
     /// Pictures or texts at once
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch_size: usize,
-    /// Columns of the picture or latent that goes in [default: the model's own]
+    /// Columns of the picture or latent that goes into the component; without --component, of the finished picture [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     width: Option<usize>,
-    /// Rows of the picture or latent that goes in [default: the model's own]
+    /// Rows, likewise [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     height: Option<usize>,
     /// Storage of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
+    /// How the autoencoder works: in tiles where the whole does not fit (auto), always, never, or in tiles of so many pixels
+    #[arg(long, default_value = "auto", value_name = "auto|on|off|PIXELS")]
+    vae_tiling: Tiling,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -45,9 +51,16 @@ pub struct Args {
 /// # Errors
 /// As the library.
 pub fn run(args: Args) -> Result<()> {
-    let path = model_path::find_with(args.model.as_deref(), &args.component)?;
-    let LoadedModel { class_name, config, model, weights } =
-        LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
+    let component = args.component.as_deref().unwrap_or("unet");
+    let path = model_path::find_with(args.model.as_deref(), component)?;
+    let checkpoint = Checkpoint::open(&path)?;
+    let text = checkpoint.pipeline_class().is_some_and(|class| STABLE_DIFFUSION_PIPELINES.contains(&class));
+    // A folder may hold only some of the components.
+    let whole = ["unet", "vae"].iter().all(|name| checkpoint.component_names().iter().any(|n| n == name));
+    if args.component.is_none() && text && whole {
+        return pipeline(&args, &checkpoint);
+    }
+    let LoadedModel { class_name, config, model, weights } = LoadedModel::open(&checkpoint, component)?;
     let own = model.default_sizes();
     let sizes = Sizes {
         batch: args.batch_size,
@@ -80,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
             })
             .collect();
         let json = serde_json::json!({
-            "model": path, "component": args.component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
+            "model": path, "component": component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
             "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "summary": plan.summary(),
         });
         print(&format!("{json:#}\n"));
@@ -89,8 +102,55 @@ pub fn run(args: Args) -> Result<()> {
     print(&format!(
         "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{plan}",
         path.display(),
-        args.component,
+        component,
         weights.parameters(),
+    ));
+    Ok(())
+}
+
+/// The memory of every stage of a run.
+fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
+    if args.batch_size == 0 {
+        return Err(Error::Usage("--batch-size must be above 0".into()));
+    }
+    let scheduler = Scheduler::new(SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?)?;
+    let mut pipeline = StableDiffusionPipeline::load(checkpoint, scheduler)?;
+    pipeline.vae.tiling = args.vae_tiling;
+    let (device, load) = (args.device.open()?, args.device.load_options()?);
+    let runtime = Runtime { device: &device, load: &load, dtype: args.precision.dtype() };
+    let options = PromptOptions {
+        prompts: vec![String::new(); args.batch_size],
+        height: args.height,
+        width: args.width,
+        ..PromptOptions::default()
+    };
+    let (height, width) = pipeline.size(&options)?;
+    let plan = pipeline.plan(&runtime, &options)?;
+    if args.json {
+        let stages: Vec<_> = plan
+            .stages
+            .iter()
+            .map(|s| match &s.memory {
+                Ok(memory) => serde_json::json!({"component": s.component, "memory": memory, "tiles": s.tiles}),
+                Err(why) => serde_json::json!({"component": s.component, "refused": why}),
+            })
+            .collect();
+        let json = serde_json::json!({
+            "model": checkpoint.path(), "device": device.describe(), "batch_size": args.batch_size, "height": height, "width": width,
+            "stages": stages, "peak": plan.peak(), "available": plan.available,
+        });
+        print(&format!("{json:#}\n"));
+        return Ok(());
+    }
+    print(&format!(
+        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{plan}\n--component NAME shows the config, the graph and the kernels of one \
+         component: {}\n",
+        checkpoint.path().display(),
+        args.batch_size,
+        if args.batch_size == 1 { "" } else { "s" },
+        runtime.dtype.name(),
+        device.describe(),
+        plan.stages.iter().map(|s| s.component.as_str()).collect::<Vec<_>>().join(", "),
     ));
     Ok(())
 }

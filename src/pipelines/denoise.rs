@@ -253,6 +253,9 @@ impl DenoiseLoop<'_> {
                 self.session.write("original_level", &HostTensor::new([2], vec![a as f32, b as f32])?)?;
             }
             self.session.run()?;
+            if i == 0 {
+                self.finite_sample(batch, 1)?; // what overflows does so at once, mostly: the other steps need not be waited for
+            }
             observe(Progress {
                 done: i + 1,
                 total: self.schedule.steps.len(),
@@ -261,6 +264,27 @@ impl DenoiseLoop<'_> {
                 batch,
             })?;
         }
-        sample_of(&self.session.read("state")?, batch)
+        self.finite_sample(batch, self.schedule.steps.len())
+    }
+
+    /// The sample after `done` steps, `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if it holds NaN or infinite numbers and f16 is the likely cause, [`Error::Checkpoint`] if f32 was not enough either.
+    fn finite_sample(&mut self, batch: usize, done: usize) -> Result<HostTensor> {
+        let sample = sample_of(&self.session.read("state")?, batch)?;
+        let bad = sample.data.iter().filter(|v| !v.is_finite()).count();
+        if bad == 0 {
+            return Ok(sample);
+        }
+        let found = format!("{bad} of {} numbers of the sample are NaN or infinite after step {done}", sample.len());
+        let half = self.session.graph().nodes().iter().any(|n| n.desc.dtype == DType::F16);
+        Err(if half {
+            Error::Limits(format!("{found}: the U-Net overflows f16; use --precision f32"))
+        } else {
+            Error::Checkpoint(format!(
+                "{found}, in f32: the scheduler's config does not belong to the U-Net, or its weights are damaged"
+            ))
+        })
     }
 }

@@ -11,7 +11,9 @@ use crate::tensor::DType;
 
 pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph};
-pub use stable_diffusion::{Kind, PIPELINES as STABLE_DIFFUSION_PIPELINES, PromptOptions, StableDiffusionPipeline};
+pub use stable_diffusion::{
+    Kind, PIPELINES as STABLE_DIFFUSION_PIPELINES, PipelinePlan, PromptOptions, StableDiffusionPipeline, Stage,
+};
 pub use text::{TextConditioning, TextEncoders};
 pub use unet_2d::{SampleOptions, UNet2DPipeline};
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::models::{CLIPTextModel, TextOutput};
 use crate::prompt::{Piece, Window, parse, windows};
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 use crate::tokenizer::Tokenizer;
 
 /// What the text encoders make of a batch of prompts.
@@ -45,6 +45,7 @@ impl TextConditioning {
 
 /// One tokenizer and text encoder.
 struct TextEncoder {
+    name: &'static str,
     tokenizer: Tokenizer,
     model: CLIPTextModel,
     weights: Weights,
@@ -82,7 +83,7 @@ impl TextEncoders {
                     model.config.vocab_size
                 )));
             }
-            encoders.push(TextEncoder { tokenizer, model, weights });
+            encoders.push(TextEncoder { name, tokenizer, model, weights });
         }
         if encoders.is_empty() {
             return Err(Error::Config(format!("{}: there is no text encoder", checkpoint.path().display())));
@@ -100,6 +101,24 @@ impl TextEncoders {
             most = most.max(encoder.windows(prompt, weighting)?.len());
         }
         Ok(most)
+    }
+
+    /// Tokens of one window.
+    pub fn window(&self) -> usize {
+        self.encoders[0].model.config.max_position_embeddings
+    }
+
+    /// The graph of each encoder by its name, for `batch` prompts of `count` windows.
+    ///
+    /// # Errors
+    /// As [`CLIPTextModel::graph_of`].
+    pub fn graphs(&self, batch: usize, count: usize, dtype: DType) -> Result<Vec<(&'static str, Graph)>> {
+        let graph = |encoder: &TextEncoder| {
+            let length = encoder.model.config.max_position_embeddings;
+            let outputs = encoder.outputs(TextOutput::LastHiddenState, self.xl);
+            Ok((encoder.name, encoder.model.graph_of(batch * count, length, &outputs, dtype)?))
+        };
+        self.encoders.iter().map(graph).collect()
     }
 
     /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by side. `clip_skip` leaves out that
@@ -128,6 +147,12 @@ impl TextEncoders {
 }
 
 impl TextEncoder {
+    /// What the U-Net sees: `states`, and for SDXL one vector of the whole text.
+    fn outputs(&self, states: TextOutput, xl: bool) -> Vec<TextOutput> {
+        let pooled = xl && self.model.config.projection_dim.is_some();
+        std::iter::once(states).chain(pooled.then_some(TextOutput::TextEmbeds)).collect()
+    }
+
     fn windows(&self, prompt: &str, weighting: bool) -> Result<Vec<Window>> {
         let pieces = if weighting { parse(prompt)? } else { vec![Piece::Text(prompt.to_owned(), 1.0)] };
         windows(&pieces, &self.tokenizer, self.model.config.max_position_embeddings)
@@ -154,10 +179,7 @@ impl TextEncoder {
             (false, 0) => TextOutput::LastHiddenState,
             (false, k) => TextOutput::NormedHiddenState(layers - k),
         };
-        let mut outputs = vec![states];
-        if xl && config.projection_dim.is_some() {
-            outputs.push(TextOutput::TextEmbeds);
-        }
+        let outputs = self.outputs(states, xl);
 
         // Every window of every prompt in one batch; short prompts are filled up with empty windows.
         let empty = Window { ids: self.tokenizer.window(&[], length), weights: vec![1.0; length] };

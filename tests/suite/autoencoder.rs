@@ -140,7 +140,7 @@ fn tiles_are_taken_where_the_whole_does_not_fit() {
 }
 
 /// A copy of `sd1/COMPONENT` in a folder of its own, one tensor of it multiplied.
-fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::TempDir {
+pub fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let from = fixtures().join("sd1");
     let to = folder.path().join(component);

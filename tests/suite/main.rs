@@ -13,6 +13,7 @@ mod fuzz_configs;
 mod fuzz_inputs;
 mod graph_parity;
 mod harness_controls;
+mod memory;
 mod op_fixtures;
 mod op_parity;
 mod pictures;

@@ -206,7 +206,7 @@ impl Options {
 
     /// How the autoencoder works.
     pub fn tiling(&self) -> Tiling {
-        self.vae_tiling.as_deref().and_then(tiling).unwrap_or_default()
+        self.vae_tiling.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     /// One noise source for each seed.
@@ -236,16 +236,6 @@ fn pair(text: &str, between: char) -> Option<(usize, usize)> {
     Some((first.trim().parse().ok()?, second.trim().parse().ok()?))
 }
 
-fn tiling(text: &str) -> Option<Tiling> {
-    match text {
-        "auto" => Some(Tiling::Auto),
-        "on" => Some(Tiling::On),
-        "off" => Some(Tiling::Off),
-        pixels => pixels.parse().ok().filter(|pixels| *pixels > 0).map(Tiling::Pixels),
-    }
-}
-
 fn checked_tiling(text: &str) -> Result<String, String> {
-    let wrong = || format!("expected auto, on, off or the pixels of a tile's side, found {text:?}");
-    tiling(text).map(|_| text.to_owned()).ok_or_else(wrong)
+    text.parse::<Tiling>().map(|_| text.to_owned())
 }

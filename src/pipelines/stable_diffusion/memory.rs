@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{PromptOptions, StableDiffusionPipeline};
+use super::{Kind, PromptOptions, StableDiffusionPipeline};
 use crate::backend::MemoryPlan;
 use crate::error::{Error, Result};
 use crate::pipelines::Runtime;
@@ -52,16 +52,16 @@ impl StableDiffusionPipeline {
 
         let windows = self.windows(options)?;
         for (component, graph) in self.text.graphs(options.prompts.len(), windows, runtime.dtype)? {
-            add(&component, memory(graph))?;
+            add(component, memory(graph))?;
         }
         if let Some(image) = &options.image {
             let (height, width) = (image.shape[2], image.shape[3]);
             // An enlarged picture is shown to the U-Net as it is.
-            if !self.enlarges() {
+            if self.kind != Kind::Upscale {
                 add("vae.encoder", self.vae.memory(runtime, Half::Encoder, height, width))?;
             }
         }
-        let schedule = self.scheduler.schedule(&options.sampling)?;
+        let schedule = self.scheduler.schedule(&self.sampling(options))?;
         let shape = [options.prompts.len(), self.vae.latent_channels(), latent_height, latent_width];
         let spec = self.spec(options, &schedule, &shape);
         add("unet", memory(self.step_graph(runtime, &spec, windows * self.text.window())?))?;

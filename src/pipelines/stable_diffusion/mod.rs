@@ -4,9 +4,11 @@
 //! latents ([`Kind`]); what is done with it, in which of picture, mask and latents are given ([`PromptOptions`]).
 
 mod conditioning;
+mod memory;
 mod options;
 mod start;
 
+pub use memory::{PipelinePlan, Stage};
 pub use options::PromptOptions;
 
 use super::Runtime;
@@ -19,7 +21,7 @@ use crate::graph::{Graph, TensorDesc};
 use crate::models::{ConditionClassEmbedding, Model, Sizes, UNet2DConditionModel};
 use crate::ops::concat::Axis;
 use crate::rng::NoiseSource;
-use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig};
+use crate::schedulers::{Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
 use crate::tensor::HostTensor;
 use conditioning::{guidance_scale_embedding, instruction_weights};
 
@@ -199,6 +201,7 @@ impl StableDiffusionPipeline {
         let shape = [batch, self.vae.latent_channels(), height / scale, width / scale];
         let schedule = self.scheduler.schedule(&self.sampling(options))?;
         let branches = self.branches(options);
+        self.plan(runtime, options)?.check()?;
 
         // 1. the text, and for guidance its opposite
         let text = self.encode_text(runtime, options, branches)?;
@@ -207,16 +210,7 @@ impl StableDiffusionPipeline {
         let start = self.start(runtime, options, &shape, &schedule, sources)?;
 
         // 3. every step
-        let spec = DenoiseSpec {
-            schedule: &schedule,
-            batch,
-            channels: shape[1],
-            height: shape[2],
-            width: shape[3],
-            branches,
-            rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
-            masked: start.kept.is_some(),
-        };
+        let spec = self.spec(options, &schedule, &shape);
         let graph = self.step_graph(runtime, &spec, text.hidden_states.shape[1])?;
         let mut session = runtime.device.load(graph, &self.unet_weights, runtime.load)?;
         session.write("encoder_hidden_states", &text.hidden_states)?;
@@ -252,6 +246,22 @@ impl StableDiffusionPipeline {
             session.write("mask", &kept.mask.nchw_to_nhwc()?)?;
         }
         DenoiseLoop { session, schedule: &schedule }.run(&start.latents, sources, observe)
+    }
+
+    /// One step for latents of `shape` `[N, C, h, w]`.
+    fn spec<'a>(&self, options: &PromptOptions, schedule: &'a Schedule, shape: &[usize; 4]) -> DenoiseSpec<'a> {
+        let &[batch, channels, height, width] = shape;
+        let branches = self.branches(options);
+        DenoiseSpec {
+            schedule,
+            batch,
+            channels,
+            height,
+            width,
+            branches,
+            rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
+            masked: self.kind == Kind::Plain && options.mask.is_some(),
+        }
     }
 
     fn step_graph(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {

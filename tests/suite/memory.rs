@@ -1,0 +1,209 @@
+//! The memory of whole runs: planned before anything is loaded, refused if it cannot fit, and freed from stage to stage.
+
+use std::path::{Path, PathBuf};
+
+use unmist::backend::{Device, LoadOptions};
+use unmist::checkpoint::Checkpoint;
+use unmist::gpu::{GpuDevice, select_adapter};
+use unmist::pipelines::{PipelinePlan, PromptOptions, Runtime, StableDiffusionPipeline, Tiling};
+use unmist::plan::PlanOptions;
+use unmist::rng::TorchCpu;
+use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+use unmist::{DType, Error, HostTensor, Result};
+
+use crate::autoencoder::scaled_copy;
+use crate::cli::{fails, stable_diffusion, succeeds};
+
+fn load(folder: &Path) -> StableDiffusionPipeline {
+    let checkpoint = Checkpoint::open(folder).expect("the model is there");
+    let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler").expect("is there").text);
+    StableDiffusionPipeline::load(&checkpoint, Scheduler::new(config.expect("sound")).expect("sound")).expect("loads")
+}
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/emoji-64")
+}
+
+/// A device of its own, so that no other test's buffers count.
+fn device() -> GpuDevice {
+    let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let (_, adapter) = select_adapter(&selector).expect("names an adapter").expect("there is an adapter");
+    GpuDevice::open(adapter, true).expect("the adapter opens")
+}
+
+fn options() -> PromptOptions {
+    PromptOptions {
+        prompts: vec!["a red apple".into()],
+        sampling: Sampling::steps(2),
+        guidance_scale: vec![3.0],
+        ..PromptOptions::default()
+    }
+}
+
+fn load_options(max_memory_bytes: Option<u64>) -> LoadOptions {
+    LoadOptions { plan: PlanOptions { max_memory_bytes, ..PlanOptions::default() }, ..LoadOptions::default() }
+}
+
+fn total(plan: &PipelinePlan, component: &str) -> u64 {
+    let stage = plan.stages.iter().find(|s| s.component == component).expect("the pipeline has this stage");
+    stage.memory.as_ref().expect("fits").total
+}
+
+#[test]
+fn stages_take_what_was_planned_and_are_freed_in_turn() {
+    let gpu = device();
+    let Some(before) = gpu.allocated_bytes() else {
+        // Metal does not count; there this test says nothing about freeing, and says so.
+        eprintln!("{} does not count its memory: nothing to compare the plan with", gpu.describe());
+        return;
+    };
+    let device = Device::Gpu(gpu.clone());
+    let pipeline = load(&shipped());
+    let load = load_options(None);
+    let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+    let plan = pipeline.plan(&runtime, &options()).expect("plans");
+    let names: Vec<_> = plan.stages.iter().map(|s| s.component.as_str()).collect();
+    assert_eq!(names, ["text_encoder", "unet", "vae.decoder"]);
+    assert_eq!(plan.peak(), plan.stages.iter().map(|s| s.memory.as_ref().expect("fits").total).max().expect("stages"));
+
+    // While the U-Net works, it alone is there: the text encoder would take more than the slack, which is for rounding and for staging what is read.
+    let slack = 1 << 20;
+    let unet = total(&plan, "unet");
+    assert!(total(&plan, "text_encoder") > 2 * slack, "the text encoder is too small to be missed");
+    let mut seen = Vec::new();
+    let latents = pipeline
+        .sample_latents(&runtime, &options(), &mut [TorchCpu::new(1)], &mut |_| {
+            gpu.free_dropped();
+            seen.push(gpu.allocated_bytes().expect("counted before") - before);
+            Ok(())
+        })
+        .expect("samples");
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|bytes| (unet - 4096..unet + slack).contains(bytes)), "planned {unet}, found {seen:?}");
+    pipeline.vae.decode(&runtime, &latents).expect("decodes");
+    gpu.free_dropped();
+    let left = gpu.allocated_bytes().expect("counted before") - before;
+    assert!(left < slack, "{left} bytes are still there after the run");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_first_step() {
+    for device in [Device::Gpu(device()), Device::Reference] {
+        let mut pipeline = load(&shipped());
+        let plan = {
+            let load = load_options(None);
+            pipeline.plan(&Runtime { device: &device, load: &load, dtype: DType::F32 }, &options()).expect("plans")
+        };
+        let (unet, decoder) = (total(&plan, "unet"), total(&plan, "vae.decoder"));
+        let mut refusal = |limit: u64, tiling: Tiling| -> Option<String> {
+            pipeline.vae.tiling = tiling;
+            let load = load_options(Some(limit));
+            let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+            let mut steps = 0;
+            let result = pipeline.sample_latents(&runtime, &options(), &mut [TorchCpu::new(1)], &mut |_| {
+                steps += 1;
+                Ok(())
+            });
+            match result {
+                Ok(_) => None,
+                Err(Error::Limits(why)) => {
+                    assert_eq!(steps, 0);
+                    Some(why)
+                }
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert!(unet > decoder, "the case below needs the U-Net to be the largest");
+        let why = refusal(unet - 1, Tiling::Auto).expect("the U-Net does not fit");
+        for part in ["unet needs", "--precision f16", "--batch-size", "--width", "--device"] {
+            assert!(why.contains(part), "no «{part}» in: {why}");
+        }
+        assert!(!why.contains("--vae-tiling"), "{why}");
+        assert_eq!(refusal(unet, Tiling::Auto), None, "{}", device.describe());
+    }
+}
+
+#[test]
+fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
+    let options = PromptOptions { height: Some(256), width: Some(192), ..options() };
+    let device = Device::Reference;
+    let mut pipeline = load(&stable_diffusion("sd1"));
+    // The decoder alone: this miniature's U-Net takes more.
+    let mut plan = |limit, tiling| {
+        pipeline.vae.tiling = tiling;
+        let load = load_options(limit);
+        let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+        let mut plan = pipeline.plan(&runtime, &options).expect("plans");
+        plan.stages.retain(|stage| stage.component == "vae.decoder");
+        plan
+    };
+    let limit = Some(plan(None, Tiling::Off).peak() - 1);
+    let refused = plan(limit, Tiling::Off).check();
+    let named = |m: &str| m.contains("vae.decoder needs") && m.contains("--vae-tiling on");
+    assert!(matches!(&refused, Err(Error::Limits(m)) if named(m)), "{refused:?}");
+
+    let tiled = plan(limit, Tiling::Auto);
+    tiled.check().expect("tiles fit");
+    assert!(tiled.stages.last().expect("the decoder").tiles.is_some(), "{tiled}");
+    assert!(tiled.to_string().contains("in tiles of"), "{tiled}");
+}
+
+#[test]
+fn a_unet_that_overflows_f16_is_named() {
+    let folder = scaled_copy("unet", "conv_in.weight", 1e6);
+    for component in ["text_encoder", "vae", "scheduler", "tokenizer"] {
+        crate::cli::copy(&stable_diffusion("sd1").join(component), &folder.path().join(component));
+    }
+    let pipeline = load(folder.path());
+    let device = Device::Gpu(crate::device::gpu().clone());
+    let options = PromptOptions { height: Some(32), width: Some(48), ..options() };
+    let mut steps = 0;
+    let mut sample = |dtype| -> Result<HostTensor> {
+        let load = load_options(None);
+        let runtime = Runtime { device: &device, load: &load, dtype };
+        pipeline.sample_latents(&runtime, &options, &mut [TorchCpu::new(1)], &mut |_| {
+            steps += 1;
+            Ok(())
+        })
+    };
+    assert!(sample(DType::F32).expect("f32 holds it").data.iter().all(|v| v.is_finite()));
+    let overflow = sample(DType::F16);
+    assert_eq!(steps, 3, "f32 goes through all of PNDM's steps for 2, f16 through none");
+    let named = |m: &str| m.contains("after step 1") && m.contains("--precision f32");
+    assert!(matches!(&overflow, Err(Error::Limits(m)) if named(m)), "{overflow:?}");
+}
+
+#[test]
+fn inspect_prints_every_stage() {
+    let model = shipped();
+    let model = model.to_str().expect("UTF-8");
+    let printed = succeeds(&["inspect", "--model", model]);
+    for part in ["text_encoder", "unet", "vae.decoder", "peak", "64 x 64 pixels"] {
+        assert!(printed.contains(part), "no «{part}» in: {printed}");
+    }
+    let printed = succeeds(&["inspect", "--model", model, "--max-memory", "0.001"]);
+    assert!(printed.contains("too little"), "{printed}");
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["inspect", "--model", model, "--json", "--batch-size", "3"])).expect("JSON");
+    let unet = &json["stages"][1];
+    assert_eq!(unet["component"], "unet");
+    let bytes = |key: &str| unet["memory"][key].as_u64().expect("a number");
+    assert!(bytes("total") >= bytes("parameters") + bytes("inputs") + bytes("values"), "{unet}");
+    assert!(json["peak"].as_u64() >= Some(bytes("total")), "{json}");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out.png");
+    let out = out.to_str().expect("UTF-8");
+    let little = ["sample", "a red apple", "--model", model, "--output", out, "--max-memory", "0.001"];
+    fails(&little, &["limits", "needs", "MiB", "--precision f16"], folder.path());
+    fails(&["inspect", "--model", model, "--max-memory", "0"], &["--max-memory"], folder.path());
+}
+
+#[test]
+fn bench_times_every_kernel() {
+    let model = shipped();
+    let printed = succeeds(&["bench", "--model", model.to_str().expect("UTF-8"), "--runs", "1"]);
+    for part in ["GFLOP/s", "planned", "allocated", "fastest", "by kernel", "by operation", "conv2d"] {
+        assert!(printed.contains(part), "no «{part}» in: {printed}");
+    }
+}
