@@ -12,7 +12,7 @@ use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
 use crate::pipelines::{PromptOptions, Runtime, STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline, Tiling};
 use crate::plan::Plan;
-use crate::schedulers::{Scheduler, SchedulerConfig};
+use crate::schedulers::Scheduler;
 
 /// Options of `unmist inspect`.
 #[derive(clap::Args)]
@@ -113,7 +113,7 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
     if args.batch_size == 0 {
         return Err(Error::Usage("--batch-size must be above 0".into()));
     }
-    let scheduler = Scheduler::new(SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?)?;
+    let scheduler = Scheduler::new(StableDiffusionPipeline::scheduler_config(checkpoint)?)?;
     let mut pipeline = StableDiffusionPipeline::load(checkpoint, scheduler)?;
     pipeline.vae.tiling = args.vae_tiling;
     let (device, load) = (args.device.open()?, args.device.load_options()?);
