@@ -1,8 +1,8 @@
 //! A whole Stable Diffusion checkpoint in one `.safetensors` file, in the key layout of the original code: SD 1.x, 2.x, XL and
 //! their inpainting, instruct-pix2pix and upscaling relatives.
 //!
-//! The file holds no configuration. What shapes tell is read from them ([`super::ldm_config`]); what they cannot tell is
-//! assumed, and [`SingleFile::assumptions`] says so. Names are translated by [`super::ldm_keys`].
+//! The file holds no configuration. What shapes tell is read from them (`ldm_config.rs`); what they cannot tell is
+//! assumed, and [`SingleFile::assumptions`] says so. Names are translated by `ldm_keys.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

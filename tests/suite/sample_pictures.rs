@@ -1,6 +1,7 @@
 //! `unmist sample` with several prompts, pictures to change, and SDXL's base and refiner: what is asked reaches the pipeline, what does not fit is refused.
 
 use std::path::Path;
+use std::process::Command;
 
 use unmist::HostTensor;
 use unmist::checkpoint::Tensors;
@@ -104,6 +105,27 @@ fn weights_are_read_only_on_request() {
     refused("sd1", &["a [red:blue:0.5] car", "--weighting"], &["`[red:blue:0.5]`"]);
     refused("sd1", &["a fox", "--guidance-rescale", "1.5"], &["--guidance-rescale 1.5"]);
     assert!(largest_difference(&sd1(&["a fox in the forest", "--guidance-rescale", "0.7"]), &plain) > 1e-4);
+}
+
+#[test]
+fn long_prompts_are_said_and_other_tokenizers_refused() {
+    let folder = Folder::new();
+    let (model, out) = (folder.path("model"), folder.path("out.png"));
+    copy(&stable_diffusion("sd1"), Path::new(&model));
+    let long = vec!["a fox and a red apple,"; 20].join(" ");
+    let run = |prompt: &str| {
+        let run = ["sample", prompt, "--model", &model, "--steps", "1", "--width", "24", "--height", "16"];
+        let run = Command::new(env!("CARGO_BIN_EXE_unmist")).args(run).args(["--output", &out]).output();
+        String::from_utf8(run.expect("the binary runs").stderr).expect("UTF-8")
+    };
+    assert!(run(&long).contains("longer than the text encoder's window"));
+    assert!(!run("a fox").contains("longer"));
+
+    let tokenizer = Path::new(&model).join("tokenizer");
+    std::fs::remove_dir_all(&tokenizer).expect("there");
+    copy(&shipped().with_file_name("emoji-64").join("tokenizer"), &tokenizer);
+    let message = run("a fox");
+    assert!(message.contains("tokenizer has 4295 tokens") && message.contains("714"), "{message}");
 }
 
 #[test]
@@ -249,6 +271,10 @@ fn sdxl_and_its_refiner() {
     assert!(handed != plain);
     succeeds(&["sample", "--from", &out, "--output", &again]);
     assert_eq!(folder.bytes("out.png"), folder.bytes("again.png"));
+
+    // A run cut in two is the whole run.
+    let rest = run(model, &["--latents", &latents, "--denoising-start", "0.5"]);
+    assert!(rest == plain, "the second half goes on where the first ended");
 
     // Finished latents, changed a little.
     run(model, &[&size[..], &["--save-latents", &latents]].concat());
