@@ -243,3 +243,21 @@ fn previews_and_latents() {
     let run = ["sample", "--model", sd1.to_str().unwrap(), "a fox"];
     fails(&[&run[..], &none, &["--latents", &wrong]].concat(), &["embedding_webui", "`latents`"], results.path());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_cannot_be_remembered_is_refused_at_once() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    let name = folder.0.path().join(std::ffi::OsStr::from_bytes(b"st\xffrt.png"));
+    std::fs::copy(folder.path("start.png"), &name).expect("copies");
+    let out = folder.path("out.png");
+    let model = stable_diffusion("sd1");
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_unmist"))
+        .args(["sample", "a fox", "--output", &out, "--model", model.to_str().unwrap(), "--image"])
+        .arg(&name)
+        .output()
+        .expect("the binary runs");
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success() && message.contains("rename the file") && !message.contains("device:"), "{message}");
+}

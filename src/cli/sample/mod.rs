@@ -38,6 +38,7 @@ pub fn run(args: Args) -> Result<()> {
     args.preview_every.iter().try_for_each(|_| output.check_preview())?;
     args.save_latents.iter().try_for_each(check_writable)?;
     check(&args, &options)?;
+    record::check_names(&options)?;
 
     // 1. the models, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
     if record.is_some() {
@@ -78,7 +79,11 @@ pub fn run(args: Args) -> Result<()> {
         refiner_scheduler: models.refiner.map(|refiner| refiner.scheduler.config.to_json()),
         files: match hashes {
             Hashes::Known(files) => files,
-            Hashes::Running(thread) => joined(thread)?,
+            // The pictures are there: a file that went away meanwhile is no reason to lose them.
+            Hashes::Running(thread) => joined(thread).unwrap_or_else(|error| {
+                eprintln!("note: {error}; the picture does not remember its files");
+                record::Files::new()
+            }),
         },
     };
     let json = record.to_json()?;

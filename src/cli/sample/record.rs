@@ -51,6 +51,14 @@ pub fn hash(paths: &Paths) -> Result<Files> {
     paths.iter().map(|(option, files)| Ok((option.clone(), hash_all(files)?))).collect()
 }
 
+/// Checks that options can be remembered, so that nothing is computed in vain.
+///
+/// # Errors
+/// [`Error::Usage`] if a file's name is not UTF-8.
+pub fn check_names(options: &Options) -> Result<()> {
+    serde_json::to_value(options).map(drop).map_err(not_utf8)
+}
+
 impl Record {
     /// The program's name and version.
     pub fn version() -> String {
