@@ -21,6 +21,9 @@ pub enum EndOfText {
     Id(usize),
 }
 
+/// Where the vectors of the tokens stand in a checkpoint.
+pub(crate) const TOKEN_EMBEDDING: &str = "text_model.embeddings.token_embedding";
+
 /// The fields of `config.json` that say what a CLIP text encoder computes; see `CLIPTextConfig` in transformers for their meaning.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are transformers' own, under transformers' names")]
@@ -291,7 +294,7 @@ impl CLIPTextModel {
         let (batch, tokens) = (m.graph.shape(input_ids)[0], m.graph.shape(input_ids)[1]);
 
         // 1. which token, and where in the text
-        let token = m.embedding("text_model.embeddings.token_embedding", input_ids, c.vocab_size, c.hidden_size)?;
+        let token = m.embedding(TOKEN_EMBEDDING, input_ids, c.vocab_size, c.hidden_size)?;
         let positions = HostTensor::from_fn([batch, tokens], |i| (i % tokens) as f32);
         let positions = m.graph.constant_u32("text_model.embeddings.position_ids", positions);
         let position = m.embedding(

@@ -24,6 +24,7 @@ mod unet_2d_config;
 
 pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
 pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, EncoderTiny};
+pub(crate) use clip_text::TOKEN_EMBEDDING;
 pub use clip_text::{CLIPTextConfig, CLIPTextModel, EndOfText, TextOutput};
 pub use config::ConfigReader;
 pub use layers::Layers;

@@ -3,8 +3,8 @@
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, TensorDesc};
-use crate::models::{CLIPTextModel, TextOutput};
+use crate::graph::{Graph, TensorDesc, WeightPart, WeightSource};
+use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
 use crate::prompt::{Piece, Window, parse, windows};
 use crate::tensor::{DType, HostTensor};
 use crate::tokenizer::Tokenizer;
@@ -116,7 +116,8 @@ impl TextEncoders {
         let graph = |encoder: &TextEncoder| {
             let length = encoder.model.config.max_position_embeddings;
             let outputs = encoder.outputs(TextOutput::LastHiddenState, self.xl);
-            Ok((encoder.name, encoder.model.graph_of(batch * count, length, &outputs, dtype)?))
+            let tokens = (batch * count * length).min(encoder.model.config.vocab_size);
+            Ok((encoder.name, encoder.with_vocabulary(tokens).graph_of(batch * count, length, &outputs, dtype)?))
         };
         self.encoders.iter().map(graph).collect()
     }
@@ -151,6 +152,13 @@ impl TextEncoder {
     fn outputs(&self, states: TextOutput, xl: bool) -> Vec<TextOutput> {
         let pooled = xl && self.model.config.projection_dim.is_some();
         std::iter::once(states).chain(pooled.then_some(TextOutput::TextEmbeds)).collect()
+    }
+
+    /// The model with so many tokens.
+    fn with_vocabulary(&self, tokens: usize) -> CLIPTextModel {
+        let mut model = self.model.clone();
+        model.config.vocab_size = tokens;
+        model
     }
 
     fn windows(&self, prompt: &str, weighting: bool) -> Result<Vec<Window>> {
@@ -193,13 +201,15 @@ impl TextEncoder {
             }
         }
         let batch = prompts.len() * count;
+        let used = UsedTokens::new(&self.weights, &ids);
+        let positions = HostTensor::new([batch, length], used.positions(&ids))?;
         let input_ids = HostTensor::new([batch, length], ids)?;
         let mut session = runtime.device.load(
-            self.model.graph_of(batch, length, &outputs, runtime.dtype)?,
-            &self.weights,
+            self.with_vocabulary(used.tokens.len()).graph_of(batch, length, &outputs, runtime.dtype)?,
+            &used,
             runtime.load,
         )?;
-        session.write("input_ids", &input_ids)?;
+        session.write("input_ids", &positions)?;
         if session.graph().find_input("pooled_rows").is_some() {
             session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;
         }
@@ -220,6 +230,41 @@ impl TextEncoder {
             }
         };
         Ok((hidden, pooled))
+    }
+}
+
+/// A text encoder's parameters with the vectors of those tokens alone that occur in a run: a whole vocabulary is more than some devices bind at once
+/// (CLIP's in f32 takes 145 MiB), and a prompt needs few of them.
+struct UsedTokens<'a> {
+    weights: &'a Weights,
+    /// The tokens, sorted.
+    tokens: Vec<usize>,
+}
+
+impl<'a> UsedTokens<'a> {
+    fn new(weights: &'a Weights, ids: &[f32]) -> Self {
+        let mut tokens: Vec<_> = ids.iter().map(|id| *id as usize).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        Self { weights, tokens }
+    }
+
+    /// Where the vectors of `ids` stand in the smaller table.
+    fn positions(&self, ids: &[f32]) -> Vec<f32> {
+        let position = |id: &f32| self.tokens.binary_search(&(*id as usize)).expect("the tokens are those of the ids");
+        ids.iter().map(|id| position(id) as f32).collect()
+    }
+}
+
+impl WeightSource for UsedTokens<'_> {
+    fn read(&self, part: &WeightPart) -> Result<HostTensor> {
+        let whole = self.weights.tensor(&part.name)?;
+        if part.name.strip_suffix(".weight") != Some(TOKEN_EMBEDDING) {
+            return Ok(whole);
+        }
+        let width = whole.shape[1];
+        let rows = self.tokens.iter().flat_map(|token| &whole.data[token * width..][..width]);
+        HostTensor::new([self.tokens.len(), width], rows.copied().collect())
     }
 }
 
