@@ -31,7 +31,7 @@ def generate(options, labels):
     settings = (options.seed, options.steps, options.guidance_scale, options.scheduler)
     if options.unmist:
         return pictures.fashion_with_unmist(options.unmist, options.model, labels, *settings)
-    return pictures.fashion_with_diffusers(options.model, labels, *settings)
+    return pictures.fashion_with_diffusers(options.model, labels, *settings, options.precision)
 
 
 def main():
@@ -39,9 +39,10 @@ def main():
     parser.add_argument("--model", default="weights/ddpm-fashion-32")
     parser.add_argument("--count", type=int, default=1000, help="pictures in all, a tenth of them of each class")
     parser.add_argument("--scheduler", choices=["ddim", "ddpm"], default="ddim")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of diffusers' U-Net")
     parser.add_argument("--unmist", help="take the pictures from this binary instead of diffusers")
     parser.add_argument("--images", help="judge this safetensors file (tensor `images`, classes in order) instead")
     options = parser.parse_args()

@@ -38,6 +38,7 @@ def make_unet():
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+        time_embedding_dim=128,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=32,
