@@ -6,7 +6,7 @@ use crate::graph::ValueId;
 use crate::ops::activation::ActivationKind;
 use crate::ops::conv2d::Conv2d;
 
-/// How a [`ResnetBlock2D`] takes the time embedding.
+/// How a `ResnetBlock2D` takes the time embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeScaleShift {
     /// Added to the first convolution's output.

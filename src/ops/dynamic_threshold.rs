@@ -6,7 +6,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n] = clamp(x0[n], ±s) / s` with s the `ratio`-quantile of |x0[n]| (linear between the two nearest values), at least 1 and at most `max`.
+/// `y[n] = clamp(x0[n], ±s) / s` with s the `ratio`-quantile of `|x0[n]|` (linear between the two nearest values), at least 1 and at most `max`.
 /// Saharia et al. 2022, arXiv:2205.11487, section 2.3.
 ///
 /// Input: `x0 [N, ..]` f32; output alike.
