@@ -1,7 +1,7 @@
 """Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and what diffusers computes with them.
 
     python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline's folder; inputs; diffusers' outputs (float32, weights rounded to f16)
-    python tools/full_size.py make sdxl target/full-size/sdxl     # the same without outputs: diffusers needs more memory for them than most machines have
+    python tools/full_size.py make sdxl target/full-size/sdxl     # the same; diffusers takes 16 GiB of memory for it
     python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
 
 `unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step, `unmist bench` times it, and
@@ -100,14 +100,16 @@ def make(family, folder):
         randomise(model, seed)
         model.save_pretrained(folder / name, max_shard_size="100GB")
         print(name, sum(p.numel() for p in model.parameters()), "parameters", flush=True)
-        if family == "sd15":
-            model = model.float().eval()
-            if name == "unet":
-                out = model(**unet_in).sample
-            else:
-                out = model.decode(vae_in["latent"]).sample
-            save_file(dict(sample=out.contiguous()), folder / f"{name}_out.safetensors")
-            print(name, "output: deviation", out.std().item(), "largest", out.abs().max().item(), flush=True)
+        model = model.float().eval()
+        if name == "unet":
+            added = {key: unet_in.pop(key) for key in ("text_embeds", "time_ids") if key in unet_in}
+            out = model(**unet_in, added_cond_kwargs=added).sample
+        elif family == "sd15":
+            out = model.decode(vae_in["latent"]).sample
+        else:
+            continue  # the same autoencoder, and at 1024 pixels its attention alone takes gigabytes
+        save_file(dict(sample=out.contiguous()), folder / f"{name}_out.safetensors")
+        print(name, "output: deviation", out.std().item(), "largest", out.abs().max().item(), flush=True)
         del model
 
 
