@@ -15,7 +15,7 @@
 //! ```no_run
 //! use unmist::backend::{Device, LoadOptions};
 //! use unmist::checkpoint::Checkpoint;
-//! use unmist::pipelines::{SampleOptions, UNet2DPipeline};
+//! use unmist::pipelines::{Runtime, SampleOptions, UNet2DPipeline};
 //! use unmist::rng::TorchCpu;
 //! use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 //! use unmist::{DType, Result};
@@ -32,11 +32,11 @@
 //!         classes: vec![0, 1, 7, 9],
 //!         null_class: None,
 //!         guidance_scale: 1.5,
-//!         dtype: DType::F32,
 //!     };
 //!     let device = Device::open("auto")?;
+//!     let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
 //!     // [4, 1, 32, 32] in [0, 1]
-//!     let images = pipeline.sample(&device, &LoadOptions::default(), &options, &mut [TorchCpu::new(0)], &mut |_| Ok(()))?;
+//!     let images = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(0)], &mut |_| Ok(()))?;
 //!     println!("{:?}", images.shape);
 //!     Ok(())
 //! }
