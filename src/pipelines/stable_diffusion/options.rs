@@ -40,11 +40,12 @@ pub struct PromptOptions {
     pub aesthetic_scores: (f64, f64),
     /// A picture `[1, 3, H, W]` in [−1, 1]: to start from (by `sampling.strength`), to paint into, to edit, to enlarge.
     pub image: Option<HostTensor>,
-    /// Inpainting: 1 (above ½) where `image` is painted anew, `[1, 1, H, W]`.
+    /// Inpainting: ½ and more where `image` is painted anew, `[1, 1, H, W]`.
     pub mask: Option<HostTensor>,
     /// Enlarging: the timestep up to which the small picture is noised.
     pub noise_level: usize,
-    /// Latents `[N, C, h, w]` in place of drawn noise, at the noise level of the first step, such as a base model's for its refiner.
+    /// Latents `[N, C, h, w]` to start from: with `sampling.denoising_start` as they are, such as a base model's for its refiner; else as an encoded
+    /// `image`, noised by `sampling.strength`.
     pub latents: Option<HostTensor>,
 }
 
