@@ -10,7 +10,7 @@ use unmist::backend::Session;
 use unmist::gpu::{GpuDevice, GpuSession, select_adapter};
 use unmist::ops::registry;
 use unmist::plan::{Choice, Plan, PlanOptions};
-use unmist::verify::{CaseResult, check_case};
+use unmist::verify::{CaseResult, Storage, check_case};
 use unmist::{DType, Result};
 
 /// Runs per sample; one wait for all of them, so that its cost is shared.
@@ -52,7 +52,7 @@ fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Res
         println!("{:<22} {:<12} cannot run here", info.name, variant);
         return Ok(());
     };
-    assert!(matches!(check_case(gpu, case, variant, DType::F32)?, CaseResult::Equal(_)), "the plan above was made");
+    assert!(matches!(check_case(gpu, case, variant, Storage::F32)?, CaseResult::Equal(_)), "the plan above was made");
 
     let cost = plan.cost();
     let mut session = GpuSession::new(gpu, plan, &HashMap::new())?;

@@ -104,13 +104,22 @@ impl Device {
     /// # Errors
     /// [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a kernel does not compile.
     pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
-        let graph = passes::optimize(&graph, &options.disabled_passes)?;
+        self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, &options.plan)
+    }
+
+    /// As [`Device::load`], of a graph that the passes have rewritten already.
+    pub(crate) fn load_optimized(
+        &self,
+        graph: Graph,
+        weights: &dyn WeightSource,
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Session>> {
         Ok(match self {
             Device::Reference => {
-                check_host_memory(&graph, &options.plan)?;
+                check_host_memory(&graph, options)?;
                 Box::new(ReferenceSession::new(graph, weights)?)
             }
-            Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), &options.plan)?, weights)?),
+            Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), options)?, weights)?),
         })
     }
 }

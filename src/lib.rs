@@ -54,6 +54,7 @@ pub mod kernel;
 pub mod models;
 pub mod ops;
 pub mod output;
+pub mod overflow;
 pub mod pipelines;
 pub mod plan;
 pub mod prompt;

@@ -93,12 +93,60 @@ pub enum CaseResult {
     Unsupported(String),
 }
 
+/// How a case's values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// All of them in f32.
+    F32,
+    /// In f16, but for what is f32 in any model.
+    F16,
+    /// As `F16`, with the result in f32: an operation whose result is too large for f16 ([`crate::overflow`]).
+    F16ToF32,
+    /// In f32, with the result in f16: one that reads such results.
+    F32ToF16,
+}
+
+impl Storage {
+    /// Every way.
+    pub const ALL: [Storage; 4] = [Self::F32, Self::F16, Self::F16ToF32, Self::F32ToF16];
+
+    /// `f16 to f32`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::F16ToF32 => "f16 to f32",
+            Self::F32ToF16 => "f32 to f16",
+        }
+    }
+
+    /// The graph of `case` and values for its inputs; `None` for an operation whose result is f32 in any model, and so never mixed.
+    fn graph(self, case: &Case) -> Result<Option<CaseGraph>> {
+        let half = case.graph(DType::F16)?;
+        let y = half.0.find_output("y").expect("Case::graph names it");
+        let mixable = half.0.desc(y).dtype == DType::F16;
+        let (mut graph, inputs) =
+            if matches!(self, Self::F16 | Self::F16ToF32) { half } else { case.graph(DType::F32)? };
+        match self {
+            Self::F32 | Self::F16 => return Ok(Some((graph, inputs))),
+            _ if !mixable => return Ok(None),
+            Self::F16ToF32 => graph.store_as(y, DType::F32),
+            Self::F32ToF16 => graph.store_as(y, DType::F16),
+        }
+        Ok(Some((graph, inputs)))
+    }
+}
+
+type CaseGraph = (Graph, Vec<(&'static str, HostTensor)>);
+
 /// Runs one case through one variant on `gpu` and compares it with the reference; checks that nothing was written out of bounds.
 ///
 /// # Errors
 /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
-pub fn check_case(gpu: &GpuDevice, case: &Case, variant: &str, dtype: DType) -> Result<CaseResult> {
-    let (graph, inputs) = case.graph(dtype)?;
+pub fn check_case(gpu: &GpuDevice, case: &Case, variant: &str, storage: Storage) -> Result<CaseResult> {
+    let Some((graph, inputs)) = storage.graph(case)? else {
+        return Ok(CaseResult::Unsupported("its result is f32 in any model".into()));
+    };
     let choice = Choice { forced: vec![(case.op.name().into(), variant.into())], family: None };
     let options = PlanOptions { choice, ..PlanOptions::default() };
     let plan = match Plan::new(&graph, gpu.caps(), &options) {
@@ -115,7 +163,7 @@ pub fn check_case(gpu: &GpuDevice, case: &Case, variant: &str, dtype: DType) -> 
     }
     device.run()?;
     oracle.run()?;
-    let bound = if dtype == DType::F16 { case.tolerance.max(F16_TOLERANCE) } else { case.tolerance };
+    let bound = if storage == Storage::F32 { case.tolerance } else { case.tolerance.max(F16_TOLERANCE) };
     let difference = compare(&device.read("y")?, &oracle.read("y")?, Tolerance::l2(bound))?;
     device.check_guard_bands()?;
     Ok(CaseResult::Equal(difference))

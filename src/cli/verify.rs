@@ -12,7 +12,7 @@ use crate::graph::{Graph, NodeKind, passes};
 use crate::models::{LoadedModel, Model, NamedTensors, Sizes};
 use crate::ops::{Fill, registry};
 use crate::tensor::DType;
-use crate::verify::{CaseResult, check_case, first_divergence};
+use crate::verify::{CaseResult, Storage, check_case, first_divergence};
 
 /// Rows and columns of the pictures that a model is verified with, at most.
 const MAX_SIZE: usize = 64;
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Every operation × variant × case × element type; returns the number of failures.
+/// Every operation × variant × case × storage; returns the number of failures.
 fn operations(gpu: &GpuDevice, only: Option<&str>) -> Result<usize> {
     let registry = registry();
     let names: Vec<_> = registry.iter().map(|i| i.name).collect();
@@ -71,11 +71,11 @@ fn operations(gpu: &GpuDevice, only: Option<&str>) -> Result<usize> {
     for info in registry.iter().filter(|i| only.is_none_or(|o| o == i.name)) {
         for variant in &info.variants {
             let (mut equal, mut unsupported, mut worst) = (0, 0, 0.0f64);
-            for (case, dtype) in info.cases.iter().flat_map(|c| [(c, DType::F32), (c, DType::F16)]) {
-                match check_case(gpu, case, variant, dtype) {
+            for (case, storage) in info.cases.iter().flat_map(|c| Storage::ALL.map(|storage| (c, storage))) {
+                match check_case(gpu, case, variant, storage) {
                     Ok(CaseResult::Equal(difference)) => {
                         equal += 1;
-                        worst = worst.max(if dtype == DType::F32 { difference.relative_l2 } else { 0.0 });
+                        worst = worst.max(if storage == Storage::F32 { difference.relative_l2 } else { 0.0 });
                     }
                     Ok(CaseResult::Unsupported(_)) => unsupported += 1,
                     Err(error @ Error::Device(_)) => return Err(error),
@@ -84,7 +84,7 @@ fn operations(gpu: &GpuDevice, only: Option<&str>) -> Result<usize> {
                         print(&format!(
                             "DIVERGES {} {variant} {} \"{}\": {error}\n",
                             info.name,
-                            dtype.name(),
+                            storage.name(),
                             case.label
                         ));
                     }

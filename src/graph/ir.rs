@@ -289,6 +289,11 @@ impl Graph {
         }
     }
 
+    /// Stores `value` as `dtype`, whatever was chosen for it; kernels compute in f32 in any case.
+    pub(crate) fn store_as(&mut self, value: ValueId, dtype: DType) {
+        self.nodes[value.index()].desc.dtype = dtype;
+    }
+
     /// Names `value` as a result.
     pub fn output(&mut self, name: impl Into<String>, value: ValueId) {
         self.outputs.push((name.into(), value));

@@ -5,6 +5,7 @@
 mod dump;
 mod ir;
 pub mod passes;
+pub mod range;
 mod weights;
 
 pub use ir::{Carry, Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};

@@ -56,6 +56,7 @@ pub const KERNELS: &[(&str, &str)] = table![
     "linear/shuffle",
     "linear/tiled",
     "masked_latents/naive",
+    "max_abs/naive",
     "model_input/naive",
     "pred_original_sample/naive",
     "randn/naive",

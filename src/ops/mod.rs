@@ -269,6 +269,8 @@ registry! {
     geglu::Geglu,
     /// Prompt weights.
     emphasis::Emphasis,
+    /// The largest magnitude, in parts.
+    max_abs::MaxAbs,
 }
 
 impl fmt::Display for Op {

@@ -205,7 +205,7 @@ fn sample_of(state: &HostTensor, batch: usize) -> Result<HostTensor> {
 /// A loaded step graph and the schedule it runs.
 pub struct DenoiseLoop<'a> {
     /// The session of a [`step_graph`], its other inputs already written.
-    pub session: Box<dyn Session>,
+    pub session: Box<dyn Session + 'a>,
     /// The run.
     pub schedule: &'a Schedule,
 }
@@ -270,7 +270,7 @@ impl DenoiseLoop<'_> {
     /// The sample after `done` steps, `[N, C, H, W]`.
     ///
     /// # Errors
-    /// [`Error::Limits`] if it holds NaN or infinite numbers and f16 is the likely cause, [`Error::Checkpoint`] if f32 was not enough either.
+    /// [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause, [`F32Fallback`] has seen to that.
     fn finite_sample(&mut self, batch: usize, done: usize) -> Result<HostTensor> {
         let sample = sample_of(&self.session.read("state")?, batch)?;
         let bad = sample.data.iter().filter(|v| !v.is_finite()).count();
@@ -278,13 +278,8 @@ impl DenoiseLoop<'_> {
             return Ok(sample);
         }
         let found = format!("{bad} of {} numbers of the sample are NaN or infinite after step {done}", sample.len());
-        let half = self.session.graph().nodes().iter().any(|n| n.desc.dtype == DType::F16);
-        Err(if half {
-            Error::Limits(format!("{found}: the U-Net overflows f16; use --precision f32"))
-        } else {
-            Error::Checkpoint(format!(
-                "{found}, in f32: the scheduler's config does not belong to the U-Net, or its weights are damaged"
-            ))
-        })
+        Err(Error::Checkpoint(format!(
+            "{found}, in f32 too: the scheduler's config does not belong to the U-Net, or its weights are damaged"
+        )))
     }
 }

@@ -5,6 +5,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, WeightPart, WeightSource};
 use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
+use crate::overflow::F32Fallback;
 use crate::prompt::{Piece, Window, parse, windows};
 use crate::tensor::{DType, HostTensor};
 use crate::tokenizer::Tokenizer;
@@ -49,6 +50,7 @@ struct TextEncoder {
     tokenizer: Tokenizer,
     model: CLIPTextModel,
     weights: Weights,
+    fallback: F32Fallback,
 }
 
 /// The text encoders of a checkpoint: one, or SDXL's two (of which its refiner has the second alone).
@@ -83,12 +85,17 @@ impl TextEncoders {
                     model.config.vocab_size
                 )));
             }
-            encoders.push(TextEncoder { name, tokenizer, model, weights });
+            encoders.push(TextEncoder { name, tokenizer, model, weights, fallback: F32Fallback::new("text encoder") });
         }
         if encoders.is_empty() {
             return Err(Error::Config(format!("{}: there is no text encoder", checkpoint.path().display())));
         }
         Ok(Self { encoders, xl })
+    }
+
+    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.encoders.iter().flat_map(|encoder| encoder.fallback.take_notes()).collect()
     }
 
     /// Number of windows that the longest of `prompts` fills. With `weighting`, prompts are in the syntax of [`crate::prompt`].
@@ -204,11 +211,8 @@ impl TextEncoder {
         let used = UsedTokens::new(&self.weights, &ids);
         let positions = HostTensor::new([batch, length], used.positions(&ids))?;
         let input_ids = HostTensor::new([batch, length], ids)?;
-        let mut session = runtime.device.load(
-            self.with_vocabulary(used.tokens.len()).graph_of(batch, length, &outputs, runtime.dtype)?,
-            &used,
-            runtime.load,
-        )?;
+        let graph = self.with_vocabulary(used.tokens.len()).graph_of(batch, length, &outputs, runtime.dtype)?;
+        let mut session = self.fallback.load(runtime.device, &graph, &used, runtime.load)?;
         session.write("input_ids", &positions)?;
         if session.graph().find_input("pooled_rows").is_some() {
             session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;

@@ -6,6 +6,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::{ClassEmbedding, UNet2DInputs, UNet2DModel};
+use crate::overflow::F32Fallback;
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Sampling, Schedule, Scheduler};
 use crate::tensor::HostTensor;
@@ -37,6 +38,7 @@ pub struct UNet2DPipeline {
     pub weights: Weights,
     /// The scheduler.
     pub scheduler: Scheduler,
+    fallback: F32Fallback,
 }
 
 impl UNet2DPipeline {
@@ -48,7 +50,12 @@ impl UNet2DPipeline {
         let component = checkpoint.component("unet")?;
         let model = UNet2DModel::from_json(&component.config)?;
         let weights = Weights::new(component.tensors, &model.parameters()?)?;
-        Ok(Self { model, weights, scheduler })
+        Ok(Self { model, weights, scheduler, fallback: F32Fallback::new("U-Net") })
+    }
+
+    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.fallback.take_notes()
     }
 
     /// Rows and columns of the pictures.
@@ -149,8 +156,12 @@ impl UNet2DPipeline {
         let schedule = self.scheduler.schedule(&options.sampling)?;
 
         // 1. one denoise step as a graph, loaded on the device
-        let mut session =
-            runtime.device.load(self.step_graph(runtime, options, &schedule)?, &self.weights, runtime.load)?;
+        let mut session = self.fallback.load(
+            runtime.device,
+            &self.step_graph(runtime, options, &schedule)?,
+            &self.weights,
+            runtime.load,
+        )?;
         if let Some(labels) = &labels {
             session.write("class_labels", labels)?;
         }

@@ -20,6 +20,7 @@ mod geglu;
 mod group_norm;
 mod layer_norm;
 mod linear;
+mod max_abs;
 mod products;
 mod randn;
 mod sampler;
@@ -50,6 +51,7 @@ pub use geglu::geglu;
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use max_abs::max_abs;
 pub use randn::randn;
 pub use sampler::{
     add_noise, guidance, guidance_rescale, masked_latents, model_input, pred_original_sample, scale_noise,

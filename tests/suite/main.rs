@@ -16,6 +16,7 @@ mod harness_controls;
 mod memory;
 mod op_fixtures;
 mod op_parity;
+mod overflow;
 mod pictures;
 mod pipeline_parity;
 mod rng;

@@ -1,10 +1,9 @@
-//! Every operation × case × variant × element type against the reference.
+//! Every operation × case × variant × storage against the reference.
 
 use std::time::Instant;
 
-use unmist::DType;
 use unmist::ops::{self, Info};
-use unmist::verify::{CaseResult, check_case};
+use unmist::verify::{CaseResult, Storage, check_case};
 
 use crate::device::gpu;
 
@@ -25,14 +24,14 @@ fn every_variant_agrees_with_the_reference() {
             let mut compared = 0;
             let begin = Instant::now();
             for case in &info.cases {
-                for dtype in [DType::F32, DType::F16] {
-                    match check_case(gpu(), case, variant, dtype) {
+                for storage in Storage::ALL {
+                    match check_case(gpu(), case, variant, storage) {
                         Ok(CaseResult::Equal(_)) => compared += 1,
                         Ok(CaseResult::Unsupported(_)) => {}
                         Err(error) => failures.push(format!(
                             "{} {variant} {} \"{}\": {error}",
                             info.name,
-                            dtype.name(),
+                            storage.name(),
                             case.label
                         )),
                     }
@@ -53,7 +52,7 @@ fn naive_variants_accept_every_case() {
         assert_eq!(info.variants.last(), Some(&"naive"), "{} must end with its naive variant", info.name);
         assert!(info.cases.len() >= 3, "{} has too few cases", info.name);
         for case in &info.cases {
-            let result = check_case(gpu(), case, "naive", DType::F32)
+            let result = check_case(gpu(), case, "naive", Storage::F32)
                 .unwrap_or_else(|e| panic!("{} \"{}\": {e}", info.name, case.label));
             assert!(matches!(result, CaseResult::Equal(_)), "{} \"{}\": {result:?}", info.name, case.label);
         }

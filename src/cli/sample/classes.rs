@@ -73,6 +73,7 @@ pub fn sample(job: &Job<'_>, options: &mut Options, model: &Model) -> Result<Hos
             Ok(())
         })?;
     reporter.finish(options.batch_size());
+    pipeline.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
     (options.height, options.width) = (Some(images.shape[2]), Some(images.shape[3]));
     Ok(images)
 }

@@ -55,6 +55,7 @@ pub fn sample(job: &Job<'_>, options: &mut Options, models: &Models) -> Result<H
             let mut second = open_refiner(refiner)?;
             second.vae.tiling = options.tiling();
             let latents = run(job, options, &pipeline, &asked, &mut sources, &mut reporter)?;
+            pipeline.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
             drop(pipeline);
             let rest = PromptOptions {
                 sampling: Sampling {
@@ -76,7 +77,7 @@ pub fn sample(job: &Job<'_>, options: &mut Options, models: &Models) -> Result<H
     }
     let images = pipeline.vae.decode(&job.runtime(options), &latents)?;
     reporter.finish(pictures);
-    pipeline.vae.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
+    pipeline.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
     if options.image.is_none() && options.latents.is_none() {
         (options.height, options.width) = (Some(height), Some(width));
     }

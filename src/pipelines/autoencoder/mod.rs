@@ -5,13 +5,14 @@ mod tiles;
 use std::sync::Mutex;
 
 use super::Runtime;
-use crate::backend::{MemoryPlan, Session};
+use crate::backend::MemoryPlan;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
 use crate::ops::concat::Axis;
 use crate::ops::scale_noise::LearnedVariance;
+use crate::overflow::F32Fallback;
 use crate::rng::NoiseSource;
 use crate::tensor::{DType, HostTensor};
 use tiles::Tiles;
@@ -72,6 +73,8 @@ pub struct Autoencoder {
     scale: Vec<(f64, f64)>,
     /// Computes in f32 in any case: the config says that f16 overflows.
     upcast: bool,
+    encoder_fallback: F32Fallback,
+    decoder_fallback: F32Fallback,
     notes: Mutex<Vec<String>>,
 }
 
@@ -118,7 +121,16 @@ impl Autoencoder {
         };
         let upcast = matches!(&model, Model::Kl(kl) if xl && kl.config.force_upcast);
         let weights = Weights::new(component.tensors, &parameters)?;
-        Ok(Self { tiling: Tiling::Auto, model, weights, scale, upcast, notes: Mutex::default() })
+        Ok(Self {
+            tiling: Tiling::Auto,
+            model,
+            weights,
+            scale,
+            upcast,
+            encoder_fallback: F32Fallback::new("autoencoder's encoder"),
+            decoder_fallback: F32Fallback::new("autoencoder's decoder"),
+            notes: Mutex::default(),
+        })
     }
 
     /// Rows (and columns) of the picture for one of a latent.
@@ -145,7 +157,10 @@ impl Autoencoder {
 
     /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
     pub fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut *self.notes.lock().expect("no holder of this lock panics"))
+        let mut notes = std::mem::take(&mut *self.notes.lock().expect("no holder of this lock panics"));
+        notes.extend(self.encoder_fallback.take_notes());
+        notes.extend(self.decoder_fallback.take_notes());
+        notes
     }
 
     fn note(&self, note: String) {
@@ -284,7 +299,7 @@ impl Autoencoder {
         if self.upcast { DType::F32 } else { runtime.dtype }
     }
 
-    /// Runs one half on pictures of one size `[1, H, W, C]`; in f32 if the results are not finite otherwise.
+    /// Runs one half on pictures of one size `[1, H, W, C]`.
     fn run(&self, runtime: &Runtime<'_>, half: Half, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
         let what = match half {
             Half::Encoder => "encoder",
@@ -295,19 +310,14 @@ impl Autoencoder {
         if dtype != runtime.dtype {
             self.note("the autoencoder ran in f32: its config says that f16 overflows (force_upcast)".into());
         }
-        let mut results = self.run_as(runtime, dtype, half, inputs)?;
-        if dtype == DType::F16 && !finite(&results) && finite(inputs) {
-            self.note(format!("the autoencoder's {what} overflowed f16 and was run again in f32"));
-            results = self.run_as(runtime, DType::F32, half, inputs)?;
-        }
+        let results = self.run_as(runtime, dtype, half, inputs)?;
         if finite(&results) {
-            Ok(results)
-        } else {
-            Err(Error::Checkpoint(format!(
-                "{}: the {what} returns NaN or infinite numbers even in f32; either what it is given is not finite, or the weights are damaged",
-                self.weights.label()
-            )))
+            return Ok(results);
         }
+        Err(Error::Checkpoint(format!(
+            "{}: the {what} returns NaN or infinite numbers even in f32; either what it is given is not finite, or the weights are damaged",
+            self.weights.label()
+        )))
     }
 
     /// As [`Autoencoder::run`] in one element type: whole or in tiles, as asked for and as fits.
@@ -319,8 +329,12 @@ impl Autoencoder {
         inputs: &[HostTensor],
     ) -> Result<Vec<HostTensor>> {
         let (height, width) = (inputs[0].shape[1], inputs[0].shape[2]);
-        let load = |h: usize, w: usize| -> Result<Box<dyn Session>> {
-            runtime.device.load(self.graph(half, h, w, dtype)?, &self.weights, runtime.load)
+        let fallback = match half {
+            Half::Encoder => &self.encoder_fallback,
+            Half::Decoder => &self.decoder_fallback,
+        };
+        let load = |h: usize, w: usize| {
+            fallback.load(runtime.device, &self.graph(half, h, w, dtype)?, &self.weights, runtime.load)
         };
         let whole = || -> Result<Vec<HostTensor>> {
             let mut session = load(height, width)?;

@@ -35,11 +35,11 @@ impl Tiles {
 
     /// What `load` makes of `x` `[1, H, W, C]` tile by tile: it returns a session for a tile of the given height and width, with the input `x` and the
     /// output `y`. One session serves all tiles of one size.
-    pub fn run(
+    pub fn run<'s>(
         &self,
         runtime: &Runtime<'_>,
         x: &HostTensor,
-        load: impl Fn(usize, usize) -> Result<Box<dyn Session>>,
+        load: impl Fn(usize, usize) -> Result<Box<dyn Session + 's>>,
     ) -> Result<HostTensor> {
         // 1. every tile on its own; tiles of one size one after the other
         let (rows, columns) = (x.shape[1].div_ceil(self.step()), x.shape[2].div_ceil(self.step()));

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::models::{ConditionClassEmbedding, Model, Sizes, UNet2DConditionModel};
 use crate::ops::concat::Axis;
+use crate::overflow::F32Fallback;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
 use crate::tensor::HostTensor;
@@ -64,6 +65,7 @@ pub struct StableDiffusionPipeline {
     text: TextEncoders,
     unet: UNet2DConditionModel,
     unet_weights: Weights,
+    unet_fallback: F32Fallback,
     /// The autoencoder.
     pub vae: Autoencoder,
     /// The scheduler.
@@ -113,7 +115,13 @@ impl StableDiffusionPipeline {
         let flag = |name, default| checkpoint.option(name).and_then(serde_json::Value::as_bool).unwrap_or(default);
         let zero_negative = xl && flag("force_zeros_for_empty_prompt", true);
         let aesthetic = xl && flag("requires_aesthetics_score", false);
-        Ok(Self { kind, text, unet, unet_weights, vae, scheduler, low_res, zero_negative, aesthetic })
+        let unet_fallback = F32Fallback::new("U-Net");
+        Ok(Self { kind, text, unet, unet_weights, unet_fallback, vae, scheduler, low_res, zero_negative, aesthetic })
+    }
+
+    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    pub fn take_notes(&self) -> Vec<String> {
+        [self.text.take_notes(), self.unet_fallback.take_notes(), self.vae.take_notes()].concat()
     }
 
     /// Rows and columns of the pictures.
@@ -212,7 +220,7 @@ impl StableDiffusionPipeline {
         // 3. every step
         let spec = self.spec(options, &schedule, &shape);
         let graph = self.step_graph(runtime, &spec, text.hidden_states.shape[1])?;
-        let mut session = runtime.device.load(graph, &self.unet_weights, runtime.load)?;
+        let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
         session.write("encoder_hidden_states", &text.hidden_states)?;
         // A picture with a scale of 1 or less in a batch with others is as it would be alone: not guided.
         let scales: Vec<f64> = options.guidance_scale.iter().cycle().take(batch).copied().collect();

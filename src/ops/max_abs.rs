@@ -1,0 +1,82 @@
+//! The largest magnitude among a tensor's elements, in parts.
+
+use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::{DType, HostTensor};
+
+/// Least elements of a part: 4 vectors for each of 256 invocations.
+const LEAST: usize = 4096;
+/// Most parts, so that what the host reads stays small.
+const MOST_PARTS: usize = 1024;
+
+/// `y[i] = max |x[e]|` over the elements e of part i: consecutive runs of at least 4096, at most 1024 of them. A NaN counts as larger than infinity.
+///
+/// Input: `x`, any shape; output `[parts]` f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MaxAbs;
+
+impl MaxAbs {
+    /// Elements of each part but the last: whole vectors.
+    pub(crate) fn part(elements: usize) -> usize {
+        elements.div_ceil(MOST_PARTS).max(LEAST).next_multiple_of(4)
+    }
+
+    fn naive(&self, context: &LowerContext<'_>) -> Lowered {
+        let elements = context.inputs[0].expect("shape inference rejects a missing input").elements();
+        Launch::new("max_abs/naive")
+            .param("elements", elements)
+            .param("part", Self::part(elements))
+            .workgroups(context.output.elements(), 1, 1)
+            .into()
+    }
+}
+
+impl Operation for MaxAbs {
+    const NAME: &'static str = "max_abs";
+    const INPUTS: &'static [&'static str] = &["x"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
+        if x.elements() == 0 {
+            return Err(Error::Shape(format!("x {:?} is empty", x.shape)));
+        }
+        Ok(TensorDesc { shape: vec![x.elements().div_ceil(Self::part(x.elements()))], dtype: DType::F32 })
+    }
+
+    fn flops(&self, inputs: Inputs<'_, TensorDesc>, _: &TensorDesc) -> u64 {
+        inputs.get(0).elements() as u64
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        let x = inputs.get(0);
+        reference::max_abs(x, Self::part(x.len()))
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |label, shape: &[usize]| Case::new(label, MaxAbs, vec![CaseInput::normal(shape)]);
+        vec![
+            case("less than one part, odd", &[3, 5, 7, 3]),
+            case("one part", &[64, 64]),
+            case("one part and one element", &[17, 241]),
+            case("several parts", &[2, 37, 41, 5]),
+            case("one element", &[1]),
+        ]
+    }
+}
+
+impl Graph {
+    /// `x` of any shape → `[parts]`: the largest magnitude in each of its parts, see [`MaxAbs`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if `x` holds u32, [`Error::Shape`] if it is empty.
+    pub fn max_abs(&mut self, name: impl Into<String>, x: ValueId) -> Result<ValueId> {
+        self.push(name, MaxAbs, &[Some(x)])
+    }
+}
