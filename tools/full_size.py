@@ -3,6 +3,7 @@
     python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline's folder; inputs; diffusers' outputs (float32, weights rounded to f16)
     python tools/full_size.py make sdxl target/full-size/sdxl     # the same; diffusers takes 16 GiB of memory for it
     python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
+    python tools/full_size.py rounding target/full-size/sdxl      # what rounding to f16 does to diffusers' own answer
 
 `unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step, `unmist bench` times it, and
 `unmist sample` runs the whole pipeline, which knows nothing: its pictures are noise.
@@ -121,6 +122,36 @@ def compare(found, expected):
         print(f"{name} {list(truth.shape)}: relative L2 {relative:.2e}, largest difference {difference.abs().max():.2e}")
 
 
+def rounding(folder, height, width):
+    """How much the U-Net magnifies rounding, shown by diffusers alone: its answer to a part of the sample, and how far that moves when the sample, or
+    what every product and norm returns, is rounded to f16. Writes part_in and part_out.safetensors for `unmist run` and `compare`."""
+    torch.set_grad_enabled(False)
+    inputs = load_file(folder / "unet_in.safetensors")
+    inputs["sample"] = inputs["sample"][:, :, :height, :width].contiguous()
+    save_file(inputs, folder / "part_in.safetensors")
+    model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float16).eval()
+    for module in model.modules():  # one after the other, so that not both copies are there
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.float()
+    added = {key: inputs.pop(key) for key in ("text_embeds", "time_ids") if key in inputs}
+
+    def run(sample):
+        return model(**inputs | dict(sample=sample), added_cond_kwargs=added).sample
+
+    truth = run(inputs["sample"])
+    save_file(dict(sample=truth.contiguous()), folder / "part_out.safetensors")
+
+    def report(what, found):
+        print(f"{what} rounded to f16: relative L2 {((found - truth).norm() / truth.norm()).item():.2e}", flush=True)
+
+    rounded = inputs["sample"].half().float()
+    report("the sample alone", run(rounded))
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)):
+            module.register_forward_hook(lambda module, inputs, result: result.half().float())
+    report("the results of all products and norms", run(rounded))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -130,5 +161,9 @@ if __name__ == "__main__":
     command = commands.add_parser("compare")
     command.add_argument("found", type=Path)
     command.add_argument("expected", type=Path)
-    args = parser.parse_args()
-    make(args.family, args.folder) if args.command == "make" else compare(args.found, args.expected)
+    command = commands.add_parser("rounding")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--height", type=int, default=32)
+    command.add_argument("--width", type=int, default=40)
+    arguments = vars(parser.parse_args())
+    dict(make=make, compare=compare, rounding=rounding)[arguments.pop("command")](**arguments)

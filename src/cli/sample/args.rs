@@ -99,15 +99,20 @@ pub struct Options {
     /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub steps: Option<usize>,
-    /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default: the model's own]
+    /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default: the model's
+    /// generation_config.json, else its own]
     #[arg(long, help_heading = SAMPLING, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (as DDPM) [default: 0]
     #[arg(long, help_heading = SAMPLING, value_name = "F")]
     pub eta: Option<f64>,
+    /// DDIM: whether the noise left in the sample is that which goes with the clipped x_0, as guidance needs where x_0 is clipped [default: the model's
+    /// generation_config.json, else off]
+    #[arg(long, help_heading = SAMPLING, value_enum, value_name = "on|off")]
+    pub use_clipped_model_output: Option<Switch>,
     /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and beyond; several, comma-separated: one for
-    /// each prompt or picture [default: 1 (off) for classes; for prompts the model's
-    /// generation_config.json, else 7.5; SDXL 5, latent consistency models 8.5, enlarging 9]
+    /// each prompt or picture [default: the model's
+    /// generation_config.json, else 1 (off) for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
     #[arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "F[,F…]")]
     pub guidance_scale: Vec<f64>,
     /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]
@@ -168,6 +173,22 @@ pub struct Options {
     pub negative_aesthetic_score: Option<f64>,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// Whether something is done. Not a flag, because a model's default may be either.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl From<bool> for Switch {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
 }
 
 /// Whose random numbers a seed starts.

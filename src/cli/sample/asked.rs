@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::Options;
+use super::args::{Options, Switch};
 use super::model::Model;
 use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
@@ -50,6 +50,7 @@ pub fn complete(options: &mut Options, traits: &Traits, model: &Model) {
     if options.guidance_scale.is_empty() {
         options.guidance_scale = vec![model.defaults.guidance_scale.unwrap_or(guidance)];
     }
+    options.use_clipped_model_output = model.clipping(options);
     options.clip_skip.get_or_insert(0);
     let changes = matches!(traits.kind, Kind::Plain | Kind::Inpaint) && options.denoising_start.is_none();
     if changes && (options.image.is_some() || options.latents.is_some()) {
@@ -160,6 +161,7 @@ pub fn prompt_options(options: &Options) -> Result<PromptOptions> {
         width: options.width,
         sampling: Sampling {
             eta: options.eta.unwrap_or(0.0),
+            use_clipped_model_output: options.use_clipped_model_output == Some(Switch::On),
             strength: options.strength.unwrap_or(1.0),
             denoising_start: options.denoising_start,
             denoising_end: options.denoising_end,

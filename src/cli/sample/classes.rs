@@ -1,7 +1,7 @@
 //! Pictures of classes, or of whatever an unconditional model knows.
 
 use super::Job;
-use super::args::Options;
+use super::args::{Options, Switch};
 use super::model::Model;
 use super::reporter::Reporter;
 use crate::error::{Error, Result};
@@ -45,18 +45,23 @@ pub fn sample(job: &Job<'_>, options: &mut Options, model: &Model) -> Result<Hos
         }
     }
     let guidance_scale = match options.guidance_scale.as_slice() {
-        [] => 1.0,
+        [] => model.defaults.guidance_scale.unwrap_or(1.0),
         [one] => *one,
         _ => return Err(Error::Usage("--guidance-scale: pictures of classes share one; give one number".into())),
     };
     options.guidance_scale = vec![guidance_scale];
-    let steps = *options.steps.get_or_insert(50);
+    let steps = *options.steps.get_or_insert(model.defaults.num_inference_steps.unwrap_or(50));
+    options.use_clipped_model_output = model.clipping(options);
     let pipeline = UNet2DPipeline::load(&model.checkpoint, model.scheduler.clone())?;
     let asked = SampleOptions {
         batch_size: options.batch_size(),
         height: options.height,
         width: options.width,
-        sampling: Sampling { eta: options.eta.unwrap_or(0.0), ..Sampling::steps(steps) },
+        sampling: Sampling {
+            eta: options.eta.unwrap_or(0.0),
+            use_clipped_model_output: options.use_clipped_model_output == Some(Switch::On),
+            ..Sampling::steps(steps)
+        },
         classes: options.class.clone(),
         null_class: options.null_class,
         guidance_scale,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::args::Options;
+use super::args::{Options, Switch};
 use super::record::Record;
 use crate::checkpoint::{Checkpoint, Json, Lora, TextualInversion};
 use crate::cli::model_path;
 use crate::error::{Error, Result};
 use crate::pipelines::{STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline};
-use crate::schedulers::{Scheduler, SchedulerConfig, scheduler_by_name};
+use crate::schedulers::{Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
 
 /// Pipelines without text that this command runs.
 const CLASSES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
@@ -31,13 +31,17 @@ pub struct Model {
 
 /// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no such file; the name is that of
 /// transformers' language models.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
+    /// The sampler, as `--scheduler` names it.
+    pub scheduler: Option<String>,
     /// Number of denoise steps.
     pub num_inference_steps: Option<usize>,
     /// Classifier-free guidance.
     pub guidance_scale: Option<f64>,
+    /// DDIM: see [`crate::schedulers::Sampling::use_clipped_model_output`].
+    pub use_clipped_model_output: Option<bool>,
 }
 
 impl Defaults {
@@ -75,6 +79,13 @@ impl Model {
         Self::open_at(&path, &own, scheduler, given).map(Some)
     }
 
+    /// How a DDIM run goes about clipping, once the options or the model say so; nothing for other samplers.
+    pub fn clipping(&self, options: &Options) -> Option<Switch> {
+        let ddim = self.scheduler.config.class == SchedulerClass::Ddim;
+        let asked = options.use_clipped_model_output.or(self.defaults.use_clipped_model_output.map(Switch::from));
+        asked.filter(|_| ddim)
+    }
+
     fn open_at(path: &Path, options: &Options, recorded: Option<&Value>, given: &Options) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(path)?;
         let text = match checkpoint.pipeline_class() {
@@ -96,12 +107,12 @@ impl Model {
             checkpoint.assumptions().iter().for_each(|a| eprintln!("assumed: {a}"));
         }
         checkpoint = adapted(checkpoint, options)?;
+        let defaults = Defaults::of(&checkpoint)?;
         let changed = given.scheduler.is_some() || given.prediction_type.is_some();
         let config = match recorded.filter(|_| !changed) {
             Some(recorded) => SchedulerConfig::from_json(&recorded.to_string())?,
-            None => scheduler_config(&checkpoint, options)?,
+            None => scheduler_config(&checkpoint, options, &defaults)?,
         };
-        let defaults = Defaults::of(&checkpoint)?;
         Ok(Self { checkpoint, scheduler: Scheduler::new(config)?, text, defaults })
     }
 }
@@ -153,9 +164,9 @@ fn split(text: &str) -> (&Path, Option<&str>) {
 }
 
 /// The model's scheduler, or the one asked for.
-fn scheduler_config(checkpoint: &Checkpoint, options: &Options) -> Result<SchedulerConfig> {
+fn scheduler_config(checkpoint: &Checkpoint, options: &Options, defaults: &Defaults) -> Result<SchedulerConfig> {
     let own = StableDiffusionPipeline::scheduler_config(checkpoint)?;
-    let config = match &options.scheduler {
+    let config = match options.scheduler.as_ref().or(defaults.scheduler.as_ref()) {
         Some(name) => scheduler_by_name(name, &own)?,
         None => own,
     };
