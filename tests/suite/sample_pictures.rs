@@ -163,6 +163,39 @@ fn a_model_may_bring_its_own_defaults() {
     fails(&run, &["generation_config.json", "top_k"], results.path());
 }
 
+#[test]
+fn a_model_of_classes_may_bring_its_own_defaults() {
+    let folder = Folder::new();
+    let model = folder.path("model");
+    copy(&shipped(), Path::new(&model));
+    let file = Path::new(&model).join("generation_config.json");
+    let config =
+        r#"{"scheduler": "ddim", "num_inference_steps": 3, "guidance_scale": 3, "use_clipped_model_output": true}"#;
+    std::fs::write(&file, config).expect("writes");
+    let sample = |name: &str, more: &[&str]| {
+        succeeds(&[&["sample", "--model", &model, "--class", "5,7", "--output", &folder.path(name)], more].concat());
+        read(folder.path(name), 1).expect("a picture")
+    };
+    let own = sample("own.png", &[]);
+    let options = |name| folder.record("own.png")["options"][name].clone();
+    assert_eq!((options("steps"), options("guidance_scale")), (3.into(), vec![3.0].into()));
+    assert_eq!(options("use_clipped_model_output"), "on");
+    assert_eq!(folder.record("own.png")["scheduler"]["_class_name"], "DDIMScheduler");
+
+    // Every one of them can be asked for, and asked otherwise.
+    std::fs::remove_file(&file).expect("was written");
+    let asked = ["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3", "--use-clipped-model-output", "on"];
+    assert_eq!(own, sample("asked.png", &asked));
+    std::fs::write(&file, config).expect("writes");
+    assert_ne!(own, sample("off.png", &["--use-clipped-model-output", "off"]));
+    assert_ne!(own, sample("ddpm.png", &["--scheduler", "ddpm"]));
+
+    // A picture is made again as it was, whatever the model's defaults have become.
+    std::fs::write(&file, r#"{"num_inference_steps": 2, "use_clipped_model_output": true}"#).expect("writes");
+    succeeds(&["sample", "--from", &folder.path("off.png"), "--output", &folder.path("again.png")]);
+    assert_eq!(folder.bytes("off.png"), folder.bytes("again.png"));
+}
+
 /// White in the left half.
 fn mask(folder: &Folder, name: &str, width: usize, height: usize) {
     let data = (0..width * height).map(|i| if i % width < width / 2 { 255 } else { 0 }).collect();
