@@ -1,4 +1,4 @@
-"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its border's colour.
+"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its corners' colour.
 
     python tools/train/build_sprites.py                                        # once: the sprites to compare with
     python tools/quality/measure_emoji.py                                      # pictures from diffusers
@@ -7,8 +7,9 @@
 Half of the prompts are (thing, background) pairs that were trained, half are pairs that were held out; things, styles and
 backgrounds are drawn at random with the seed.  The model's own autoencoder encodes each picture and every sprite of the
 set on the prompted background; the sprite nearest in latent space, of any style, must be of the thing asked for.  The
-background is right when the named colour is nearest to the median of the picture's border.  Beside the figures, as what
-can be reached: the same for the real sprites, and for sprites of other things in their place (chance).
+background is right when the named colour is nearest to the median of the picture's corners.  Likeness is the peak signal-to-noise
+ratio to the drawing asked for.  Beside the figures, as what can be reached: the same for the real sprites, for those as the
+autoencoder gives them back, and for sprites of other things in their place (chance).
 """
 
 import argparse
@@ -45,11 +46,20 @@ class Judge:
         self.styles = np.array([entry["style"] for entry in entries])
         self.sprites = {c: self.encode(composite(rgba, np.tile(rgb, (len(rgba), 1)))) for c, rgb in COLOURS.items()}
 
-    @torch.no_grad()
     def encode(self, images):
         """[-1, 1] pictures -> flat latents."""
+        return torch.cat([latents.flatten(1) for latents in self.latents(images)])
+
+    @torch.no_grad()
+    def latents(self, images):
+        """[-1, 1] pictures -> latents, fifty at a time."""
         images = images.contiguous(memory_format=torch.channels_last)
-        return torch.cat([self.vae.encode(batch).latent_dist.mean.flatten(1) for batch in images.split(50)])
+        return [self.vae.encode(batch).latent_dist.mean for batch in images.split(50)]
+
+    @torch.no_grad()
+    def autoencoded(self, images):
+        """[0, 1] pictures as the autoencoder gives them back: what the U-Net cannot better."""
+        return (torch.cat([self.vae.decode(z).sample for z in self.latents(images * 2 - 1)]) / 2 + 0.5).clamp(0, 1)
 
     def judge(self, images, prompts):
         """Shares of pictures [0, 1] whose thing, style and background are those of the prompts; and the right things."""
@@ -57,8 +67,9 @@ class Judge:
         nearest = [torch.cdist(z[None], self.sprites[c]).argmin().item() for z, c in zip(latents, prompts.colours)]
         thing = self.labels[nearest] == prompts.labels
         style = self.styles[nearest] == self.styles[prompts.sprites]
-        border = torch.cat([images[..., :2, :].flatten(2), images[..., -2:, :].flatten(2)], 2)
-        distance = torch.cdist(border.median(2).values * 255, torch.tensor(list(COLOURS.values())).float())
+        ends = (slice(4), slice(-4, None))
+        corners = torch.cat([images[..., rows, columns].flatten(2) for rows in ends for columns in ends], 2)
+        distance = torch.cdist(corners.median(2).values * 255, torch.tensor(list(COLOURS.values())).float())
         ground = np.array(list(COLOURS))[distance.argmin(1)] == np.array(prompts.colours)
         return {"thing": thing.mean(), "style": style.mean(), "background": ground.mean()}, thing
 
@@ -68,8 +79,8 @@ def main():
     parser.add_argument("--model", default="weights/emoji-64")
     parser.add_argument("--data", type=Path, default=BUILD, help="folder of sprites.npz and sprites.json")
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--unmist", help="take the pictures from this binary instead of diffusers")
     parser.add_argument("--grid", type=Path, help="also write the pictures beside their sprites as a PNG")
@@ -80,28 +91,31 @@ def main():
     rgba, entries = rgba[keep], [entries[i] for i in keep]
     judge, rng = Judge(options.model, rgba, entries), np.random.default_rng(options.seed)
 
-    def report(name, images, prompts):
+    def report(name, images, prompts, real):
         shares, thing = judge.judge(images, prompts)
-        print(f"{name:<40}" + "  ".join(f"{key} right {share:.1%}" for key, share in shares.items()), flush=True)
+        figures = "  ".join(f"{key} right {share:.1%}" for key, share in shares.items())
+        likeness = -10 * torch.log10((images - real).square().mean((1, 2, 3)).clamp(min=1e-10)).mean().item()
+        print(f"{name:<46}{figures}  likeness {likeness:.1f} dB", flush=True)
         return thing
 
     for kind, held_out in (("seen", False), ("held-out", True)):
         prompts = Prompts(entries, options.count // 2, held_out, rng)
         grounds = np.array([COLOURS[c] for c in prompts.colours])
-        report(f"{kind} pairs, real sprites", composite(rgba[prompts.sprites], grounds) / 2 + 0.5, prompts)
+        real = composite(rgba[prompts.sprites], grounds) / 2 + 0.5
+        report(f"{kind} pairs, real sprites", real, prompts, real)
         shuffled = rng.permutation(prompts.sprites)
-        report(f"{kind} pairs, other sprites", composite(rgba[shuffled], grounds) / 2 + 0.5, prompts)
+        report(f"{kind} pairs, other sprites", composite(rgba[shuffled], grounds) / 2 + 0.5, prompts, real)
+        report(f"{kind} pairs, real ones by the autoencoder", judge.autoencoded(real), prompts, real)
         settings = (options.seed, options.steps, options.guidance_scale)
         if options.unmist:
             images = pictures.emoji_with_unmist(options.unmist, options.model, prompts.texts, *settings)
         else:
             images = pictures.emoji_with_diffusers(options.model, prompts.texts, *settings)
-        thing = report(f"{kind} pairs, {len(prompts.texts)} generated pictures", images, prompts)
+        thing = report(f"{kind} pairs, {len(prompts.texts)} generated pictures", images, prompts, real)
         wrong = [text for text, right in zip(prompts.texts, thing) if not right]
         if wrong:
             print(f"  not recognised, for instance: {'; '.join(wrong[:8])}")
         if options.grid:
-            real = composite(rgba[prompts.sprites], grounds) / 2 + 0.5
             rows = [row for pair in zip(images.split(12), real.split(12)) for row in pair if len(row) == 12]
             save_grid(torch.cat(rows[:12]), options.grid.with_stem(f"{options.grid.stem}_{kind}"), columns=12)
 

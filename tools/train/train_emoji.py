@@ -125,13 +125,13 @@ def sample_grid(folder, names, path):
     pipeline.set_progress_bar_config(disable=True)
     prompts = [prompt(name, "3d", list(COLOURS)[i % len(COLOURS)]) for i, name in enumerate(names)]
     generator = torch.Generator().manual_seed(0)
-    images = pipeline(prompts, num_inference_steps=25, guidance_scale=4.0, generator=generator, output_type="pt").images
+    images = pipeline(prompts, num_inference_steps=25, guidance_scale=1.5, generator=generator, output_type="pt").images
     save_grid(images, path, columns=8)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser, samples=1_500_000, batch=32, learning_rate=7e-4)
+    add_arguments(parser, samples=600_000, batch=128, learning_rate=1.5e-3)
     parser.add_argument("--data", type=Path, default=BUILD, help="folder of sprites.npz and sprites.json")
     parser.add_argument("--vae", type=Path, help="default: target/train/vae, or that of --start-from")
     parser.add_argument("--tokenizer", type=Path, help="default: target/train/tokenizer, or that of --start-from")
@@ -154,7 +154,7 @@ def main(arguments=None):
     else:
         unet, text_encoder = make_unet(), make_text_encoder(tokenizer)
     unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU the fused attention's backward takes a third of a step
-    trainer = Trainer({"unet": unet, "text_encoder": text_encoder}, options, options.checkpoint)
+    trainer = Trainer({"unet": unet, "text_encoder": text_encoder}, options, options.checkpoint, muon=True)
     device = options.device
     if not options.export:
         drawings = Latents(vae, options.data, options.seed)

@@ -69,7 +69,7 @@ def main(arguments=None):
 
     start, device = options.start_from, options.device
     unet = UNet2DModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32) if start else make_unet()
-    trainer = Trainer({"unet": unet}, options, options.checkpoint)
+    trainer = Trainer({"unet": unet}, options, options.checkpoint, muon=True)
     images, labels = load_fashion(options.data)
     alphas_cumprod = make_scheduler().alphas_cumprod.to(device)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from emoji_data import COLOURS, composite, load_sprites, shaded
+from emoji_data import COLOURS, STYLE_SHARE, composite, load_sprites, shaded
 from trainer import BUILD, Step, Trainer, add_arguments, save_grid
 
 LATENT_CHANNELS = 16
@@ -39,17 +39,27 @@ def make_vae():
 
 
 class Drawings:
-    """Batches of composites: three in four from the text-to-image set, the rest from all drawings, half of them mirrored."""
+    """Batches of composites.
 
-    def __init__(self, folder):
+    For the whole autoencoder three in four are from the text-to-image set, the rest from all drawings, half of them mirrored:
+    variety makes latents that mean something.  For the decoder alone they are what the U-Net learns to draw, and as often.
+    """
+
+    def __init__(self, folder, as_the_unet):
         self.rgba, entries = load_sprites(folder)
         self.of_the_set = np.array([i for i, entry in enumerate(entries) if entry["style"]])
+        shares = np.array([STYLE_SHARE[entries[i]["style"]] if as_the_unet else 1.0 for i in self.of_the_set])
+        self.shares, self.as_the_unet = shares / shares.sum(), as_the_unet
 
     def batch(self, size, rng):
-        anything = rng.integers(0, len(self.rgba), size)
-        pick = np.where(rng.random(size) < 0.75, rng.choice(self.of_the_set, size), anything)
-        backgrounds = np.stack([shaded(colour, rng, 12) for colour in rng.choice(list(COLOURS), size)])
-        return composite(self.rgba[pick], backgrounds, rng.random(size) < 0.5).contiguous(memory_format=torch.channels_last)
+        pick = rng.choice(self.of_the_set, size, p=self.shares)
+        mirrored = None
+        if not self.as_the_unet:
+            pick = np.where(rng.random(size) < 0.75, pick, rng.integers(0, len(self.rgba), size))
+            mirrored = rng.random(size) < 0.5
+        spread = 8 if self.as_the_unet else 12
+        backgrounds = np.stack([shaded(colour, rng, spread) for colour in rng.choice(list(COLOURS), size)])
+        return composite(self.rgba[pick], backgrounds, mirrored).contiguous(memory_format=torch.channels_last)
 
 
 def differences(x):
@@ -91,20 +101,20 @@ def main(arguments=None):
     add_arguments(parser, samples=40_000, batch=16, learning_rate=1.5e-3)
     parser.add_argument("--data", type=Path, default=BUILD)
     parser.add_argument("--decoder-of", type=Path, help="a finished autoencoder folder whose decoder to train further")
-    parser.add_argument("--latent-noise", type=float, default=0.12, help="largest spread of the noise on latents (decoder pass)")
+    parser.add_argument("--latent-noise", type=float, default=0.15, help="largest spread of the noise on latents (decoder pass)")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--output", type=Path, default=BUILD / "vae")
     options = parser.parse_args(arguments)
     decoder_only = options.decoder_of is not None
     checkpoint = options.checkpoint or BUILD / ("vae_decoder.pt" if decoder_only else "vae.pt")
     torch.manual_seed(options.seed)
-    drawings = Drawings(options.data)
+    drawings = Drawings(options.data, as_the_unet=decoder_only)
 
     vae = AutoencoderKL.from_pretrained(options.decoder_of, torch_dtype=torch.float32) if decoder_only else make_vae()
     if decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    trainer = Trainer({"vae": vae}, options, checkpoint, weight_decay=1e-3)
+    trainer = Trainer({"vae": vae}, options, checkpoint, muon=decoder_only, weight_decay=1e-3)
 
     for step in trainer.steps():
         pictures = drawings.batch(options.batch, step.rng).to(options.device)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from muon import Muon
+
 BUILD = Path("target/train")  # everything made on the way; the finished folders go to --output
 
 
@@ -46,9 +48,12 @@ class Step:
 
 
 class Trainer:
-    """`modules`: name -> torch module, trained together.  The checkpoint is read at once where it exists."""
+    """`modules`: name -> torch module, trained together.  The checkpoint is read at once where it exists.
 
-    def __init__(self, modules, options, checkpoint, *, weight_decay=0.01, ema_decay=0.998, warmup=150):
+    The optimizer is AdamW, or with `muon` Muon for the matrices and convolutions within the networks and AdamW for the rest.
+    """
+
+    def __init__(self, modules, options, checkpoint, *, muon=False, weight_decay=0.01, ema_decay=0.998, warmup=150):
         torch.set_num_threads(options.threads)
         self.modules, self.options, self.checkpoint = modules, options, Path(checkpoint)
         self.ema_decay, self.warmup = ema_decay, warmup
@@ -60,13 +65,16 @@ class Trainer:
         named = [(f"{key}.{name}", p) for key, module in modules.items() for name, p in module.named_parameters()]
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        matrices = [p for p in self.parameters.values() if p.ndim > 1]
+        # Muon is for what maps features to features: not for the way in, the way out, and embeddings.
+        outer = ("conv_in", "conv_out", "quant_conv", "embedding")
+        inner = [p for name, p in self.parameters.items() if p.ndim > 1 and not any(part in name for part in outer)]
         vectors = [p for p in self.parameters.values() if p.ndim <= 1]  # biases and norms: no decay
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        taken = {id(p) for p in vectors + (inner if muon else [])}
+        matrices = [p for p in self.parameters.values() if id(p) not in taken]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizers = [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
+        if muon:
+            self.optimizers.append(Muon(inner, weight_decay=weight_decay))
         if self.checkpoint.exists():
             self.load()
 
@@ -102,14 +110,16 @@ class Trainer:
         return self.options.learning_rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
     def update(self, loss):
-        """Backward, clip, AdamW, moving average.  A step whose gradient is not finite changes nothing."""
-        self.optimizer.zero_grad()
+        """Backward, clip, optimizers, moving average.  A step whose gradient is not finite changes nothing."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        if torch.isfinite(norm):
-            self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            if torch.isfinite(norm):
+                optimizer.step()
         self.step += 1
         self.samples += self.options.batch
         self.loss = loss.item()
@@ -126,7 +136,7 @@ class Trainer:
             "loss_history": self.loss_history,
             "parameters": {name: p.detach() for name, p in self.parameters.items()},
             "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.checkpoint.with_suffix(".unfinished")
@@ -139,7 +149,8 @@ class Trainer:
         for name, parameter in self.parameters.items():
             parameter.copy_(state["parameters"][name])
             self.ema[name].copy_(state["ema"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.samples, self.loss_history = state["step"], state["samples"], state["loss_history"]
         print(f"{self.checkpoint}: resumed at step {self.step}, {self.samples} samples", flush=True)
 
