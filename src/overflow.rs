@@ -16,7 +16,7 @@ const LARGE: f32 = range::F16_MAX / 4.0;
 pub struct F32Fallback {
     /// What the model is, for messages: "U-Net".
     model: &'static str,
-    /// Names of operations whose results are stored in f32.
+    /// Names of operations whose results are stored in f32, and of parameters.
     values: Mutex<BTreeSet<String>>,
     notes: Mutex<Vec<String>>,
 }
