@@ -144,7 +144,7 @@ pub struct Options {
     /// goes on from them
     #[arg(long, help_heading = PICTURES, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
-    /// Number of pictures of each prompt [default: 1, or one for each seed]
+    /// Number of pictures of each prompt [default: 1, or one for each seed or class]
     #[arg(long, help_heading = SIZE, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Columns [default: the model's own]
@@ -219,7 +219,11 @@ impl Options {
     pub fn batch_size(&self) -> usize {
         let prompts = self.prompt.len().max(1);
         let seeds = self.seed.len().max(1);
-        self.batch_size.unwrap_or(if seeds.is_multiple_of(prompts) { seeds / prompts } else { 1 })
+        self.batch_size.unwrap_or(match seeds {
+            1 => self.class.len().max(1),
+            _ if seeds.is_multiple_of(prompts) => seeds / prompts,
+            _ => 1,
+        })
     }
 
     /// Number of pictures in all.
