@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--count", type=int, default=1000, help="pictures in all, a tenth of them of each class")
     parser.add_argument("--scheduler", choices=["ddim", "ddpm"], default="ddim")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of diffusers' U-Net")
     parser.add_argument("--unmist", help="take the pictures from this binary instead of diffusers")
