@@ -177,7 +177,7 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
         read(folder.path(name), 1).expect("a picture")
     };
     let own = sample("own.png", &[]);
-    assert_eq!((own.width, own.height), (64, 32), "one picture of each class");
+    assert_eq!((own.width, own.height), (32 + 2 + 32, 32), "one picture of each class, with a gap");
     let options = |name| folder.record("own.png")["options"][name].clone();
     assert_eq!((options("steps"), options("guidance_scale")), (3.into(), vec![3.0].into()));
     assert_eq!(options("use_clipped_model_output"), "on");

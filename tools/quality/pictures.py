@@ -29,6 +29,7 @@ def unmist(binary, arguments):
 def fashion_with_unmist(binary, model, labels, seed, steps, guidance_scale, scheduler):
     """A hundred pictures a run; each run has the next seed."""
     common = ["--model", model, "--steps", steps, "--guidance-scale", guidance_scale, "--scheduler", scheduler]
+    common += ["--use-clipped-model-output", "on"] if scheduler == "ddim" else []
     runs = []
     for run, now in enumerate(torch.as_tensor(labels).split(100)):
         classes = ",".join(str(label) for label in now.tolist())

@@ -7,6 +7,7 @@
 // requires:   part is a multiple of 4
 // constants:  none
 // error:      none
+// source:     IEEE 754-2019, section 5.10: the order of numbers and NaNs by their bits
 //!storage x
 
 struct Params {
