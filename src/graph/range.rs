@@ -18,7 +18,7 @@ pub fn halves(graph: &Graph) -> impl Iterator<Item = &Node> {
 /// The names of the parameters that a graph stores in f16 and that are too large for it.
 ///
 /// # Errors
-/// As [`WeightSource::tensor`].
+/// As [`WeightSource::read`].
 pub fn large_weights(graph: &Graph, weights: &dyn WeightSource) -> Result<Vec<String>> {
     let mut large = Vec::new();
     for node in graph.nodes().iter().filter(|node| node.desc.dtype == DType::F16) {

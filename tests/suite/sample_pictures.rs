@@ -188,13 +188,18 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
     let asked = ["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3", "--use-clipped-model-output", "on"];
     assert_eq!(own, sample("asked.png", &asked));
     std::fs::write(&file, config).expect("writes");
-    assert_ne!(own, sample("off.png", &["--use-clipped-model-output", "off"]));
+    let off = sample("off.png", &["--use-clipped-model-output", "off"]);
+    assert_ne!(own, off);
     assert_ne!(own, sample("ddpm.png", &["--scheduler", "ddpm"]));
 
-    // A picture is made again as it was, whatever the model's defaults have become.
+    // A picture is made again as it was, whatever the model's defaults have become: one that was asked for, and one that took them when there were none.
+    std::fs::remove_file(&file).expect("was written");
+    assert_eq!(off, sample("none.png", &["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3"]));
     std::fs::write(&file, r#"{"num_inference_steps": 2, "use_clipped_model_output": true}"#).expect("writes");
-    succeeds(&["sample", "--from", &folder.path("off.png"), "--output", &folder.path("again.png")]);
-    assert_eq!(folder.bytes("off.png"), folder.bytes("again.png"));
+    for name in ["off.png", "none.png"] {
+        succeeds(&["sample", "--from", &folder.path(name), "--output", &folder.path("again.png")]);
+        assert_eq!(folder.bytes(name), folder.bytes("again.png"), "{name}");
+    }
 }
 
 /// White in the left half.

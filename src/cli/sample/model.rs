@@ -79,11 +79,11 @@ impl Model {
         Self::open_at(&path, &own, scheduler, given).map(Some)
     }
 
-    /// How a DDIM run goes about clipping, once the options or the model say so; nothing for other samplers.
+    /// How a DDIM run goes about clipping; nothing for other samplers. Never left open, so that a picture remembers it.
     pub fn clipping(&self, options: &Options) -> Option<Switch> {
         let ddim = self.scheduler.config.class == SchedulerClass::Ddim;
-        let asked = options.use_clipped_model_output.or(self.defaults.use_clipped_model_output.map(Switch::from));
-        asked.filter(|_| ddim)
+        let own = Switch::from(self.defaults.use_clipped_model_output.unwrap_or(false));
+        ddim.then(|| options.use_clipped_model_output.unwrap_or(own))
     }
 
     fn open_at(path: &Path, options: &Options, recorded: Option<&Value>, given: &Options) -> Result<Self> {
