@@ -20,7 +20,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from emoji_data import COLOURS, STYLE_SHARE, composite, is_held_out, load_sprites, prompt, random_caption, shaded
-from trainer import BUILD, Trainer, add_arguments, save_grid
+from trainer import BUILD, Trainer, add_arguments, save_defaults, save_grid
 
 MAX_TOKENS = 32
 WIDTH = 128  # of the text encoder
@@ -115,6 +115,7 @@ def export(trainer, vae, tokenizer, tokenizer_folder, folder):
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    save_defaults(folder, num_inference_steps=25, guidance_scale=1.5)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(tokenizer_folder / name, folder / "tokenizer" / name)
 

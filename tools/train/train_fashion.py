@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from trainer import BUILD, Trainer, add_arguments, save_grid
+from trainer import BUILD, Trainer, add_arguments, save_defaults
 
 NULL_CLASS = 10
 CAN_BE_MIRRORED = torch.tensor([True, True, True, True, True, False, True, False, True, False])  # all but shoes
@@ -82,6 +82,7 @@ def main(arguments=None):
         trainer.update((prediction.float() - noise).square().mean())
 
     DDPMPipeline(trainer.averaged("unet").half(), make_scheduler()).save_pretrained(options.output)
+    save_defaults(options.output, scheduler="ddim", num_inference_steps=25, guidance_scale=2.0, use_clipped_model_output=True)
     print(f"wrote {options.output}")
 
 

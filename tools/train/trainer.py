@@ -5,6 +5,7 @@ generators seeded with (seed, k), so a run that is stopped and resumed sees what
 """
 
 import copy
+import json
 import math
 import os
 import time
@@ -162,6 +163,11 @@ class Trainer:
                 if f"{key}.{name}" in self.ema:
                     parameter.copy_(self.ema[f"{key}.{name}"])
         return module
+
+
+def save_defaults(folder, **defaults):
+    """What suits the model, where `unmist sample` looks for it."""
+    (Path(folder) / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
 
 
 def save_grid(pictures, path, columns):
