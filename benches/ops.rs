@@ -1,7 +1,8 @@
 //! Times every kernel variant on its operation's largest parity case: `cargo bench [-- OPERATION]`.
 //!
-//! Each variant is compared with the reference before it is timed. The cases are small, so the figures rank variants on one device and show
-//! regressions; they are no measure of a device's peak. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does.
+//! Each variant is compared with the reference before it is timed. The cases are small, so the figures rank variants on
+//! one device and show regressions; they are no measure of a device's peak. `UNMIST_BENCH_DEVICE` chooses the device,
+//! as `--device` does.
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -26,7 +26,8 @@ pub struct LoadOptions {
     pub disabled_passes: Vec<String>,
 }
 
-/// The memory that a graph takes on a device, bytes. All of it is taken before the first launch, so that the total is the peak.
+/// The memory that a graph takes on a device, bytes. All of it is taken before the first launch, so that the total is
+/// the peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryPlan {
     /// Weights and tables.
@@ -40,7 +41,8 @@ pub struct MemoryPlan {
 }
 
 impl Device {
-    /// Opens the device that `selector` names: `reference`, `auto` (the best adapter, or the reference if there is none), an index, or part of a name.
+    /// Opens the device that `selector` names: `reference`, `auto` (the best adapter, or the reference if there is
+    /// none), an index, or part of a name.
     ///
     /// # Errors
     /// [`Error::Device`] listing the adapters there are.
@@ -64,8 +66,8 @@ impl Device {
 
     /// What `graph` would take, whether there is room for it or not; nothing is loaded.
     ///
-    /// # Errors
-    /// [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a variant that does not exist.
+    /// # Errors [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a
+    /// variant that does not exist.
     pub fn memory(&self, graph: &Graph, options: &LoadOptions) -> Result<MemoryPlan> {
         let graph = passes::optimize(graph, &options.disabled_passes)?;
         match self {
@@ -101,8 +103,8 @@ impl Device {
 
     /// Prepares `graph` and loads its parameters.
     ///
-    /// # Errors
-    /// [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a kernel does not compile.
+    /// # Errors [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a
+    /// kernel does not compile.
     pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
         self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, &options.plan)
     }

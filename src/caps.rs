@@ -40,7 +40,8 @@ impl Caps {
     }
 }
 
-/// Memory that the operating system could give to this process now, bytes; `None` where it does not say (only Linux does, in `/proc/meminfo`).
+/// Memory that the operating system could give to this process now, bytes; `None` where it does not say (only Linux
+/// does, in `/proc/meminfo`).
 pub fn host_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

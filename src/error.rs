@@ -1,7 +1,8 @@
 //! One error type, split by who can fix the problem.
 //!
-//! Every message names the file, tensor, op or flag it is about, what was expected, what was found, and what to do next.
-//! What a file or a user can cause is an [`Error`]; an internal invariant that cannot fail is an `expect("why impossible")`.
+//! Every message names the file, tensor, op or flag it is about, what was expected, what was found, and what to do
+//! next. What a file or a user can cause is an [`Error`]; an internal invariant that cannot fail is an `expect("why
+//! impossible")`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -9,8 +9,9 @@
 //!            └──> image_io
 //! ```
 //!
-//! [`models`] build a [`graph::Graph`] from a typed config; they know nothing of devices. [`graph::passes`] rewrite it. [`plan`] chooses a kernel and
-//! buffers for every node before anything runs. [`backend::Device`] is a GPU or the [`reference`](mod@reference); [`pipelines`] write the denoise loop out.
+//! [`models`] build a [`graph::Graph`] from a typed config; they know nothing of devices. [`graph::passes`] rewrite it.
+//! [`plan`] chooses a kernel and buffers for every node before anything runs. [`backend::Device`] is a GPU or the
+//! [`reference`](mod@reference); [`pipelines`] write the denoise loop out.
 //!
 //! ```no_run
 //! use unmist::backend::{Device, LoadOptions};

@@ -1,5 +1,6 @@
-//! f16 holds magnitudes up to 65504; larger ones become infinite and, in the end, a black picture. Kernels compute in f32, so that what overflows is
-//! only ever the storage of single values. [`F32Fallback`] sees it happen, finds those values, stores them in f32 and runs again.
+//! f16 holds magnitudes up to 65504; larger ones become infinite and, in the end, a black picture. Kernels compute in
+//! f32, so that what overflows is only ever the storage of single values. [`F32Fallback`] sees it happen, finds those
+//! values, stores them in f32 and runs again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -9,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, WeightSource, passes, range};
 use crate::tensor::HostTensor;
 
-/// Values that get this large are stored in f32: a quarter of what f16 holds, because another step or another picture makes other values.
+/// Values that get this large are stored in f32: a quarter of what f16 holds, because another step or another picture
+/// makes other values.
 const LARGE: f32 = range::F16_MAX / 4.0;
 
 /// Which values of one model are too large for f16, as found so far.
@@ -27,9 +29,10 @@ impl F32Fallback {
         Self { model, values: Mutex::default(), notes: Mutex::default() }
     }
 
-    /// Prepares `graph` as [`Device::load`] does. If it stores values in f16, the session looks at its results after each run; where they are not
-    /// finite although the inputs are, it measures all values in one run with f32 activations, and from then on stores the large ones in f32.
-    /// Results that are not finite even so are left to the caller.
+    /// Prepares `graph` as [`Device::load`] does. If it stores values in f16, the session looks at its results after
+    /// each run; where they are not finite although the inputs are, it measures all values in one run with f32
+    /// activations, and from then on stores the large ones in f32. Results that are not finite even so are left to the
+    /// caller.
     ///
     /// # Errors
     /// As [`Device::load`]; a run that has to be done again may also fail for want of memory.

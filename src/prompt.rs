@@ -8,8 +8,9 @@
 //! | `\(` `\)` `\[` `\]` `\\` | the character itself |
 //! | `BREAK` | the rest begins in a new window |
 //!
-//! Brackets nest and multiply. A round or square bracket that is never closed counts to the end; one that was never opened is
-//! text. Prompt editing (`[from:to:0.5]`, `[a|b]`) and `AND` change the prompt while sampling; they are refused.
+//! Brackets nest and multiply. A round or square bracket that is never closed counts to the end; one that was never
+//! opened is text. Prompt editing (`[from:to:0.5]`, `[a|b]`) and `AND` change the prompt while sampling; they are
+//! refused.
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -39,8 +40,8 @@ pub struct Window {
 
 /// Splits a prompt into pieces of one weight each.
 ///
-/// # Errors
-/// [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not a number.
+/// # Errors [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not
+/// a number.
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     let mut parser = Parser { pieces: vec![], round: vec![], square: vec![] };
     let mut rest = prompt;

@@ -1,4 +1,5 @@
-//! Host tensors: a shape and a row-major `Vec<f32>`. What the reference computes on, and what goes in and out of a device.
+//! Host tensors: a shape and a row-major `Vec<f32>`. What the reference computes on, and what goes in and out of a
+//! device.
 
 use crate::error::{Error, Result};
 

@@ -1,8 +1,9 @@
 //! CLIP's tokenizer: text → token ids, byte-pair encoding over bytes.
 //!
-//! The encoding itself is `instant-clip-tokenizer`'s, which also brings the vocabulary that OpenAI's and OpenCLIP's text
-//! encoders share. Round it stand the steps that transformers' `CLIPTokenizer` takes: special tokens cut out of the raw text,
-//! Unicode normal form C, lower case, tokens added by textual inversion. The ids are the same for every text that the tests hold.
+//! The encoding itself is `instant-clip-tokenizer`'s, which also brings the vocabulary that OpenAI's and OpenCLIP's
+//! text encoders share. Round it stand the steps that transformers' `CLIPTokenizer` takes: special tokens cut out of
+//! the raw text, Unicode normal form C, lower case, tokens added by textual inversion. The ids are the same for every
+//! text that the tests hold.
 //!
 //! Source: Radford et al. 2021, arXiv:2103.00020, section 2.4; Sennrich et al. 2016, arXiv:1508.07909.
 
@@ -144,8 +145,8 @@ impl Tokenizer {
         let unknown = special("unk_token", &end.0)?;
         let padding = special("pad_token", &end.0)?;
 
-        // The library numbers tokens in CLIP's order: bytes, bytes that end a word, merges as they come. A merge is only
-        // usable if both parts came before it and the result is new.
+        // The library numbers tokens in CLIP's order: bytes, bytes that end a word, merges as they come. A merge is
+        // only usable if both parts came before it and the result is new.
         let mut tokens: Vec<String> = byte_symbols().into_iter().map(String::from).collect();
         tokens.extend(byte_symbols().into_iter().map(|symbol| format!("{symbol}</w>")));
         let mut known: HashSet<String> = tokens.iter().cloned().collect();
@@ -201,7 +202,8 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Adds a word that becomes `count` new tokens (a textual inversion of that many vectors); returns the first of their ids.
+    /// Adds a word that becomes `count` new tokens (a textual inversion of that many vectors); returns the first of
+    /// their ids.
     ///
     /// # Errors
     /// [`Error::Usage`] if the word is empty or already a token.
@@ -274,8 +276,8 @@ impl Tokenizer {
     }
 
     fn encode_words(&self, text: &str, ids: &mut Vec<u32>) {
-        // The library has special tokens of its own, which are ordinary text here. The space changes nothing else: `<` and
-        // the letter after it are different words anyway.
+        // The library has special tokens of its own, which are ordinary text here. The space changes nothing else: `<`
+        // and the letter after it are different words anyway.
         let text = text.replace("<start_of_text>", "< start_of_text>").replace("<end_of_text>", "< end_of_text>");
         let mut tokens = Vec::new();
         self.byte_pairs.encode(&text, &mut tokens);
@@ -301,7 +303,8 @@ enum Piece<'a, T> {
     Token(&'a T),
 }
 
-/// Cuts `text` at every occurrence of a token, the first in the text first, of those the longest (`tokens` come longest first).
+/// Cuts `text` at every occurrence of a token, the first in the text first, of those the longest (`tokens` come longest
+/// first).
 fn cut<'a, T>(mut text: &'a str, tokens: &'a [(String, T)]) -> Vec<Piece<'a, T>> {
     let mut pieces = Vec::new();
     loop {
@@ -320,13 +323,14 @@ fn longest_first<T>(mut tokens: Vec<(String, T)>) -> Vec<(String, T)> {
     tokens
 }
 
-/// Normal form C, then lower case character by character (so that a final Σ becomes σ, as in the library of transformers).
+/// Normal form C, then lower case character by character (so that a final Σ becomes σ, as in the library of
+/// transformers).
 fn normalise(text: &str) -> String {
     text.nfc().flat_map(char::to_lowercase).collect()
 }
 
-/// The characters that stand for bytes in CLIP's files, in the order of their ids: printable ones for themselves, the others
-/// from U+0100 on (GPT-2's table).
+/// The characters that stand for bytes in CLIP's files, in the order of their ids: printable ones for themselves, the
+/// others from U+0100 on (GPT-2's table).
 fn byte_symbols() -> Vec<char> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let own = (0..=255).filter(printable).map(char::from);

@@ -25,15 +25,16 @@ pub struct Difference {
 pub struct Tolerance {
     /// Bound on the relative L2 error.
     pub relative_l2: f64,
-    /// Every element: `|a − b| ≤ absolute · rms(b) + relative · |b|`. The root mean square makes the bound independent of the data's scale.
+    /// Every element: `|a − b| ≤ absolute · rms(b) + relative · |b|`. The root mean square makes the bound independent
+    /// of the data's scale.
     pub absolute: f64,
     /// See `absolute`.
     pub relative: f64,
 }
 
 impl Tolerance {
-    /// Bounds derived from one on the relative L2 error: an element may err by 20 times as much, relative to the tensor's scale. A single
-    /// element that is wrong by its own size, or zeroed, is far outside.
+    /// Bounds derived from one on the relative L2 error: an element may err by 20 times as much, relative to the
+    /// tensor's scale. A single element that is wrong by its own size, or zeroed, is far outside.
     pub fn l2(bound: f64) -> Self {
         Self { relative_l2: bound, absolute: 20.0 * bound, relative: 20.0 * bound }
     }
@@ -81,7 +82,8 @@ pub fn compare(found: &HostTensor, expected: &HostTensor, tolerance: Tolerance) 
     Ok(difference)
 }
 
-/// Relative L2 error that rounding inputs and outputs to f16 (11 bits) may cause in one operation, on top of the f32 bound.
+/// Relative L2 error that rounding inputs and outputs to f16 (11 bits) may cause in one operation, on top of the f32
+/// bound.
 pub const F16_TOLERANCE: f64 = 1e-3;
 
 /// Why a case could not be compared.
@@ -120,7 +122,8 @@ impl Storage {
         }
     }
 
-    /// The graph of `case` and values for its inputs; `None` for an operation whose result is f32 in any model, and so never mixed.
+    /// The graph of `case` and values for its inputs; `None` for an operation whose result is f32 in any model, and so
+    /// never mixed.
     fn graph(self, case: &Case) -> Result<Option<CaseGraph>> {
         let half = case.graph(DType::F16)?;
         let y = half.0.find_output("y").expect("Case::graph names it");
@@ -139,7 +142,8 @@ impl Storage {
 
 type CaseGraph = (Graph, Vec<(&'static str, HostTensor)>);
 
-/// Runs one case through one variant on `gpu` and compares it with the reference; checks that nothing was written out of bounds.
+/// Runs one case through one variant on `gpu` and compares it with the reference; checks that nothing was written out
+/// of bounds.
 ///
 /// # Errors
 /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.

@@ -29,7 +29,8 @@ pub struct Folder {
 pub struct Component {
     /// Its name in the pipeline, e.g. `unet`.
     pub name: String,
-    /// The class that its configuration names, e.g. `UNet2DModel` (`_class_name`, or the first of transformers' `architectures`).
+    /// The class that its configuration names, e.g. `UNet2DModel` (`_class_name`, or the first of transformers'
+    /// `architectures`).
     pub class_name: Option<String>,
     /// `config.json`.
     pub config: Json,
@@ -46,9 +47,8 @@ impl fmt::Debug for Component {
 impl Folder {
     /// Opens a model folder.
     ///
-    /// # Errors
-    /// [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its `model_index.json`
-    /// is malformed.
+    /// # Errors [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its
+    /// `model_index.json` is malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let shown = path.display();
@@ -79,8 +79,8 @@ impl Folder {
         Ok(Self { path, index, pipeline_class, variant: None })
     }
 
-    /// Prefers weight files of a variant, e.g. `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component without
-    /// that variant uses its plain files, as in diffusers.
+    /// Prefers weight files of a variant, e.g. `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component
+    /// without that variant uses its plain files, as in diffusers.
     ///
     /// # Errors
     /// [`Error::Usage`] if no component has that variant.
@@ -123,7 +123,8 @@ impl Folder {
         self.pipeline_class.as_deref()
     }
 
-    /// Names of the components: those of `model_index.json` that are not null; without it, the folders that hold a configuration.
+    /// Names of the components: those of `model_index.json` that are not null; without it, the folders that hold a
+    /// configuration.
     pub fn component_names(&self) -> Vec<String> {
         match self.index.as_ref().and_then(|index| index.value.as_object()) {
             Some(entries) => entries.keys().filter(|name| self.index_class(name).is_some()).cloned().collect(),
@@ -184,7 +185,8 @@ impl Folder {
         self.config(name, "scheduler_config.json").map(|(_, config)| config)
     }
 
-    /// The files that decide what the models compute: `model_index.json`, configurations, weights with all shards, vocabularies.
+    /// The files that decide what the models compute: `model_index.json`, configurations, weights with all shards,
+    /// vocabularies.
     ///
     /// # Errors
     /// As [`Folder::component`].

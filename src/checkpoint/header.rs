@@ -1,8 +1,8 @@
 //! The header of one `.safetensors` file: parsed and validated as a whole before any tensor is read.
 //!
-//! Layout (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON object
-//! `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from the end of
-//! the header; tensors must tile the data without gap or overlap.
+//! Layout (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON object `{name:
+//! {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from the end of the
+//! header; tensors must tile the data without gap or overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +34,8 @@ pub(super) struct Header {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in messages).
+/// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in
+/// messages).
 pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
     let bad = |message: String| Error::Checkpoint(format!("{}: {message}", path.display()));
     if let Some(problem) = foreign_format(file) {
@@ -157,7 +158,8 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
     if file.is_empty() {
         return Some("the file is empty; fetch it again");
     }
-    // A genuine file begins with its header's length. "{" could be one (a 123-byte header), the others announce absurd lengths.
+    // A genuine file begins with its header's length. "{" could be one (a 123-byte header), the others announce absurd
+    // lengths.
     let genuine = file.get(8) == Some(&b'{') && file[2..8] == [0; 6];
     SIGNATURES.iter().find(|(bytes, _)| !genuine && file.starts_with(bytes)).map(|&(_, message)| message)
 }

@@ -12,8 +12,9 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// A parsed JSON file, with its text.
 ///
-/// Python writes infinite numbers as the bare words `Infinity`, `-Infinity` and `NaN`, which JSON does not have (diffusers'
-/// `lambda_min_clipped` is one). They are read as strings of the same spelling; [`Json::number`] understands both.
+/// Python writes infinite numbers as the bare words `Infinity`, `-Infinity` and `NaN`, which JSON does not have
+/// (diffusers' `lambda_min_clipped` is one). They are read as strings of the same spelling; [`Json::number`]
+/// understands both.
 #[derive(Clone, Debug)]
 pub struct Json {
     /// Where it came from, for messages.

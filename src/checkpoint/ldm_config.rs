@@ -1,8 +1,8 @@
 //! Configurations of a single-file checkpoint, inferred from the shapes of its tensors.
 //!
-//! What shapes do not tell: the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in SD 2 and XL), the
-//! groups of the norms (32), what the U-Net predicts, the noise schedule, the scale of the latents and the size of the pictures
-//! it was trained on. These are the values that the published models of each family have.
+//! What shapes do not tell: the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in SD 2 and
+//! XL), the groups of the norms (32), what the U-Net predicts, the noise schedule, the scale of the latents and the
+//! size of the pictures it was trained on. These are the values that the published models of each family have.
 
 use std::collections::BTreeMap;
 
@@ -281,8 +281,8 @@ fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
     Ok(())
 }
 
-/// XL's vector is the pooled text, then 6 embedded numbers (sizes, crop, target), of the refiner 5 (an aesthetic score for the
-/// target): their width.
+/// XL's vector is the pooled text, then 6 embedded numbers (sizes, crop, target), of the refiner 5 (an aesthetic score
+/// for the target): their width.
 fn size_embedding_width(width: usize, found: &Inferred) -> Result<usize> {
     let pooled =
         found.configs.get("text_encoder_2").and_then(|config| config["projection_dim"].as_u64()).unwrap_or(0) as usize;
@@ -408,8 +408,8 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
     Ok(())
 }
 
-/// Standard deviation of the biases of the last attention's first norm. ComfyUI tells the v-predicting SD 2 models from the
-/// others by it: above 0.09 they predict v.
+/// Standard deviation of the biases of the last attention's first norm. ComfyUI tells the v-predicting SD 2 models from
+/// the others by it: above 0.09 they predict v.
 fn last_norm_spread(file: &Tensors) -> Result<f64> {
     let numbered = |name: &str| -> Option<usize> {
         let rest = name.strip_prefix("model.diffusion_model.output_blocks.")?;

@@ -1,8 +1,9 @@
 //! The key map of single-file checkpoints: names of the original code (`ldm`, `sgm`, OpenCLIP) → names of diffusers and
 //! transformers. Tables first; below them the numbering of blocks, which no table can hold.
 //!
-//! Source: the modules of CompVis/stable-diffusion (`openaimodel.py`, `diffusionmodules/model.py`) and mlfoundations/open_clip
-//! (`transformer.py`), matched with those of diffusers; checked against diffusers' own conversion by the tests.
+//! Source: the modules of CompVis/stable-diffusion (`openaimodel.py`, `diffusionmodules/model.py`) and
+//! mlfoundations/open_clip (`transformer.py`), matched with those of diffusers; checked against diffusers' own
+//! conversion by the tests.
 
 /// Prefix of the denoiser.
 pub const UNET: &str = "model.diffusion_model.";
@@ -25,8 +26,8 @@ pub enum Tower {
     Clip,
     /// OpenCLIP's names, whole.
     OpenClip,
-    /// OpenCLIP's names; the model was trained on the output of the last layer but one, and diffusers drops the last layer
-    /// and the projection.
+    /// OpenCLIP's names; the model was trained on the output of the last layer but one, and diffusers drops the last
+    /// layer and the projection.
     OpenClipPenultimate,
 }
 

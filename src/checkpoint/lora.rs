@@ -1,10 +1,11 @@
 //! LoRA files: low-rank changes of a model's weights, merged into them as they are read.
 //!
-//! A layer of rank r changes a weight W `[C_out, …]` to `W + scale · (alpha / r) · up · down`, with `up` `[C_out, r]` and `down`
-//! `[r, …]`; of a convolution `down` has the kernel. The stored weights stay as they are: without the LoRA they read the same.
+//! A layer of rank r changes a weight W `[C_out, …]` to `W + scale · (alpha / r) · up · down`, with `up` `[C_out, r]`
+//! and `down` `[r, …]`; of a convolution `down` has the kernel. The stored weights stay as they are: without the LoRA
+//! they read the same.
 //!
-//! Names are those of kohya's sd-scripts (`lora_unet_…`, `lora_te_…`, in diffusers' or in the original naming) and of diffusers,
-//! before and since PEFT. Source: Hu et al. 2021, arXiv:2106.09685.
+//! Names are those of kohya's sd-scripts (`lora_unet_…`, `lora_te_…`, in diffusers' or in the original naming) and of
+//! diffusers, before and since PEFT. Source: Hu et al. 2021, arXiv:2106.09685.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -79,9 +80,8 @@ struct Layer {
 impl Lora {
     /// Opens a LoRA file and checks that every layer is whole.
     ///
-    /// # Errors
-    /// As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that make no layer; [`Error::Unsupported`] for other
-    /// kinds of adapter (LoHa, LoKr, DoRA …), by the name of one of their tensors.
+    /// # Errors As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that make no layer;
+    /// [`Error::Unsupported`] for other kinds of adapter (LoHa, LoKr, DoRA …), by the name of one of their tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)
     }
@@ -345,7 +345,8 @@ fn place(name: &str) -> (&'static str, String) {
     (component, lookup_name(&module))
 }
 
-/// `.` and `_` are the same to kohya; whether `text_model.` stands before a text encoder's modules depends on the version.
+/// `.` and `_` are the same to kohya; whether `text_model.` stands before a text encoder's modules depends on the
+/// version.
 fn lookup_name(module: &str) -> String {
     let name = module.replace('.', "_");
     name.strip_prefix("text_model_").map(str::to_owned).unwrap_or(name)

@@ -1,6 +1,7 @@
 //! Checkpoints: configuration and weights as they lie on disk, checked before anything is computed.
 //!
-//! - [`safetensors`]: memory-mapped `.safetensors` files, single or sharded, every offset validated when opened ([`Tensors`]).
+//! - [`safetensors`]: memory-mapped `.safetensors` files, single or sharded, every offset validated when opened
+//!   ([`Tensors`]).
 //! - [`Checkpoint`]: a model on disk, whichever way it lies there.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
 //! - [`single_file`]: a whole Stable Diffusion model in one file of the original layout ([`SingleFile`]).

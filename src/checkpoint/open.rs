@@ -70,8 +70,8 @@ impl Checkpoint {
 
     /// Adds the words of textual inversions to the tokenizers and their vectors to the text encoders.
     ///
-    /// # Errors
-    /// As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`]; [`Error::Usage`] if there is no text encoder.
+    /// # Errors As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`];
+    /// [`Error::Usage`] if there is no text encoder.
     pub fn with_textual_inversions(mut self, embeddings: &[TextualInversion]) -> Result<Self> {
         let mut encoders = self.adapted_components()?;
         encoders.retain(|component| component.name != "unet");
@@ -181,8 +181,9 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer of a text encoder, `tokenizer` or `tokenizer_2`: of its folder, or else CLIP's own vocabulary, padded as
-    /// the encoder was trained (OpenAI's with the end token, OpenCLIP's, known by its plain `gelu`, with token 0).
+    /// The tokenizer of a text encoder, `tokenizer` or `tokenizer_2`: of its folder, or else CLIP's own vocabulary,
+    /// padded as the encoder was trained (OpenAI's with the end token, OpenCLIP's, known by its plain `gelu`, with
+    /// token 0).
     ///
     /// # Errors
     /// As [`Tokenizer::open`]; [`Error::Config`] if there is no folder and the text encoder has another vocabulary.
@@ -205,8 +206,8 @@ impl Checkpoint {
         Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
     }
 
-    /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its name below the folder (of a
-    /// single file its own).
+    /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its name
+    /// below the folder (of a single file its own).
     ///
     /// # Errors
     /// As [`Checkpoint::component`].

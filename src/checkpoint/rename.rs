@@ -1,11 +1,12 @@
 //! Key names that changed over the years, in one table.
 //!
-//! Models in this crate use today's diffusers names. Files written by older versions use the names below; they are looked
-//! up only for a stored tensor that the model does not know under its own name.
+//! Models in this crate use today's diffusers names. Files written by older versions use the names below; they are
+//! looked up only for a stored tensor that the model does not know under its own name.
 
 /// `(old, new)`: one dot-separated part of a key, and what replaces it.
 ///
-/// diffusers before 0.18 gave the attention of `UNet2DModel` and `AutoencoderKL` its own class (`AttentionBlock`) and names.
+/// diffusers before 0.18 gave the attention of `UNet2DModel` and `AutoencoderKL` its own class (`AttentionBlock`) and
+/// names.
 const PARTS: &[(&str, &str)] = &[("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 /// Leading parts that one version writes and another does not.
@@ -39,7 +40,8 @@ pub fn is_harmless(name: &str) -> bool {
 }
 
 /// True if a tensor of shape `stored` is the weight `name` of shape `expected` in another shape, element for element:
-/// the attention projections of the first autoencoders were 1×1 convolutions `[C_out, C_in, 1, 1]`, now linear `[C_out, C_in]`.
+/// the attention projections of the first autoencoders were 1×1 convolutions `[C_out, C_in, 1, 1]`, now linear `[C_out,
+/// C_in]`.
 pub fn same_weight(name: &str, stored: &[usize], expected: &[usize]) -> bool {
     let linear = ["to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"];
     linear.iter().any(|suffix| name.ends_with(suffix))

@@ -44,9 +44,9 @@ impl Tensors {
     ///
     /// The files must not be changed by another program while the tensors are in use: they are memory-mapped.
     ///
-    /// # Errors
-    /// [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file (truncated,
-    /// overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards disagree.
+    /// # Errors [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file
+    /// (truncated, overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards
+    /// disagree.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.extension().is_some_and(|e| e == "json") {
@@ -120,9 +120,10 @@ impl Tensors {
             return Ok(Box::new([])); // which cannot be mapped; the header check refuses it
         }
         let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the file in place while
-        // it is mapped could change bytes under a slice; `open` documents that as the caller's duty, as every memory-mapping
-        // loader must. Files written by this crate are never rewritten in place (temporary name, then rename).
+        // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the file in place
+        // while it is mapped could change bytes under a slice; `open` documents that as the caller's duty, as every
+        // memory-mapping loader must. Files written by this crate are never rewritten in place (temporary name, then
+        // rename).
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Box::new(map))
     }
@@ -155,9 +156,8 @@ impl Tensors {
 
     /// Reads a tensor as f32.
     ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32, [`Error::Unsupported`] for an
-    /// element type that is not read (8-bit floats …).
+    /// # Errors [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32,
+    /// [`Error::Unsupported`] for an element type that is not read (8-bit floats …).
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
         let Some((shard, stored)) = self.tensors.get(name) else {
             return Err(Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name))));
@@ -220,7 +220,8 @@ fn parse_index(index: &Json) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(files)
 }
 
-/// Writes f32 tensors in the order given, with `metadata`, in the `.safetensors` layout. The same input gives the same bytes.
+/// Writes f32 tensors in the order given, with `metadata`, in the `.safetensors` layout. The same input gives the same
+/// bytes.
 ///
 /// # Errors
 /// What `out` reports.

@@ -1,5 +1,5 @@
-//! A whole Stable Diffusion checkpoint in one `.safetensors` file, in the key layout of the original code: SD 1.x, 2.x, XL and
-//! their inpainting, instruct-pix2pix and upscaling relatives.
+//! A whole Stable Diffusion checkpoint in one `.safetensors` file, in the key layout of the original code: SD 1.x, 2.x,
+//! XL and their inpainting, instruct-pix2pix and upscaling relatives.
 //!
 //! The file holds no configuration. What shapes tell is read from them (`ldm_config.rs`); what they cannot tell is
 //! assumed, and [`SingleFile::assumptions`] says so. Names are translated by `ldm_keys.rs`.
@@ -27,8 +27,8 @@ pub struct SingleFile {
 impl SingleFile {
     /// Opens a file and infers what it is.
     ///
-    /// # Errors
-    /// As [`Tensors::open`]; [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the original layout.
+    /// # Errors As [`Tensors::open`]; [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
+    /// original layout.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)
     }
@@ -88,7 +88,8 @@ impl SingleFile {
         Ok(json(&self.file, name, config.clone()))
     }
 
-    /// New name → where it lies. A key that the map does not know stays under its own name, so that the model reports it.
+    /// New name → where it lies. A key that the map does not know stays under its own name, so that the model reports
+    /// it.
     fn pieces(&self, component: &str) -> BTreeMap<String, Piece> {
         let mut pieces = BTreeMap::new();
         let mut add = |stored: &str, new: Vec<(String, Part)>| {

@@ -82,8 +82,8 @@ impl Family {
     }
 }
 
-/// A file of these tensors and `extra` ones, all zeros. Matrices are declared as 4-bit floats and never read: 3.5 billion
-/// parameters then are an allocation that the system need not fill.
+/// A file of these tensors and `extra` ones, all zeros. Matrices are declared as 4-bit floats and never read: 3.5
+/// billion parameters then are an allocation that the system need not fill.
 fn file_of(family: &Family, extra: &[(&str, &[usize])]) -> Vec<u8> {
     let mut shapes: BTreeMap<&str, Vec<usize>> =
         family.unused.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();

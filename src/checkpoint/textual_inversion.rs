@@ -1,8 +1,8 @@
 //! Textual inversions: learnt vectors that stand for a new word in the prompt.
 //!
-//! The word becomes new tokens, the vectors new rows of the text encoder's token embedding. Files: the web UI's (`emb_params`
-//! `[n, C]`, the word is the file's name), diffusers' (one tensor, named by the word) and XL's (`clip_l`, `clip_g`, one for
-//! each text encoder). Source: Gal et al. 2022, arXiv:2208.01618.
+//! The word becomes new tokens, the vectors new rows of the text encoder's token embedding. Files: the web UI's
+//! (`emb_params` `[n, C]`, the word is the file's name), diffusers' (one tensor, named by the word) and XL's (`clip_l`,
+//! `clip_g`, one for each text encoder). Source: Gal et al. 2022, arXiv:2208.01618.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -90,8 +90,8 @@ impl TextualInversion {
         &self.word
     }
 
-    /// Adds the word to the tokenizer of a text encoder, and the vectors to the encoder's weights (and `vocab_size` to its
-    /// configuration).
+    /// Adds the word to the tokenizer of a text encoder, and the vectors to the encoder's weights (and `vocab_size` to
+    /// its configuration).
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the vectors are not for this encoder, [`Error::Usage`] if the word is a token already.

@@ -8,8 +8,8 @@ use super::{quoted, rename};
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 
-/// Named tensors, wherever they come from: files ([`super::Tensors`]), memory (a `HashMap`), or another source changed on
-/// the way (renamed, split, merged with a LoRA).
+/// Named tensors, wherever they come from: files ([`super::Tensors`]), memory (a `HashMap`), or another source changed
+/// on the way (renamed, split, merged with a LoRA).
 pub trait TensorSource: Send + Sync {
     /// The file, for messages.
     fn label(&self) -> String;
@@ -44,7 +44,8 @@ impl TensorSource for HashMap<String, HostTensor> {
     }
 }
 
-/// The parameters of one model: every expected tensor is there, in the expected shape. Nothing is read before it is asked for.
+/// The parameters of one model: every expected tensor is there, in the expected shape. Nothing is read before it is
+/// asked for.
 #[derive(Clone)]
 pub struct Weights {
     source: Arc<dyn TensorSource>,
@@ -57,8 +58,8 @@ impl Weights {
     ///
     /// Old names and shapes are recognised ([`rename`]); otherwise the match is strict.
     ///
-    /// # Errors
-    /// [`Error::Checkpoint`] listing ALL missing, unused and wrongly shaped tensors (the first 20 of each kind by name).
+    /// # Errors [`Error::Checkpoint`] listing ALL missing, unused and wrongly shaped tensors (the first 20 of each kind
+    /// by name).
     pub fn new(source: Arc<dyn TensorSource>, expected: &[(String, Vec<usize>)]) -> Result<Self> {
         let expected: BTreeMap<&str, &[usize]> =
             expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
@@ -139,7 +140,8 @@ impl fmt::Debug for Weights {
     }
 }
 
-/// Refuses a tensor with NaN or infinite elements, naming the file, the tensor, the first such element and how many there are.
+/// Refuses a tensor with NaN or infinite elements, naming the file, the tensor, the first such element and how many
+/// there are.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].

@@ -20,14 +20,15 @@ pub struct Args {
     /// Model folder in diffusers' layout, or a single file in the original layout [default: a model from weights/]
     #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
-    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2 [default: the memory of all in turn if the model takes a prompt,
-    /// else unet]
+    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2 [default: the memory of all in
+    /// turn if the model takes a prompt, else unet]
     #[arg(long, value_name = "NAME")]
     component: Option<String>,
     /// Pictures or texts at once
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch_size: usize,
-    /// Columns of the picture or latent that goes into the component; without --component, of the finished picture [default: the model's own]
+    /// Columns of the picture or latent that goes into the component; without --component, of the finished picture
+    /// [default: the model's own]
     #[arg(long, value_name = "PIXELS")]
     width: Option<usize>,
     /// Rows, likewise [default: the model's own]
@@ -36,7 +37,8 @@ pub struct Args {
     /// Storage of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
-    /// How the autoencoder works: in tiles where the whole does not fit (auto), always, never, or in tiles of so many pixels
+    /// How the autoencoder works: in tiles where the whole does not fit (auto), always, never, or in tiles of so many
+    /// pixels
     #[arg(long, default_value = "auto", value_name = "auto|on|off|PIXELS")]
     vae_tiling: Tiling,
     /// As JSON

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
 
-/// The folder or file given, a model of that name below `weights/`, or if none is given the first one there whose pipeline class is one of `fitting`.
+/// The folder or file given, a model of that name below `weights/`, or if none is given the first one there whose
+/// pipeline class is one of `fitting`.
 ///
-/// `weights/` is `UNMIST_WEIGHTS` if that is set, else the first folder of that name found from the working directory upwards, then from the
-/// executable upwards.
+/// `weights/` is `UNMIST_WEIGHTS` if that is set, else the first folder of that name found from the working directory
+/// upwards, then from the executable upwards.
 ///
 /// # Errors
 /// [`Error::Usage`] if there is no such folder or no such model in it.

@@ -53,7 +53,8 @@ pub fn run(args: Args) -> Result<()> {
     let original = picture.to_tensor(Range::MinusOneToOne);
     let noise = TorchCpu::new(args.seed).randn(&original.shape);
 
-    // q(x_t | x_0) = N(sqrt(alphas_cumprod_t) x_0, 1 - alphas_cumprod_t): the same picture and the same noise at every timestep.
+    // q(x_t | x_0) = N(sqrt(alphas_cumprod_t) x_0, 1 - alphas_cumprod_t): the same picture and the same noise at every
+    // timestep.
     let noisings = args.timestep.iter().map(|t| scheduler.noise_schedule.noising(*t)).collect::<Result<Vec<_>>>()?;
     let count = noisings.len();
     let repeat = |t: &HostTensor| -> Result<HostTensor> {

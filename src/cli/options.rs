@@ -13,8 +13,8 @@ use crate::tensor::DType;
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceArgs {
-    /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its name: see `unmist devices`
-    /// [default: auto]
+    /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its
+    /// name: see `unmist devices` [default: auto]
     #[arg(long, value_name = "auto|reference|INDEX|NAME")]
     pub device: Option<String>,
     /// Use this kernel variant for this operation, e.g. conv2d=naive; may be repeated

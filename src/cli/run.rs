@@ -18,12 +18,13 @@ pub struct Args {
     /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
     #[arg(long, default_value = "unet", value_name = "NAME")]
     component: String,
-    /// Input tensors, named as the arguments of diffusers' `forward`; pictures are [N, C, H, W]. unet: sample, timestep, and as the model has them
-    /// encoder_hidden_states, class_labels, timestep_cond, text_embeds, time_ids. vae.encoder: sample. vae.decoder: latent. text_encoder: input_ids
+    /// Input tensors, named as the arguments of diffusers' `forward`; pictures are [N, C, H, W]. unet: sample,
+    /// timestep, and as the model has them encoder_hidden_states, class_labels, timestep_cond, text_embeds, time_ids.
+    /// vae.encoder: sample. vae.decoder: latent. text_encoder: input_ids
     #[arg(long, value_name = "FILE.safetensors")]
     input: PathBuf,
-    /// Where the results go. unet, vae.decoder: sample. vae.encoder: mean and logvar, or latents. text_encoder: hidden_states.N, last_hidden_state,
-    /// pooler_output, text_embeds
+    /// Where the results go. unet, vae.decoder: sample. vae.encoder: mean and logvar, or latents. text_encoder:
+    /// hidden_states.N, last_hidden_state, pooler_output, text_embeds
     #[arg(long, value_name = "FILE.safetensors")]
     output: PathBuf,
     /// Storage of weights and activations

@@ -87,7 +87,8 @@ fn preference(info: &wgpu::AdapterInfo) -> (u8, u8) {
     (kind, backend)
 }
 
-/// The position of the adapter that `auto` takes: a discrete GPU before an integrated one before a CPU driver; Metal, then Vulkan, then DX12; then the first.
+/// The position of the adapter that `auto` takes: a discrete GPU before an integrated one before a CPU driver; Metal,
+/// then Vulkan, then DX12; then the first.
 fn auto(adapters: &[wgpu::Adapter]) -> Option<usize> {
     (0..adapters.len()).max_by_key(|&i| (preference(&adapters[i].get_info()), std::cmp::Reverse(i)))
 }

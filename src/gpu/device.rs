@@ -32,7 +32,8 @@ pub(super) struct Pipeline {
 }
 
 impl GpuDevice {
-    /// Opens an adapter. `checked` keeps wgpu's bounds checks inside kernels, for tests; without them a kernel is trusted.
+    /// Opens an adapter. `checked` keeps wgpu's bounds checks inside kernels, for tests; without them a kernel is
+    /// trusted.
     ///
     /// # Errors
     /// [`Error::Device`] with the driver's reason.
@@ -61,7 +62,8 @@ impl GpuDevice {
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            // A CPU driver's memory is the machine's; how much a GPU has, no API that wgpu reaches tells: there, allocation fails cleanly.
+            // A CPU driver's memory is the machine's; how much a GPU has, no API that wgpu reaches tells: there,
+            // allocation fails cleanly.
             memory_bytes: (info.device_type == wgpu::DeviceType::Cpu).then(host_memory_bytes).flatten(),
         };
         let failure = Arc::new(Mutex::new(None));
@@ -92,8 +94,8 @@ impl GpuDevice {
         format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info)
     }
 
-    /// Device memory that buffers take now, bytes; `None` where the backend does not count it. What has just been dropped counts until the device is
-    /// polled, which every read and [`GpuDevice::free_dropped`] do.
+    /// Device memory that buffers take now, bytes; `None` where the backend does not count it. What has just been
+    /// dropped counts until the device is polled, which every read and [`GpuDevice::free_dropped`] do.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.inner.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
@@ -152,8 +154,9 @@ impl GpuDevice {
         let module = if self.inner.checked {
             device.create_shader_module(descriptor)
         } else {
-            // SAFETY: kernels bound their own indices by their parameters, which the plan derives from the bound buffers' shapes; the parity
-            // tests run every kernel with the checks on and with guard bands round every buffer.
+            // SAFETY: kernels bound their own indices by their parameters, which the plan derives from the bound
+            // buffers' shapes; the parity tests run every kernel with the checks on and with guard bands round every
+            // buffer.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         let entries: Vec<_> = kernel

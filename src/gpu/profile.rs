@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 const MAX_LAUNCHES: usize = 2048;
 
 impl GpuSession {
-    /// Runs the plan once and returns the time of each of its steps. Every launch is a compute pass of its own here, so that none overlaps the next: the sum
-    /// is more than an ordinary run takes. Outputs are computed; state is not carried.
+    /// Runs the plan once and returns the time of each of its steps. Every launch is a compute pass of its own here, so
+    /// that none overlaps the next: the sum is more than an ordinary run takes. Outputs are computed; state is not
+    /// carried.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the device has no timestamp queries; [`Error::Device`] if it was lost.

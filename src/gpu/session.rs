@@ -10,7 +10,8 @@ use crate::kernel::Access;
 use crate::plan::{BufferRole, Plan, PlanStep};
 use crate::tensor::{DType, HostTensor};
 
-/// Bytes before and after each buffer's contents when guard bands are on; a multiple of every backend's offset alignment.
+/// Bytes before and after each buffer's contents when guard bands are on; a multiple of every backend's offset
+/// alignment.
 const GUARD_BYTES: u64 = 256;
 /// Fills guard bands and fresh slots: a NaN in f32 and in f16, so that reading what was never written shows.
 const GUARD_PATTERN: u32 = 0x7fc1_7fc1;
@@ -35,13 +36,14 @@ const SUBMISSION_FLOPS: u64 = 50_000_000_000;
 impl GpuSession {
     /// Compiles the plan's kernels, creates its buffers and uploads its parameters.
     ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile; [`Error::Limits`] if memory runs out.
+    /// # Errors [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile;
+    /// [`Error::Limits`] if memory runs out.
     pub fn new(gpu: &GpuDevice, plan: Plan, weights: &dyn WeightSource) -> Result<Self> {
         Self::with_base(gpu, plan, weights, 0)
     }
 
-    /// As [`GpuSession::new`], with a band of known bytes before and after every buffer's contents: see [`GpuSession::check_guard_bands`].
+    /// As [`GpuSession::new`], with a band of known bytes before and after every buffer's contents: see
+    /// [`GpuSession::check_guard_bands`].
     ///
     /// # Errors
     /// As [`GpuSession::new`].
@@ -129,7 +131,8 @@ impl GpuSession {
             pending += bytes.len();
             self.gpu.queue().write_buffer(self.buffer(id), self.base, &bytes);
             if pending > 64 << 20 {
-                // wgpu stages writes in host memory until the next submission: keep that from growing to a second copy of the model.
+                // wgpu stages writes in host memory until the next submission: keep that from growing to a second copy
+                // of the model.
                 self.gpu.queue().submit([]);
                 self.poll()?;
                 pending = 0;
@@ -160,7 +163,8 @@ impl GpuSession {
         self.gpu.check()
     }
 
-    /// The contents of a value that still has its buffer after a run: outputs, and everything if the plan shares no memory.
+    /// The contents of a value that still has its buffer after a run: outputs, and everything if the plan shares no
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
@@ -203,7 +207,8 @@ impl GpuSession {
         self.gpu.queue().submit([encoder.finish()]);
         let (sender, receiver) = std::sync::mpsc::channel();
         staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver only goes away after this callback ran or the wait below failed; then nobody needs the message.
+            // The receiver only goes away after this callback ran or the wait below failed; then nobody needs the
+            // message.
             drop(sender.send(result));
         });
         self.poll()?;

@@ -57,7 +57,8 @@ impl TensorDesc {
         self.shape.iter().rev().skip(1).product()
     }
 
-    /// Bytes on the device. Every buffer is a whole number of 4-element vectors, so that kernels may always read and write those.
+    /// Bytes on the device. Every buffer is a whole number of 4-element vectors, so that kernels may always read and
+    /// write those.
     pub fn bytes(&self) -> u64 {
         (self.elements().next_multiple_of(4) * self.dtype.size()) as u64
     }
@@ -82,7 +83,8 @@ pub struct WeightPart {
 pub enum WeightLayout {
     /// Elements in checkpoint order (possibly with another shape).
     AsIs,
-    /// Convolution weights `[C_out, C_in, KH, KW]` → `[C_out, KH, KW, C_in]`, so that the products of one output run along contiguous memory.
+    /// Convolution weights `[C_out, C_in, KH, KW]` → `[C_out, KH, KW, C_in]`, so that the products of one output run
+    /// along contiguous memory.
     Ohwi,
 }
 
@@ -140,8 +142,8 @@ impl Node {
     }
 }
 
-/// Elements of the largest tensor that a graph may hold. Far beyond any device's memory, so that the plan's own refusal comes first for every real
-/// model; but no product of sizes overflows below it.
+/// Elements of the largest tensor that a graph may hold. Far beyond any device's memory, so that the plan's own refusal
+/// comes first for every real model; but no product of sizes overflows below it.
 const MAX_ELEMENTS: usize = 1 << 40;
 
 /// After each run, `output` is copied on the device into `input`: how a denoise loop keeps its state there.
@@ -252,9 +254,8 @@ impl Graph {
 
     /// Adds an operation; infers and checks its shape.
     ///
-    /// # Errors
-    /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation; [`Error::Limits`] if a tensor has more
-    /// than 2⁴⁰ elements.
+    /// # Errors [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation;
+    /// [`Error::Limits`] if a tensor has more than 2⁴⁰ elements.
     pub fn push(&mut self, name: impl Into<String>, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<ValueId> {
         let (name, op) = (name.into(), op.into());
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.desc(v))).collect();
@@ -275,7 +276,8 @@ impl Graph {
         Ok(self.insert(name, NodeKind::Op(op, inputs.to_vec()), desc))
     }
 
-    /// Copies `node` into this graph with its inputs replaced, keeping its name and inferring its output anew. Used by passes.
+    /// Copies `node` into this graph with its inputs replaced, keeping its name and inferring its output anew. Used by
+    /// passes.
     ///
     /// # Errors
     /// As [`Graph::push`].
@@ -326,7 +328,8 @@ impl Graph {
         specs.flat_map(|s| &s.parts).filter(|p| seen.insert(&p.name)).collect()
     }
 
-    /// Bytes that the CPU reference holds at its peak: all parameters, and the values alive between definition and last use, all as f32.
+    /// Bytes that the CPU reference holds at its peak: all parameters, and the values alive between definition and last
+    /// use, all as f32.
     pub fn reference_bytes(&self) -> u64 {
         let bytes = |node: &Node| 4 * node.desc.elements() as u64;
         let mut uses = self.use_counts();

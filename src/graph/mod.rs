@@ -1,6 +1,7 @@
 //! The computation as pure data: a graph of operations on values whose shapes are known when they are added.
 //!
-//! Models build a [`Graph`]; [`passes`] rewrite it; [`crate::plan`] turns it into kernel launches and [`crate::reference`] runs it as it is.
+//! Models build a [`Graph`]; [`passes`] rewrite it; [`crate::plan`] turns it into kernel launches and
+//! [`crate::reference`] runs it as it is.
 
 mod dump;
 mod ir;

@@ -1,4 +1,5 @@
-//! Named rewrites Graph → Graph. Each keeps what the graph computes and can be switched off, which is how the tests show that it does.
+//! Named rewrites Graph → Graph. Each keeps what the graph computes and can be switched off, which is how the tests
+//! show that it does.
 
 use std::collections::HashMap;
 
@@ -50,7 +51,8 @@ pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
     Ok(graph)
 }
 
-/// A graph under reconstruction: nodes of the old one are visited in order and copied or replaced; what nothing reads any more is dropped at the end.
+/// A graph under reconstruction: nodes of the old one are visited in order and copied or replaced; what nothing reads
+/// any more is dropped at the end.
 struct Rewrite<'a> {
     old: &'a Graph,
     uses: Vec<usize>,
@@ -183,7 +185,8 @@ fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// Three projections of one input that only attention reads → one product; with keys and values of another input, those two.
+/// Three projections of one input that only attention reads → one product; with keys and values of another input, those
+/// two.
 fn fuse_qkv(graph: &Graph) -> Result<Graph> {
     Rewrite::new(graph).run(|r, node, op, inputs| {
         let Op::Attention(attention) = op else { return Ok(None) };
@@ -204,7 +207,8 @@ fn fuse_qkv(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// One linear for several plain ones of the same input, its output the concatenation of theirs; `None` if they cannot be merged.
+/// One linear for several plain ones of the same input, its output the concatenation of theirs; `None` if they cannot
+/// be merged.
 fn merge_projections(r: &mut Rewrite<'_>, values: &[ValueId], name: &str) -> Result<Option<ValueId>> {
     let mut projections = Vec::new();
     for value in values {

@@ -1,4 +1,5 @@
-//! How large the values of a graph get, and storing in f32 those that f16 cannot hold: what [`crate::overflow`] does its work with.
+//! How large the values of a graph get, and storing in f32 those that f16 cannot hold: what [`crate::overflow`] does
+//! its work with.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +32,8 @@ pub fn large_weights(graph: &Graph, weights: &dyn WeightSource) -> Result<Vec<St
     Ok(large)
 }
 
-/// The same graph with the results of the named operations, and the named parameters, stored in f32 where they were in f16.
+/// The same graph with the results of the named operations, and the named parameters, stored in f32 where they were in
+/// f16.
 pub fn widened(graph: &Graph, names: &BTreeSet<String>) -> Graph {
     let mut wide = graph.clone();
     let chosen = |node: &Node| node.desc.dtype == DType::F16 && names.contains(&node.name);
@@ -39,8 +41,9 @@ pub fn widened(graph: &Graph, names: &BTreeSet<String>) -> Graph {
     wide
 }
 
-/// The same graph with every result in f32, and for each that was in f16 one more output: its largest magnitude, [`Graph::max_abs`]. It follows
-/// its value at once, so that measuring keeps no value alive for longer. Returned with it: the name of each measured operation and of its output.
+/// The same graph with every result in f32, and for each that was in f16 one more output: its largest magnitude,
+/// [`Graph::max_abs`]. It follows its value at once, so that measuring keeps no value alive for longer. Returned with
+/// it: the name of each measured operation and of its output.
 ///
 /// # Errors
 /// As [`Graph::push`], for graphs that could not run.

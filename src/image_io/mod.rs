@@ -1,5 +1,5 @@
-//! Pictures in and out: PNG files with their settings, `.safetensors` of pictures before rounding, grids, and the reading
-//! and resizing of input pictures exactly as diffusers (through Pillow) does it.
+//! Pictures in and out: PNG files with their settings, `.safetensors` of pictures before rounding, grids, and the
+//! reading and resizing of input pictures exactly as diffusers (through Pillow) does it.
 
 mod read;
 mod resize;
@@ -35,11 +35,11 @@ pub enum Range {
 }
 
 impl Picture {
-    /// One picture for each of the N images of `[N, C, H, W]` in [0, 1]: `round(255·x)`, halves to even as numpy (and so
-    /// diffusers) rounds them, values outside [0, 1] clamped.
+    /// One picture for each of the N images of `[N, C, H, W]` in [0, 1]: `round(255·x)`, halves to even as numpy (and
+    /// so diffusers) rounds them, values outside [0, 1] clamped.
     ///
-    /// # Errors
-    /// [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which no picture can show.
+    /// # Errors [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which
+    /// no picture can show.
     pub fn from_tensor(images: &HostTensor) -> Result<Vec<Self>> {
         let &[_, channels @ (1 | 3), height, width] = images.shape.as_slice() else {
             return Err(Error::Shape(format!("a picture needs shape [N, 1 or 3, H, W], found {:?}", images.shape)));
@@ -63,8 +63,8 @@ impl Picture {
         Ok(pictures.collect())
     }
 
-    /// The picture as `[1, C, H, W]`: `x/255`, for [`Range::MinusOneToOne`] then `2x − 1`, each rounded to f32 as diffusers'
-    /// image processor computes it.
+    /// The picture as `[1, C, H, W]`: `x/255`, for [`Range::MinusOneToOne`] then `2x − 1`, each rounded to f32 as
+    /// diffusers' image processor computes it.
     pub fn to_tensor(&self, range: Range) -> HostTensor {
         let plane = self.width * self.height;
         HostTensor::from_fn([1, self.channels, self.height, self.width], |i| {

@@ -1,8 +1,8 @@
 //! Resizing exactly as Pillow does, because the pictures that diffusers resizes become the input of a model.
 //!
-//! Pillow resamples 8-bit pictures in two passes, one a direction, each rounded to 8 bits. An output pixel is a weighted
-//! mean of the input pixels under a window that grows with the reduction (so that reducing does not alias); the weights are
-//! rounded to fixed point. Source: Pillow's documentation of `Image.resize` with `Resampling.LANCZOS`.
+//! Pillow resamples 8-bit pictures in two passes, one a direction, each rounded to 8 bits. An output pixel is a
+//! weighted mean of the input pixels under a window that grows with the reduction (so that reducing does not alias);
+//! the weights are rounded to fixed point. Source: Pillow's documentation of `Image.resize` with `Resampling.LANCZOS`.
 
 use std::f64::consts::PI;
 
@@ -13,7 +13,8 @@ const SUPPORT: f64 = 3.0;
 /// Fraction bits of the weights: 32, less 8 for a sample and 2 for weights beyond [0, 1] (negative lobes).
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
-/// Resizes to `width` × `height` with the Lanczos filter, bit for bit as Pillow 13's `resize((width, height), LANCZOS)`.
+/// Resizes to `width` × `height` with the Lanczos filter, bit for bit as Pillow 13's `resize((width, height),
+/// LANCZOS)`.
 ///
 /// # Panics
 /// If a side is zero.
@@ -26,8 +27,9 @@ pub fn resize_lanczos(picture: &Picture, width: usize, height: usize) -> Picture
     }
 }
 
-/// The order of the passes shows, because the result of the first is rounded. Pillow resizes columns first, since version 13
-/// rows first if it drops more than twice as many rows as columns (found by comparing 4396 sizes with both orders).
+/// The order of the passes shows, because the result of the first is rounded. Pillow resizes columns first, since
+/// version 13 rows first if it drops more than twice as many rows as columns (found by comparing 4396 sizes with both
+/// orders).
 fn rows_first(from: &Picture, width: usize, height: usize) -> bool {
     let dropped = |from: usize, to: usize| from as i64 - to as i64;
     height < from.height && dropped(from.height, height) > 2 * dropped(from.width, width)

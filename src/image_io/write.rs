@@ -14,8 +14,8 @@ use crate::tensor::HostTensor;
 const GAP: usize = 2;
 const GAP_VALUE: u8 = 255;
 
-/// Several pictures of one size as one, row by row, with a white gap of 2 pixels. `columns` of `None` chooses a shape near a
-/// square, without empty places where that stays within 1:2.
+/// Several pictures of one size as one, row by row, with a white gap of 2 pixels. `columns` of `None` chooses a shape
+/// near a square, without empty places where that stays within 1:2.
 ///
 /// # Errors
 /// [`Error::Usage`] if there is no picture or `columns` is zero, [`Error::Shape`] if the sizes differ.
@@ -59,10 +59,11 @@ fn near_square(count: usize) -> usize {
 
 /// Writes an 8-bit PNG with `text` chunks (`(keyword, text)`), whole or not at all.
 ///
-/// As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader knows, other text is `iTXt` (UTF-8).
+/// As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader knows, other text is `iTXt`
+/// (UTF-8).
 ///
-/// # Errors
-/// [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as [`write_atomic`].
+/// # Errors [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as
+/// [`write_atomic`].
 pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
     let path = path.as_ref();
     for (keyword, text) in text {

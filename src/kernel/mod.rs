@@ -6,7 +6,7 @@ mod template;
 mod unroll;
 
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
-pub use sources::{INCLUDES, KERNELS, find_include, find_kernel};
+pub use sources::{find_include, find_kernel, includes, kernels};
 pub use template::expand;
 
 use crate::error::Result;
@@ -38,8 +38,8 @@ pub struct Kernel {
 impl Kernel {
     /// Expands and parses the kernel.
     ///
-    /// # Errors
-    /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not parse or validate.
+    /// # Errors [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not
+    /// parse or validate.
     pub fn build(key: KernelKey) -> Result<Self> {
         let wgsl = expand(key.name, find_kernel(key.name)?, &key.constants, &key.storage)?;
         let reflection = reflect(key.name, &wgsl)?;

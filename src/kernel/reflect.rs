@@ -1,4 +1,5 @@
-//! What naga says about a kernel: its bindings, the fields of its parameters, its workgroup size. WGSL is the only place that declares them.
+//! What naga says about a kernel: its bindings, the fields of its parameters, its workgroup size. WGSL is the only
+//! place that declares them.
 
 use naga::proc::{GlobalCtx, Layouter};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -27,8 +28,8 @@ pub struct Binding {
     pub name: String,
     /// How it is used.
     pub access: Access,
-    /// The type of the elements that an array holds: f32 for `f32` and `vec4<f32>`, f16 for `vec2<u32>` (four of them, packed), u32 for `u32`.
-    /// `None` for the uniform and for arrays of any other type.
+    /// The type of the elements that an array holds: f32 for `f32` and `vec4<f32>`, f16 for `vec2<u32>` (four of them,
+    /// packed), u32 for `u32`. `None` for the uniform and for arrays of any other type.
     pub dtype: Option<DType>,
 }
 

@@ -1,10 +1,12 @@
 //! The template step: four directives, each a comment to any other WGSL tool.
 //!
 //! - `//!include name` is replaced by `wgsl/include/name.wgsl`, once per kernel.
-//! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, and the functions
-//!   `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`. f16 is stored as packed pairs in `u32`s, which needs no device feature.
+//! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, and the
+//!   functions `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`. f16 is stored as packed pairs in
+//!   `u32`s, which needs no device feature.
 //! - `//!unroll` before a loop writes it out: see `unroll.rs`.
-//! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement that matches no line is an error.
+//! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement
+//!   that matches no line is an error.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

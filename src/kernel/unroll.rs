@@ -1,7 +1,8 @@
 //! `//!unroll`: writes a counted loop out.
 //!
-//! Compilers for GPUs unroll short loops by themselves and so keep small arrays in registers. CPU drivers do not: there every access to
-//! such an array in a loop goes through memory, one lane at a time, ten times slower. In the file it stays a loop that reads as one:
+//! Compilers for GPUs unroll short loops by themselves and so keep small arrays in registers. CPU drivers do not: there
+//! every access to such an array in a loop goes through memory, one lane at a time, ten times slower. In the file it
+//! stays a loop that reads as one:
 //!
 //! ```wgsl
 //! //!unroll
@@ -10,8 +11,9 @@
 //! }
 //! ```
 //!
-//! becomes `{ const i = 0u; … } { const i = 1u; … } …`. The bounds are products and quotients of literals and `const` lines; the closing brace
-//! stands in the column of `for`, or the loop is one line. Loops inside are written out where they ask for it themselves.
+//! becomes `{ const i = 0u; … } { const i = 1u; … } …`. The bounds are products and quotients of literals and `const`
+//! lines; the closing brace stands in the column of `for`, or the loop is one line. Loops inside are written out where
+//! they ask for it themselves.
 
 use std::collections::HashMap;
 

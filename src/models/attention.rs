@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::ops::attention::{Attention, Packing};
 
-/// `Attention` of diffusers as U-Nets without text and autoencoders use it: norm, self-attention over all pixels, projection, shortcut.
+/// `Attention` of diffusers as U-Nets without text and autoencoders use it: norm, self-attention over all pixels,
+/// projection, shortcut.
 #[derive(Clone, Copy, Debug)]
 pub struct SelfAttention2D {
     /// Number of heads.
@@ -22,7 +23,8 @@ pub struct SelfAttention2D {
 }
 
 impl SelfAttention2D {
-    /// The heads for `channels` under diffusers' `attention_head_dim`, where null stands for one head as wide as the channels.
+    /// The heads for `channels` under diffusers' `attention_head_dim`, where null stands for one head as wide as the
+    /// channels.
     ///
     /// # Errors
     /// [`Error::Config`] if a head would be wider than the channels.

@@ -18,7 +18,8 @@ const EPS: f64 = 1e-6;
 /// Bounds of the logarithm of the variance, which no config changes.
 const LOGVAR: (f64, f64) = (-30.0, 20.0);
 
-/// The fields of `config.json` that say what an `AutoencoderKL` computes, and how its latents are scaled for the U-Net; see `AutoencoderKL` in diffusers.
+/// The fields of `config.json` that say what an `AutoencoderKL` computes, and how its latents are scaled for the U-Net;
+/// see `AutoencoderKL` in diffusers.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are diffusers' own, under diffusers' names")]
 pub struct AutoencoderKLConfig {
@@ -34,7 +35,8 @@ pub struct AutoencoderKLConfig {
     pub use_quant_conv: bool,
     pub use_post_quant_conv: bool,
     pub mid_block_add_attention: bool,
-    /// What a U-Net sees is `(latent − shift_factor) · scaling_factor`, or with means and deviations `(latent − mean) · scaling_factor / std`.
+    /// What a U-Net sees is `(latent − shift_factor) · scaling_factor`, or with means and deviations `(latent − mean) ·
+    /// scaling_factor / std`.
     pub scaling_factor: f64,
     pub shift_factor: Option<f64>,
     /// One for each latent channel.
@@ -48,8 +50,8 @@ pub struct AutoencoderKLConfig {
 impl AutoencoderKLConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors
-    /// [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    /// # Errors [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a
+    /// field that the engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;
         if r.class_name()?.is_some_and(|c| c != "AutoencoderKL") {
@@ -168,8 +170,9 @@ impl AutoencoderKL {
         Ok(all)
     }
 
-    /// A graph of the encoder: input `sample` `[N, H, W, in_channels]` in [−1, 1]; outputs `mean` and `logvar` `[N, h, w, latent_channels]`, where
-    /// h = ⌊H / [`downscale`](AutoencoderKLConfig::downscale)⌋. Inputs and outputs are f32, everything between is stored as `dtype`.
+    /// A graph of the encoder: input `sample` `[N, H, W, in_channels]` in [−1, 1]; outputs `mean` and `logvar` `[N, h,
+    /// w, latent_channels]`, where h = ⌊H / [`downscale`](AutoencoderKLConfig::downscale)⌋. Inputs and outputs are f32,
+    /// everything between is stored as `dtype`.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if the picture is too small, [`crate::Error::Config`] if the config contradicts itself.
@@ -182,8 +185,9 @@ impl AutoencoderKL {
         Ok(graph)
     }
 
-    /// A graph of the decoder: input `latent` `[N, h, w, latent_channels]`, not scaled for the U-Net; output `sample` `[N, H, W, out_channels]`,
-    /// roughly in [−1, 1]. Inputs and outputs are f32, everything between is stored as `dtype`.
+    /// A graph of the decoder: input `latent` `[N, h, w, latent_channels]`, not scaled for the U-Net; output `sample`
+    /// `[N, H, W, out_channels]`, roughly in [−1, 1]. Inputs and outputs are f32, everything between is stored as
+    /// `dtype`.
     ///
     /// # Errors
     /// [`crate::Error::Config`] if the config contradicts itself.

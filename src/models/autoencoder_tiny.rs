@@ -1,6 +1,7 @@
 //! `AutoencoderTiny`: a small and fast replacement of [`super::AutoencoderKL`] for previews (madebyollin's TAESD).
 //!
-//! Its latents are those that the U-Net works on: they are not scaled, and the encoder returns them without a distribution.
+//! Its latents are those that the U-Net works on: they are not scaled, and the encoder returns them without a
+//! distribution.
 
 use serde_json::json;
 
@@ -17,7 +18,8 @@ use crate::tensor::DType;
 /// The decoder bends latents smoothly into ±3 before it looks at them.
 const LATENT_RANGE: f64 = 3.0;
 
-/// The fields of `config.json` that say what an `AutoencoderTiny` computes; see `AutoencoderTiny` in diffusers for their meaning.
+/// The fields of `config.json` that say what an `AutoencoderTiny` computes; see `AutoencoderTiny` in diffusers for
+/// their meaning.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are diffusers' own, under diffusers' names")]
 pub struct AutoencoderTinyConfig {
@@ -37,8 +39,8 @@ pub struct AutoencoderTinyConfig {
 impl AutoencoderTinyConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors
-    /// [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    /// # Errors [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a
+    /// field that the engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;
         if r.class_name()?.is_some_and(|c| c != "AutoencoderTiny") {
@@ -46,7 +48,8 @@ impl AutoencoderTinyConfig {
         }
         r.only("upsample_fn", &[json!("nearest")])?;
         r.only("shift_factor", &[json!(0), json!(0.0)])?;
-        // A copy of decoder_block_out_channels; how latents are stored as 8-bit pictures, which nothing here does; f16 suffices.
+        // A copy of decoder_block_out_channels; how latents are stored as 8-bit pictures, which nothing here does; f16
+        // suffices.
         r.ignore(&["block_out_channels", "latent_magnitude", "latent_shift", "force_upcast"]);
         let list =
             |key: &str, default: [usize; 4]| -> Result<Vec<usize>> { Ok(r.counts(key)?.unwrap_or(default.to_vec())) };
@@ -144,8 +147,8 @@ impl AutoencoderTiny {
         Ok(all)
     }
 
-    /// A graph of the encoder: input `sample` `[N, H, W, in_channels]` in [−1, 1]; output `latents` `[N, h, w, latent_channels]`.
-    /// Inputs and outputs are f32, everything between is stored as `dtype`.
+    /// A graph of the encoder: input `sample` `[N, H, W, in_channels]` in [−1, 1]; output `latents` `[N, h, w,
+    /// latent_channels]`. Inputs and outputs are f32, everything between is stored as `dtype`.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if the picture is empty.
@@ -157,8 +160,8 @@ impl AutoencoderTiny {
         Ok(graph)
     }
 
-    /// A graph of the decoder: input `latent` `[N, h, w, latent_channels]`; output `sample` `[N, H, W, out_channels]`, roughly in [−1, 1].
-    /// Inputs and outputs are f32, everything between is stored as `dtype`.
+    /// A graph of the decoder: input `latent` `[N, h, w, latent_channels]`; output `sample` `[N, H, W, out_channels]`,
+    /// roughly in [−1, 1]. Inputs and outputs are f32, everything between is stored as `dtype`.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if the latent is empty.

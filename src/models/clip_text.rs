@@ -1,4 +1,5 @@
-//! `CLIPTextModel` and `CLIPTextModelWithProjection`: from token ids to what a U-Net is conditioned on (Radford et al. 2021).
+//! `CLIPTextModel` and `CLIPTextModelWithProjection`: from token ids to what a U-Net is conditioned on (Radford et al.
+//! 2021).
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,8 @@ use crate::tensor::{DType, HostTensor};
 /// How the token is found whose state stands for the whole text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOfText {
-    /// The largest id: configs written before transformers 4.31 have the wrong `eos_token_id` 2, and the true one is the vocabulary's last.
+    /// The largest id: configs written before transformers 4.31 have the wrong `eos_token_id` 2, and the true one is
+    /// the vocabulary's last.
     LargestId,
     /// The first occurrence of this id.
     Id(usize),
@@ -24,7 +26,8 @@ pub enum EndOfText {
 /// Where the vectors of the tokens stand in a checkpoint.
 pub(crate) const TOKEN_EMBEDDING: &str = "text_model.embeddings.token_embedding";
 
-/// The fields of `config.json` that say what a CLIP text encoder computes; see `CLIPTextConfig` in transformers for their meaning.
+/// The fields of `config.json` that say what a CLIP text encoder computes; see `CLIPTextConfig` in transformers for
+/// their meaning.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are transformers' own, under transformers' names")]
 pub struct CLIPTextConfig {
@@ -38,12 +41,13 @@ pub struct CLIPTextConfig {
     pub layer_norm_eps: f64,
     /// `eos_token_id`
     pub end_of_text: EndOfText,
-    /// Width of `text_embeds`, if the model has a projection (`projection_dim`, which configs of models without one hold too).
+    /// Width of `text_embeds`, if the model has a projection (`projection_dim`, which configs of models without one
+    /// hold too).
     pub projection_dim: Option<usize>,
 }
 
-/// Fields that change nothing here: training, special tokens that only the tokenizer uses, and what transformers writes into the config of every
-/// model, mostly about the generation of text.
+/// Fields that change nothing here: training, special tokens that only the tokenizer uses, and what transformers writes
+/// into the config of every model, mostly about the generation of text.
 const NO_EFFECT: &[&str] = &[
     "add_cross_attention",
     "architectures",
@@ -109,10 +113,11 @@ const NO_EFFECT: &[&str] = &[
 
 impl CLIPTextConfig {
     /// Reads a `config.json`: a text encoder's own, or that of a whole CLIP model, which holds it as `text_config`.
-    /// `class_name` tells `CLIPTextModelWithProjection` from `CLIPTextModel`; without it the config's `architectures` do.
+    /// `class_name` tells `CLIPTextModelWithProjection` from `CLIPTextModel`; without it the config's `architectures`
+    /// do.
     ///
-    /// # Errors
-    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    /// # Errors [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
+    /// engine does not know, by name.
     pub fn from_json(json: &Json, class_name: Option<&str>) -> Result<Self> {
         let file = json.path.display();
         let class_name = class_name.or_else(|| json.value["architectures"][0].as_str()).unwrap_or("CLIPTextModel");
@@ -162,7 +167,8 @@ impl CLIPTextConfig {
 /// One result of a text encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextOutput {
-    /// `hidden_states.K`, `[N, T, hidden_size]`: what goes into layer K; for K = number of layers what comes out of the last one. None is normed.
+    /// `hidden_states.K`, `[N, T, hidden_size]`: what goes into layer K; for K = number of layers what comes out of the
+    /// last one. None is normed.
     HiddenState(usize),
     /// The same after the final layer norm, as clip skip takes it: `final_layer_norm.K`.
     NormedHiddenState(usize),
@@ -211,11 +217,12 @@ impl CLIPTextModel {
         outputs
     }
 
-    /// A graph that computes `outputs` and no more: inputs `input_ids` u32 `[N, T]` and, for pooled outputs, `pooled_rows` u32 `[N]`
-    /// ([`CLIPTextModel::pooled_rows`]). Outputs are f32, everything between is stored as `dtype`.
+    /// A graph that computes `outputs` and no more: inputs `input_ids` u32 `[N, T]` and, for pooled outputs,
+    /// `pooled_rows` u32 `[N]` ([`CLIPTextModel::pooled_rows`]). Outputs are f32, everything between is stored as
+    /// `dtype`.
     ///
-    /// # Errors
-    /// [`Error::Shape`] if there are more tokens than the model has positions, [`Error::Unsupported`] if it has no such output.
+    /// # Errors [`Error::Shape`] if there are more tokens than the model has positions, [`Error::Unsupported`] if it
+    /// has no such output.
     pub fn graph_of(&self, batch: usize, tokens: usize, outputs: &[TextOutput], dtype: DType) -> Result<Graph> {
         let c = &self.config;
         if tokens == 0 || tokens > c.max_position_embeddings {
@@ -314,7 +321,8 @@ impl CLIPTextModel {
         Ok(states)
     }
 
-    /// `CLIPEncoderLayer`: attention to earlier tokens, feed-forward; each with its norm before and added to what it got.
+    /// `CLIPEncoderLayer`: attention to earlier tokens, feed-forward; each with its norm before and added to what it
+    /// got.
     fn layer(&self, m: &mut Layers<'_>, path: &str, x: ValueId) -> Result<ValueId> {
         let c = &self.config;
         let at = |name: &str| format!("{path}.{name}");

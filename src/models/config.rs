@@ -9,7 +9,8 @@ use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::ops::activation::ActivationKind;
 
-/// The fields of one config object. A missing field and `null` both mean the default; fields nobody asked for are refused by [`ConfigReader::finish`].
+/// The fields of one config object. A missing field and `null` both mean the default; fields nobody asked for are
+/// refused by [`ConfigReader::finish`].
 pub struct ConfigReader<'a> {
     file: String,
     fields: &'a Map<String, Value>,

@@ -1,4 +1,5 @@
-//! What all models that run on their own have in common: named inputs, sizes, a graph. `unmist run`, `inspect` and `verify` know no more.
+//! What all models that run on their own have in common: named inputs, sizes, a graph. `unmist run`, `inspect` and
+//! `verify` know no more.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -59,7 +60,8 @@ impl Sizes {
     }
 }
 
-/// A model that can be run on its own. Its graph describes the rest: shapes and element types of the inputs, and the outputs.
+/// A model that can be run on its own. Its graph describes the rest: shapes and element types of the inputs, and the
+/// outputs.
 pub trait Model: Debug {
     /// Names of the inputs that a caller gives.
     fn input_names(&self) -> Vec<&'static str>;
@@ -67,8 +69,8 @@ pub trait Model: Debug {
     /// Sizes the model was trained for, or can at least be run at.
     fn default_sizes(&self) -> Sizes;
 
-    /// One forward pass. Inputs and outputs are f32, or u32 for indices; four-dimensional ones are `[N, H, W, C]`. Everything between is stored as
-    /// `dtype`.
+    /// One forward pass. Inputs and outputs are f32, or u32 for indices; four-dimensional ones are `[N, H, W, C]`.
+    /// Everything between is stored as `dtype`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes do not fit the model, [`Error::Config`] if the config contradicts itself.
@@ -101,10 +103,11 @@ pub(super) fn parameters_of(graph: &Graph) -> Vec<(String, Vec<usize>)> {
     graph.weight_parts().into_iter().map(|p| (p.name.clone(), p.shape.clone())).collect()
 }
 
-/// The graph for inputs as users have them (pictures `[N, C, H, W]`, one timestep for all pictures), and all its inputs as it takes them.
+/// The graph for inputs as users have them (pictures `[N, C, H, W]`, one timestep for all pictures), and all its inputs
+/// as it takes them.
 ///
-/// # Errors
-/// [`Error::Usage`] for a name that is missing or unknown, [`Error::Shape`] for a shape or an index that does not fit; as [`Model::graph`].
+/// # Errors [`Error::Usage`] for a name that is missing or unknown, [`Error::Shape`] for a shape or an index that does
+/// not fit; as [`Model::graph`].
 pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Result<(Graph, NamedTensors)> {
     let names = model.input_names();
     if let Some(unknown) = given.keys().find(|name| !names.contains(&name.as_str())) {

@@ -1,4 +1,5 @@
-//! Residual blocks and resampling: the body of every U-Net (He et al. 2015, in the pre-activation form of Ho et al. 2020).
+//! Residual blocks and resampling: the body of every U-Net (He et al. 2015, in the pre-activation form of Ho et al.
+//! 2020).
 
 use super::layers::Layers;
 use crate::error::Result;
@@ -46,8 +47,8 @@ pub struct ResnetBlock2D {
 }
 
 impl ResnetBlock2D {
-    /// `x [N, H, W, C]` → `[N, H', W', out_channels]`. `temb` is the activated time embedding `[N, E]` (the same for all blocks, so the
-    /// caller applies the activation once); a decoder's blocks have none.
+    /// `x [N, H, W, C]` → `[N, H', W', out_channels]`. `temb` is the activated time embedding `[N, E]` (the same for
+    /// all blocks, so the caller applies the activation once); a decoder's blocks have none.
     ///
     /// # Errors
     /// [`crate::Error::Config`] if the channels cannot be divided into the groups.
@@ -108,7 +109,8 @@ pub(super) fn divide(m: &mut Layers<'_>, path: &str, x: ValueId, factor: f64) ->
     if factor == 1.0 { Ok(x) } else { m.graph.scale(path, x, 1.0 / factor, 0.0) }
 }
 
-/// `Downsample2D` with a convolution of stride 2. `padding` 0 stands for one row below and one column to the right, as TensorFlow's "same".
+/// `Downsample2D` with a convolution of stride 2. `padding` 0 stands for one row below and one column to the right, as
+/// TensorFlow's "same".
 ///
 /// # Errors
 /// None for pictures of at least 2×2.

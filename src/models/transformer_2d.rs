@@ -1,4 +1,5 @@
-//! `Transformer2DModel`: where a picture looks at itself and at the text (Rombach et al. 2022, appendix E.2.1; Vaswani et al. 2017).
+//! `Transformer2DModel`: where a picture looks at itself and at the text (Rombach et al. 2022, appendix E.2.1; Vaswani
+//! et al. 2017).
 
 use super::layers::Layers;
 use crate::error::{Error, Result};
@@ -62,7 +63,8 @@ impl Transformer2DModel {
         }
     }
 
-    /// `BasicTransformerBlock`: attention over the picture, attention over the text, feed-forward; each with its norm before and added to what it got.
+    /// `BasicTransformerBlock`: attention over the picture, attention over the text, feed-forward; each with its norm
+    /// before and added to what it got.
     fn block(&self, m: &mut Layers<'_>, path: &str, x: ValueId, text: ValueId) -> Result<ValueId> {
         let at = |name: &str| format!("{path}.{name}");
 

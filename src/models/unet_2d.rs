@@ -1,4 +1,5 @@
-//! `UNet2DModel`: predicts the noise in a picture from the picture, the timestep, and possibly a class (Ho et al. 2020; Dhariwal and Nichol 2021).
+//! `UNet2DModel`: predicts the noise in a picture from the picture, the timestep, and possibly a class (Ho et al. 2020;
+//! Dhariwal and Nichol 2021).
 
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
@@ -25,7 +26,8 @@ pub struct UNet2DInputs {
     pub sample: ValueId,
     /// `[N]` f32, one for each picture.
     pub timestep: ValueId,
-    /// u32 `[N]` for a table, f32 `[N]` for [`ClassEmbedding::Timestep`], f32 `[N, time_embedding_dim]` for [`ClassEmbedding::Identity`].
+    /// u32 `[N]` for a table, f32 `[N]` for [`ClassEmbedding::Timestep`], f32 `[N, time_embedding_dim]` for
+    /// [`ClassEmbedding::Identity`].
     pub class_labels: Option<ValueId>,
 }
 
@@ -76,8 +78,9 @@ impl UNet2DModel {
         Ok(graph.weight_parts().into_iter().map(|p| (p.name.clone(), p.shape.clone())).collect())
     }
 
-    /// A graph of one forward pass: inputs `sample` `[N, H, W, C]`, `timestep` `[N]` and `class_labels` if the model takes them; output `sample`
-    /// `[N, H, W, out_channels]`. Inputs and output are f32, everything between is stored as `dtype`.
+    /// A graph of one forward pass: inputs `sample` `[N, H, W, C]`, `timestep` `[N]` and `class_labels` if the model
+    /// takes them; output `sample` `[N, H, W, out_channels]`. Inputs and output are f32, everything between is stored
+    /// as `dtype`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the size does not fit, [`Error::Config`] if the config contradicts itself.

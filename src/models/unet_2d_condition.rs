@@ -1,7 +1,8 @@
-//! `UNet2DConditionModel`: predicts the noise in a latent from the latent, the timestep and a text (Rombach et al. 2022; Podell et al. 2023).
+//! `UNet2DConditionModel`: predicts the noise in a latent from the latent, the timestep and a text (Rombach et al.
+//! 2022; Podell et al. 2023).
 //!
-//! The text is seen by the transformers' second attention only, whose keys and values do not depend on the latent: of all nodes of the graph they
-//! are those that can be reached from `encoder_hidden_states` alone.
+//! The text is seen by the transformers' second attention only, whose keys and values do not depend on the latent: of
+//! all nodes of the graph they are those that can be reached from `encoder_hidden_states` alone.
 
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
@@ -37,7 +38,8 @@ pub struct UNet2DConditionInputs {
     pub timestep_cond: Option<ValueId>,
     /// As [`UNet2DConditionModel::class_labels_desc`].
     pub class_labels: Option<ValueId>,
-    /// The text's pooled embedding `[N, P]`, if the config has `text_time`; P and the embedded `time_ids` fill [`TextTime::input_dim`].
+    /// The text's pooled embedding `[N, P]`, if the config has `text_time`; P and the embedded `time_ids` fill
+    /// [`TextTime::input_dim`].
     pub text_embeds: Option<ValueId>,
     /// `[N, K]`: original size, crop, target size …, if the config has `text_time`.
     pub time_ids: Option<ValueId>,
@@ -110,8 +112,8 @@ impl UNet2DConditionModel {
         })
     }
 
-    /// Adds the model to a graph; the result is f32 `[N, H, W, out_channels]`. Height and width may be odd: what an odd size was halved to is
-    /// doubled back to it.
+    /// Adds the model to a graph; the result is f32 `[N, H, W, out_channels]`. Height and width may be odd: what an odd
+    /// size was halved to is doubled back to it.
     ///
     /// # Errors
     /// [`Error::Shape`] if an input is missing or does not fit, [`Error::Config`] if the config contradicts itself.

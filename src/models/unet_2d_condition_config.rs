@@ -14,7 +14,8 @@ use crate::ops::activation::ActivationKind;
 pub enum ConditionBlockType {
     /// `DownBlock2D`, `UpBlock2D`: residual blocks.
     Plain,
-    /// `CrossAttnDownBlock2D`, `CrossAttnUpBlock2D`: residual blocks, each followed by a transformer that sees the text.
+    /// `CrossAttnDownBlock2D`, `CrossAttnUpBlock2D`: residual blocks, each followed by a transformer that sees the
+    /// text.
     CrossAttn,
     /// `ResnetDownsampleBlock2D`, `ResnetUpsampleBlock2D`: residual blocks, the last of which changes the resolution.
     Resnet,
@@ -52,7 +53,8 @@ pub enum ConditionClassEmbedding {
     SimpleProjection(usize),
 }
 
-/// What Stable Diffusion XL adds to the time embedding (`addition_embed_type` "text_time"): pooled text, and numbers about the picture.
+/// What Stable Diffusion XL adds to the time embedding (`addition_embed_type` "text_time"): pooled text, and numbers
+/// about the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextTime {
     /// Width of the sinusoidal embedding of each number (`addition_time_embed_dim`).
@@ -61,7 +63,8 @@ pub struct TextTime {
     pub input_dim: usize,
 }
 
-/// The fields of `config.json` that say what a `UNet2DConditionModel` computes; see `UNet2DConditionModel` in diffusers for their meaning.
+/// The fields of `config.json` that say what a `UNet2DConditionModel` computes; see `UNet2DConditionModel` in diffusers
+/// for their meaning.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are diffusers' own, under diffusers' names")]
 pub struct UNet2DConditionConfig {
@@ -103,8 +106,8 @@ pub struct UNet2DConditionConfig {
     pub resnet_out_scale_factor: f64,
 }
 
-/// Fields that change nothing here: training only; what a trainer noted about its moving average; options of kinds of blocks and embeddings that are
-/// refused; the precision of attention's softmax, which is always f32.
+/// Fields that change nothing here: training only; what a trainer noted about its moving average; options of kinds of
+/// blocks and embeddings that are refused; the precision of attention's softmax, which is always f32.
 const NO_EFFECT: &[&str] = &[
     "dropout",
     "decay",
@@ -122,8 +125,8 @@ const NO_EFFECT: &[&str] = &[
 impl UNet2DConditionConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors
-    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    /// # Errors [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
+    /// engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;
         if r.class_name()?.is_some_and(|c| c != "UNet2DConditionModel") {
@@ -279,8 +282,8 @@ impl Blocks {
     }
 }
 
-/// `transformer_layers_per_block` and its reverse: a number, or for each level a number or a list with an entry for each residual block.
-/// Returns the layers of the down blocks, of the up blocks, and of the mid block.
+/// `transformer_layers_per_block` and its reverse: a number, or for each level a number or a list with an entry for
+/// each residual block. Returns the layers of the down blocks, of the up blocks, and of the mid block.
 #[allow(clippy::type_complexity, reason = "taken apart where it is called")]
 fn transformer_layers(r: &ConfigReader<'_>, layers: &[usize]) -> Result<(Vec<Vec<usize>>, Vec<Vec<usize>>, usize)> {
     const DOWN: &str = "transformer_layers_per_block";

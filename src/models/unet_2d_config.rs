@@ -52,7 +52,8 @@ pub enum ClassEmbedding {
     Identity,
 }
 
-/// The fields of `config.json` that say what a `UNet2DModel` computes; see `UNet2DModel` in diffusers for their meaning.
+/// The fields of `config.json` that say what a `UNet2DModel` computes; see `UNet2DModel` in diffusers for their
+/// meaning.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are diffusers' own, under diffusers' names")]
 pub struct UNet2DConfig {
@@ -90,8 +91,8 @@ const MAX_LEVELS: usize = 12;
 impl UNet2DConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors
-    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the engine does not know, by name.
+    /// # Errors [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
+    /// engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;
         if r.class_name()?.is_some_and(|c| c != "UNet2DModel") {

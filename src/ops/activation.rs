@@ -28,8 +28,7 @@ pub enum ActivationKind {
 
 impl ActivationKind {
     /// All kinds; the position is the number the kernels know it by (wgsl/include/activation.wgsl).
-    pub const ALL: [ActivationKind; 6] =
-        [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh];
+    pub const ALL: [ActivationKind; 6] = [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh];
 
     /// Name as in configs.
     pub fn name(self) -> &'static str {
@@ -96,7 +95,11 @@ impl Operation for Activation {
             supports: |_, _| Ok(()),
             lower: |op, context| {
                 let vectors = context.output.elements().div_ceil(4);
-                Launch::new("activation/naive").constant("ACTIVATION", op.kind.code()).param("vectors", vectors).cover(vectors, 64).into()
+                Launch::new("activation/naive")
+                    .constant("ACTIVATION", op.kind.code())
+                    .param("vectors", vectors)
+                    .cover(vectors, 64)
+                    .into()
             },
         }]
     }

@@ -6,7 +6,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y[n] = a[n] · original[n] + b[n] · noise[n]`: q(x_t | x_0), Ho et al. 2020, eq. 4, with a = √ᾱ_t and b = √(1 − ᾱ_t).
+/// `y[n] = a[n] · original[n] + b[n] · noise[n]`: q(x_t | x_0), Ho et al. 2020, eq. 4, with a = √ᾱ_t and b = √(1 −
+/// ᾱ_t).
 ///
 /// Inputs: `original [N, ..]`, `noise [N, ..]`, `coefficients [N, 2]`; output like `original`. All f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +58,11 @@ impl Operation for AddNoise {
             ];
             Case::new(label, AddNoise, inputs)
         };
-        vec![case("odd number of elements", &[3, 5, 7, 3]), case("latents", &[2, 3, 5, 4]), case("one image", &[1, 9, 7, 1])]
+        vec![
+            case("odd number of elements", &[3, 5, 7, 3]),
+            case("latents", &[2, 3, 5, 4]),
+            case("one image", &[1, 9, 7, 1]),
+        ]
     }
 }
 
@@ -66,7 +71,13 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) if the shapes do not agree.
-    pub fn add_noise(&mut self, name: impl Into<String>, original: ValueId, noise: ValueId, coefficients: ValueId) -> Result<ValueId> {
+    pub fn add_noise(
+        &mut self,
+        name: impl Into<String>,
+        original: ValueId,
+        noise: ValueId,
+        coefficients: ValueId,
+    ) -> Result<ValueId> {
         self.push(name, AddNoise, &[Some(original), Some(noise), Some(coefficients)])
     }
 }

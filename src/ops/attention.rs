@@ -1,6 +1,9 @@
 //! Scaled dot-product attention.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, in_fours};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
+    in_fours,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -21,8 +24,8 @@ pub enum Packing {
 /// `y[n, t, h·D + d] = Σ_s p[t, s] · v[n, s, h·D + d]`, `p[t, ·] = softmax_s(scale · q[n, t, h·D..] · k[n, s, h·D..])`.
 /// Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
 ///
-/// Inputs as [`Packing`] says; every tensor may have several middle dimensions, e.g. `[N, H, W, C]`, which count as one of length T or S.
-/// Output: the shape of `q` with C channels.
+/// Inputs as [`Packing`] says; every tensor may have several middle dimensions, e.g. `[N, H, W, C]`, which count as one
+/// of length T or S. Output: the shape of `q` with C channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Number of heads; divides C. Head h owns the channels h·D .. (h+1)·D with D = C / heads.
@@ -65,13 +68,7 @@ impl Attention {
         let (y, k) = (context.output, context.input(self.sources().0));
         let images = y.shape[0];
         let channels = y.channels();
-        Dims {
-            images,
-            queries: y.rows() / images,
-            keys: k.rows() / images,
-            channels,
-            head_dim: channels / self.heads,
-        }
+        Dims { images, queries: y.rows() / images, keys: k.rows() / images, channels, head_dim: channels / self.heads }
     }
 
     fn scale(&self, head_dim: usize) -> f64 {
@@ -229,14 +226,25 @@ impl Operation for Attention {
         for (position, name) in Self::INPUTS.iter().enumerate().skip(1) {
             let Some(parts) = expected.get(position - 1) else {
                 if inputs.optional(position).is_some() {
-                    return Err(Error::Shape(format!("{name}: is part of another input with {:?}, give none", self.packing)));
+                    return Err(Error::Shape(format!(
+                        "{name}: is part of another input with {:?}, give none",
+                        self.packing
+                    )));
                 }
                 continue;
             };
             let input = inputs.required(position)?;
             expect_float(name, input.dtype)?;
-            if input.shape.len() < 3 || input.elements() == 0 || input.shape[0] != images || input.channels() != parts * channels {
-                return Err(Error::Shape(format!("{name}: expected [{images}, S, {}], found {:?}", parts * channels, input.shape)));
+            if input.shape.len() < 3
+                || input.elements() == 0
+                || input.shape[0] != images
+                || input.channels() != parts * channels
+            {
+                return Err(Error::Shape(format!(
+                    "{name}: expected [{images}, S, {}], found {:?}",
+                    parts * channels,
+                    input.shape
+                )));
             }
             let rows = input.rows() / images;
             if position == 2 && rows != keys {
@@ -245,7 +253,9 @@ impl Operation for Attention {
             keys = rows;
         }
         if self.causal && keys != queries {
-            return Err(Error::Shape(format!("causal attention needs as many keys as queries, found {keys} and {queries}")));
+            return Err(Error::Shape(format!(
+                "causal attention needs as many keys as queries, found {keys} and {queries}"
+            )));
         }
         let mut shape = q.shape.clone();
         *shape.last_mut().expect("checked above") = channels;
@@ -262,7 +272,9 @@ impl Operation for Attention {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         let channels = |x: &HostTensor| x.shape[x.shape.len() - 1];
-        let columns = |x: &HostTensor, part: usize, parts: usize| reference::slice_columns(x, part * channels(x) / parts, channels(x) / parts);
+        let columns = |x: &HostTensor, part: usize, parts: usize| {
+            reference::slice_columns(x, part * channels(x) / parts, channels(x) / parts)
+        };
         let (q, k, v) = match self.packing {
             Packing::Separate => (inputs.get(0).clone(), inputs.get(1).clone(), inputs.get(2).clone()),
             Packing::Qkv => (columns(inputs.get(0), 0, 3), columns(inputs.get(0), 1, 3), columns(inputs.get(0), 2, 3)),
@@ -335,11 +347,19 @@ fn cases() -> Vec<Case> {
         case("D 64, causal text", causal(2, qkv), 2, &[77], &[77], 128, Fill::Normal),
         case("D 80, packed picture", op(1, qkv), 2, &[9, 7], &[], 80, Fill::Normal),
         case("D 160, text of 77", op(2, kv), 2, &[11], &[77], 320, Fill::Normal),
-        case("D 28, few keys, scale", Attention { scale: Some(0.7), ..op(3, separate) }, 2, &[33], &[5], 84, Fill::Normal),
+        case(
+            "D 28, few keys, scale",
+            Attention { scale: Some(0.7), ..op(3, separate) },
+            2,
+            &[33],
+            &[5],
+            84,
+            Fill::Normal,
+        ),
         case("D 256, causal", causal(1, separate), 2, &[67], &[67], 256, Fill::Normal),
         case("D 512, picture", op(1, qkv), 1, &[5, 7], &[], 512, Fill::Normal),
-        // Scores of some hundred, so that each softmax is nearly one-hot. They are sums of terms of that size, rounded to 2⁻²⁴ of it each,
-        // and an error of 1e-5 in a score is one of 1e-5 in its weight.
+        // Scores of some hundred, so that each softmax is nearly one-hot. They are sums of terms of that size, rounded
+        // to 2⁻²⁴ of it each, and an error of 1e-5 in a score is one of 1e-5 in its weight.
         case("nearly one-hot", op(2, separate), 2, &[33], &[70], 80, large).tolerance(1e-4),
         case("nearly one-hot, causal", causal(2, qkv), 2, &[70], &[], 80, large).tolerance(1e-4),
     ]
@@ -347,7 +367,9 @@ fn cases() -> Vec<Case> {
 
 /// Every score lies between -1200 and -400, so that each power is zero in f32 unless the largest is subtracted.
 fn large_negative() -> Case {
-    let fill = |low, high, shape: [usize; 3]| Some(CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Uniform(low, high), always_f32: false });
+    let fill = |low, high, shape: [usize; 3]| {
+        Some(CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Uniform(low, high), always_f32: false })
+    };
     let inputs = vec![fill(-30.0, -20.0, [2, 19, 72]), fill(5.0, 8.0, [2, 45, 72]), CaseInput::normal([2, 45, 72])];
     // Sums of 36 terms of up to 240 · 1/6, as for the nearly one-hot cases.
     Case::new("large negative scores", Attention { heads: 2, ..Attention::default() }, inputs).tolerance(1e-4)

@@ -1,12 +1,15 @@
 //! Means of 2 × 2 pixels, as in `torch.nn.AvgPool2d(2, 2)`.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours};
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// Each output pixel is the mean of 2 × 2 input pixels; an odd last row or column is dropped. Input `[N, H, W, C]`, output `[N, ⌊H/2⌋, ⌊W/2⌋, C]`.
+/// Each output pixel is the mean of 2 × 2 input pixels; an odd last row or column is dropped. Input `[N, H, W, C]`,
+/// output `[N, ⌊H/2⌋, ⌊W/2⌋, C]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AvgPool;
 

@@ -15,8 +15,8 @@ pub enum BinaryKind {
     Mul,
 }
 
-/// `y = a + b` or `y = a · b`, elementwise. `b` has the shape of `a`, or it is `[N, C]` against `a [N, .., C]` and the same for all pixels of an
-/// image (a time embedding). The result has the element type of `a`.
+/// `y = a + b` or `y = a · b`, elementwise. `b` has the shape of `a`, or it is `[N, C]` against `a [N, .., C]` and the
+/// same for all pixels of an image (a time embedding). The result has the element type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binary {
     /// Which operation.

@@ -6,8 +6,9 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// A tile whose first `rows` slide from the last rows of the tile above it to its own, and whose first `columns` then slide likewise from the last
-/// columns of the tile to its left: `y_i = before_{end − extent + i} · (1 − i/extent) + x_i · i/extent`.
+/// A tile whose first `rows` slide from the last rows of the tile above it to its own, and whose first `columns` then
+/// slide likewise from the last columns of the tile to its left: `y_i = before_{end − extent + i} · (1 − i/extent) +
+/// x_i · i/extent`.
 ///
 /// Inputs: `x [N, H, W, C]`, `above [N, H', W, C]`?, `left [N, H, W', C]`?; output as `x`.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,10 +45,7 @@ impl Operation for BlendTiles {
             let [_, _, columns, _] = expect_rank::<4>("left", left)?;
             expect_shape("left", &left.shape, &[n, h, columns, c])?;
             if self.columns > columns.min(w) {
-                return Err(Error::Shape(format!(
-                    "{} columns to blend, left has {columns}, x has {w}",
-                    self.columns
-                )));
+                return Err(Error::Shape(format!("{} columns to blend, left has {columns}, x has {w}", self.columns)));
             }
         }
         Ok(x.clone())

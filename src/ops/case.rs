@@ -92,8 +92,8 @@ impl Case {
         self
     }
 
-    /// A graph of this one operation, its inputs named as the operation names them and its output `y`, and values for the inputs
-    /// (already rounded to f16 where they are stored so).
+    /// A graph of this one operation, its inputs named as the operation names them and its output `y`, and values for
+    /// the inputs (already rounded to f16 where they are stored so).
     ///
     /// # Errors
     /// If the case's shapes do not fit the operation, which the tests exclude.

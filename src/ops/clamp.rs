@@ -59,9 +59,8 @@ impl Operation for Clamp {
     }
 
     fn cases() -> Vec<Case> {
-        let case = |label, low, high, shape: &[usize]| {
-            Case::new(label, Clamp { low, high }, vec![CaseInput::normal(shape)])
-        };
+        let case =
+            |label, low, high, shape: &[usize]| Case::new(label, Clamp { low, high }, vec![CaseInput::normal(shape)]);
         vec![
             case("both bounds, 210 elements", -0.75, 1.25, &[2, 3, 5, 7]),
             case("only the lower bound, odd number of elements", 0.0, 20.0, &[3, 11, 5]),

@@ -10,11 +10,12 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n, oh, ow, o] = Σ_{kh, kw, i} x[n, oh·stride_h + kh − top, ow·stride_w + kw − left, i] · weight[o, kh, kw, i] + bias[o] + time_embedding[n, o] +
-/// residual[n, oh, ow, o]`, `x` being zero outside the picture.
+/// `y[n, oh, ow, o] = Σ_{kh, kw, i} x[n, oh·stride_h + kh − top, ow·stride_w + kw − left, i] · weight[o, kh, kw, i] +
+/// bias[o] + time_embedding[n, o] + residual[n, oh, ow, o]`, `x` being zero outside the picture.
 ///
-/// Inputs: `x [N, H, W, C_in]`, `weight [C_out, KH, KW, C_in]`, `bias [C_out]`?, `time_embedding [N, C_out]`?, `residual [N, OH, OW, C_out]`?;
-/// output `[N, OH, OW, C_out]`. The last two inputs are the additions that follow convolutions in a ResnetBlock2D.
+/// Inputs: `x [N, H, W, C_in]`, `weight [C_out, KH, KW, C_in]`, `bias [C_out]`?, `time_embedding [N, C_out]`?,
+/// `residual [N, OH, OW, C_out]`?; output `[N, OH, OW, C_out]`. The last two inputs are the additions that follow
+/// convolutions in a ResnetBlock2D.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv2d {
     /// Step of the filter in pixels, vertical and horizontal.
@@ -114,7 +115,9 @@ impl<'a> Instance<'a> {
     }
 
     fn naive(&self) -> Lowered {
-        self.conclude(self.launch("conv2d/naive", self.x[3]), true).cover(self.context.output.elements().div_ceil(4), 64).into()
+        self.conclude(self.launch("conv2d/naive", self.x[3]), true)
+            .cover(self.context.output.elements().div_ceil(4), 64)
+            .into()
     }
 
     /// A 1×1 convolution as the product of a matrix of pixels.
@@ -144,15 +147,19 @@ impl<'a> Instance<'a> {
             5..=8 => 2,
             _ => 4,
         };
-        self.padded_to_fours(1, |launch| {
-            launch
-                .constant("LANES", lanes)
-                .constant("PIXELS", pixels)
-                .constant("QUADS", quads)
-                .constant("WEIGHT_LOADS", (4 * quads).div_ceil(lanes))
-                .flag("SLIDE", self.op.stride[1] == 1)
-                .workgroups(c_out.div_ceil(4 * quads), (n * oh * ow.div_ceil(pixels)).div_ceil(lanes), 1)
-        }, "conv2d/shuffle")
+        self.padded_to_fours(
+            1,
+            |launch| {
+                launch
+                    .constant("LANES", lanes)
+                    .constant("PIXELS", pixels)
+                    .constant("QUADS", quads)
+                    .constant("WEIGHT_LOADS", (4 * quads).div_ceil(lanes))
+                    .flag("SLIDE", self.op.stride[1] == 1)
+                    .workgroups(c_out.div_ceil(4 * quads), (n * oh * ow.div_ceil(pixels)).div_ceil(lanes), 1)
+            },
+            "conv2d/shuffle",
+        )
     }
 
     /// For GPUs.
@@ -223,8 +230,8 @@ impl<'a> Instance<'a> {
         }
         in_fours("input channels", c_in)?;
         in_fours("output channels", c_out)?;
-        // What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming the weights costs as much as about
-        // 60 pixels do (measured on lavapipe).
+        // What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming
+        // the weights costs as much as about 60 pixels do (measured on lavapipe).
         if c_in * c_out < 30 * (c_in + c_out) || self.pixels() < 128 {
             return Err(format!("does not pay for {c_in} to {c_out} channels and {} pixels", self.pixels()));
         }
@@ -236,8 +243,9 @@ impl<'a> Instance<'a> {
         Ok(())
     }
 
-    /// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights are padded where
-    /// C_in is not a multiple of four; after it, partial sums and padded outputs are brought into y.
+    /// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and
+    /// weights are padded where C_in is not a multiple of four; after it, partial sums and padded outputs are brought
+    /// into y.
     fn padded_to_fours(&self, splits: usize, configure: impl Fn(Launch) -> Launch, kernel: &'static str) -> Lowered {
         let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
         let [n, h, w, c_in] = self.x;
@@ -356,7 +364,8 @@ impl Operation for Conv2d {
                     Instance::new(op, context).shuffle(lanes)
                 },
             },
-            // After `tiled`: not chosen by itself, because nobody has measured yet on which GPU it pays for which shape.
+            // After `tiled`: not chosen by itself, because nobody has measured yet on which GPU it pays for which
+            // shape.
             Variant {
                 name: "winograd_tiled",
                 family: Family::Gpu,

@@ -1,13 +1,15 @@
 //! Dynamic thresholding of the sampler's estimate of the clean picture.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n] = clamp(x0[n], ±s) / s` with s the `ratio`-quantile of `|x0[n]|` (linear between the two nearest values), at least 1 and at most `max`.
-/// Saharia et al. 2022, arXiv:2205.11487, section 2.3.
+/// `y[n] = clamp(x0[n], ±s) / s` with s the `ratio`-quantile of `|x0[n]|` (linear between the two nearest values), at
+/// least 1 and at most `max`. Saharia et al. 2022, arXiv:2205.11487, section 2.3.
 ///
 /// Input: `x0 [N, ..]` f32; output alike.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +94,8 @@ impl Operation for DynamicThreshold {
 }
 
 impl Graph {
-    /// `x0 [N, ..]`, of each image clamped to its `ratio`-quantile s of absolute values and divided by s; s is at least 1 and at most `max`.
+    /// `x0 [N, ..]`, of each image clamped to its `ratio`-quantile s of absolute values and divided by s; s is at least
+    /// 1 and at most `max`.
     ///
     /// # Errors
     /// [`Error::Config`] if `ratio` is not in 0 to 1 or `max` not above 0; [`Error::Unsupported`] if `x0` is not f32.

@@ -8,7 +8,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]` or with more dimensions before D, which count as one; output `[.., D]` of the table's element type.
+/// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]` or with more dimensions before D, which count
+/// as one; output `[.., D]` of the table's element type.
 ///
 /// Whoever writes the indices checks that they are below V; larger ones read the last row.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,8 +97,8 @@ impl Operation for Embedding {
 }
 
 impl Graph {
-    /// Row `indices[..]` of `table [V, D]` (or `[.., D]`) for each of the u32 `indices [..]`. Whoever writes the indices checks that they are below V;
-    /// larger ones read the last row.
+    /// Row `indices[..]` of `table [V, D]` (or `[.., D]`) for each of the u32 `indices [..]`. Whoever writes the
+    /// indices checks that they are below V; larger ones read the last row.
     ///
     /// # Errors
     /// [`Error::Shape`] if the table has fewer than two dimensions; [`Error::Unsupported`] if the indices are not u32.

@@ -1,13 +1,16 @@
 //! Prompt weights.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype, expect_shape};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
+    expect_shape,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[m, s] = x[m, s] · weights[m, s] · mean(x[m]) / mean(weights[m] · x[m])`: each token's vector times its weight, then every window brought back to
-/// the mean it had, as AUTOMATIC1111's web UI does it.
+/// `y[m, s] = x[m, s] · weights[m, s] · mean(x[m]) / mean(weights[m] · x[m])`: each token's vector times its weight,
+/// then every window brought back to the mean it had, as AUTOMATIC1111's web UI does it.
 ///
 /// Inputs: `x [M, S, D]` (M windows of S tokens), `weights [M, S]`; output as `x`. All f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,11 +65,17 @@ impl Operation for Emphasis {
 
     fn cases() -> Vec<Case> {
         let case = |label, shape: &[usize; 3]| {
-            let inputs =
-                vec![CaseInput::f32(*shape, Fill::Uniform(-0.5, 1.0)), CaseInput::f32(&shape[..2], Fill::Uniform(0.3, 1.7))];
+            let inputs = vec![
+                CaseInput::f32(*shape, Fill::Uniform(-0.5, 1.0)),
+                CaseInput::f32(&shape[..2], Fill::Uniform(0.3, 1.7)),
+            ];
             Case::new(label, Emphasis, inputs)
         };
-        vec![case("odd number of elements", &[3, 5, 7]), case("two windows", &[2, 77, 12]), case("one token", &[1, 1, 3])]
+        vec![
+            case("odd number of elements", &[3, 5, 7]),
+            case("two windows", &[2, 77, 12]),
+            case("one token", &[1, 1, 3]),
+        ]
     }
 }
 

@@ -6,8 +6,9 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n, j] = sin(2π · f(timestep[n]) · weight[j])` for the first half of the columns and the cosine for the second, f the logarithm or nothing.
-/// Tancik et al. 2020; Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix C.2.
+/// `y[n, j] = sin(2π · f(timestep[n]) · weight[j])` for the first half of the columns and the cosine for the second, f
+/// the logarithm or nothing. Tancik et al. 2020; Song et al. 2021, "Score-Based Generative Modeling through Stochastic
+/// Differential Equations", appendix C.2.
 ///
 /// Inputs: `timestep [N]` f32 (positive if `log`), `weight [half]` f32; output `[N, 2 half]` f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,8 +81,8 @@ impl Operation for FourierEmbedding {
 impl Graph {
     /// Sines and cosines of 2π · `timestep [N]` (or its logarithm) · `weight [half]`: `[N, 2 half]`, f32.
     ///
-    /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if an input does not have one dimension; [`Error::Unsupported`](crate::Error::Unsupported) if one is not f32.
+    /// # Errors [`Error::Shape`](crate::Error::Shape) if an input does not have one dimension;
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if one is not f32.
     pub fn fourier_embedding(
         &mut self,
         name: impl Into<String>,

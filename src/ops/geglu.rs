@@ -7,7 +7,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y = x[.., ..C] · gelu(x[.., C..])`; input `[.., 2 C]`, output `[.., C]`. Shazeer 2020, "GLU Variants Improve Transformer", with the exact gelu.
+/// `y = x[.., ..C] · gelu(x[.., C..])`; input `[.., 2 C]`, output `[.., C]`. Shazeer 2020, "GLU Variants Improve
+/// Transformer", with the exact gelu.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Geglu;
 

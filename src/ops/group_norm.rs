@@ -1,16 +1,20 @@
 //! Normalisation over groups of channels, with an activation function applied to the result.
 
 use super::activation::{self, ActivationKind};
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, expect_shape, in_fours};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
+    expect_shape, in_fours,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y = f((x − mean) / √(variance + eps) · gamma + beta)`, mean and biased variance over all positions and the channels of a group.
-/// Wu and He 2018, "Group Normalization".
+/// `y = f((x − mean) / √(variance + eps) · gamma + beta)`, mean and biased variance over all positions and the channels
+/// of a group. Wu and He 2018, "Group Normalization".
 ///
-/// Inputs: `x [N, .., C]`, `gamma [C]`, `beta [C]`; output as `x`. Group g owns the channels g·C/groups .. (g+1)·C/groups.
+/// Inputs: `x [N, .., C]`, `gamma [C]`, `beta [C]`; output as `x`. Group g owns the channels g·C/groups ..
+/// (g+1)·C/groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups; divides C.
@@ -54,7 +58,8 @@ impl GroupNorm {
     fn chunked(&self, context: &LowerContext<'_>) -> Lowered {
         let (n, positions, channels) = dims(context);
         let vectors = channels / 4;
-        // Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the work.
+        // Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the
+        // work.
         let chunk = positions.div_ceil(128).clamp(16, 256);
         let chunks = positions.div_ceil(chunk);
         let moments = Launch::new("group_norm/chunked_moments")
@@ -158,7 +163,8 @@ impl Operation for GroupNorm {
             case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),
             // Sums of more than 10 000 values.
             case("a long reduction", &[2, 31, 67, 32], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).tolerance(1e-4),
-            // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴ = 1e-5.
+            // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴
+            // = 1e-5.
             case("mean far from zero", &[2, 13, 9, 16], 4, 1e-5, None, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
         ]
     }

@@ -1,15 +1,18 @@
 //! Restoring the deviation of a prediction after guidance.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n] = guided[n] · (φ · std(prediction[n]) / std(guided[n]) + 1 − φ)`: guidance makes a prediction deviate more than the model's own does, which
-/// overexposes the picture. Lin et al. 2023, arXiv:2305.08891, eq. 15 and 16.
+/// `y[n] = guided[n] · (φ · std(prediction[n]) / std(guided[n]) + 1 − φ)`: guidance makes a prediction deviate more
+/// than the model's own does, which overexposes the picture. Lin et al. 2023, arXiv:2305.08891, eq. 15 and 16.
 ///
-/// Inputs: `guided [N, ..]`; `model_output [B·N, ..]`, of which branch `branch` is the conditional prediction; output as `guided`. All f32.
+/// Inputs: `guided [N, ..]`; `model_output [B·N, ..]`, of which branch `branch` is the conditional prediction; output
+/// as `guided`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GuidanceRescale {
     /// φ, 0 (nothing changes) to 1.
@@ -94,7 +97,8 @@ impl Operation for GuidanceRescale {
 }
 
 impl Graph {
-    /// `guided` `[N, ..]` with its deviation brought towards that of branch `branch` of `model_output` `[B·N, ..]`, by `factor`.
+    /// `guided` `[N, ..]` with its deviation brought towards that of branch `branch` of `model_output` `[B·N, ..]`, by
+    /// `factor`.
     ///
     /// # Errors
     /// [`Error::Shape`] if they do not fit; [`Error::Usage`] if `factor` is not in 0 to 1.

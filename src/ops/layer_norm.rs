@@ -1,6 +1,9 @@
 //! Normalisation of each row.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, expect_shape, in_fours, row_lanes};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float,
+    expect_shape, in_fours, row_lanes,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -72,7 +75,12 @@ impl Operation for LayerNorm {
                 supports: |_, context| in_fours("channels", context.output.channels()),
                 lower: Self::workgroup,
             },
-            Variant { name: "rows", family: Family::Cpu, supports: |_, context| in_fours("channels", context.output.channels()), lower: Self::rows },
+            Variant {
+                name: "rows",
+                family: Family::Cpu,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: Self::rows,
+            },
             Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
         ]
     }
@@ -99,7 +107,8 @@ impl Operation for LayerNorm {
             case("eps larger than the variance", &[2, 5, 36], 1e-2, Fill::Uniform(-1e-2, 1e-2)),
             case("one past a workgroup", &[2, 9, 260], 1e-5, Fill::Uniform(-1.0, 3.0)),
             case("long rows", &[5, 3, 1284], 1e-5, Fill::Uniform(-1.0, 3.0)),
-            // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴ = 1e-5.
+            // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴
+            // = 1e-5.
             case("mean far from zero", &[2, 13, 72], 1e-5, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
         ]
     }

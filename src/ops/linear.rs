@@ -13,7 +13,8 @@ use crate::tensor::{DType, HostTensor};
 
 /// `y[m, n] = f(Σ_k x[m, k] · weight[n, k] + bias[n]) + residual[m, n]`
 ///
-/// Inputs: `x [.., K]`, `weight [N, K]`, `bias [N]`?, `residual [.., N]`?; output `[.., N]`. M is the product of all dimensions of `x` but the last.
+/// Inputs: `x [.., K]`, `weight [N, K]`, `bias [N]`?, `residual [.., N]`?; output `[.., N]`. M is the product of all
+/// dimensions of `x` but the last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Linear {
     /// Activation function applied before the residual is added.
@@ -50,7 +51,10 @@ impl Operation for Linear {
         expect_float("weight", weight.dtype)?;
         let [n, k] = expect_rank("weight", weight)?;
         if x.shape.is_empty() || x.channels() != k {
-            return Err(Error::Shape(format!("x {:?} must end in the {k} columns of weight {:?}", x.shape, weight.shape)));
+            return Err(Error::Shape(format!(
+                "x {:?} must end in the {k} columns of weight {:?}",
+                x.shape, weight.shape
+            )));
         }
         let mut shape = x.shape.clone();
         *shape.last_mut().expect("checked above") = n;
@@ -126,7 +130,14 @@ impl Operation for Linear {
             case("tile sizes exactly", None, &[128, 64], 128, true, false),
             case("columns not a multiple of four", None, &[3, 70, 44], 70, true, true),
             case("few rows, long sum", Some(ActivationKind::Silu), &[3, 2052], 44, true, true),
-            case("few rows, long sum, columns not a multiple of four", Some(ActivationKind::Gelu), &[2, 1036], 17, true, true),
+            case(
+                "few rows, long sum, columns not a multiple of four",
+                Some(ActivationKind::Gelu),
+                &[2, 1036],
+                17,
+                true,
+                true,
+            ),
             case("many tiles of 128", None, &[2, 705, 8], 1412, true, false),
             case("one past the tiles", Some(ActivationKind::Silu), &[129, 68], 132, true, true),
             case("channels not a multiple of four", Some(ActivationKind::Gelu), &[2, 9, 30], 18, true, true),
@@ -139,7 +150,13 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes do not agree.
-    pub fn linear(&mut self, name: impl Into<String>, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+    pub fn linear(
+        &mut self,
+        name: impl Into<String>,
+        x: ValueId,
+        weight: ValueId,
+        bias: Option<ValueId>,
+    ) -> Result<ValueId> {
         self.push(name, Linear::default(), &[Some(x), Some(weight), bias, None])
     }
 }

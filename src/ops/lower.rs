@@ -94,7 +94,8 @@ pub struct Launch {
     pub bindings: Vec<(&'static str, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
-    /// Floating-point operations of this launch where it matters for splitting long work; 0 means: take the operation's.
+    /// Floating-point operations of this launch where it matters for splitting long work; 0 means: take the
+    /// operation's.
     pub flops: u64,
 }
 
@@ -159,7 +160,8 @@ impl Launch {
         self
     }
 
-    /// As many workgroups of `size` invocations as cover `invocations`, folded into y beyond 65 535 as `flat_index` (wgsl/include/flat_index.wgsl) unfolds.
+    /// As many workgroups of `size` invocations as cover `invocations`, folded into y beyond 65 535 as `flat_index`
+    /// (wgsl/include/flat_index.wgsl) unfolds.
     pub fn cover(mut self, invocations: usize, size: usize) -> Self {
         let groups = invocations.div_ceil(size).max(1);
         let rows = groups.div_ceil(65_535);

@@ -6,11 +6,12 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// The sampler's state with `mask · sample + (1 − mask) · (a · original + b · noise)` in place of the sample: the original picture, noised to the level
-/// of the sample, wherever the mask is 0. The memory slots stay. Lugmayr et al. 2022 (RePaint, without resampling), eq. 8.
+/// The sampler's state with `mask · sample + (1 − mask) · (a · original + b · noise)` in place of the sample: the
+/// original picture, noised to the level of the sample, wherever the mask is 0. The memory slots stay. Lugmayr et al.
+/// 2022 (RePaint, without resampling), eq. 8.
 ///
-/// Inputs: `state [1 + S, N, H, W, C]`, `original [N, H, W, C]`, `noise [N, H, W, C]`, `mask [1, H, W, 1]`, `level [2]` (a and b); output as `state`.
-/// All f32.
+/// Inputs: `state [1 + S, N, H, W, C]`, `original [N, H, W, C]`, `noise [N, H, W, C]`, `mask [1, H, W, 1]`, `level [2]`
+/// (a and b); output as `state`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskedLatents;
 

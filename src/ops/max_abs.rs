@@ -11,7 +11,8 @@ const LEAST: usize = 4096;
 /// Most parts, so that what the host reads stays small.
 const MOST_PARTS: usize = 1024;
 
-/// `y[i] = max |x[e]|` over the elements e of part i: consecutive runs of at least 4096, at most 1024 of them. A NaN counts as larger than infinity.
+/// `y[i] = max |x[e]|` over the elements e of part i: consecutive runs of at least 4096, at most 1024 of them. A NaN
+/// counts as larger than infinity.
 ///
 /// Input: `x`, any shape; output `[parts]` f32.
 #[derive(Clone, Debug, PartialEq)]

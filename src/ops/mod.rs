@@ -1,12 +1,46 @@
 //! What an operation is: attributes, shapes, cost, kernels, reference, test cases — one file an operation.
 //!
-//! **Adding an operation** touches four places: its first kernel `wgsl/foo/naive.wgsl`, its formula `src/reference/foo.rs`, its description
-//! `src/ops/foo.rs`, and one line of the registry below. Parity tests, `unmist verify` and `unmist bench` iterate the registry.
-//! **Adding a kernel variant** touches two: the `.wgsl` file and its entry in the operation's `variants`.
+//! **Adding an operation** touches four places: its first kernel `wgsl/foo/naive.wgsl`, its formula
+//! `src/reference/foo.rs`, its description `src/ops/foo.rs`, and one line of the registry below. Parity tests, `unmist
+//! verify` and `unmist bench` iterate the registry. **Adding a kernel variant** touches two: the `.wgsl` file and its
+//! entry in the operation's `variants`.
 
+pub mod activation;
+pub mod add_noise;
+pub mod attention;
+pub mod avg_pool;
+pub mod binary;
+pub mod blend_tiles;
 mod case;
+pub mod cast;
+pub mod clamp;
+pub mod concat;
+pub mod conv2d;
+pub mod dynamic_threshold;
+pub mod embedding;
+pub mod emphasis;
+pub mod fourier_embedding;
+pub mod geglu;
+pub mod group_norm;
+pub mod guidance;
+pub mod guidance_rescale;
+pub mod layer_norm;
+pub mod linear;
 mod lower;
+pub mod masked_latents;
+pub mod max_abs;
+pub mod model_input;
+pub mod pred_original_sample;
 mod product;
+pub mod randn;
+pub mod scale;
+pub mod scale_noise;
+pub mod scale_shift;
+pub mod scheduler_step;
+pub mod slice;
+pub mod softmax;
+pub mod timestep_embedding;
+pub mod upsample_nearest;
 
 pub use case::{Case, CaseInput, Fill};
 pub use concat::Axis;
@@ -106,8 +140,6 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
 
 macro_rules! registry {
     ($($(#[$doc:meta])* $module:ident::$Type:ident),* $(,)?) => {
-        $(pub mod $module;)*
-
         /// Any operation.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Op { $($(#[$doc])* $Type($module::$Type)),* }

@@ -6,9 +6,11 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y[r] = input_scale · state[0]` for each repetition r: `scale_model_input` of diffusers' schedulers and the repeated batch of guidance.
+/// `y[r] = input_scale · state[0]` for each repetition r: `scale_model_input` of diffusers' schedulers and the repeated
+/// batch of guidance.
 ///
-/// Inputs: `state [1 + S, N, ..]`, `coefficients [..]` (a step's numbers; the first is the input scale); output `[repeat · N, ..]`. All f32.
+/// Inputs: `state [1 + S, N, ..]`, `coefficients [..]` (a step's numbers; the first is the input scale); output
+/// `[repeat · N, ..]`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInput {
     /// How often the sample is repeated along the batch.
@@ -75,7 +77,13 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Shape`] if `state` is not `[1 + slots, N, ..]`.
-    pub fn model_input(&mut self, name: impl Into<String>, state: ValueId, coefficients: ValueId, repeat: usize) -> Result<ValueId> {
+    pub fn model_input(
+        &mut self,
+        name: impl Into<String>,
+        state: ValueId,
+        coefficients: ValueId,
+        repeat: usize,
+    ) -> Result<ValueId> {
         self.push(name, ModelInput { repeat }, &[Some(state), Some(coefficients)])
     }
 }

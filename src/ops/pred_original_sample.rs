@@ -6,10 +6,11 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y = clamp(a · sample + b · model_output, ±clip)`: x_0 from the sample and the model's prediction (Ho et al. 2020, eq. 15).
+/// `y = clamp(a · sample + b · model_output, ±clip)`: x_0 from the sample and the model's prediction (Ho et al. 2020,
+/// eq. 15).
 ///
-/// Inputs: `state [1 + S, N, .., C]` (row 0 is the sample), `model_output [N, .., C or 2C]` (of 2C channels the first C), `coefficients` (a step's
-/// numbers; a, b and clip are elements 1 to 3); output `[N, .., C]`. All f32.
+/// Inputs: `state [1 + S, N, .., C]` (row 0 is the sample), `model_output [N, .., C or 2C]` (of 2C channels the first
+/// C), `coefficients` (a step's numbers; a, b and clip are elements 1 to 3); output `[N, .., C]`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PredOriginalSample;
 
@@ -84,7 +85,13 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Shape`] if they do not belong together.
-    pub fn pred_original_sample(&mut self, name: impl Into<String>, state: ValueId, model_output: ValueId, coefficients: ValueId) -> Result<ValueId> {
+    pub fn pred_original_sample(
+        &mut self,
+        name: impl Into<String>,
+        state: ValueId,
+        model_output: ValueId,
+        coefficients: ValueId,
+    ) -> Result<ValueId> {
         self.push(name, PredOriginalSample, &[Some(state), Some(model_output), Some(coefficients)])
     }
 }

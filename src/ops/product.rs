@@ -1,4 +1,5 @@
-//! The matrix product behind `linear` and 1×1 convolutions: which tile, and how its launches fit together. Kernels: `wgsl/linear`.
+//! The matrix product behind `linear` and 1×1 convolutions: which tile, and how its launches fit together. Kernels:
+//! `wgsl/linear`.
 
 use super::activation::{ActivationKind, NONE};
 use super::lower::{Launch, Lowered, Operand};
@@ -42,10 +43,11 @@ impl Product {
         self.finish(self.shuffle_parts(lanes, 1), 1)
     }
 
-    /// The main launch of [`Product::shuffle`] alone: it writes `parts` partial sums `y [parts, M, N]`, each over its part of K.
+    /// The main launch of [`Product::shuffle`] alone: it writes `parts` partial sums `y [parts, M, N]`, each over its
+    /// part of K.
     fn shuffle_parts(&self, lanes: usize, parts: usize) -> Launch {
-        // Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left over beyond a multiple of
-        // 32: narrower tiles for the same reason.
+        // Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few
+        // left over beyond a multiple of 32: narrower tiles for the same reason.
         let rows = if self.m <= lanes { 1 } else { 4 };
         let quads = match self.n {
             0..=4 => 1,
@@ -74,8 +76,8 @@ impl Product {
         tile.launch(self.launch("linear/tiled")).param("K", self.k)
     }
 
-    /// `parts` products at once: row m of x is `parts` rows of length K / parts one after another, and so is row n of the weights; `y [parts, M, N]`. N is a
-    /// multiple of four. `lanes`: for CPU drivers, else for GPUs.
+    /// `parts` products at once: row m of x is `parts` rows of length K / parts one after another, and so is row n of
+    /// the weights; `y [parts, M, N]`. N is a multiple of four. `lanes`: for CPU drivers, else for GPUs.
     pub(super) fn batch(&self, parts: usize, lanes: Option<usize>) -> Launch {
         let launch = match lanes {
             Some(lanes) => self.shuffle_parts(lanes, parts),
@@ -118,8 +120,9 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one of them needs a workgroup or
-    /// two, so small products get tiles of 64 × 64, and those that are still too few and have a long sum are split along it.
+    /// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one
+    /// of them needs a workgroup or two, so small products get tiles of 64 × 64, and those that are still too few and
+    /// have a long sum are split along it.
     pub(super) fn new(m: usize, n: usize, k: usize) -> Self {
         let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
         let size = if tiles(128) >= 128 { 128 } else { 64 };

@@ -6,8 +6,9 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// Independent N(0, 1) elements, those of [`TorchCuda`](crate::rng::TorchCuda): Philox 4x32-10 (Salmon et al. 2011) and Box–Muller. Element
-/// `[n, .., c]` is the one at `[n, c, ..]` of torch's draw, because torch's pictures are channels-first.
+/// Independent N(0, 1) elements, those of [`TorchCuda`](crate::rng::TorchCuda): Philox 4x32-10 (Salmon et al. 2011) and
+/// Box–Muller. Element `[n, .., c]` is the one at `[n, c, ..]` of torch's draw, because torch's pictures are
+/// channels-first.
 ///
 /// Input: `seed [8]` u32 ([`Randn::seed`]); output of the given shape, f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +18,8 @@ pub struct Randn {
 }
 
 impl Randn {
-    /// The value of the input `seed` for a generator with this seed that has drawn `draws` tensors already: both numbers as four 16-bit limbs,
-    /// lowest first, because host tensors hold integers only up to 2²⁴.
+    /// The value of the input `seed` for a generator with this seed that has drawn `draws` tensors already: both
+    /// numbers as four 16-bit limbs, lowest first, because host tensors hold integers only up to 2²⁴.
     pub fn seed(seed: u64, draws: u64) -> HostTensor {
         let limbs = |v: u64| (0..4).map(move |limb| (v >> (16 * limb) & 0xffff) as f32);
         HostTensor { shape: vec![8], data: limbs(seed).chain(limbs(draws)).collect() }
@@ -81,8 +82,8 @@ impl Operation for Randn {
 impl Graph {
     /// N(0, 1) noise of `shape` `[N, .., C]`; `seed` as [`Randn::seed`] makes it.
     ///
-    /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) or [`Error::Unsupported`](crate::Error::Unsupported) if `seed` is not a u32 `[8]`.
+    /// # Errors [`Error::Shape`](crate::Error::Shape) or [`Error::Unsupported`](crate::Error::Unsupported) if `seed` is
+    /// not a u32 `[8]`.
     pub fn randn(&mut self, name: impl Into<String>, seed: ValueId, shape: &[usize]) -> Result<ValueId> {
         self.push(name, Randn { shape: shape.to_vec() }, &[Some(seed)])
     }

@@ -15,10 +15,11 @@ pub enum LearnedVariance {
     Range,
 }
 
-/// `y = σ · noise` with σ from the last C channels, v, of the model's output: √v, or exp(½ (f·max_log + (1 − f)·min_log)) with f = (v + 1)/2
-/// (Nichol and Dhariwal 2021, eq. 15).
+/// `y = σ · noise` with σ from the last C channels, v, of the model's output: √v, or exp(½ (f·max_log + (1 −
+/// f)·min_log)) with f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 ///
-/// Inputs: `noise [N, .., C]`, `model_output [N, .., 2C]`, `coefficients` (a step's numbers; min_log and max_log are elements 4 and 5). All f32.
+/// Inputs: `noise [N, .., C]`, `model_output [N, .., 2C]`, `coefficients` (a step's numbers; min_log and max_log are
+/// elements 4 and 5). All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScaleNoise {
     /// What v means.
@@ -73,7 +74,11 @@ impl Operation for ScaleNoise {
         let case = |label, kind, noise: &[usize], v: Fill| {
             let mut output = noise.to_vec();
             output.last_mut().map(|c| *c *= 2).unwrap_or_default();
-            let inputs = vec![CaseInput::f32(noise, Fill::Normal), CaseInput::f32(output, v), CaseInput::f32([10], Fill::Uniform(-9.0, -2.0))];
+            let inputs = vec![
+                CaseInput::f32(noise, Fill::Normal),
+                CaseInput::f32(output, v),
+                CaseInput::f32([10], Fill::Uniform(-9.0, -2.0)),
+            ];
             Case::new(label, ScaleNoise { kind }, inputs)
         };
         vec![

@@ -9,8 +9,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y = f(x · (1 + scale) + shift)` with one scale and one shift a channel of an image: the first and the last C of its `embedding`.
-/// Perez et al. 2018, "FiLM"; Dhariwal and Nichol 2021, section 3.
+/// `y = f(x · (1 + scale) + shift)` with one scale and one shift a channel of an image: the first and the last C of its
+/// `embedding`. Perez et al. 2018, "FiLM"; Dhariwal and Nichol 2021, section 3.
 ///
 /// Inputs: `x [N, .., C]`, `embedding [N, 2 C]`; output as `x`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,7 +107,8 @@ impl Operation for ScaleShift {
 }
 
 impl Graph {
-    /// `f(x · (1 + scale) + shift)` for `x [N, .., C]`; scale and shift are the first and the last C columns of `embedding [N, 2 C]`.
+    /// `f(x · (1 + scale) + shift)` for `x [N, .., C]`; scale and shift are the first and the last C columns of
+    /// `embedding [N, 2 C]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes do not agree.

@@ -7,11 +7,11 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y[r] = Σ_term K[r, term] · term`: the new sample (r = 0) and the new value of each memory slot as linear combinations of the sample, the model's
-/// output, x_0, noise and the old slots (see [`crate::schedulers::Linear`]).
+/// `y[r] = Σ_term K[r, term] · term`: the new sample (r = 0) and the new value of each memory slot as linear
+/// combinations of the sample, the model's output, x_0, noise and the old slots (see [`crate::schedulers::Linear`]).
 ///
-/// Inputs: `state [1 + S, N, .., C]`, `model_output [N, .., C or 2C]`, `x0 [N, .., C]`, `noise [N, .., C]`?, `coefficients [6 + (1 + S)(4 + S)]`
-/// (a step's numbers; K follows the first six); output like `state`. All f32.
+/// Inputs: `state [1 + S, N, .., C]`, `model_output [N, .., C or 2C]`, `x0 [N, .., C]`, `noise [N, .., C]`?,
+/// `coefficients [6 + (1 + S)(4 + S)]` (a step's numbers; K follows the first six); output like `state`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerStep;
 
@@ -26,7 +26,8 @@ impl Operation for SchedulerStep {
         if let Some(noise) = inputs.optional(3) {
             expect_shape("noise", &noise.shape, &sample)?;
         }
-        let slots = state.shape[0].checked_sub(1).ok_or_else(|| Error::Shape("state has no row for the sample".into()))?;
+        let slots =
+            state.shape[0].checked_sub(1).ok_or_else(|| Error::Shape("state has no row for the sample".into()))?;
         expect_shape("coefficients", &inputs.required(4)?.shape, &[6 + (1 + slots) * (4 + slots)])?;
         Ok(state.clone())
     }

@@ -1,6 +1,9 @@
 //! Softmax of each row.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, in_fours, row_lanes};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, in_fours,
+    row_lanes,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -65,7 +68,12 @@ impl Operation for Softmax {
                 supports: |_, context| in_fours("channels", context.output.channels()),
                 lower: workgroup,
             },
-            Variant { name: "rows", family: Family::Cpu, supports: |_, context| in_fours("channels", context.output.channels()), lower: rows },
+            Variant {
+                name: "rows",
+                family: Family::Cpu,
+                supports: |_, context| in_fours("channels", context.output.channels()),
+                lower: rows,
+            },
             Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: naive },
         ]
     }

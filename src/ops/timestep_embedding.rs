@@ -6,11 +6,11 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n, j] = sin(scale · timestep[n] · frequencies[j])` for the first half of the columns and the cosine for the second; an odd last column is 0.
-/// Vaswani et al. 2017, section 3.5.
+/// `y[n, j] = sin(scale · timestep[n] · frequencies[j])` for the first half of the columns and the cosine for the
+/// second; an odd last column is 0. Vaswani et al. 2017, section 3.5.
 ///
-/// Inputs: `timestep [N]` or `[N, K]` f32, `frequencies [⌊dim/2⌋]` f32 ([`TimestepEmbedding::frequencies`]); output `[N, dim]` f32,
-/// or `[N, K·dim]`: the embeddings of a row one after another.
+/// Inputs: `timestep [N]` or `[N, K]` f32, `frequencies [⌊dim/2⌋]` f32 ([`TimestepEmbedding::frequencies`]); output
+/// `[N, dim]` f32, or `[N, K·dim]`: the embeddings of a row one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimestepEmbedding {
     /// Columns of the result.
@@ -33,8 +33,9 @@ impl Default for TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    /// `max_period^(−j / (⌊dim/2⌋ − freq_shift))` for j = 0 .. ⌊dim/2⌋. The exponents are rounded to f32 where torch rounds them: at timestep 999 a
-    /// unit in the last place of a frequency turns the angle by up to 6e-5 rad, and models were trained with torch's.
+    /// `max_period^(−j / (⌊dim/2⌋ − freq_shift))` for j = 0 .. ⌊dim/2⌋. The exponents are rounded to f32 where torch
+    /// rounds them: at timestep 999 a unit in the last place of a frequency turns the angle by up to 6e-5 rad, and
+    /// models were trained with torch's.
     ///
     /// # Errors
     /// [`Error::Config`] if there is no such table: `dim` below 2, or `freq_shift` not below ⌊dim/2⌋.
@@ -120,10 +121,11 @@ impl Operation for TimestepEmbedding {
 }
 
 impl Graph {
-    /// Sines and cosines of `timestep [N]` (f32): `[N, dim]`, f32; of `[N, K]`: `[N, K·dim]`. The frequencies become a constant of the graph.
+    /// Sines and cosines of `timestep [N]` (f32): `[N, dim]`, f32; of `[N, K]`: `[N, K·dim]`. The frequencies become a
+    /// constant of the graph.
     ///
-    /// # Errors
-    /// [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not have one or two dimensions.
+    /// # Errors [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not
+    /// have one or two dimensions.
     pub fn timestep_embedding(
         &mut self,
         name: impl Into<String>,

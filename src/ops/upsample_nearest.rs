@@ -1,13 +1,16 @@
 //! Enlargement by repeating pixels, as in `torch.nn.functional.interpolate(mode="nearest")`.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours};
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y[n, oh, ow, c] = x[n, ⌊oh · H/OH⌋, ⌊ow · W/OW⌋, c]`; input `[N, H, W, C]`, output `[N, OH, OW, C]`, larger or smaller. H/OH and W/OW are
-/// rounded to f32 first, as torch rounds them: where `i · H/OH` is nearly whole, that decides.
+/// `y[n, oh, ow, c] = x[n, ⌊oh · H/OH⌋, ⌊ow · W/OW⌋, c]`; input `[N, H, W, C]`, output `[N, OH, OW, C]`, larger or
+/// smaller. H/OH and W/OW are rounded to f32 first, as torch rounds them: where `i · H/OH` is nearly whole, that
+/// decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpsampleNearest {
     /// OH

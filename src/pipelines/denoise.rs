@@ -1,4 +1,5 @@
-//! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the first step to the last.
+//! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the
+//! first step to the last.
 
 use crate::backend::Session;
 use crate::error::{Error, Result};
@@ -22,8 +23,8 @@ pub struct DenoiseSpec<'a> {
     pub width: usize,
     /// Channels of the sample.
     pub channels: usize,
-    /// How often the model sees every sample, under different conditions: 1 without guidance, 2 for classifier-free guidance (Ho and Salimans 2022; the
-    /// unconditional half first).
+    /// How often the model sees every sample, under different conditions: 1 without guidance, 2 for classifier-free
+    /// guidance (Ho and Salimans 2022; the unconditional half first).
     pub branches: usize,
     /// Guidance rescale (Lin et al. 2023): its factor, and the branch whose deviation is restored.
     pub rescale: Option<(f64, usize)>,
@@ -49,9 +50,10 @@ pub struct ModelCall {
 
 /// The graph of one step. `model` adds the model to it and returns its output `[model_batch, H, W, C or 2C]`.
 ///
-/// Inputs: `state` `[1 + slots, N, H, W, C]` (row 0 the sample, the others the scheduler's memory), `timestep`, `coefficients` ([`coefficients`]),
-/// `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several branches ([`guidance_weights`]), `original`, `original_noise`
-/// `[N, H, W, C]`, `mask` `[1, H, W, 1]` and `original_level` `[2]` if masked, and what `model` adds. Outputs: `state`, carried to the next step, and
+/// Inputs: `state` `[1 + slots, N, H, W, C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
+/// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
+/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, H, W, C]`, `mask` `[1, H, W, 1]` and
+/// `original_level` `[2]` if masked, and what `model` adds. Outputs: `state`, carried to the next step, and
 /// `pred_original_sample` `[N, H, W, C]`.
 ///
 /// # Errors
@@ -111,7 +113,8 @@ pub fn step_graph(
     Ok(graph)
 }
 
-/// The weights of classifier-free guidance's two branches for each of N pictures: 1 − s of the unconditional, s of the conditional prediction.
+/// The weights of classifier-free guidance's two branches for each of N pictures: 1 − s of the unconditional, s of the
+/// conditional prediction.
 pub fn guidance_weights(scales: &[f64]) -> HostTensor {
     let data = scales.iter().map(|s| (1.0 - s) as f32).chain(scales.iter().map(|s| *s as f32)).collect();
     HostTensor { shape: vec![2, scales.len()], data }
@@ -148,8 +151,9 @@ fn coefficient_count(slots: usize) -> usize {
     6 + (1 + slots) * (4 + slots)
 }
 
-/// One step's numbers in the order in which the kernels take them: input scale; x_0's coefficients of sample and model output, its clip;
-/// the bounds of a learned log variance; then one row of coefficients for the new sample and each memory slot.
+/// One step's numbers in the order in which the kernels take them: input scale; x_0's coefficients of sample and model
+/// output, its clip; the bounds of a learned log variance; then one row of coefficients for the new sample and each
+/// memory slot.
 pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     let clip = match step.x0.clip {
         Clip::Range(range) => range,
@@ -211,8 +215,9 @@ pub struct DenoiseLoop<'a> {
 }
 
 impl DenoiseLoop<'_> {
-    /// Denoises `sample` `[N, C, H, W]` (at the noise level of the first step) through all steps. Noise is drawn from `sources` in the order in
-    /// which diffusers draws it. `observe` is called after each step and may read intermediate results.
+    /// Denoises `sample` `[N, C, H, W]` (at the noise level of the first step) through all steps. Noise is drawn from
+    /// `sources` in the order in which diffusers draws it. `observe` is called after each step and may read
+    /// intermediate results.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost; what `observe` returns.
@@ -269,8 +274,8 @@ impl DenoiseLoop<'_> {
 
     /// The sample after `done` steps, `[N, C, H, W]`.
     ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause, [`crate::overflow::F32Fallback`] has seen to that.
+    /// # Errors [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause,
+    /// [`crate::overflow::F32Fallback`] has seen to that.
     fn finite_sample(&mut self, batch: usize, done: usize) -> Result<HostTensor> {
         let sample = sample_of(&self.session.read("state")?, batch)?;
         let bad = sample.data.iter().filter(|v| !v.is_finite()).count();

@@ -1,4 +1,5 @@
-//! From prompts to what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the whole text.
+//! From prompts to what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the whole
+//! text.
 
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
@@ -56,15 +57,16 @@ struct TextEncoder {
 /// The text encoders of a checkpoint: one, or SDXL's two (of which its refiner has the second alone).
 pub struct TextEncoders {
     encoders: Vec<TextEncoder>,
-    /// SDXL: hidden states of all encoders side by side, from the layer before the last, not normed; pooled text of the last encoder.
+    /// SDXL: hidden states of all encoders side by side, from the layer before the last, not normed; pooled text of the
+    /// last encoder.
     xl: bool,
 }
 
 impl TextEncoders {
     /// Loads the text encoders; the vocabulary is CLIP's own where the checkpoint brings none.
     ///
-    /// # Errors
-    /// As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens than its encoder.
+    /// # Errors As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens
+    /// than its encoder.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let names = checkpoint.component_names();
         let mut encoders = Vec::new();
@@ -98,7 +100,8 @@ impl TextEncoders {
         self.encoders.iter().flat_map(|encoder| encoder.fallback.take_notes()).collect()
     }
 
-    /// Number of windows that the longest of `prompts` fills. With `weighting`, prompts are in the syntax of [`crate::prompt`].
+    /// Number of windows that the longest of `prompts` fills. With `weighting`, prompts are in the syntax of
+    /// [`crate::prompt`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode`] and [`parse`].
@@ -129,8 +132,9 @@ impl TextEncoders {
         self.encoders.iter().map(graph).collect()
     }
 
-    /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by side. `clip_skip` leaves out that
-    /// many of the last layers. With `weighting`, prompts are in the syntax of [`crate::prompt`].
+    /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by
+    /// side. `clip_skip` leaves out that many of the last layers. With `weighting`, prompts are in the syntax of
+    /// [`crate::prompt`].
     ///
     /// # Errors
     /// As [`parse`]; [`Error::Usage`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
@@ -237,8 +241,8 @@ impl TextEncoder {
     }
 }
 
-/// A text encoder's parameters with the vectors of those tokens alone that occur in a run: a whole vocabulary is more than some devices bind at once
-/// (CLIP's in f32 takes 145 MiB), and a prompt needs few of them.
+/// A text encoder's parameters with the vectors of those tokens alone that occur in a run: a whole vocabulary is more
+/// than some devices bind at once (CLIP's in f32 takes 145 MiB), and a prompt needs few of them.
 struct UsedTokens<'a> {
     weights: &'a Weights,
     /// The tokens, sorted.

@@ -55,7 +55,8 @@ pub fn choose(op: &Op, context: &LowerContext<'_>, choice: &Choice) -> Result<us
     let preferred = choice.family.unwrap_or(native);
     let can = |index: &usize| op.supports(*index, context).is_ok();
     let suits = |index: &usize| matches!(op.family(*index), f if f == preferred || f == Family::Any);
-    // Variants are listed best first, `naive` last: take the first that suits; a tiled kernel for the other kind of machine still beats naive.
+    // Variants are listed best first, `naive` last: take the first that suits; a tiled kernel for the other kind of
+    // machine still beats naive.
     let naive = names.len() - 1;
     let best = (0..naive).filter(can).find(suits).or_else(|| (0..naive).find(can));
     Ok(best.unwrap_or(naive))

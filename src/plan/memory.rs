@@ -1,8 +1,9 @@
-//! Which buffer each value lives in. Values that are never alive together share a slot; parameters and inputs have buffers of their own.
+//! Which buffer each value lives in. Values that are never alive together share a slot; parameters and inputs have
+//! buffers of their own.
 //!
-//! Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs read-only (the same buffer cannot be bound
-//! read-only and writable at once), and no buffer outgrows a device's limit. Slots are chosen greedily: the smallest free one that is large
-//! enough, else the largest free one grown, else a new one.
+//! Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs read-only (the same
+//! buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's limit. Slots are chosen
+//! greedily: the smallest free one that is large enough, else the largest free one grown, else a new one.
 
 use super::{BufferIndex, BufferPlan, BufferRole};
 use crate::graph::{Graph, NodeKind, ValueId};

@@ -1,4 +1,5 @@
-//! From a graph to a linear list of kernel launches with buffers: plain data, printed as text, complete before anything runs.
+//! From a graph to a linear list of kernel launches with buffers: plain data, printed as text, complete before anything
+//! runs.
 
 mod choose;
 mod memory;
@@ -67,9 +68,11 @@ pub struct PlanStep {
 pub struct PlanOptions {
     /// Which variant each operation uses.
     pub choice: Choice,
-    /// Whether values may share buffers; off, every value has its own (for tests and for reading every intermediate result).
+    /// Whether values may share buffers; off, every value has its own (for tests and for reading every intermediate
+    /// result).
     pub reuse_memory: bool,
-    /// Launches of more work than this are split where the kernel allows it, so that no single one outlasts a driver's watchdog.
+    /// Launches of more work than this are split where the kernel allows it, so that no single one outlasts a driver's
+    /// watchdog.
     pub max_launch_flops: u64,
     /// Device memory that a plan may take, bytes; none: what the device has, where that is known.
     pub max_memory_bytes: Option<u64>,
@@ -136,7 +139,8 @@ impl Plan {
         self.buffers.iter().filter(|b| b.role == *role).map(|b| b.bytes).sum()
     }
 
-    /// Bytes of the uniform buffer: each step's parameters at a multiple of 256, the strictest alignment of any backend.
+    /// Bytes of the uniform buffer: each step's parameters at a multiple of 256, the strictest alignment of any
+    /// backend.
     pub fn params_bytes(&self) -> u64 {
         256 * self.steps.len() as u64
     }
@@ -184,7 +188,8 @@ struct Planner<'a> {
 type Piece = (Vec<u8>, [u32; 3], Cost);
 
 impl Planner<'_> {
-    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `hint` is what helps besides making the work smaller.
+    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `hint` is what helps
+    /// besides making the work smaller.
     fn check_fits(&self, name: &str, desc: &TensorDesc, hint: &str) -> Result<()> {
         let bytes = desc.bytes();
         let limit = self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes);
@@ -298,7 +303,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// One launch, or several along y if it is too long for a watchdog or a dispatch and the kernel has the parameter `first_workgroup_y`.
+    /// One launch, or several along y if it is too long for a watchdog or a dispatch and the kernel has the parameter
+    /// `first_workgroup_y`.
     fn split(&self, launch: &Launch, reflection: &Reflection, cost: Cost) -> Result<Vec<Piece>> {
         let [x, y, z] = launch.workgroups;
         let splittable = reflection.params.iter().any(|f| f.name == "first_workgroup_y");

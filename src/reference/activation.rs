@@ -21,7 +21,8 @@ pub(crate) fn activate(x: f64, kind: ActivationKind) -> f64 {
     }
 }
 
-/// Complementary error function: the Maclaurin series of erf near zero, the continued fraction of erfc (Abramowitz and Stegun 7.1.14) beyond.
+/// Complementary error function: the Maclaurin series of erf near zero, the continued fraction of erfc (Abramowitz and
+/// Stegun 7.1.14) beyond.
 fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);

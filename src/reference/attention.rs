@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use crate::tensor::HostTensor;
 
-/// `y[n, t, h, ·] = Σ_s p[t, s] · v[n, s, h, ·]`, `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, h, ·])`, in f64, for
-/// `q [N, .., C]`, `k` and `v [N, .., C]`, C = heads · D. With `causal`, query t sees the keys s ≤ t only.
+/// `y[n, t, h, ·] = Σ_s p[t, s] · v[n, s, h, ·]`, `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, h, ·])`, in f64,
+/// for `q [N, .., C]`, `k` and `v [N, .., C]`, C = heads · D. With `causal`, query t sees the keys s ≤ t only.
 pub fn attention(q: &HostTensor, k: &HostTensor, v: &HostTensor, heads: usize, causal: bool, scale: f64) -> HostTensor {
     let images = q.shape[0];
     let channels = q.shape[q.shape.len() - 1];

@@ -3,7 +3,8 @@
 use crate::ops::blend_tiles::BlendTiles;
 use crate::tensor::HostTensor;
 
-/// The first rows of `x` slide from the last rows of `above` to `x` itself, then the first columns likewise from the last of `left`.
+/// The first rows of `x` slide from the last rows of `above` to `x` itself, then the first columns likewise from the
+/// last of `left`.
 pub fn blend_tiles(
     x: &HostTensor,
     above: Option<&HostTensor>,

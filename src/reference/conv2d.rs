@@ -6,8 +6,8 @@ use super::products::Weights;
 use crate::ops::conv2d::Conv2d;
 use crate::tensor::HostTensor;
 
-/// `y[n, oh, ow, o] = Σ_{kh, kw, i} x[n, oh·stride_h + kh − top, ow·stride_w + kw − left, i] · weight[o, kh, kw, i] + bias[o] + time_embedding[n, o] +
-/// residual[n, oh, ow, o]`, `x` being zero outside the picture; sums in f64.
+/// `y[n, oh, ow, o] = Σ_{kh, kw, i} x[n, oh·stride_h + kh − top, ow·stride_w + kw − left, i] · weight[o, kh, kw, i] +
+/// bias[o] + time_embedding[n, o] + residual[n, oh, ow, o]`, `x` being zero outside the picture; sums in f64.
 pub fn conv2d(
     x: &HostTensor,
     weight: &HostTensor,
@@ -27,7 +27,8 @@ pub fn conv2d(
     let mut y = HostTensor::zeros([n, oh, ow, c_out]);
     y.data.par_chunks_mut(ow * c_out).enumerate().for_each(|(row, out)| {
         let (image, out_row) = (row / oh, row % oh);
-        // The part of the picture under the filter at each output pixel of this row, [OW, KH, KW, C_in]; zeros where the filter hangs over the edge.
+        // The part of the picture under the filter at each output pixel of this row, [OW, KH, KW, C_in]; zeros where
+        // the filter hangs over the edge.
         let mut patches = vec![0.0f32; ow * k];
         for (index, patch) in patches.chunks_exact_mut(c_in).enumerate() {
             let (out_column, tap_h, tap_w) = (index / (kh * kw), index / kw % kh, index % kw);

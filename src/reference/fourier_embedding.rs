@@ -5,7 +5,8 @@ use std::f64::consts::TAU;
 use crate::ops::fourier_embedding::FourierEmbedding;
 use crate::tensor::HostTensor;
 
-/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = 2π · f(timestep[n]) · weight[j mod half]`, f the logarithm or nothing.
+/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = 2π · f(timestep[n]) · weight[j mod half]`, f the logarithm or
+/// nothing.
 pub fn fourier_embedding(timestep: &HostTensor, weight: &HostTensor, op: &FourierEmbedding) -> HostTensor {
     let half = weight.len();
     HostTensor::from_fn([timestep.len(), 2 * half], |i| {

@@ -9,8 +9,8 @@ use crate::tensor::HostTensor;
 /// Rows that one task sums.
 const BLOCK: usize = 256;
 
-/// `y = f((x − mean) / √(variance + eps) · gamma + beta)` for `x [N, .., C]`; mean and biased variance, in f64, over the positions and the
-/// channels of each group.
+/// `y = f((x − mean) / √(variance + eps) · gamma + beta)` for `x [N, .., C]`; mean and biased variance, in f64, over
+/// the positions and the channels of each group.
 pub fn group_norm(
     x: &HostTensor,
     gamma: &HostTensor,
@@ -25,7 +25,8 @@ pub fn group_norm(
     let count = (image / groups) as f64;
     let mut y = HostTensor::zeros(x.shape.clone());
     for (x, y) in x.data.chunks_exact(image).zip(y.data.chunks_exact_mut(image)) {
-        // Σ f(value, channel) over each group. Blocks of rows are summed in parallel and then in order, so that every run gives the same bits.
+        // Σ f(value, channel) over each group. Blocks of rows are summed in parallel and then in order, so that every
+        // run gives the same bits.
         let group_sums = |f: &(dyn Fn(f64, usize) -> f64 + Sync)| -> Vec<f64> {
             let block_sums = x.par_chunks(BLOCK * channels).map(|block| {
                 let mut sums = vec![0.0; channels];

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::tensor::HostTensor;
 
-/// `y = (x − mean) / √(variance + eps) · gamma + beta`; mean and biased variance of each row of the last dimension, in f64.
+/// `y = (x − mean) / √(variance + eps) · gamma + beta`; mean and biased variance of each row of the last dimension, in
+/// f64.
 pub fn layer_norm(x: &HostTensor, gamma: &HostTensor, beta: &HostTensor, eps: f64) -> HostTensor {
     let channels = gamma.len();
     let mut y = HostTensor::zeros(x.shape.clone());

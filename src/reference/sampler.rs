@@ -12,7 +12,8 @@ pub fn model_input(state: &HostTensor, coefficients: &HostTensor, repeat: usize)
     HostTensor { shape, data: scaled.repeat(repeat) }
 }
 
-/// The element of `model_output` that belongs to element `i` of a sample with `channels` channels: its own, or the one of the variance.
+/// The element of `model_output` that belongs to element `i` of a sample with `channels` channels: its own, or the one
+/// of the variance.
 fn output_at(model_output: &HostTensor, i: usize, channels: usize, variance: bool) -> f64 {
     let output_channels = *model_output.shape.last().expect("inference checked the shape");
     let shift = if variance { channels } else { 0 };

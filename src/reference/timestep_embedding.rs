@@ -3,9 +3,11 @@
 use crate::ops::timestep_embedding::TimestepEmbedding;
 use crate::tensor::HostTensor;
 
-/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = scale · (timestep[n] · frequencies[j mod half])`, an odd last column 0.
+/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = scale · (timestep[n] · frequencies[j mod half])`, an odd last
+/// column 0.
 ///
-/// The angle is rounded to f32 as in torch: beyond 512 rad its last place is worth 6e-5 rad, far more than the sine's own rounding.
+/// The angle is rounded to f32 as in torch: beyond 512 rad its last place is worth 6e-5 rad, far more than the sine's
+/// own rounding.
 pub fn timestep_embedding(timestep: &HostTensor, frequencies: &HostTensor, op: &TimestepEmbedding) -> HostTensor {
     let half = frequencies.len();
     let rows = timestep.shape[0];

@@ -1,7 +1,7 @@
 //! Random numbers that equal PyTorch's, so that one seed gives one picture in both programs.
 //!
-//! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows the generator of
-//! PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
+//! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows
+//! the generator of PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
 
 mod mt19937;
 mod philox;
@@ -13,7 +13,8 @@ pub use torch_cpu::TorchCpu;
 
 use crate::HostTensor;
 
-/// Something that draws standard normal noise. A draw advances the source: what comes next depends on all shapes drawn before.
+/// Something that draws standard normal noise. A draw advances the source: what comes next depends on all shapes drawn
+/// before.
 pub trait NoiseSource {
     /// A tensor of `shape` with independent N(0, 1) elements.
     fn randn(&mut self, shape: &[usize]) -> HostTensor;
@@ -25,8 +26,9 @@ impl<S: NoiseSource + ?Sized> NoiseSource for Box<S> {
     }
 }
 
-/// Noise for a batch, as diffusers' `randn_tensor`: one source fills the whole `shape` at once; several sources (one for each
-/// batch element, `shape[0]` in number) fill one batch element each, so that every element depends on its own seed alone.
+/// Noise for a batch, as diffusers' `randn_tensor`: one source fills the whole `shape` at once; several sources (one
+/// for each batch element, `shape[0]` in number) fill one batch element each, so that every element depends on its own
+/// seed alone.
 ///
 /// # Panics
 /// If there are several sources but not `shape[0]` of them.

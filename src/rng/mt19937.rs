@@ -1,5 +1,5 @@
-//! MT19937, the Mersenne twister: Matsumoto & Nishimura, "Mersenne Twister: a 623-dimensionally equidistributed uniform pseudorandom
-//! number generator", ACM TOMACS 8(1), 1998. Seeding is the authors' 2002 version (`init_genrand`).
+//! MT19937, the Mersenne twister: Matsumoto & Nishimura, "Mersenne Twister: a 623-dimensionally equidistributed uniform
+//! pseudorandom number generator", ACM TOMACS 8(1), 1998. Seeding is the authors' 2002 version (`init_genrand`).
 
 /// Words of state (the recurrence's degree, `n` in the paper).
 const N: usize = 624;

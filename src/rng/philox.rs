@@ -1,16 +1,16 @@
 //! The generator of PyTorch's CUDA build, for `torch.randn(…, generator=torch.Generator("cuda").manual_seed(seed))`.
 //!
-//! Philox 4×32-10: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC '11). It is a function from a counter and
-//! a key to four random words, without state: the key is the seed, and the counter holds the element's index in its upper half and
-//! the number of draws so far in its lower half. So element i of a draw does not depend on the others, and each draw advances the
-//! counter by one whatever its size.
+//! Philox 4×32-10: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC '11). It is a function from a
+//! counter and a key to four random words, without state: the key is the seed, and the counter holds the element's
+//! index in its upper half and the number of draws so far in its lower half. So element i of a draw does not depend on
+//! the others, and each draw advances the counter by one whatever its size.
 //!
-//! PyTorch gives each CUDA thread one counter and up to four elements, `threads` apart. Below some 200 000 elements (the GPU's
-//! number of resident threads: multiprocessors × 2048) each thread has one element only and the rule above is exact. Larger draws
-//! depend on the GPU in PyTorch itself; here they go on with one counter an element.
+//! PyTorch gives each CUDA thread one counter and up to four elements, `threads` apart. Below some 200 000 elements
+//! (the GPU's number of resident threads: multiprocessors × 2048) each thread has one element only and the rule above
+//! is exact. Larger draws depend on the GPU in PyTorch itself; here they go on with one counter an element.
 //!
-//! The words agree exactly. The normals agree to about 1e-6 but not to the last bit, because the GPU's fast sine and logarithm do
-//! not follow any portable formula.
+//! The words agree exactly. The normals agree to about 1e-6 but not to the last bit, because the GPU's fast sine and
+//! logarithm do not follow any portable formula.
 
 use std::f64::consts::TAU;
 
@@ -49,7 +49,8 @@ impl NoiseSource for TorchCuda {
     }
 }
 
-/// The first of the two normals that cuRAND makes of two words: √(−2 ln u) sin v, u in (0, 1] and v in (0, 2π] from bin centres.
+/// The first of the two normals that cuRAND makes of two words: √(−2 ln u) sin v, u in (0, 1] and v in (0, 2π] from bin
+/// centres.
 fn box_muller(x: u32, y: u32) -> f32 {
     const BIN: f64 = 1.0 / (1_u64 << 32) as f64;
     let u = (f64::from(x) + 0.5) * BIN;
@@ -57,7 +58,8 @@ fn box_muller(x: u32, y: u32) -> f32 {
     ((-2.0 * u.ln()).sqrt() * v.sin()) as f32
 }
 
-/// Ten rounds of Philox with four words: two 32×32→64-bit products a round, whose halves are crossed and mixed with the key.
+/// Ten rounds of Philox with four words: two 32×32→64-bit products a round, whose halves are crossed and mixed with the
+/// key.
 fn philox_4x32_10(counter: [u32; 4], key: u64) -> [u32; 4] {
     const MULTIPLIERS: [u64; 2] = [0xd251_1f53, 0xcd9e_8d57];
     // The key moves on by the golden ratio and √3 − 1, as fractions of 2³².

@@ -1,13 +1,16 @@
-//! The generator of PyTorch's CPU build: `torch.Generator().manual_seed(seed)` with `torch.rand` and `torch.randn`, bit for bit.
+//! The generator of PyTorch's CPU build: `torch.Generator().manual_seed(seed)` with `torch.rand` and `torch.randn`, bit
+//! for bit.
 //!
-//! PyTorch has two ways to draw normal numbers, both Box & Muller (1958), and takes one or the other by the number of elements:
-//! * fewer than 16: one at a time in f64, two uniforms giving two normals of which the second is kept for the next scalar draw;
-//! * 16 or more: all uniforms first, then Box–Muller in f32 within blocks of 16 (uniform j pairs with uniform j + 8). If the
+//! PyTorch has two ways to draw normal numbers, both Box & Muller (1958), and takes one or the other by the number of
+//! elements: * fewer than 16: one at a time in f64, two uniforms giving two normals of which the second is kept for the
+//! next scalar draw; * 16 or more: all uniforms first, then Box–Muller in f32 within blocks of 16 (uniform j pairs with
+//! uniform j + 8). If the
 //!   number is not a multiple of 16, the *last 16 elements* are drawn again with fresh uniforms.
 //!
-//! The block path runs with AVX2 on every x86-64 machine of the last decade, using polynomial log and sincos (the Cephes library's,
-//! S. Moshier, in the form of J. Pommier's `sse_mathfun`), compiled with fused multiply-adds. Its last bits are part of the noise, so
-//! the same operations are done here in the same order: `mul_add` stands exactly where that machine code fuses.
+//! The block path runs with AVX2 on every x86-64 machine of the last decade, using polynomial log and sincos (the
+//! Cephes library's, S. Moshier, in the form of J. Pommier's `sse_mathfun`), compiled with fused multiply-adds. Its
+//! last bits are part of the noise, so the same operations are done here in the same order: `mul_add` stands exactly
+//! where that machine code fuses.
 
 use std::f32::consts::SQRT_2;
 use std::f64::consts::PI;
@@ -36,8 +39,9 @@ impl TorchCpu {
         Self { engine: Mt19937::new(seed as u32), cached: None, half: false }
     }
 
-    /// The same generator, but `randn` is `torch.randn(shape, dtype=torch.float16)`, which diffusers calls when it runs a model
-    /// in float16. The values are those of float32, rounded, except in the last block of a size that is no multiple of 16.
+    /// The same generator, but `randn` is `torch.randn(shape, dtype=torch.float16)`, which diffusers calls when it runs
+    /// a model in float16. The values are those of float32, rounded, except in the last block of a size that is no
+    /// multiple of 16.
     pub fn new_f16(seed: u64) -> Self {
         Self { half: true, ..Self::new(seed) }
     }
@@ -87,7 +91,8 @@ impl NoiseSource for TorchCpu {
             blocks.by_ref().for_each(|block| self.fill_block(block));
             let rest = blocks.into_remainder();
             if !rest.is_empty() {
-                // In float32, torch draws all uniforms before it draws those of the last 16 anew; in float16 it does not.
+                // In float32, torch draws all uniforms before it draws those of the last 16 anew; in float16 it does
+                // not.
                 if !self.half {
                     rest.fill_with(|| self.uniform_f32());
                 }
@@ -113,7 +118,8 @@ fn box_muller(block: &mut [f32]) {
     }
 }
 
-/// Natural logarithm of `x` in (0, 1]: x = m·2^e with m in [√½, √2), ln x = e ln 2 + ln m, the latter by a polynomial in m − 1.
+/// Natural logarithm of `x` in (0, 1]: x = m·2^e with m in [√½, √2), ln x = e ln 2 + ln m, the latter by a polynomial
+/// in m − 1.
 fn log(x: f32) -> f32 {
     const P: [f32; 9] = [
         7.037_683_6e-2,

@@ -2,14 +2,16 @@
 //!
 //! Ho et al. 2020 (arXiv:2006.11239), eq. 4: q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I) with α_t = 1 − β_t, ᾱ_t = ∏ α_s.
 //!
-//! Tables are f64, but the values that diffusers *stores* in float32 are rounded to f32 here too ([`stored`]). It matters: 1 − ᾱ_t
-//! is as small as 1e-4, so that rounding ᾱ_t changes it by up to 3 parts in 10 000, and x_0 near the end of sampling with it.
+//! Tables are f64, but the values that diffusers *stores* in float32 are rounded to f32 here too ([`stored`]). It
+//! matters: 1 − ᾱ_t is as small as 1e-4, so that rounding ᾱ_t changes it by up to 3 parts in 10 000, and x_0 near the
+//! end of sampling with it.
 
 use super::config::SchedulerConfig;
 use super::options::BetaSchedule;
 use crate::{Error, Result};
 
-/// Rounds to what an f32 holds, as diffusers does wherever it keeps a value that is later subtracted from one close to it.
+/// Rounds to what an f32 holds, as diffusers does wherever it keeps a value that is later subtracted from one close to
+/// it.
 pub fn stored(value: f64) -> f64 {
     f64::from(value as f32)
 }
@@ -121,7 +123,8 @@ fn laplace_alpha_bar(t: f64) -> f64 {
     (snr / (1.0 + snr)).sqrt()
 }
 
-/// Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shifts and scales √ᾱ so that its first value stays and its last is 0.
+/// Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shifts and scales √ᾱ so that its first value stays and its last is
+/// 0.
 fn rescale_zero_terminal_snr(betas: Vec<f64>) -> Vec<f64> {
     let root: Vec<f64> = alphas_cumprod(&betas).into_iter().map(|a| stored(a.sqrt())).collect();
     let (first, last) = (root[0], root[root.len() - 1]);

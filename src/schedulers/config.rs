@@ -1,7 +1,7 @@
 //! `scheduler_config.json`, typed: every field of diffusers' schedulers is honoured or refused by name.
 //!
-//! A config may carry the keys of another scheduler class, because diffusers' `from_config` switches classes over one file; keys
-//! that only another class knows are left alone, keys that no class knows are refused.
+//! A config may carry the keys of another scheduler class, because diffusers' `from_config` switches classes over one
+//! file; keys that only another class knows are left alone, keys that no class knows are refused.
 
 use serde_json::{Map, Value};
 
@@ -12,8 +12,8 @@ use super::options::{
 };
 use crate::{Error, Result};
 
-/// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class does not have
-/// hold a default that it does not read.
+/// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class
+/// does not have hold a default that it does not read.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
     /// Which scheduler.
@@ -176,15 +176,16 @@ impl SchedulerClass {
 impl SchedulerConfig {
     /// Parses the text of a `scheduler_config.json`, whose `_class_name` says which scheduler.
     ///
-    /// # Errors
-    /// [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names not known here.
+    /// # Errors [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names
+    /// not known here.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut given = parse_object(text)?;
         let class = match given.get("_class_name") {
             Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
             None => return Err(Error::Config("scheduler_config.json has no \"_class_name\"".into())),
         };
-        // diffusers lists here the keys that it wrote without having been given them; another class takes its own defaults for them.
+        // diffusers lists here the keys that it wrote without having been given them; another class takes its own
+        // defaults for them.
         if let Some(Value::Array(defaulted)) = given.remove("_use_default_values") {
             given.retain(|key, _| !defaulted.iter().any(|d| d.as_str() == Some(key)));
         }
@@ -192,8 +193,8 @@ impl SchedulerConfig {
         Self::new(class, given)
     }
 
-    /// The same trained model under another scheduler, as diffusers' `OtherScheduler.from_config(config, **overrides)`: the keys
-    /// given in the file stay, the rest are `class`'s defaults, `overrides` win over both.
+    /// The same trained model under another scheduler, as diffusers' `OtherScheduler.from_config(config, **overrides)`:
+    /// the keys given in the file stay, the rest are `class`'s defaults, `overrides` win over both.
     ///
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
@@ -203,15 +204,16 @@ impl SchedulerConfig {
         Self::new(class, given)
     }
 
-    /// The config as a JSON object that [`SchedulerConfig::from_json`] reads back: the class and the keys that were given.
+    /// The config as a JSON object that [`SchedulerConfig::from_json`] reads back: the class and the keys that were
+    /// given.
     pub fn to_json(&self) -> Value {
         let mut object = self.given.clone();
         object.insert("_class_name".into(), self.class.name().into());
         Value::Object(object)
     }
 
-    /// The same config with what a Stable Diffusion pipeline sets: `steps_offset` 1 and no `clip_sample`, both of which its first published configs had
-    /// wrong. Latents do not lie in [−1, 1].
+    /// The same config with what a Stable Diffusion pipeline sets: `steps_offset` 1 and no `clip_sample`, both of which
+    /// its first published configs had wrong. Latents do not lie in [−1, 1].
     ///
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
@@ -333,7 +335,8 @@ fn refuse_unknown_keys(class: SchedulerClass, given: &Map<String, Value>) -> Res
     let mut known = FOREIGN.to_vec();
     known.extend(SchedulerClass::ALL.iter().flat_map(|(class, _)| keys(*class)));
     for (key, value) in given {
-        // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the default.
+        // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the
+        // default.
         if key == "predict_epsilon" && *value != Value::Bool(true) {
             return Err(Error::Unsupported(
                 "scheduler config: \"predict_epsilon\" is obsolete; write \"prediction_type\": \"sample\" instead"

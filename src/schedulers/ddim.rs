@@ -1,7 +1,7 @@
 //! DDIM: Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502), eqs. 12 and 16.
 //!
-//! x_{t-1} = √ᾱ_{t-1} x_0 + √(1 − ᾱ_{t-1} − σ_t²) ε + σ_t z: the predicted picture, the direction that points back to x_t, and
-//! fresh noise of which `eta` gives the share (0: deterministic, 1: DDPM's). (The paper writes α for ᾱ.)
+//! x_{t-1} = √ᾱ_{t-1} x_0 + √(1 − ᾱ_{t-1} − σ_t²) ε + σ_t z: the predicted picture, the direction that points back to
+//! x_t, and fresh noise of which `eta` gives the share (0: deterministic, 1: DDPM's). (The paper writes α for ᾱ.)
 
 use super::betas::stored;
 use super::linear::Linear;

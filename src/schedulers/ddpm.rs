@@ -1,7 +1,7 @@
 //! DDPM: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models" (arXiv:2006.11239), algorithm 2.
 //!
-//! p(x_{t-1} | x_t) = N(μ̃_t(x_t, x_0), σ_t² I) with the estimate of x_0 in place of x_0. Visiting only some of the trained
-//! timesteps, "t − 1" is the next one visited, and α_t, β_t are those of the whole stride.
+//! p(x_{t-1} | x_t) = N(μ̃_t(x_t, x_0), σ_t² I) with the estimate of x_0 in place of x_0. Visiting only some of the
+//! trained timesteps, "t − 1" is the next one visited, and α_t, β_t are those of the whole stride.
 
 use super::betas::stored;
 use super::linear::Linear;
@@ -44,7 +44,8 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
     let variance_small = (beta_prod_t_prev / beta_prod_t * current_beta_t).max(1e-20);
     let (noise_coeff, noise_scale) = match config.variance_type {
         VarianceType::FixedSmall | VarianceType::FixedSmallLog => (variance_small.sqrt(), NoiseScale::One),
-        // Section 3.2: σ_t² = β_t. (diffusers takes the root of the *logarithm* for fixed_large_log, which is not a number.)
+        // Section 3.2: σ_t² = β_t. (diffusers takes the root of the *logarithm* for fixed_large_log, which is not a
+        // number.)
         VarianceType::FixedLarge | VarianceType::FixedLargeLog => (current_beta_t.sqrt(), NoiseScale::One),
         VarianceType::Learned => (1.0, NoiseScale::Learned),
         VarianceType::LearnedRange => {
@@ -52,7 +53,8 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
         }
     };
 
-    // Algorithm 2: x_{t-1} = μ̃_t + σ_t z, without noise at timestep 0 (but with it at a last step that is not timestep 0).
+    // Algorithm 2: x_{t-1} = μ̃_t + σ_t z, without noise at timestep 0 (but with it at a last step that is not timestep
+    // 0).
     let draws_noise = t > 0;
     let noise_coeff = if draws_noise { noise_coeff } else { 0.0 };
     // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.

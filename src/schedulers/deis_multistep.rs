@@ -1,7 +1,8 @@
-//! DEIS: Zhang & Chen 2022, "Fast Sampling of Diffusion Models with Exponential Integrator" (arXiv:2204.13902), the multistep variant
-//! ρAB in the variable log ρ.
+//! DEIS: Zhang & Chen 2022, "Fast Sampling of Diffusion Models with Exponential Integrator" (arXiv:2204.13902), the
+//! multistep variant ρAB in the variable log ρ.
 //!
-//! With ρ = σ/α, x/α obeys d(x/α)/dρ = ε; ε is interpolated through its last values by a polynomial in ln ρ, and integrated over ρ.
+//! With ρ = σ/α, x/α obeys d(x/α)/dρ = ε; ε is interpolated through its last values by a polynomial in ln ρ, and
+//! integrated over ρ.
 
 use super::exponential::Level;
 use super::linear::Linear;
@@ -48,8 +49,8 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     Ok(Schedule { init_noise_sigma: 1.0, memory_slots, steps })
 }
 
-/// ∫ from ρ_s to ρ_t of the j-th Lagrange polynomial in u = ln ρ through `nodes`, at most three of them. In closed form:
-/// ∫ dρ = ρ, ∫ u dρ = ρ(u − 1), ∫ u² dρ = ρ(u² − 2u + 2).
+/// ∫ from ρ_s to ρ_t of the j-th Lagrange polynomial in u = ln ρ through `nodes`, at most three of them. In closed
+/// form: ∫ dρ = ρ, ∫ u dρ = ρ(u − 1), ∫ u² dρ = ρ(u² − 2u + 2).
 fn integrated_lagrange(nodes: &[f64], j: usize, rho_s: f64, rho_t: f64) -> f64 {
     let others: Vec<f64> = (0..nodes.len()).filter(|k| *k != j).map(|k| nodes[k]).collect();
     let denominator: f64 = others.iter().map(|other| nodes[j] - other).product();

@@ -1,6 +1,6 @@
-//! DPM-Solver++ (2M, 3M and their SDE forms): Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver++: Fast Solver for Guided Sampling of
-//! Diffusion Probabilistic Models" (arXiv:2211.01095), algorithm 2; `dpmsolver` is the same in terms of ε, "DPM-Solver"
-//! (arXiv:2206.00927).
+//! DPM-Solver++ (2M, 3M and their SDE forms): Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver++: Fast Solver for Guided
+//! Sampling of Diffusion Probabilistic Models" (arXiv:2211.01095), algorithm 2; `dpmsolver` is the same in terms of ε,
+//! "DPM-Solver" (arXiv:2206.00927).
 //!
 //! Each step calls the model once, and takes the differences that a higher order needs from the previous steps.
 

@@ -1,8 +1,8 @@
-//! DPM-Solver-2 and -3, and DPM-Solver++(2S): Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver" (arXiv:2206.00927), algorithms 1 and
-//! 2, and "DPM-Solver++" (arXiv:2211.01095), algorithm 1.
+//! DPM-Solver-2 and -3, and DPM-Solver++(2S): Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver" (arXiv:2206.00927),
+//! algorithms 1 and 2, and "DPM-Solver++" (arXiv:2211.01095), algorithm 1.
 //!
-//! Steps come in groups: a step of order 1, one of order 2, one of order 3, all from the same start and each reaching further with
-//! the outputs that the ones before found on the way. A group's last step is its result.
+//! Steps come in groups: a step of order 1, one of order 2, one of order 3, all from the same start and each reaching
+//! further with the outputs that the ones before found on the way. A group's last step is its result.
 
 use super::config::SchedulerConfig;
 use super::exponential::{Differences, Level, dpm_output, dpm_update, is_sde};
@@ -57,8 +57,9 @@ fn solver_type(config: &SchedulerConfig, order: usize) -> SolverType {
     if order == 3 { SolverType::Heun } else { config.solver_type }
 }
 
-/// The order of each of n steps: groups of `solver_order`, the last one cut short if it does not fit. A last group that fits is
-/// done in two (1, 2, 1 in place of 1, 2, 3) with `lower_order_final`, and so is every one that ends without noise.
+/// The order of each of n steps: groups of `solver_order`, the last one cut short if it does not fit. A last group that
+/// fits is done in two (1, 2, 1 in place of 1, 2, 3) with `lower_order_final`, and so is every one that ends without
+/// noise.
 fn order_list(config: &SchedulerConfig, n: usize) -> Vec<usize> {
     let order = config.solver_order;
     let mut orders: Vec<usize> = (0..n).map(|i| i % order + 1).collect();

@@ -1,6 +1,7 @@
 //! Euler steps: Karras, Aittala, Aila & Laine 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"
-//! (arXiv:2206.00364), algorithm 2 without churn and without its second-order correction, as in Katherine Crowson's k-diffusion;
-//! and the ancestral variant of the latter, which goes a little too far down and adds the missing noise afresh.
+//! (arXiv:2206.00364), algorithm 2 without churn and without its second-order correction, as in Katherine Crowson's
+//! k-diffusion; and the ancestral variant of the latter, which goes a little too far down and adds the missing noise
+//! afresh.
 //!
 //! The sample is x = x_0 + σ ε, and follows dx/dσ = (x − x_0)/σ.
 

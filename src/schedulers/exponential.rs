@@ -1,8 +1,10 @@
-//! What the exponential integrators share: noise levels in the variables that they integrate in, and the DPM-Solver update.
+//! What the exponential integrators share: noise levels in the variables that they integrate in, and the DPM-Solver
+//! update.
 //!
-//! In λ = ln(α/σ) (half the log signal-to-noise ratio) the diffusion equation is linear in x but for the model's term, so that a step
-//! from λ_s to λ_t is exact in x and expands only the model's output in powers of λ − λ_s: Lu et al. 2022 (arXiv:2206.00927),
-//! prop. 3.1, in terms of ε; Lu et al. 2022 (arXiv:2211.01095), prop. 4.1, in terms of x_0; eq. 18 and 19 there for the SDE.
+//! In λ = ln(α/σ) (half the log signal-to-noise ratio) the diffusion equation is linear in x but for the model's term,
+//! so that a step from λ_s to λ_t is exact in x and expands only the model's output in powers of λ − λ_s: Lu et al.
+//! 2022 (arXiv:2206.00927), prop. 3.1, in terms of ε; Lu et al. 2022 (arXiv:2211.01095), prop. 4.1, in terms of x_0;
+//! eq. 18 and 19 there for the SDE.
 
 use super::betas::Noising;
 use super::config::SchedulerConfig;
@@ -43,7 +45,8 @@ impl Level {
     }
 }
 
-/// The model's output and its divided differences at the level where a step starts: as many of them as the step's order.
+/// The model's output and its divided differences at the level where a step starts: as many of them as the step's
+/// order.
 pub struct Differences {
     pub d0: Linear,
     pub d1: Option<Linear>,
@@ -52,8 +55,8 @@ pub struct Differences {
 
 /// A DPM-Solver step of `sample` from level `s` to level `t`: order 1, 2 or 3 by the differences given.
 ///
-/// The second order has two forms: `midpoint`, which is the one that a midpoint rule gives, and `heun`, which expands to the first
-/// power exactly. The third order continues the latter.
+/// The second order has two forms: `midpoint`, which is the one that a midpoint rule gives, and `heun`, which expands
+/// to the first power exactly. The third order continues the latter.
 pub fn dpm_update(
     algorithm_type: AlgorithmType,
     solver_type: SolverType,

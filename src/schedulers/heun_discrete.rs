@@ -1,7 +1,7 @@
 //! Heun's method: Karras et al. 2022 (arXiv:2206.00364), algorithm 1.
 //!
-//! Each step calls the model twice: an Euler step from σ_i to σ_{i+1}, then the same step again with the mean of the derivatives at
-//! its two ends. The last step, to σ = 0, is Euler's alone.
+//! Each step calls the model twice: an Euler step from σ_i to σ_{i+1}, then the same step again with the mean of the
+//! derivatives at its two ends. The last step, to σ = 0, is Euler's alone.
 
 use super::betas::Noising;
 use super::linear::Linear;

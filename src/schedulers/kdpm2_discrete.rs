@@ -1,9 +1,10 @@
-//! DPM2 of Katherine Crowson's k-diffusion: midpoint steps for dx/dσ = (x − x_0)/σ, after algorithm 2 of Karras et al. 2022
-//! (arXiv:2206.00364) and DPM-Solver-2 of Lu et al. 2022 (arXiv:2206.00927); and its ancestral variant, which goes a little too far
-//! down and adds the missing noise afresh.
+//! DPM2 of Katherine Crowson's k-diffusion: midpoint steps for dx/dσ = (x − x_0)/σ, after algorithm 2 of Karras et al.
+//! 2022 (arXiv:2206.00364) and DPM-Solver-2 of Lu et al. 2022 (arXiv:2206.00927); and its ancestral variant, which goes
+//! a little too far down and adds the missing noise afresh.
 //!
-//! Each step calls the model twice: an Euler step to the midpoint, which lies between the two noise levels in log σ, then the whole
-//! step from its start with the derivative found at the midpoint. The last step, to σ = 0, is Euler's alone.
+//! Each step calls the model twice: an Euler step to the midpoint, which lies between the two noise levels in log σ,
+//! then the whole step from its start with the derivative found at the midpoint. The last step, to σ = 0, is Euler's
+//! alone.
 
 use super::betas::{Noising, stored};
 use super::linear::Linear;

@@ -1,5 +1,5 @@
-//! LCM: Luo, Tan, Huang, Li & Zhao 2023, "Latent Consistency Models" (arXiv:2310.04378), algorithm 3 (multistep sampling), with the
-//! boundary condition of Song et al. 2023 (arXiv:2303.01469), section 3.
+//! LCM: Luo, Tan, Huang, Li & Zhao 2023, "Latent Consistency Models" (arXiv:2310.04378), algorithm 3 (multistep
+//! sampling), with the boundary condition of Song et al. 2023 (arXiv:2303.01469), section 3.
 //!
 //! The model jumps to the clean picture in one call; more steps noise it again to a lower level and jump once more.
 

@@ -1,8 +1,8 @@
 //! Linear combinations of the tensors at hand in one step of a scheduler.
 //!
-//! Every scheduler's update is such a combination, with coefficients that depend on the step alone. Writing the update with
-//! [`Linear`] values in place of tensors gives those coefficients: the code reads like the paper, and the sample itself is only
-//! touched later, by one kernel that serves them all.
+//! Every scheduler's update is such a combination, with coefficients that depend on the step alone. Writing the update
+//! with [`Linear`] values in place of tensors gives those coefficients: the code reads like the paper, and the sample
+//! itself is only touched later, by one kernel that serves them all.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -54,7 +54,8 @@ impl Linear {
         Self { memory, ..Self::default() }
     }
 
-    /// The coefficients in the order that kernels take them: sample, model_output, x0, noise, slot 0, slot 1, … (`slots` of them).
+    /// The coefficients in the order that kernels take them: sample, model_output, x0, noise, slot 0, slot 1, …
+    /// (`slots` of them).
     pub fn coefficients(&self, slots: usize) -> Vec<f64> {
         let mut all = vec![self.sample, self.model_output, self.x0, self.noise];
         all.extend_from_slice(&self.memory);

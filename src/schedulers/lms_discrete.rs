@@ -1,5 +1,5 @@
-//! LMS: a linear multistep method (Adams–Bashforth on uneven steps) for dx/dσ = (x − x_0)/σ, from Katherine Crowson's k-diffusion.
-//! The equation is Karras et al. 2022 (arXiv:2206.00364), eq. 1 with σ(t) = t.
+//! LMS: a linear multistep method (Adams–Bashforth on uneven steps) for dx/dσ = (x − x_0)/σ, from Katherine Crowson's
+//! k-diffusion. The equation is Karras et al. 2022 (arXiv:2206.00364), eq. 1 with σ(t) = t.
 //!
 //! The derivative is interpolated by a polynomial through its last values, up to four, and integrated over the step.
 
@@ -21,8 +21,8 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let steps = (begin..levels.timesteps.len()).map(|i| {
         let sigma = sigmas[i];
         let derivative = (Linear::sample() - Linear::x0()) / sigma;
-        // diffusers takes the order from the step's index even when the run begins later (image-to-image) and there are not so
-        // many derivatives yet; the missing ones are the zeros that memory holds.
+        // diffusers takes the order from the step's index even when the run begins later (image-to-image) and there are
+        // not so many derivatives yet; the missing ones are the zeros that memory holds.
         let order = ORDER.min(i + 1);
         let derivatives = |back: usize| if back == 0 { derivative.clone() } else { Linear::memory(back - 1) };
         let step = (0..order).map(|j| lms_coefficient(sigmas, i, order, j) * derivatives(j));

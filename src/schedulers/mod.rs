@@ -1,8 +1,9 @@
 //! Schedulers: which noise levels a sampling run visits, and how each step goes from one to the next.
 //!
-//! A [`Scheduler`] is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of [`Step`]s in which
-//! every number is worked out, so that nothing is left to decide while sampling. Reading order: `linear.rs` (how a step is
-//! written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables they share.
+//! A [`Scheduler`] is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of
+//! [`Step`]s in which every number is worked out, so that nothing is left to decide while sampling. Reading order:
+//! `linear.rs` (how a step is written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables
+//! they share.
 
 mod beta_quantile;
 mod betas;
@@ -61,8 +62,8 @@ impl Scheduler {
 
     /// Works out a whole sampling run.
     ///
-    /// # Errors
-    /// [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a step impossible.
+    /// # Errors [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a
+    /// step impossible.
     pub fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
         let mut sampling = sampling.clone();
         if let Some(start) = sampling.denoising_start {
@@ -90,7 +91,8 @@ impl Scheduler {
         Ok((trained - share * trained).round_ties_even())
     }
 
-    /// The noise level of the whole run at which one begins that another model has done up to the share `start` of its noise.
+    /// The noise level of the whole run at which one begins that another model has done up to the share `start` of its
+    /// noise.
     fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
         use SchedulerClass::{HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
         let cutoff = self.cutoff("--denoising-start", start)?;
@@ -147,8 +149,8 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     /// Image-to-image: the share of the run that is done, in (0, 1]. 1 starts from pure noise.
     pub strength: f64,
-    /// LCM and TCD: the share of the trained timesteps over which the steps are spread, in (0, 1]; latent consistency models' image-to-image has its
-    /// strength here, and does all steps.
+    /// LCM and TCD: the share of the trained timesteps over which the steps are spread, in (0, 1]; latent consistency
+    /// models' image-to-image has its strength here, and does all steps.
     pub distilled_strength: f64,
     /// The noise level to begin at, counted from the noisiest, in place of what `strength` gives.
     pub begin: Option<usize>,

@@ -9,9 +9,9 @@ use super::options::{
 };
 use crate::{Error, Result};
 
-/// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler, and the config
-/// keys that it implies. The correspondence is that of diffusers' documentation, except that DPM++ SDE is the stochastic solver that
-/// it is in those programs.
+/// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler,
+/// and the config keys that it implies. The correspondence is that of diffusers' documentation, except that DPM++ SDE
+/// is the stochastic solver that it is in those programs.
 const SAMPLERS: &[(&[&str], SchedulerClass, &str)] = &[
     (&["DDPM"], Ddpm, "{}"),
     (&["DDIM"], Ddim, "{}"),
@@ -57,15 +57,15 @@ const SCHEDULES: &[(&[&str], &str)] = &[
     (&["Normal", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
 ];
 
-/// The config of the scheduler that a user asks for by name, for the model that `base` belongs to: its betas, prediction type and
-/// other keys stay (as in diffusers' `from_config`), the keys that the name implies are set.
+/// The config of the scheduler that a user asks for by name, for the model that `base` belongs to: its betas,
+/// prediction type and other keys stay (as in diffusers' `from_config`), the keys that the name implies are set.
 ///
-/// A name is a class of diffusers ("EulerDiscreteScheduler") or a sampler of AUTOMATIC1111's web UI or ComfyUI ("DPM++ 2M",
-/// "euler_ancestral"), and a sampler may be followed by a schedule ("DPM++ 2M Karras"). Case, spaces and punctuation do not matter.
+/// A name is a class of diffusers ("EulerDiscreteScheduler") or a sampler of AUTOMATIC1111's web UI or ComfyUI ("DPM++
+/// 2M", "euler_ancestral"), and a sampler may be followed by a schedule ("DPM++ 2M Karras"). Case, spaces and
+/// punctuation do not matter.
 ///
-/// # Errors
-/// [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if this scheduler cannot
-/// serve the model.
+/// # Errors [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
+/// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
     if let Some((class, _)) = SchedulerClass::ALL.iter().find(|(_, class)| plain(class) == wanted) {

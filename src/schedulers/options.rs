@@ -206,8 +206,9 @@ pub enum Clip {
     None,
     /// Clamped to [−range, range] (`clip_sample`, `clip_sample_range`).
     Range(f64),
-    /// Dynamic thresholding (`thresholding`; Saharia et al. 2022, arXiv:2205.11487, section 2.3): for each batch element, s is the
-    /// `ratio`-quantile of |x_0|, at least 1 and at most `max`; x_0 is clamped to [−s, s] and divided by s.
+    /// Dynamic thresholding (`thresholding`; Saharia et al. 2022, arXiv:2205.11487, section 2.3): for each batch
+    /// element, s is the `ratio`-quantile of |x_0|, at least 1 and at most `max`; x_0 is clamped to [−s, s] and divided
+    /// by s.
     Dynamic {
         /// `dynamic_thresholding_ratio`.
         ratio: f64,

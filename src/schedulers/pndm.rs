@@ -1,9 +1,10 @@
 //! PNDM: Liu, Ren, Lin & Zhao 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds" (arXiv:2202.09778).
 //!
-//! A step moves x_t to another timestep along a fixed ε by the transfer φ (eq. 11, DDIM's step in another form); classical solvers
-//! of ordinary differential equations then say which ε to take: a linear multistep (eq. 12) of the last four, or, where there are
-//! none yet, Runge–Kutta's four evaluations (eq. 13) for each of the first three steps (`prk`). With `skip_prk_steps` the history
-//! instead builds up over multistep formulas of lower order, the first of which is done twice.
+//! A step moves x_t to another timestep along a fixed ε by the transfer φ (eq. 11, DDIM's step in another form);
+//! classical solvers of ordinary differential equations then say which ε to take: a linear multistep (eq. 12) of the
+//! last four, or, where there are none yet, Runge–Kutta's four evaluations (eq. 13) for each of the first three steps
+//! (`prk`). With `skip_prk_steps` the history instead builds up over multistep formulas of lower order, the first of
+//! which is done twice.
 
 use super::linear::Linear;
 use super::options::{PredictionType, TimestepSpacing};
@@ -15,8 +16,8 @@ use crate::{Error, Result};
 /// Calls of the model in the Runge–Kutta phase: three steps of four.
 const PRK_CALLS: usize = 12;
 
-// Memory: the last three model outputs (most recent first), the sample that a Runge–Kutta or a repeated step started from, and the
-// weighted sum of the model outputs within a Runge–Kutta step.
+// Memory: the last three model outputs (most recent first), the sample that a Runge–Kutta or a repeated step started
+// from, and the weighted sum of the model outputs within a Runge–Kutta step.
 const ETS: [usize; 3] = [0, 1, 2];
 const CUR_SAMPLE: usize = 3;
 const CUR_MODEL_OUTPUT: usize = 4;
@@ -83,8 +84,8 @@ fn repeat_second(visited: &[isize]) -> Vec<isize> {
     timesteps
 }
 
-/// Three steps of Runge–Kutta between the four largest timesteps, each evaluated at its start, twice at its middle and at its end;
-/// then the rest, descending.
+/// Three steps of Runge–Kutta between the four largest timesteps, each evaluated at its start, twice at its middle and
+/// at its end; then the rest, descending.
 fn prk_then_plms(visited: &[isize], stride: isize) -> Result<Vec<isize>> {
     let n = visited.len();
     if n < 4 {
@@ -131,7 +132,8 @@ fn plms(counter: usize, timestep: isize, outputs: usize, stride: isize) -> (Tran
     if counter == 0 {
         memory[CUR_SAMPLE] = Linear::sample();
     } else if counter == 1 {
-        // The first step once more, from where it started, with the mean of both its ends. This output is not remembered.
+        // The first step once more, from where it started, with the mean of both its ends. This output is not
+        // remembered.
         transfer.timestep = timestep + stride;
         transfer.prev_timestep = timestep;
         transfer.sample = Linear::memory(CUR_SAMPLE);

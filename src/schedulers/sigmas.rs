@@ -1,7 +1,8 @@
 //! Noise levels for the schedulers that count in σ = √((1 − ᾱ)/ᾱ), the noise-to-signal ratio of x_t.
 //!
-//! Two families share these: those of k-diffusion (Euler, Heun, LMS, …), whose sample is x_0 + σ ε, and the exponential integrators
-//! (DPM-Solver, UniPC, DEIS), whose sample is the usual √ᾱ x_0 + √(1−ᾱ) ε. They visit slightly different timesteps.
+//! Two families share these: those of k-diffusion (Euler, Heun, LMS, …), whose sample is x_0 + σ ε, and the exponential
+//! integrators (DPM-Solver, UniPC, DEIS), whose sample is the usual √ᾱ x_0 + √(1−ᾱ) ε. They visit slightly different
+//! timesteps.
 
 use super::beta_quantile::beta_quantile;
 use super::betas::stored;
@@ -91,8 +92,8 @@ impl SigmaTable {
     }
 }
 
-/// The noise levels of a k-diffusion scheduler: n timesteps from T − 1 to 0, not rounded, and σ from them; or σ by another spacing
-/// within the range of these, and timesteps from σ.
+/// The noise levels of a k-diffusion scheduler: n timesteps from T − 1 to 0, not rounded, and σ from them; or σ by
+/// another spacing within the range of these, and timesteps from σ.
 ///
 /// # Errors
 /// [`Error::Usage`] for a number of steps, custom timesteps or custom sigmas that cannot be had.
@@ -144,8 +145,8 @@ pub fn k_diffusion(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas>
     Sigmas::checked(timesteps, sigmas)
 }
 
-/// The noise levels of an exponential integrator: whole timesteps, of which timestep 0 is the end, not a step; or σ by another
-/// spacing over the whole trained range.
+/// The noise levels of an exponential integrator: whole timesteps, of which timestep 0 is the end, not a step; or σ by
+/// another spacing over the whole trained range.
 ///
 /// # Errors
 /// [`Error::Usage`] for a number of steps or custom timesteps that cannot be had.
@@ -212,9 +213,9 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
     Ok(run)
 }
 
-/// The whole timestep for one found from σ: rounded for Karras and Lu spacing, cut off for the others and for cosine betas in
-/// DPM-Solver, as in diffusers. (Cut off, the first of them is T − 1 or T − 2 by the last bit of ln σ in float32, which in numpy
-/// depends on the processor.)
+/// The whole timestep for one found from σ: rounded for Karras and Lu spacing, cut off for the others and for cosine
+/// betas in DPM-Solver, as in diffusers. (Cut off, the first of them is T − 1 or T − 2 by the last bit of ln σ in
+/// float32, which in numpy depends on the processor.)
 fn whole_timestep(scheduler: &Scheduler, timestep: f64) -> f64 {
     use super::options::BetaSchedule::SquaredcosCapV2;
     let config = &scheduler.config;
@@ -279,8 +280,8 @@ fn custom_sigmas(scheduler: &Scheduler, sampling: &Sampling) -> Result<Option<Ve
     Ok(Some(sigmas.iter().map(|sigma| stored(*sigma)).collect()))
 }
 
-/// The scale of the initial noise for a k-diffusion scheduler. Spacings that start at the last timestep start from noise alone;
-/// `leading` does not reach it and adds the variance of the picture, 1.
+/// The scale of the initial noise for a k-diffusion scheduler. Spacings that start at the last timestep start from
+/// noise alone; `leading` does not reach it and adds the variance of the picture, 1.
 pub fn init_noise_sigma(config: &SchedulerConfig, sigmas: &[f64]) -> f64 {
     let max_sigma = sigmas.iter().copied().fold(0.0, f64::max);
     match config.timestep_spacing {

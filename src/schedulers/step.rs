@@ -10,16 +10,17 @@ use crate::{Error, HostTensor, Result};
 pub struct Schedule {
     /// The initial noise is N(0, 1) times this.
     pub init_noise_sigma: f64,
-    /// Number of tensors, shaped like the sample, that steps hand on to later steps. Before the first step they hold zeros.
+    /// Number of tensors, shaped like the sample, that steps hand on to later steps. Before the first step they hold
+    /// zeros.
     pub memory_slots: usize,
     /// One entry for each call of the model.
     pub steps: Vec<Step>,
 }
 
-/// What happens around one call of the model:
-/// 1. the model sees `input_scale`·sample and `timestep`, and returns `model_output`;
-/// 2. `pred_original_sample`, x_0, is estimated from sample and `model_output`, and clipped;
-/// 3. `prev_sample` and the memory's new values are linear combinations of sample, `model_output`, x_0, noise and the memory.
+/// What happens around one call of the model: 1. the model sees `input_scale`·sample and `timestep`, and returns
+/// `model_output`; 2. `pred_original_sample`, x_0, is estimated from sample and `model_output`, and clipped; 3.
+/// `prev_sample` and the memory's new values are linear combinations of sample, `model_output`, x_0, noise and the
+/// memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// What the model is told; not a whole number for some schedulers.
@@ -51,8 +52,8 @@ pub struct X0 {
     pub clip: Clip,
 }
 
-/// What a step's noise is multiplied with. For the learned ones the model returns twice the sample's channels; the second half,
-/// v, says how much noise each element gets, and `model_output` is the first half alone.
+/// What a step's noise is multiplied with. For the learned ones the model returns twice the sample's channels; the
+/// second half, v, says how much noise each element gets, and `model_output` is the first half alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NoiseScale {
     /// 1: the coefficient says it all.
@@ -86,7 +87,8 @@ impl X0 {
     }
 }
 
-/// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0), α² + σ² = 1.
+/// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0), α² + σ² =
+/// 1.
 pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> Linear {
     match prediction_type {
         PredictionType::Epsilon => Linear::model_output(),
@@ -139,8 +141,9 @@ impl Step {
         }
     }
 
-    /// The step on host tensors: the reference for kernels that do the same. Takes the sample, the model's output, noise if the
-    /// step draws any, and the memory, which it replaces. Returns `prev_sample` and `pred_original_sample`.
+    /// The step on host tensors: the reference for kernels that do the same. Takes the sample, the model's output,
+    /// noise if the step draws any, and the memory, which it replaces. Returns `prev_sample` and
+    /// `pred_original_sample`.
     ///
     /// Tensors are `[N, C, …]`, arithmetic is f64.
     ///
@@ -181,7 +184,8 @@ impl Step {
         Ok((prev_sample, x0))
     }
 
-    /// The model's output for the mean and, if learned, for the variance: the two halves of each batch element's channels.
+    /// The model's output for the mean and, if learned, for the variance: the two halves of each batch element's
+    /// channels.
     fn split_model_output(&self, sample: &HostTensor, output: &HostTensor) -> Result<(HostTensor, Option<HostTensor>)> {
         if self.noise_scale == NoiseScale::One {
             return Ok((output.clone(), None));

@@ -1,8 +1,8 @@
-//! TCD: Zheng, Hu, Fan, Wang, Zhang & Ling 2024, "Trajectory Consistency Distillation" (arXiv:2402.19159), algorithm 4 (strategic
-//! stochastic sampling).
+//! TCD: Zheng, Hu, Fan, Wang, Zhang & Ling 2024, "Trajectory Consistency Distillation" (arXiv:2402.19159), algorithm 4
+//! (strategic stochastic sampling).
 //!
-//! The model jumps along the trajectory to timestep s = (1 − γ)·t', short of the next timestep t', and noise takes it back up to t'.
-//! γ is diffusers' `eta`: 0 is deterministic, 1 jumps to the clean picture each time, as LCM.
+//! The model jumps along the trajectory to timestep s = (1 − γ)·t', short of the next timestep t', and noise takes it
+//! back up to t'. γ is diffusers' `eta`: 0 is deterministic, 1 jumps to the clean picture each time, as LCM.
 
 use super::betas::stored;
 use super::linear::Linear;

@@ -1,15 +1,16 @@
 //! Which of the training timesteps a shorter sampling run visits.
 //!
-//! The three spacings are rows of table 2 in Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed"
-//! (arXiv:2305.08891). Rounding is to nearest, ties to even, as numpy's.
+//! The three spacings are rows of table 2 in Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
+//! Flawed" (arXiv:2305.08891). Rounding is to nearest, ties to even, as numpy's.
 
 use super::Sampling;
 use super::config::SchedulerConfig;
 use super::options::TimestepSpacing;
 use crate::{Error, Result};
 
-/// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every (T/`original_inference_steps`)-th,
-/// of which as many are taken at even distances, from the last, or from where `distilled_strength` says.
+/// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every
+/// (T/`original_inference_steps`)-th, of which as many are taken at even distances, from the last, or from where
+/// `distilled_strength` says.
 ///
 /// # Errors
 /// [`Error::Usage`] for zero steps or more than it was distilled with, and for a strength outside (0, 1].
@@ -39,8 +40,8 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
 
 /// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
 ///
-/// # Errors
-/// [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past the last trained one.
+/// # Errors [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
+/// the last trained one.
 pub fn spaced(config: &SchedulerConfig, num_inference_steps: usize) -> Result<Vec<usize>> {
     let trained = config.num_train_timesteps;
     let n = num_inference_steps;
@@ -85,8 +86,8 @@ pub fn check_steps(config: &SchedulerConfig, num_inference_steps: usize) -> Resu
     Ok(())
 }
 
-/// `last`, `last` − T/n, `last` − 2T/n, …: the values above 0, rounded. (numpy's arange, which diffusers takes for this, adds one
-/// value at 0 for some n because of rounding; it is no timestep.)
+/// `last`, `last` − T/n, `last` − 2T/n, …: the values above 0, rounded. (numpy's arange, which diffusers takes for
+/// this, adds one value at 0 for some n because of rounding; it is no timestep.)
 pub fn trailing(last: usize, trained: usize, n: usize) -> Vec<f64> {
     let first = last as f64;
     // numpy's arange takes the difference of its first two values as the increment.

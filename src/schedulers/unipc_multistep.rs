@@ -1,8 +1,8 @@
-//! UniPC: Zhao, Bai, Rao, Zhou & Lu 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models"
-//! (arXiv:2302.04867), algorithms 1 and 2 (and 5 to 8 for x_0 instead of ε).
+//! UniPC: Zhao, Bai, Rao, Zhou & Lu 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
+//! Diffusion Models" (arXiv:2302.04867), algorithms 1 and 2 (and 5 to 8 for x_0 instead of ε).
 //!
-//! When the model has been called at the sample that the previous step predicted, its output first *corrects* that step (UniC), at no
-//! extra call; then the next step is *predicted* (UniP) from the corrected sample.
+//! When the model has been called at the sample that the previous step predicted, its output first *corrects* that step
+//! (UniC), at no extra call; then the next step is *predicted* (UniP) from the corrected sample.
 
 use super::exponential::Level;
 use super::linear::Linear;
@@ -124,8 +124,8 @@ impl Solver<'_> {
     }
 }
 
-/// The weights ρ with Σ_k ρ_k r_k^j = b_j for j = 0, 1, …: a Vandermonde system of at most three unknowns, by Gaussian elimination
-/// with pivoting.
+/// The weights ρ with Σ_k ρ_k r_k^j = b_j for j = 0, 1, …: a Vandermonde system of at most three unknowns, by Gaussian
+/// elimination with pivoting.
 fn solve(r: &[f64], b: &[f64]) -> Vec<f64> {
     let n = r.len();
     let mut rows: Vec<Vec<f64>> = (0..n).map(|j| r.iter().map(|r| r.powi(j as i32)).chain([b[j]]).collect()).collect();

@@ -63,8 +63,8 @@ impl Fixture {
     }
 }
 
-/// Fails unless every element is within `tolerance` of what is expected, absolutely and relatively added up, and so is the
-/// whole in relative L2. NaN fails.
+/// Fails unless every element is within `tolerance` of what is expected, absolutely and relatively added up, and so is
+/// the whole in relative L2. NaN fails.
 pub fn check_close(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: number of elements");
     let (mut difference, mut norm) = (0.0, 0.0);

@@ -1,20 +1,25 @@
-// attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, .], scores never stored
+// attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, .], scores
+// never stored
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
 //   y           [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one workgroup for one head of BLOCK_Q queries; heads in x, [n, block of queries] in y
 // requires:   head_dim % 4 == 0; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
-// constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K;
-//             QUADS = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS * LANES_X;
-//             CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE, V_STRIDE; fixed: LOG2_E, LOWEST
+// constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K; QUADS
+//             = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS *
+//             LANES_X;
+//             CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE, V_STRIDE;
+//                     fixed: LOG2_E, LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
-// faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and each score is
-//             computed once instead of twice per four channels
-// source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"
+// faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and
+//             each score is computed once instead of twice per four channels
+// source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
+//             calculation for softmax"
 //
 // An invocation owns four queries (4 ty .. 4 ty + 3 of the block) throughout. For each block of keys it computes
 //   1. their scores against four keys (4 tx ..) as a sum of outer products,
-//   2. their largest scores so far, m, and from them the weights e^(score - m); whatever was summed under a smaller m shrinks to fit,
+//   2. their largest scores so far, m, and from them the weights e^(score - m); whatever was summed under a smaller m
+//      shrinks to fit,
 //   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), again by outer products.
 //!storage q
 //!storage k

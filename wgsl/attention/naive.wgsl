@@ -73,7 +73,8 @@ fn main(
         let k_first = first_row * p.k_stride + p.k_offset + head * p.head_dim;
         let v_first = first_row * p.v_stride + p.v_offset + head * p.head_dim + channel;
 
-        // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, what was summed so far shrinks by e^(old - new).
+        // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, what was summed so far
+        // shrinks by e^(old - new).
         var m = score(q_first, k_first);
         var l = 1.0;
         for (var s = 1u; s < seen; s++) {

@@ -1,15 +1,18 @@
-// attention, shuffle, for CPU drivers: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, .]
+// attention, shuffle, for CPU drivers: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s,
+// h, .]
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
 //   y           [N, T, heads, head_dim]   f32 or f16
-// dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; heads in x, [n, block of queries] in y
+// dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; heads in x, [n, block of
+//             queries] in y
 // requires:   head_dim % 4 == 0, head_dim <= 160; subgroups of exactly LANES invocations
 // constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees the keys
 //             s <= t only; fixed: LOG2_E, LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
-// faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key (value), the others get
-//             it by subgroupShuffle, which is a register move
-// source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"
+// faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key
+//             (value), the others get it by subgroupShuffle, which is a register move
+// source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
+//             calculation for softmax"
 //!storage q
 //!storage k
 //!storage v

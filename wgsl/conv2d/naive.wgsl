@@ -1,5 +1,7 @@
-// conv2d, naive: y[n, oh, ow, o] = sum_{kh, kw, i} x[n, oh * stride_h + kh - pad_top, ow * stride_w + kw - pad_left, i] * weight[o, kh, kw, i]
-//                                  + bias[o] + time_embedding[n, o] + residual[n, oh, ow, o],  x being 0 outside the picture
+// conv2d, naive: y[n, oh, ow, o] = sum_{kh, kw, i} x[n, oh * stride_h + kh - pad_top, ow * stride_w + kw - pad_left, i]
+// * weight[o, kh, kw, i]
+//                                  + bias[o] + time_embedding[n, o] + residual[n, oh, ow, o],  x being 0 outside the
+//                                  picture
 //
 //   x               [N, H, W, C_in]        f32 or f16
 //   weight          [C_out, KH, KW, C_in]  f32 or f16

@@ -1,7 +1,9 @@
-// conv2d, shuffle: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, for CPU drivers: no workgroup memory, no barriers
+// conv2d, shuffle: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, for CPU drivers: no
+// workgroup memory, no barriers
 //
-// A workgroup is one subgroup. Each lane owns PIXELS output pixels, side by side in a row, and all lanes own the same 4 * QUADS output channels.
-// Weights are loaded once for the whole subgroup, each lane taking one output channel, and passed round by subgroupShuffle.
+// A workgroup is one subgroup. Each lane owns PIXELS output pixels, side by side in a row, and all lanes own the same 4
+// * QUADS output channels. Weights are loaded once for the whole subgroup, each lane taking one output channel, and
+// passed round by subgroupShuffle.
 //
 //   x               [N, H, W, C_in]        f32 or f16
 //   weight          [C_out, KH, KW, C_in]  f32 or f16
@@ -10,14 +12,17 @@
 //   residual        [N, OH, OW, C_out]     f32 or f16, if HAS_RESIDUAL
 //   y               [N, OH, OW, C_padded]  f32 or f16
 // dispatch:   x = output channels / (4 * QUADS), y = runs of PIXELS output pixels / LANES; a run never leaves its row
-// requires:   subgroups of LANES invocations, always; C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4, and where they differ HAS_* are false
-// constants:  LANES 4..64; PIXELS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; SLIDE only if stride_w = 1;
-//             HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
+// requires:   subgroups of LANES invocations, always; C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4,
+//             and where they differ HAS_* are false
+// constants:  LANES 4..64; PIXELS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; SLIDE only if
+//             stride_w = 1; HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
 // error:      1e-5 relative L2 in f32 for KH * KW * C_in <= 12000
-// faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns. 8 pixels by 16 channels need 16
-//             loads for 1536 multiply-adds of a subgroup along a 3x3 filter's row. In one run on lavapipe (Mesa 22.3, two cores), 16 pictures of 16x16,
-//             3x3, 96 to 96 channels, f32: 29 ms; naive 2221 ms, tiled 286 ms
-// source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix multiplication
+// faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns.
+//             8 pixels by 16 channels need 16 loads for 1536 multiply-adds of a subgroup along a 3x3 filter's row. In
+//             one run on lavapipe (Mesa 22.3, two cores), 16 pictures of 16x16, 3x3, 96 to 96 channels, f32: 29 ms;
+//             naive 2221 ms, tiled 286 ms
+// source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix
+//             multiplication
 //!storage x
 //!storage weight
 //!storage time_embedding
@@ -142,7 +147,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         for (var i = 0u; i < PIXELS; i++) { sums[i][c] += addend; }
     }
     if (n >= p.N) { return; }
-    // A loop whose count is not constant stays a loop: the code to store one pixel is compiled once. It always stores pixel 0 and moves the others up.
+    // A loop whose count is not constant stays a loop: the code to store one pixel is compiled once. It always stores
+    // pixel 0 and moves the others up.
     var index = (((n * p.OH + oh) * p.OW + ow) * p.C_padded + o) / 4u;
     for (var left_over = min(PIXELS, p.OW - ow); left_over > 0u; left_over--) {
         //!unroll

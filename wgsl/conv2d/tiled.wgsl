@@ -1,8 +1,10 @@
-// conv2d, tiled: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, as a matrix product whose first matrix is never stored
+// conv2d, tiled: y = conv(x, weight) + bias + time_embedding + residual as in naive.wgsl, as a matrix product whose
+// first matrix is never stored
 //
-// Row m of that matrix holds the picture under the filter at output pixel m = [n, oh, ow]; its columns are k = [kh, kw, i], in the order of the weights.
-// A workgroup computes TILE_M pixels by TILE_N output channels and reads the picture where it needs it. Where K is split, workgroup z adds up one part
-// of it, y holds partial sums, and reduce.wgsl concludes.
+// Row m of that matrix holds the picture under the filter at output pixel m = [n, oh, ow]; its columns are k = [kh, kw,
+// i], in the order of the weights. A workgroup computes TILE_M pixels by TILE_N output channels and reads the picture
+// where it needs it. Where K is split, workgroup z adds up one part of it, y holds partial sums, and reduce.wgsl
+// concludes.
 //
 //   x               [N, H, W, C_in]        f32 or f16
 //   weight          [C_out, KH, KW, C_in]  f32 or f16
@@ -11,14 +13,15 @@
 //   residual        [N, OH, OW, C_out]     f32 or f16, if HAS_RESIDUAL
 //   y               [splits, N, OH, OW, C_padded]  f32 or f16
 // dispatch:   x = C_out / TILE_N, y = pixels / TILE_M, z = splits
-// requires:   C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4, and HAS_* are false where they differ or splits > 1;
-//             16 KiB of workgroup memory, 256 invocations
+// requires:   C_in % 4 = 0; C_padded is C_out rounded up to a multiple of 4, and HAS_* are false where they differ or
+//             splits > 1; 16 KiB of workgroup memory, 256 invocations
 // constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; HAS_BIAS, HAS_TIME_EMBEDDING, HAS_RESIDUAL
 // error:      1e-5 relative L2 in f32 for KH * KW * C_in <= 12000
-// faster:     each value of the picture is loaded KH * KW * C_out / TILE_N times instead of KH * KW * C_out times, each weight pixels / TILE_M times
-//             instead of once a pixel. Compiled for AMD RDNA2 and RDNA3 (RADV 22.3, offline; not timed on a GPU yet): 112 vector registers
-//             with tiles of 128, 64 with 64, none spilled
-// source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix multiplication
+// faster:     each value of the picture is loaded KH * KW * C_out / TILE_N times instead of KH * KW * C_out times, each
+//             weight pixels / TILE_M times instead of once a pixel. Compiled for AMD RDNA2 and RDNA3 (RADV 22.3,
+//             offline; not timed on a GPU yet): 112 vector registers with tiles of 128, 64 with 64, none spilled
+// source:     Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning", section 3: implicit matrix
+//             multiplication
 //!include product_tile
 //!storage x
 //!storage weight
@@ -57,8 +60,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
 @group(0) @binding(6) var<uniform> p: Params;
 
-// Where the filter's upper left corner lies at output pixel m: image, row, column. Above and left of the picture, row and column have wrapped round to huge
-// numbers; beyond the last pixel the row is made so, and is outside under any filter row.
+// Where the filter's upper left corner lies at output pixel m: image, row, column. Above and left of the picture, row
+// and column have wrapped round to huge numbers; beyond the last pixel the row is made so, and is outside under any
+// filter row.
 fn corner(m: u32) -> vec3<u32> {
     let n = m / (p.OH * p.OW);
     let h = m / p.OW % p.OH * p.stride_h - p.pad_top;
@@ -66,7 +70,8 @@ fn corner(m: u32) -> vec3<u32> {
     return vec3<u32>(n, select(0x80000000u, h, n < p.N), w);
 }
 
-// Four input channels, from the i-th on, of the pixel under tap (kh, kw); zeros outside the picture and beyond the filter.
+// Four input channels, from the i-th on, of the pixel under tap (kh, kw); zeros outside the picture and beyond the
+// filter.
 fn load_x(corner: vec3<u32>, kh: u32, kw: u32, i: u32) -> vec4<f32> {
     let h = corner.y + kh;
     let w = corner.z + kw;

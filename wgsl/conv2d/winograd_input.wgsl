@@ -1,8 +1,9 @@
-// conv2d, winograd_input: v[t, 4 a + b, i] = (B^T d B)[a, b], d the 4x4 pixels of x under output tile t, channel i; the first step of Winograd's F(2x2, 3x3)
+// conv2d, winograd_input: v[t, 4 a + b, i] = (B^T d B)[a, b], d the 4x4 pixels of x under output tile t, channel i; the
+// first step of Winograd's F(2x2, 3x3)
 //
-// A 3x3 convolution makes 2x2 outputs of 4x4 pixels with 36 multiplications. In the transformed space it takes 16, one for each of the 16 positions
-// p = 4 a + b: m[p] = v[p] * u[p], summed over the input channels: 16 matrix products (linear/*.wgsl, K split in 16 parts), between this kernel,
-// winograd_weight.wgsl and winograd_output.wgsl.
+// A 3x3 convolution makes 2x2 outputs of 4x4 pixels with 36 multiplications. In the transformed space it takes 16, one
+// for each of the 16 positions p = 4 a + b: m[p] = v[p] * u[p], summed over the input channels: 16 matrix products
+// (linear/*.wgsl, K split in 16 parts), between this kernel, winograd_weight.wgsl and winograd_output.wgsl.
 //
 //   x         [N, H, W, C_in]             f32 or f16
 //   v         [N, tiles_h, tiles_w, 16, C_in]  f32
@@ -10,8 +11,9 @@
 // requires:   a 3x3 filter, stride 1; C_in % 4 = 0
 // constants:  none
 // error:      2e-6 relative L2 in f32 for the whole convolution
-// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays from about 64 channels on. In one run on
-//             lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64, 320 to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
+// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays from
+//             about 64 channels on. In one run on lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64,
+//             320 to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
 // source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1
 //!include flat_index
 //!storage x

@@ -1,5 +1,6 @@
-// conv2d, winograd_output: y[n, 2 tile_h + a, 2 tile_w + b, o] = (A^T m A)[a, b] + bias[o] + time_embedding[n, o] + residual[n, .., o], m the 4x4 sums of
-// output tile t = [n, tile_h, tile_w]; the last step of Winograd's F(2x2, 3x3), see winograd_input.wgsl
+// conv2d, winograd_output: y[n, 2 tile_h + a, 2 tile_w + b, o] = (A^T m A)[a, b] + bias[o] + time_embedding[n, o] +
+// residual[n, .., o], m the 4x4 sums of output tile t = [n, tile_h, tile_w]; the last step of Winograd's F(2x2, 3x3),
+// see winograd_input.wgsl
 //
 //   partial         [16, N, tiles_h, tiles_w, C_out]  f32, m by position 4 a + b
 //   bias            [C_out]                f32, if HAS_BIAS

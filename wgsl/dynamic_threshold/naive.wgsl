@@ -7,7 +7,8 @@
 // requires:   nothing
 // constants:  none
 // error:      1e-6 relative L2
-// source:     Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding", section 2.3
+// source:     Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
+//             section 2.3
 //!include flat_index
 
 struct Params {

@@ -2,8 +2,9 @@
 //
 //   x0         [N, E]  f32
 //   threshold  [N]     f32
-// The quantile lies between the values of rank `rank` and `rank + 1` among the sorted |x0|. Nothing is sorted: the bits of non-negative floats are
-// ordered as the floats are, so that the value of a rank is found eight bits at a time, by counting (a radix select).
+// The quantile lies between the values of rank `rank` and `rank + 1` among the sorted |x0|. Nothing is sorted: the bits
+// of non-negative floats are ordered as the floats are, so that the value of a rank is found eight bits at a time, by
+// counting (a radix select).
 // dispatch:   one workgroup for one image
 // requires:   nothing
 // constants:  none
@@ -45,7 +46,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             if ((bits & known) == found) { atomicAdd(&counts[(bits >> shift) & 255u], 1u); }
         }
         workgroupBarrier();
-        // Every invocation walks through the counts to the digit that holds the rank, so that none has to wait for another.
+        // Every invocation walks through the counts to the digit that holds the rank, so that none has to wait for
+        // another.
         var digit = 0u;
         equal = atomicLoad(&counts[0]);
         while (rank >= equal && digit < 255u) {

@@ -1,4 +1,5 @@
-// fourier_embedding, naive: y[n, j] = sin(2 pi u) or cos(2 pi u) with u = f(timestep[n]) * weight[j mod half], f = log if LOG
+// fourier_embedding, naive: y[n, j] = sin(2 pi u) or cos(2 pi u) with u = f(timestep[n]) * weight[j mod half], f = log
+// if LOG
 //
 //   timestep  [N]        f32; positive if LOG
 //   weight    [half]     f32

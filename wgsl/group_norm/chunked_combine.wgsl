@@ -1,8 +1,10 @@
-// group_norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every channel
+// group_norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every
+// channel
 //
 //   moments     [images, chunks, 2, channels]  f32: means, then sum (x - mean)^2, of each channel over each chunk
 //   gamma, beta [channels]                     f32
-//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps), then summands beta - mean * factor
+//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps), then summands beta - mean *
+//                                        factor
 // dispatch:   one workgroup for one image and group
 // requires:   64 invocations, 256 bytes of workgroup memory
 // constants:  none

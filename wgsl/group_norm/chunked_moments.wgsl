@@ -1,12 +1,15 @@
-// group_norm, chunked, first launch of three: mean and sum of squared differences of every channel over every chunk of positions
+// group_norm, chunked, first launch of three: mean and sum of squared differences of every channel over every chunk of
+// positions
 //
 //   x           [images, positions, channels]      f32 or f16
 //   moments     [images, chunks, 2, channels]      f32: means, then sum (x - mean)^2
-// dispatch:   one invocation for four channels of one chunk; neighbours in a workgroup read neighbouring channels of the same position
+// dispatch:   one invocation for four channels of one chunk; neighbours in a workgroup read neighbouring channels of
+//             the same position
 // requires:   channels % 4 == 0
 // constants:  none
 // error:      see chunked.wgsl
-// faster:     than naive_statistics: all channels and chunks at once, in whole vectors, and x is read once instead of twice
+// faster:     than naive_statistics: all channels and chunks at once, in whole vectors, and x is read once instead of
+//             twice
 // source:     shifted sums: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", section 3
 //!include flat_index
 //!storage x
@@ -37,8 +40,9 @@ fn main(
     let count = min(p.chunk, p.positions - start);
     let first = (chunk / p.chunks * p.positions + start) * p.vectors + vector;
 
-    // Sums of the differences d from the first value: one pass, and no cancellation to speak of. sum d^2 exceeds the sum of squared
-    // differences from the mean by count * (first value - mean)^2, and that is at most count times the latter, which contains one such term.
+    // Sums of the differences d from the first value: one pass, and no cancellation to speak of. sum d^2 exceeds the
+    // sum of squared differences from the mean by count * (first value - mean)^2, and that is at most count times the
+    // latter, which contains one such term.
     let pivot = decode_x(x[first]);
     var sum = vec4<f32>(0.0);
     var squares = vec4<f32>(0.0);

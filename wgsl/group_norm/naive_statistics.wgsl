@@ -40,7 +40,8 @@ fn main(
     let count = p.positions * group_channels;
     let first = i / p.groups * p.positions * p.channels + i % p.groups * group_channels;
 
-    // Sums of sums of 256 values: the rounding error grows with the square root of 256 + count / 256 additions instead of count.
+    // Sums of sums of 256 values: the rounding error grows with the square root of 256 + count / 256 additions instead
+    // of count.
     var sum = 0.0;
     for (var start = 0u; start < count; start += 256u) {
         var partial = 0.0;

@@ -7,9 +7,9 @@ fn sigmoid(x: vec4<f32>) -> vec4<f32> {
     return 1.0 / (1.0 + exp(-x));
 }
 
-// erf(x) for |x| <= 4 by Abramowitz and Stegun 7.1.28 would be good to 3e-7 absolute; the form below (7.1.26 has 1.5e-7) is evaluated in
-// the complementary direction so that gelu keeps its relative accuracy for negative x.
-// erfc(x) for x >= 0: W. J. Cody-style exponential times a degree-9 fit in t = 1 / (1 + x/2), relative error below 1.2e-7
+// erf(x) for |x| <= 4 by Abramowitz and Stegun 7.1.28 would be good to 3e-7 absolute; the form below (7.1.26 has
+// 1.5e-7) is evaluated in the complementary direction so that gelu keeps its relative accuracy for negative x. erfc(x)
+// for x >= 0: W. J. Cody-style exponential times a degree-9 fit in t = 1 / (1 + x/2), relative error below 1.2e-7
 // (Numerical Recipes, section 6.2, erfcc).
 fn erfc_positive(x: vec4<f32>) -> vec4<f32> {
     let t = 1.0 / (1.0 + 0.5 * x);

@@ -1,5 +1,5 @@
-// Natural logarithm of positive, normal numbers to about one unit in the last place, on every device. WGSL promises log() within 3 units, and near 1
-// only an absolute error of 2^-21, which is all of the result there.
+// Natural logarithm of positive, normal numbers to about one unit in the last place, on every device. WGSL promises
+// log() within 3 units, and near 1 only an absolute error of 2^-21, which is all of the result there.
 fn logarithm(x: vec4<f32>) -> vec4<f32> {
     // x = m * 2^e with m in [1/sqrt(2), sqrt(2))
     let shifted = bitcast<vec4<u32>>(x) - 0x3f3504f3u; // the bits of 1/sqrt(2)

@@ -1,15 +1,18 @@
-// One tile of a matrix product, TILE_M rows by TILE_N columns, computed by 16 x 16 invocations as a sum of outer products: for each of TILE_K values of k,
-// an invocation reads 4 * ROW_QUADS values of x and 4 * COLUMN_QUADS of the weights from workgroup memory and uses each of them many times.
+// One tile of a matrix product, TILE_M rows by TILE_N columns, computed by 16 x 16 invocations as a sum of outer
+// products: for each of TILE_K values of k, an invocation reads 4 * ROW_QUADS values of x and 4 * COLUMN_QUADS of the
+// weights from workgroup memory and uses each of them many times.
 //
-// Invocation (row 0..15, column 0..15) owns the rows 64 i + 4 row + 0..3 and the columns 64 j + 4 column + 0..3: neighbours read neighbouring vec4s, which
-// keeps workgroup memory free of bank conflicts and makes the stores of y contiguous.
+// Invocation (row 0..15, column 0..15) owns the rows 64 i + 4 row + 0..3 and the columns 64 j + 4 column + 0..3:
+// neighbours read neighbouring vec4s, which keeps workgroup memory free of bank conflicts and makes the stores of y
+// contiguous.
 const TILE_M: u32 = 128u; // 64 or 128
 const TILE_N: u32 = 128u; // 64 or 128
 const TILE_K: u32 = 16u;  // 2048 / TILE_M: then 128 invocations load all rows and 128 all weights, four vec4s each
 const ROW_QUADS: u32 = TILE_M / 64u;
 const COLUMN_QUADS: u32 = TILE_N / 64u;
 
-// Transposed, [k, row / 4], so that an outer product reads vec4s. TILE_K * (TILE_M + TILE_N) * 4 bytes = 16 KiB, all that WebGPU guarantees.
+// Transposed, [k, row / 4], so that an outer product reads vec4s. TILE_K * (TILE_M + TILE_N) * 4 bytes = 16 KiB, all
+// that WebGPU guarantees.
 var<workgroup> tile_x: array<vec4<f32>, TILE_K * TILE_M / 4u>;
 var<workgroup> tile_w: array<vec4<f32>, TILE_K * TILE_N / 4u>;
 

@@ -1,7 +1,9 @@
-// linear, shuffle: y = f(x weight^T + bias) + residual as in naive.wgsl, for CPU drivers: no workgroup memory, no barriers
+// linear, shuffle: y = f(x weight^T + bias) + residual as in naive.wgsl, for CPU drivers: no workgroup memory, no
+// barriers
 //
-// A workgroup is one subgroup and computes LANES * ROWS rows by 4 * QUADS columns of y. Each lane owns ROWS rows of x and loads them itself, four values
-// along K at a time. Weights are loaded once for the whole subgroup, each lane taking one column of y, and passed round by subgroupShuffle.
+// A workgroup is one subgroup and computes LANES * ROWS rows by 4 * QUADS columns of y. Each lane owns ROWS rows of x
+// and loads them itself, four values along K at a time. Weights are loaded once for the whole subgroup, each lane
+// taking one column of y, and passed round by subgroupShuffle.
 //
 //   x         [M, K]   f32 or f16
 //   weight    [N, K]   f32 or f16
@@ -9,14 +11,17 @@
 //   residual  [M, N]   f32 or f16, if HAS_RESIDUAL
 //   y         [splits, M, N_padded]  f32 or f16
 // dispatch:   x = columns / (4 * QUADS), y = rows / (LANES * ROWS), z = splits: workgroup z adds up its part of K
-// requires:   subgroups of LANES invocations, always; K % 4 = 0; N_padded is N rounded up to a multiple of 4, HAS_* are false and
-//             ACTIVATION is 99 where they differ or splits > 1
-// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
+// requires:   subgroups of LANES invocations, always; K % 4 = 0; N_padded is N rounded up to a multiple of 4, HAS_* are
+//             false and ACTIVATION is 99 where they differ or splits > 1
+// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; HAS_BIAS, HAS_RESIDUAL;
+//             ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
-// faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns; a barrier makes the whole kernel a
-//             coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of a subgroup. In one run on lavapipe (Mesa 22.3, two cores), M = 4096,
-//             N = K = 96, f32: 4.7 ms; naive 318 ms, tiled 38 ms
-// source:     the outer-product form of matrix multiplication; broadcasting by shuffle is how warp-level GEMMs share operands
+// faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns;
+//             a barrier makes the whole kernel a coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of
+//             a subgroup. In one run on lavapipe (Mesa 22.3, two cores), M = 4096, N = K = 96, f32: 4.7 ms; naive 318
+//             ms, tiled 38 ms
+// source:     the outer-product form of matrix multiplication; broadcasting by shuffle is how warp-level GEMMs share
+//             operands
 //!include activation
 //!storage x
 //!storage weight
@@ -99,7 +104,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         }
     }
     if (m >= p.M) { return; }
-    // A loop whose count is not constant stays a loop: the code to store one row is compiled once. It always stores row 0 and moves the others up.
+    // A loop whose count is not constant stays a loop: the code to store one row is compiled once. It always stores row
+    // 0 and moves the others up.
     var index = ((workgroup.z * p.M + m) * p.N_padded + n) / 4u;
     for (var left_over = min(ROWS, p.M - m); left_over > 0u; left_over--) {
         //!unroll

@@ -8,12 +8,14 @@
 //   residual  [M, N]   f32 or f16, if HAS_RESIDUAL
 //   y         [splits, M, N_padded]  f32 or f16
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
-// requires:   K % 4 = 0; N_padded is N rounded up to a multiple of 4, and HAS_* are false and ACTIVATION is 99 where they differ or
-//             splits > 1; 16 KiB of workgroup memory, 256 invocations
-// constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; HAS_BIAS, HAS_RESIDUAL; ACTIVATION (include/activation.wgsl)
+// requires:   K % 4 = 0; N_padded is N rounded up to a multiple of 4, and HAS_* are false and ACTIVATION is 99 where
+//             they differ or splits > 1; 16 KiB of workgroup memory, 256 invocations
+// constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; HAS_BIAS, HAS_RESIDUAL; ACTIVATION
+//             (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32 for K <= 10000
-// faster:     each value of x is loaded N / TILE_N times instead of N times, each weight M / TILE_M times instead of M times. Compiled for AMD RDNA2
-//             and RDNA3 (RADV 22.3, offline; not timed on a GPU yet): 96 vector registers with tiles of 128, 48 with 64, none spilled
+// faster:     each value of x is loaded N / TILE_N times instead of N times, each weight M / TILE_M times instead of M
+//             times. Compiled for AMD RDNA2 and RDNA3 (RADV 22.3, offline; not timed on a GPU yet): 96 vector registers
+//             with tiles of 128, 48 with 64, none spilled
 // source:     Volkov and Demmel 2008, "Benchmarking GPUs to Tune Dense Linear Algebra": outer products from registers
 //!include activation
 //!include product_tile
@@ -41,7 +43,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<y_vec4>;
 @group(0) @binding(5) var<uniform> p: Params;
 
-// Four values of a row of x, or of the weights, from the k-th on; zeros outside the matrix and beyond this split's part of it.
+// Four values of a row of x, or of the weights, from the k-th on; zeros outside the matrix and beyond this split's part
+// of it.
 fn load_x(m: u32, k: u32, k_end: u32) -> vec4<f32> {
     if (m >= p.M || k >= k_end) { return vec4<f32>(0.0); }
     return decode_x(x[(m * p.K + k) / 4u]);

@@ -1,4 +1,5 @@
-// masked_latents, naive: y[0] = mask * state[0] + (1 - mask) * (a * original + b * noise), y[r] = state[r] for the memory slots r > 0
+// masked_latents, naive: y[0] = mask * state[0] + (1 - mask) * (a * original + b * noise), y[r] = state[r] for the
+// memory slots r > 0
 //
 //   state, y         [1 + S, N, H, W, C]  f32
 //   original, noise  [N, H, W, C]         f32

@@ -1,8 +1,11 @@
-// randn, naive: y[n, m, c] = sqrt(-2 ln u) sin(2 pi v), standard normal; u and v are the first two words of Philox 4x32-10
+// randn, naive: y[n, m, c] = sqrt(-2 ln u) sin(2 pi v), standard normal; u and v are the first two words of Philox
+// 4x32-10
 //
-//   seed      [8]        u32, the seed and then the number of draws before this one, each 64 bits as four 16-bit limbs, lowest first
+//   seed      [8]        u32, the seed and then the number of draws before this one, each 64 bits as four 16-bit limbs,
+//                        lowest first
 //   y         [N, M, C]  f32 or f16
-// The counter of an element holds its index in torch's order [N, C, M], so that every element is the one torch's CUDA generator draws there.
+// The counter of an element holds its index in torch's order [N, C, M], so that every element is the one torch's CUDA
+// generator draws there.
 // dispatch:   one invocation for four consecutive elements of y
 // requires:   nothing
 // constants:  none

@@ -1,4 +1,5 @@
-// scale_shift, vec4: y[n, pixel, c] = f(x[n, pixel, c] * (1 + embedding[n, c]) + embedding[n, C + c]), four channels at a time
+// scale_shift, vec4: y[n, pixel, c] = f(x[n, pixel, c] * (1 + embedding[n, c]) + embedding[n, C + c]), four channels at
+// a time
 //
 //   x, y       [N, pixels, C]  f32 or f16
 //   embedding  [N, 2 C]        f32 or f16: scales, then shifts

@@ -4,13 +4,15 @@
 //   model_output  [N, .., C or 2C]    f32; of 2C channels the first C
 //   x0            [N, .., C]          f32
 //   noise         [N, .., C]          f32, if HAS_NOISE
-//   coefficients  [6 + (1+S)(4+S)]    f32; from element 6 on the matrix K [1+S, 4+S], its columns: sample, model_output, x0, noise, slots
+//   coefficients  [6 + (1+S)(4+S)]    f32; from element 6 on the matrix K [1+S, 4+S], its columns: sample,
+//                                     model_output, x0, noise, slots
 //   y             [1 + S, N, .., C]   f32
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   nothing
 // constants:  HAS_NOISE
 // error:      1e-6 relative L2
-// source:     every linear multistep sampler: Ho et al. 2020, eq. 7; Song et al. 2020, eq. 12; Lu et al. 2022; Zhao et al. 2023
+// source:     every linear multistep sampler: Ho et al. 2020, eq. 7; Song et al. 2020, eq. 12; Lu et al. 2022; Zhao et
+//             al. 2023
 //!include flat_index
 
 const HAS_NOISE: bool = true;

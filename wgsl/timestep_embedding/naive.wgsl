@@ -1,8 +1,11 @@
-// timestep_embedding, naive: y[n, j] = sin(a) or cos(a) with the angle a = scale * (timestep[n] * frequencies[j mod half])
+// timestep_embedding, naive: y[n, j] = sin(a) or cos(a) with the angle a = scale * (timestep[n] * frequencies[j mod
+// half])
 //
 //   timestep     [N]       f32, need not be whole
-//   frequencies  [half]    f32, max_period^(-j / (half - freq_shift)), a table from the host: exp() is not exact enough for angles of 1000 rad
-//   y            [N, dim]  f32; half = dim / 2 sines, then as many cosines (COSINE_FIRST: the other way round), then a zero if dim is odd
+//   frequencies  [half]    f32, max_period^(-j / (half - freq_shift)), a table from the host: exp() is not exact enough
+//                          for angles of 1000 rad
+//   y            [N, dim]  f32; half = dim / 2 sines, then as many cosines (COSINE_FIRST: the other way round), then a
+//                          zero if dim is odd
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   angles below 2047 rad
 // constants:  COSINE_FIRST

@@ -21,8 +21,8 @@ const SIZE: &str = "Number and size";
 pub struct Args {
     #[command(flatten)]
     pub options: Options,
-    /// Makes the pictures of this file again (a PNG or .safetensors of this command), bit for bit on the same device. Other options given beside it
-    /// replace its own; flags that it has stay on
+    /// Makes the pictures of this file again (a PNG or .safetensors of this command), bit for bit on the same device.
+    /// Other options given beside it replace its own; flags that it has stay on
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// FILE.png, or FILE.safetensors for the values before rounding (tensor `images`, [N, C, H, W] in [0, 1])
@@ -32,12 +32,14 @@ pub struct Args {
     /// extension
     #[arg(long, value_name = "N")]
     pub preview_every: Option<usize>,
-    /// Also writes the latents that the pictures are decoded from (tensor `latents`, [N, C, h, w]), which --latents reads
+    /// Also writes the latents that the pictures are decoded from (tensor `latents`, [N, C, h, w]), which --latents
+    /// reads
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_latents: Option<PathBuf>,
 }
 
-/// Everything that decides what the pictures are. A picture remembers it, so every field can be written as JSON, and every default is `None` or empty.
+/// Everything that decides what the pictures are. A picture remembers it, so every field can be written as JSON, and
+/// every default is `None` or empty.
 #[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -64,8 +66,8 @@ pub struct Options {
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
     #[arg(long, help_heading = PROMPTS, value_name = "N")]
     pub null_class: Option<usize>,
-    /// Model folder in diffusers' layout, a single file in the original Stable Diffusion layout, or the name of a model in weights/ [default: the first
-    /// one there that fits]
+    /// Model folder in diffusers' layout, a single file in the original Stable Diffusion layout, or the name of a model
+    /// in weights/ [default: the first one there that fits]
     #[arg(long, help_heading = MODEL, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Prefers weight files of a variant, as fp16 for diffusion_pytorch_model.fp16.safetensors
@@ -86,33 +88,36 @@ pub struct Options {
     /// Storage of weights and activations [default: f32]
     #[arg(long, help_heading = MODEL, value_enum)]
     pub precision: Option<Precision>,
-    /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of so many pixels [default: auto]
+    /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of
+    /// so many pixels [default: auto]
     #[arg(long, help_heading = MODEL, value_name = "auto|on|off|PIXELS", value_parser = checked_tiling)]
     pub vae_tiling: Option<String>,
-    /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for each picture [default: 0]
+    /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
+    /// each picture [default: 0]
     #[arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]")]
     pub seed: Vec<u64>,
-    /// Whose random numbers the seed starts: PyTorch's on a CPU, as ComfyUI, or PyTorch's on CUDA, as AUTOMATIC1111 [default: torch-cpu]
+    /// Whose random numbers the seed starts: PyTorch's on a CPU, as ComfyUI, or PyTorch's on CUDA, as AUTOMATIC1111
+    /// [default: torch-cpu]
     #[arg(long, help_heading = SAMPLING, value_enum)]
     pub rng: Option<Rng>,
     /// Number of denoise steps [default: the model's
     /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub steps: Option<usize>,
-    /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default: the model's
-    /// generation_config.json, else its own]
+    /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default:
+    /// the model's generation_config.json, else its own]
     #[arg(long, help_heading = SAMPLING, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (as DDPM) [default: 0]
     #[arg(long, help_heading = SAMPLING, value_name = "F")]
     pub eta: Option<f64>,
-    /// DDIM: whether the noise left in the sample is that which goes with the clipped x_0, as guidance needs where x_0 is clipped [default: the model's
-    /// generation_config.json, else off]
+    /// DDIM: whether the noise left in the sample is that which goes with the clipped x_0, as guidance needs where x_0
+    /// is clipped [default: the model's generation_config.json, else off]
     #[arg(long, help_heading = SAMPLING, value_enum, value_name = "on|off")]
     pub use_clipped_model_output: Option<Switch>,
-    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and beyond; several, comma-separated: one for
-    /// each prompt or picture [default: the model's
-    /// generation_config.json, else 1 (off) for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
+    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and
+    /// beyond; several, comma-separated: one for each prompt or picture [default: the model's generation_config.json,
+    /// else 1 (off) for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
     #[arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "F[,F…]")]
     pub guidance_scale: Vec<f64>,
     /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]
@@ -124,24 +129,26 @@ pub struct Options {
     /// The share of the noise, from 0 to 1, that another run has taken away from --latents
     #[arg(long, help_heading = SAMPLING, value_name = "F")]
     pub denoising_start: Option<f64>,
-    /// The share of the noise, from 0 to 1, after which the run ends, or --refiner goes on [default with --refiner: 0.8]
+    /// The share of the noise, from 0 to 1, after which the run ends, or --refiner goes on [default with --refiner:
+    /// 0.8]
     #[arg(long, help_heading = SAMPLING, value_name = "F")]
     pub denoising_end: Option<f64>,
-    /// A picture to start from, to paint into, to edit or to enlarge, as the model does (models with a text encoder); PNG or JPEG, resized if --width or
-    /// --height are given
+    /// A picture to start from, to paint into, to edit or to enlarge, as the model does (models with a text encoder);
+    /// PNG or JPEG, resized if --width or --height are given
     #[arg(long, help_heading = PICTURES, value_name = "FILE")]
     pub image: Option<PathBuf>,
     /// Where --image is painted anew: white, a picture of the same size
     #[arg(long, help_heading = PICTURES, value_name = "FILE")]
     pub mask: Option<PathBuf>,
-    /// With --image or --latents: the share of the steps that is done, from 0 (nothing changes) to 1 (little stays) [default: 0.8; with --mask 1]
+    /// With --image or --latents: the share of the steps that is done, from 0 (nothing changes) to 1 (little stays)
+    /// [default: 0.8; with --mask 1]
     #[arg(long, help_heading = PICTURES, value_name = "F")]
     pub strength: Option<f64>,
     /// Enlarging: the timestep up to which the picture is noised [default: 20]
     #[arg(long, help_heading = PICTURES, value_name = "N")]
     pub noise_level: Option<usize>,
-    /// Latents in place of --image (models with a text encoder): tensor `latents`, [N, C, h, w], as --save-latents writes it; with --denoising-start a run
-    /// goes on from them
+    /// Latents in place of --image (models with a text encoder): tensor `latents`, [N, C, h, w], as --save-latents
+    /// writes it; with --denoising-start a run goes on from them
     #[arg(long, help_heading = PICTURES, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
     /// Number of pictures of each prompt [default: 1, or one for each seed or class]
@@ -203,7 +210,8 @@ pub enum Rng {
 }
 
 impl Options {
-    /// The options with the defaults that do not depend on the model: what a picture remembers stays true if a default changes.
+    /// The options with the defaults that do not depend on the model: what a picture remembers stays true if a default
+    /// changes.
     pub fn with_defaults(self) -> Self {
         Self {
             batch_size: Some(self.batch_size()),

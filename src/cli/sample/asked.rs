@@ -1,4 +1,5 @@
-//! From options to what a text-to-image pipeline is asked: defaults, pictures read, and a clear word about what does not fit the model.
+//! From options to what a text-to-image pipeline is asked: defaults, pictures read, and a clear word about what does
+//! not fit the model.
 
 use std::path::Path;
 
@@ -199,7 +200,8 @@ fn spread<T: Clone>(given: &[T], option: &str, options: &Options) -> Result<Vec<
     }
 }
 
-/// The pictures of `--image`, `[1, 3, H, W]` in [−1, 1], and `--mask`, `[1, 1, H, W]` in [0, 1], both resized to `--width` and `--height` if given.
+/// The pictures of `--image`, `[1, 3, H, W]` in [−1, 1], and `--mask`, `[1, 1, H, W]` in [0, 1], both resized to
+/// `--width` and `--height` if given.
 fn pictures(options: &Options) -> Result<(Option<HostTensor>, Option<HostTensor>)> {
     let image = options.image.as_deref().map(|path| read(path, 3)).transpose()?;
     let mask = options.mask.as_deref().map(|path| read(path, 1)).transpose()?;

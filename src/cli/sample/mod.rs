@@ -40,7 +40,8 @@ pub fn run(args: Args) -> Result<()> {
     check(&args, &options)?;
     record::check_names(&options)?;
 
-    // 1. the models, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
+    // 1. the models, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits
+    //    for it
     if record.is_some() {
         still_there(&options, &args.options)?;
     }

@@ -29,8 +29,8 @@ pub struct Model {
     pub defaults: Defaults,
 }
 
-/// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no such file; the name is that of
-/// transformers' language models.
+/// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no
+/// such file; the name is that of transformers' language models.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
@@ -58,8 +58,8 @@ impl Defaults {
 impl Model {
     /// Opens the model that the options ask for, with the scheduler of `record` unless an option changes it.
     ///
-    /// # Errors
-    /// As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this command does not run.
+    /// # Errors As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this
+    /// command does not run.
     pub fn open(options: &Options, record: Option<&Record>, given: &Options) -> Result<Self> {
         let fitting = if options.prompt.is_empty() { CLASSES } else { STABLE_DIFFUSION_PIPELINES };
         let path = model_path::find(options.model.as_deref(), fitting)?;

@@ -7,10 +7,11 @@ use sha2::{Digest, Sha256};
 use super::args::Rng;
 use super::record::Record;
 
-/// Prompt, `Negative prompt: …` and one line of settings, of one picture of several or of all; `size` is columns and rows.
+/// Prompt, `Negative prompt: …` and one line of settings, of one picture of several or of all; `size` is columns and
+/// rows.
 ///
-/// The model hash is that of the web UI, the first ten digits of the file's sha256, for a single file; for a folder it is that of the U-Net's weights,
-/// and of several shards that of their sha256's digits one after the other.
+/// The model hash is that of the web UI, the first ten digits of the file's sha256, for a single file; for a folder it
+/// is that of the U-Net's weights, and of several shards that of their sha256's digits one after the other.
 pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize)) -> String {
     let options = &record.options;
     let pictures = options.pictures();
@@ -52,7 +53,8 @@ pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize))
     lines.join("\n")
 }
 
-/// What a list, with an entry for all, for each prompt or for each picture, says of one picture; all of it if none is asked for.
+/// What a list, with an entry for all, for each prompt or for each picture, says of one picture; all of it if none is
+/// asked for.
 fn of<T: Clone>(list: &[T], picture: Option<usize>, pictures: usize) -> Vec<T> {
     match picture {
         Some(i) if !list.is_empty() => vec![list[i * list.len() / pictures].clone()],

@@ -41,7 +41,8 @@ impl Output {
         Ok(Self { path: path.to_owned(), format, separate })
     }
 
-    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` gives for one picture of several, or for all in one.
+    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` gives for one picture of several,
+    /// or for all in one.
     ///
     /// # Errors
     /// As [`write_png`] and [`write_tensor`].

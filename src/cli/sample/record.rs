@@ -1,4 +1,5 @@
-//! What a picture remembers, so that it can be made again: every option, the scheduler, and the hashes of all files that went into it.
+//! What a picture remembers, so that it can be made again: every option, the scheduler, and the hashes of all files
+//! that went into it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,8 +68,8 @@ impl Record {
 
     /// Reads the record of a picture.
     ///
-    /// # Errors
-    /// As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there is no record, [`Error::Config`] if this version cannot read it.
+    /// # Errors As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there is no record, [`Error::Config`] if
+    /// this version cannot read it.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
         let texts = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
@@ -119,7 +120,8 @@ impl Record {
             .map_err(|error| Error::Usage(format!("an option beside --from makes no sense: {error}")))
     }
 
-    /// Checks that the files are those that the picture was made with. Of options that were `given` anew, differences are only told.
+    /// Checks that the files are those that the picture was made with. Of options that were `given` anew, differences
+    /// are only told.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the first file that is another one now.

@@ -17,7 +17,8 @@ use crate::rng::NoiseSource;
 use crate::tensor::{DType, HostTensor};
 use tiles::Tiles;
 
-/// Whether pictures are encoded and decoded in overlapping tiles. Tiles bound the memory, and change the picture a little: each is normed by itself.
+/// Whether pictures are encoded and decoded in overlapping tiles. Tiles bound the memory, and change the picture a
+/// little: each is normed by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiling {
     /// Only where the whole does not fit the device; then in the largest tiles that fit.
@@ -79,11 +80,11 @@ pub struct Autoencoder {
 }
 
 impl Autoencoder {
-    /// Loads the component `vae`; its weights are read when they are needed. Only SDXL's pipelines heed `latents_mean`, `latents_std` and
-    /// `force_upcast` (as diffusers).
+    /// Loads the component `vae`; its weights are read when they are needed. Only SDXL's pipelines heed `latents_mean`,
+    /// `latents_std` and `force_upcast` (as diffusers).
     ///
-    /// # Errors
-    /// As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and `AutoencoderTiny`.
+    /// # Errors As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
+    /// `AutoencoderTiny`.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let component = checkpoint.component("vae")?;
         // model_index.json decides, as in diffusers.
@@ -146,7 +147,8 @@ impl Autoencoder {
         self.scale.len()
     }
 
-    /// The normal numbers that [`Autoencoder::encode`] takes; zeros, and nothing drawn, if the encoder returns no distribution (as diffusers).
+    /// The normal numbers that [`Autoencoder::encode`] takes; zeros, and nothing drawn, if the encoder returns no
+    /// distribution (as diffusers).
     pub fn draw<S: NoiseSource>(&self, source: &mut S, shape: &[usize; 4]) -> HostTensor {
         if self.has_distribution() { source.randn(shape) } else { HostTensor::zeros(*shape) }
     }
@@ -170,8 +172,8 @@ impl Autoencoder {
         }
     }
 
-    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net, mean + exp(½ logvar) · draw, scaled: one sample for each of `draws` `[M, C, h, w]`,
-    /// shaped as they.
+    /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net, mean + exp(½ logvar) · draw, scaled: one sample
+    /// for each of `draws` `[M, C, h, w]`, shaped as they.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`].
@@ -213,7 +215,8 @@ impl Autoencoder {
         HostTensor::new(draws.shape.clone(), latents)
     }
 
-    /// A picture `[1, 3, H, W]` in [−1, 1] to the mean of its latents `[1, C, h, w]`, not scaled: what instruct-pix2pix is shown.
+    /// A picture `[1, 3, H, W]` in [−1, 1] to the mean of its latents `[1, C, h, w]`, not scaled: what instruct-pix2pix
+    /// is shown.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`].
@@ -232,7 +235,8 @@ impl Autoencoder {
         Ok(all.swap_remove(0))
     }
 
-    /// Latents of the U-Net `[N, C, h, w]` to pictures `[N, 3, H, W]` in [0, 1], one after the other, so that memory does not grow with the batch.
+    /// Latents of the U-Net `[N, C, h, w]` to pictures `[N, 3, H, W]` in [0, 1], one after the other, so that memory
+    /// does not grow with the batch.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`]; [`Error::Checkpoint`] if the pictures are not finite even in f32.
@@ -253,7 +257,8 @@ impl Autoencoder {
         HostTensor::new(shape, pictures)
     }
 
-    /// The graph of one half for pictures or latents of `height` × `width`, from the input `x` `[1, H, W, C]` to the output `y`.
+    /// The graph of one half for pictures or latents of `height` × `width`, from the input `x` `[1, H, W, C]` to the
+    /// output `y`.
     pub(super) fn graph(&self, half: Half, height: usize, width: usize, dtype: DType) -> Result<Graph> {
         let mut graph = Graph::new();
         let y = match half {
@@ -366,7 +371,8 @@ impl Autoencoder {
         Err(refusal.expect("there is at least one way, and each way that does not return was refused"))
     }
 
-    /// The memory that one half takes for a picture or latents of `height` × `width`, and the pixels of the tiles in which it would run, if any.
+    /// The memory that one half takes for a picture or latents of `height` × `width`, and the pixels of the tiles in
+    /// which it would run, if any.
     ///
     /// # Errors
     /// [`Error::Limits`] if the device cannot run it in any way that is allowed, however much memory it has.

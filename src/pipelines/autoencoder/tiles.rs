@@ -1,4 +1,5 @@
-//! Pictures in overlapping tiles, so that memory does not grow with the picture; their seams are blended (diffusers' `tiled_decode`, `tiled_encode`).
+//! Pictures in overlapping tiles, so that memory does not grow with the picture; their seams are blended (diffusers'
+//! `tiled_decode`, `tiled_encode`).
 
 use std::collections::HashMap;
 
@@ -33,8 +34,8 @@ impl Tiles {
         self.size - self.size / OVERLAP
     }
 
-    /// What `load` makes of `x` `[1, H, W, C]` tile by tile: it returns a session for a tile of the given height and width, with the input `x` and the
-    /// output `y`. One session serves all tiles of one size.
+    /// What `load` makes of `x` `[1, H, W, C]` tile by tile: it returns a session for a tile of the given height and
+    /// width, with the input `x` and the output `y`. One session serves all tiles of one size.
     pub fn run<'s>(
         &self,
         runtime: &Runtime<'_>,

@@ -1,4 +1,5 @@
-//! What the U-Net is told beside the picture: text, SDXL's numbers about the picture, a distilled model's guidance scale.
+//! What the U-Net is told beside the picture: text, SDXL's numbers about the picture, a distilled model's guidance
+//! scale.
 
 use super::{Kind, PromptOptions, Runtime, StableDiffusionPipeline};
 use crate::error::Result;
@@ -6,8 +7,8 @@ use crate::pipelines::text::TextConditioning;
 use crate::tensor::HostTensor;
 
 impl StableDiffusionPipeline {
-    /// The text for each branch of the prediction: the prompts alone; the negative ones, then the prompts; or for editing the prompts, then the
-    /// negative ones twice.
+    /// The text for each branch of the prediction: the prompts alone; the negative ones, then the prompts; or for
+    /// editing the prompts, then the negative ones twice.
     pub(super) fn encode_text(
         &self,
         runtime: &Runtime<'_>,
@@ -37,8 +38,8 @@ impl StableDiffusionPipeline {
         }
     }
 
-    /// SDXL's numbers about a picture of `size`, for each sample of each branch: original height and width, top and left of the crop, then target
-    /// height and width, or for the refiner how beautiful the picture is.
+    /// SDXL's numbers about a picture of `size`, for each sample of each branch: original height and width, top and
+    /// left of the crop, then target height and width, or for the refiner how beautiful the picture is.
     pub(super) fn time_ids(&self, options: &PromptOptions, size: (usize, usize), branches: usize) -> HostTensor {
         let batch = options.prompts.len();
         let (original, target) = (options.original_size.unwrap_or(size), options.target_size.unwrap_or(size));
@@ -55,15 +56,17 @@ impl StableDiffusionPipeline {
     }
 }
 
-/// The weights of editing's three branches (instruction and picture; picture alone; neither) for each of N pictures: with the scales s of the
-/// instruction and i of the picture ε = ε₃ + i·(ε₂ − ε₃) + s·(ε₁ − ε₂), Brooks et al. 2023, eq. 3.
+/// The weights of editing's three branches (instruction and picture; picture alone; neither) for each of N pictures:
+/// with the scales s of the instruction and i of the picture ε = ε₃ + i·(ε₂ − ε₃) + s·(ε₁ − ε₂), Brooks et al. 2023,
+/// eq. 3.
 pub(super) fn instruction_weights(scales: &[f64], image_scale: f64) -> HostTensor {
     let rows = [|s: f64, _: f64| s, |s: f64, i: f64| i - s, |_: f64, i: f64| 1.0 - i];
     let data = rows.iter().flat_map(|row| scales.iter().map(move |s| row(*s, image_scale) as f32)).collect();
     HostTensor { shape: vec![3, scales.len()], data }
 }
 
-/// A distilled model's embedding of the guidance scale (Meng et al. 2023), with w one less: sines then cosines of 1000·w at falling frequencies.
+/// A distilled model's embedding of the guidance scale (Meng et al. 2023), with w one less: sines then cosines of
+/// 1000·w at falling frequencies.
 pub(super) fn guidance_scale_embedding(scales: &[f64], dim: usize) -> HostTensor {
     let half = dim / 2;
     let mut data = Vec::with_capacity(scales.len() * dim);

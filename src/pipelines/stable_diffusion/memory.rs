@@ -1,4 +1,5 @@
-//! The memory of a whole run, known before anything is loaded: text encoders, U-Net and autoencoder are loaded, used and freed in turn.
+//! The memory of a whole run, known before anything is loaded: text encoders, U-Net and autoencoder are loaded, used
+//! and freed in turn.
 
 use std::fmt;
 

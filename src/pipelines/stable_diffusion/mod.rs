@@ -1,7 +1,9 @@
-//! Stable Diffusion: pictures from prompts in the latent space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
+//! Stable Diffusion: pictures from prompts in the latent space of an autoencoder (Rombach et al. 2022; XL: Podell et
+//! al. 2023).
 //!
-//! One pipeline does what diffusers spreads over a class a task. What a checkpoint is for shows in how many channels its U-Net takes beside the
-//! latents ([`Kind`]); what is done with it, in which of picture, mask and latents are given ([`PromptOptions`]).
+//! One pipeline does what diffusers spreads over a class a task. What a checkpoint is for shows in how many channels
+//! its U-Net takes beside the latents ([`Kind`]); what is done with it, in which of picture, mask and latents are given
+//! ([`PromptOptions`]).
 
 mod conditioning;
 mod memory;
@@ -79,8 +81,9 @@ pub struct StableDiffusionPipeline {
 }
 
 impl StableDiffusionPipeline {
-    /// The scheduler config of a checkpoint as its pipeline uses it. The first Stable Diffusion checkpoints were published with a `steps_offset` of 0
-    /// and with `clip_sample`, which were not meant: diffusers mends both on loading, and so does this.
+    /// The scheduler config of a checkpoint as its pipeline uses it. The first Stable Diffusion checkpoints were
+    /// published with a `steps_offset` of 0 and with `clip_sample`, which were not meant: diffusers mends both on
+    /// loading, and so does this.
     ///
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
@@ -92,7 +95,8 @@ impl StableDiffusionPipeline {
         config.for_stable_diffusion()
     }
 
-    /// Loads everything but the weights themselves, which each step of [`StableDiffusionPipeline::sample`] reads when it needs them.
+    /// Loads everything but the weights themselves, which each step of [`StableDiffusionPipeline::sample`] reads when
+    /// it needs them.
     ///
     /// # Errors
     /// [`Error::Config`] and [`Error::Unsupported`] for configs, [`Error::Checkpoint`] for weights.
@@ -154,7 +158,8 @@ impl StableDiffusionPipeline {
         }
     }
 
-    /// The run as the model's own pipeline does it: a latent consistency model does all its steps at any strength, in a shorter stretch of noise levels.
+    /// The run as the model's own pipeline does it: a latent consistency model does all its steps at any strength, in a
+    /// shorter stretch of noise levels.
     fn sampling(&self, options: &PromptOptions) -> Sampling {
         let asked = options.sampling.clone();
         match self.unet.config.time_cond_proj_dim {
@@ -175,11 +180,11 @@ impl StableDiffusionPipeline {
         lists.into_iter().try_fold(1, |most, list| Ok(most.max(self.text.windows(list, options.weighting)?)))
     }
 
-    /// Makes pictures `[N, 3, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each picture.
+    /// Makes pictures `[N, 3, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each
+    /// picture.
     ///
-    /// # Errors
-    /// [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the device; [`Error::Device`] if the device is
-    /// lost; what `observe` returns.
+    /// # Errors [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the
+    /// device; [`Error::Device`] if the device is lost; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,

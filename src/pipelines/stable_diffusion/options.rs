@@ -44,8 +44,8 @@ pub struct PromptOptions {
     pub mask: Option<HostTensor>,
     /// Enlarging: the timestep up to which the small picture is noised.
     pub noise_level: usize,
-    /// Latents `[N, C, h, w]` to start from: with `sampling.denoising_start` as they are, such as a base model's for its refiner; else as an encoded
-    /// `image`, noised by `sampling.strength`.
+    /// Latents `[N, C, h, w]` to start from: with `sampling.denoising_start` as they are, such as a base model's for
+    /// its refiner; else as an encoded `image`, noised by `sampling.strength`.
     pub latents: Option<HostTensor>,
 }
 

@@ -188,7 +188,8 @@ impl StableDiffusionPipeline {
         Ok(Start { latents, condition: Some(condition), kept: None })
     }
 
-    /// A picture's latents for each picture of the batch, `shape`: with one source all alike, with several each its own sample.
+    /// A picture's latents for each picture of the batch, `shape`: with one source all alike, with several each its own
+    /// sample.
     fn encode<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,

@@ -1,7 +1,8 @@
 //! Compiles SPIR-V compute kernels with RADV, Mesa's driver for AMD GPUs, and prints its statistics, one line a kernel.
 //!
-//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json radv_stats FILE.spv:ssu …`, where `ssu` lists the bindings of
-//! group 0: `s` a storage buffer, `u` a uniform. No such GPU need be there: nothing is run. See `tools/check_kernels.py`.
+//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json radv_stats FILE.spv:ssu …`, where `ssu` lists
+//! the bindings of group 0: `s` a storage buffer, `u` a uniform. No such GPU need be there: nothing is run. See
+//! `tools/check_kernels.py`.
 
 use std::error::Error;
 
@@ -15,8 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: the loader is loaded once and outlives everything made from it.
     let entry = unsafe { ash::Entry::load()? };
     let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_1);
-    // SAFETY: all handles below come from their documented constructors with valid create-info structures, and are used by one thread. They
-    // live until the process ends.
+    // SAFETY: all handles below come from their documented constructors with valid create-info structures, and are used
+    // by one thread. They live until the process ends.
     unsafe {
         let instance =
             entry.create_instance(&vk::InstanceCreateInfo::default().application_info(&application), None)?;

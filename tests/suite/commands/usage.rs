@@ -33,7 +33,8 @@ pub fn succeeds(args: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// Runs a command that must fail with an ordinary error that contains all of `parts`, and must leave nothing in `folder`.
+/// Runs a command that must fail with an ordinary error that contains all of `parts`, and must leave nothing in
+/// `folder`.
 pub fn fails(args: &[&str], parts: &[&str], folder: &Path) {
     let output = unmist(args);
     let message = text(&output.stderr);
@@ -71,7 +72,8 @@ fn run_agrees_with_diffusers_on_every_device() {
     ] {
         let model = fixture(model);
         let input = folder.path().join("in.safetensors");
-        // The fixture's file also holds the truth, `out`, which `run` refuses as an input it does not know: write the inputs alone.
+        // The fixture's file also holds the truth, `out`, which `run` refuses as an input it does not know: write the
+        // inputs alone.
         let io = Tensors::open(model.join("io.safetensors")).expect("the fixture is there");
         let inputs: Vec<_> = io.names().filter(|n| *n != "out").map(|n| (n, io.read_f32(n).expect("sound"))).collect();
         let listed: Vec<_> = inputs.iter().map(|(n, t)| (*n, t)).collect();

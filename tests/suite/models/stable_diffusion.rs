@@ -1,4 +1,5 @@
-//! The models of Stable Diffusion against diffusers and transformers in float32: random weights for every family, on the device and on the reference.
+//! The models of Stable Diffusion against diffusers and transformers in float32: random weights for every family, on
+//! the device and on the reference.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -101,7 +101,8 @@ fn a_run_in_two_parts_is_the_whole_run() {
 
 #[test]
 fn a_second_part_begins_where_a_level_begins() {
-    // Heun and DPM2 call the model twice a level, but once at the last: diffusers takes one call more rather than begin with a level's second.
+    // Heun and DPM2 call the model twice a level, but once at the last: diffusers takes one call more rather than begin
+    // with a level's second.
     for (name, calls) in [("heun", 2), ("dpm2", 2), ("dpm2 a", 2), ("euler", 1), ("ddim", 1)] {
         let scheduler = pipeline("sd1", name).scheduler;
         let timesteps = |sampling: Sampling| -> Vec<f64> {

@@ -1,5 +1,5 @@
-//! The reference of each operation against what torch and diffusers compute (`tests/fixtures/ops.safetensors`). The kernels are compared with
-//! the reference in `op_parity`.
+//! The reference of each operation against what torch and diffusers compute (`tests/fixtures/ops.safetensors`). The
+//! kernels are compared with the reference in `op_parity`.
 
 use serde_json::{Map, Value};
 use unmist::HostTensor;
@@ -20,7 +20,8 @@ fn for_each_case(fixture: &Fixture, op: &str, check: impl Fn(&str, &Map<String, 
     cases.iter().for_each(|(name, attributes)| check(name, attributes.as_object().expect("cases are objects")));
 }
 
-/// A tensor of a case in channels-last layout: pictures `[N, C, H, W]` → `[N, H, W, C]`, filters `[O, I, KH, KW]` → `[O, KH, KW, I]`.
+/// A tensor of a case in channels-last layout: pictures `[N, C, H, W]` → `[N, H, W, C]`, filters `[O, I, KH, KW]` →
+/// `[O, KH, KW, I]`.
 fn channels_last(fixture: &Fixture, key: String) -> HostTensor {
     fixture.tensor(&key).nchw_to_nhwc().expect("the fixture holds four dimensions")
 }
@@ -116,7 +117,8 @@ fn group_norm_agrees_with_torch() {
             let [x, expected] = ["input", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
             let [gamma, beta] = ["weight", "bias"].map(|tensor| fixture.tensor(&format!("{name}/{tensor}")));
             let (groups, eps) = (number(attributes, "num_groups") as usize, number(attributes, "eps"));
-            // With a mean of 100 and more deviations, torch's own rounding of the mean shows: 6e-8 of the mean, times 500.
+            // With a mean of 100 and more deviations, torch's own rounding of the mean shows: 6e-8 of the mean, times
+            // 500.
             let tolerance =
                 if ["group_norm_far_mean", "group_norm_tiny_variance"].contains(&name) { 5e-5 } else { 2e-6 };
             check(name, &reference::group_norm(&x, gamma, beta, groups, eps, activation), &expected, tolerance);
@@ -176,8 +178,9 @@ fn timestep_embedding_agrees_with_diffusers() {
         let frequencies = op.frequencies().expect("the fixture's attributes make sense");
         let found = reference::timestep_embedding(fixture.tensor(&format!("{name}/input")), &frequencies, &op);
         let expected = fixture.tensor(&format!("{name}/out"));
-        // One frequency in 80 is not the nearest f32 in torch, whose exp() errs by a unit in the last place now and then; at timestep 999 that turns
-        // an angle by up to 6e-5 rad. All others must agree to the rounding of the sine.
+        // One frequency in 80 is not the nearest f32 in torch, whose exp() errs by a unit in the last place now and
+        // then; at timestep 999 that turns an angle by up to 6e-5 rad. All others must agree to the rounding of the
+        // sine.
         check(name, &found, expected, 6e-5);
         let apart = found.data.iter().zip(&expected.data).filter(|(f, e)| (*f - *e).abs() > 1e-6).count();
         assert!(100 * apart <= 2 * found.len(), "{name}: {apart} of {} elements are apart", found.len());

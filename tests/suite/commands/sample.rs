@@ -6,7 +6,7 @@ use serde_json::Value;
 use unmist::checkpoint::Tensors;
 use unmist::image_io::{Picture, read, read_text, write_png};
 
-use crate::cli::{copy, fails, fixture, shipped, stable_diffusion, succeeds};
+use crate::commands::usage::{copy, fails, fixture, shipped, stable_diffusion, succeeds};
 
 pub fn lora(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora").join(name);

@@ -1,4 +1,5 @@
-//! The memory of whole runs: planned before anything is loaded, refused if it cannot fit, and freed from stage to stage.
+//! The memory of whole runs: planned before anything is loaded, refused if it cannot fit, and freed from stage to
+//! stage.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,8 @@ use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, Error, HostTensor, Result};
 
-use crate::autoencoder::scaled_copy;
-use crate::cli::{fails, stable_diffusion, succeeds};
+use crate::commands::usage::{fails, stable_diffusion, succeeds};
+use crate::models::autoencoder::scaled_copy;
 
 fn load(folder: &Path) -> StableDiffusionPipeline {
     let checkpoint = Checkpoint::open(folder).expect("the model is there");
@@ -68,7 +69,8 @@ fn stages_take_what_was_planned_and_are_freed_in_turn() {
     assert_eq!(names, ["text_encoder", "unet", "vae.decoder"]);
     assert_eq!(plan.peak(), plan.stages.iter().map(|s| s.memory.as_ref().expect("fits").total).max().expect("stages"));
 
-    // While the U-Net works, it alone is there: the text encoder would take more than the slack, which is for rounding and for staging what is read.
+    // While the U-Net works, it alone is there: the text encoder would take more than the slack, which is for rounding
+    // and for staging what is read.
     let slack = 1 << 20;
     let unet = total(&plan, "unet");
     assert!(total(&plan, "text_encoder") > 2 * slack, "the text encoder is too small to be missed");
@@ -154,7 +156,7 @@ fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
 fn a_unet_that_overflows_f16_goes_on_with_f32_where_it_does() {
     let folder = scaled_copy("unet", "conv_in.weight", 5e4);
     for component in ["text_encoder", "vae", "scheduler", "tokenizer"] {
-        crate::cli::copy(&stable_diffusion("sd1").join(component), &folder.path().join(component));
+        crate::commands::usage::copy(&stable_diffusion("sd1").join(component), &folder.path().join(component));
     }
     let pipeline = load(folder.path());
     let device = Device::Gpu(crate::device::gpu().clone());

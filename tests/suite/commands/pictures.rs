@@ -33,8 +33,8 @@ fn every_kind_of_file_reads_as_in_pillow() {
             let expected = read(folder().join(format!("{name}.{kind}.png")), channels).unwrap();
             let found = read(folder().join(name), channels).unwrap();
             assert_eq!((found.width, found.height), (expected.width, expected.height), "{name} {kind}");
-            // PNG is exact. JPEG decoders differ by a level or two: the standard leaves the rounding of the inverse cosine
-            // transform and of the colour conversion open.
+            // PNG is exact. JPEG decoders differ by a level or two: the standard leaves the rounding of the inverse
+            // cosine transform and of the colour conversion open.
             let allowed = if name.ends_with(".jpg") { 2 } else { 0 };
             let worst = found.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             assert!(worst <= allowed, "{name} {kind}: off by {worst}, {} bytes differ", different(&found, &expected));

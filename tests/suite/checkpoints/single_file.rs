@@ -1,4 +1,5 @@
-//! One set of Stable Diffusion 1 weights in both layouts, a diffusers folder and a single file: the pictures must be the same, bit for bit.
+//! One set of Stable Diffusion 1 weights in both layouts, a diffusers folder and a single file: the pictures must be
+//! the same, bit for bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use unmist::HostTensor;
 use unmist::checkpoint::{Checkpoint, TensorSource, Tensors, safetensors};
 
-use crate::cli::{copy, stable_diffusion, succeeds};
+use crate::commands::usage::{copy, stable_diffusion, succeeds};
 
 /// Tokens of CLIP's vocabulary, which a single file has to have: it brings no tokenizer.
 const VOCABULARY: usize = 49408;

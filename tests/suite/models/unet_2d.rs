@@ -1,4 +1,5 @@
-//! UNet2DModel against diffusers in float32: random models of every block type and option, on the device and on the reference.
+//! UNet2DModel against diffusers in float32: random models of every block type and option, on the device and on the
+//! reference.
 
 use std::path::{Path, PathBuf};
 

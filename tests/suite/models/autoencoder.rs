@@ -160,8 +160,8 @@ pub fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::Temp
 
 #[test]
 fn what_overflows_f16_is_stored_in_f32() {
-    // The residual stream after the first convolution is beyond 65504, as in SDXL's autoencoder; the norms make it small again. With the larger
-    // factor, the weights are too.
+    // The residual stream after the first convolution is beyond 65504, as in SDXL's autoencoder; the norms make it
+    // small again. With the larger factor, the weights are too.
     for (factor, wide_weights) in [(5e4, false), (3e6, true)] {
         check_overflow(&scaled_copy("vae", "decoder.conv_in.weight", factor), wide_weights);
     }

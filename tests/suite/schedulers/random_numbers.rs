@@ -69,7 +69,8 @@ fn one_source_for_each_batch_element() {
     assert_ne!(both.data, randn_tensor(&mut [TorchCpu::new(1)], &[2, 3, 5, 7]).data);
 }
 
-/// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and what draws leave behind.
+/// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and what draws
+/// leave behind.
 #[test]
 fn cuda() {
     let expected = [

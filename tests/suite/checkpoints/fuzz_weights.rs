@@ -1,5 +1,5 @@
-//! Seeded mutations of every kind of file a checkpoint consists of: always `Ok` or an error with a message, never a panic,
-//! and never more memory than the file gives reason for.
+//! Seeded mutations of every kind of file a checkpoint consists of: always `Ok` or an error with a message, never a
+//! panic, and never more memory than the file gives reason for.
 
 use std::collections::HashMap;
 use std::fs;
@@ -111,8 +111,8 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Runs `case` on `count` mutations of `seed`; panics with the number of the first that panics or fails without a message.
-/// Returns how many were accepted.
+/// Runs `case` on `count` mutations of `seed`; panics with the number of the first that panics or fails without a
+/// message. Returns how many were accepted.
 pub fn fuzz(name: &str, seed: &[u8], count: u64, mut case: impl FnMut(Vec<u8>) -> Result<()>) -> u64 {
     let mut accepted = 0;
     for number in 0..count {

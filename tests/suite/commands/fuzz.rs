@@ -1,5 +1,5 @@
-//! Seeded mutations of what a user gives beside a model: prompts, tokenizers, LoRA files, textual inversions, pictures. Always a
-//! result or an error with a message, never a panic.
+//! Seeded mutations of what a user gives beside a model: prompts, tokenizers, LoRA files, textual inversions, pictures.
+//! Always a result or an error with a message, never a panic.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use unmist::image_io;
 use unmist::prompt;
 use unmist::tokenizer::Tokenizer;
 
-use crate::fuzz_checkpoints::{Random, fuzz, mutate};
+use crate::checkpoints::fuzz_weights::{Random, fuzz, mutate};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")

@@ -1,4 +1,5 @@
-//! `unmist sample` with several prompts, pictures to change, and SDXL's base and refiner: what is asked reaches the pipeline, what does not fit is refused.
+//! `unmist sample` with several prompts, pictures to change, and SDXL's base and refiner: what is asked reaches the
+//! pipeline, what does not fit is refused.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +8,8 @@ use unmist::HostTensor;
 use unmist::checkpoint::Tensors;
 use unmist::image_io::{Picture, read, write_png};
 
-use crate::cli::{copy, fails, shipped, stable_diffusion, succeeds};
-use crate::sample::Folder;
+use crate::commands::sample::Folder;
+use crate::commands::usage::{copy, fails, shipped, stable_diffusion, succeeds};
 
 /// Makes pictures of a tiny model in two steps; `more` may give other sizes.
 fn sample(folder: &Folder, model: &str, more: &[&str]) -> HostTensor {
@@ -192,7 +193,8 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
     assert_ne!(own, off);
     assert_ne!(own, sample("ddpm.png", &["--scheduler", "ddpm"]));
 
-    // A picture is made again as it was, whatever the model's defaults have become: one that was asked for, and one that took them when there were none.
+    // A picture is made again as it was, whatever the model's defaults have become: one that was asked for, and one
+    // that took them when there were none.
     std::fs::remove_file(&file).expect("was written");
     assert_eq!(off, sample("none.png", &["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3"]));
     std::fs::write(&file, r#"{"num_inference_steps": 2, "use_clipped_model_output": true}"#).expect("writes");

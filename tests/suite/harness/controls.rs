@@ -23,7 +23,8 @@ fn accepts_equal_tensors_and_rounding() {
 
 #[test]
 fn rejects_one_wrong_element() {
-    // In a large tensor one element of ordinary size is invisible to the relative L2 error alone: the elementwise bound must see it.
+    // In a large tensor one element of ordinary size is invisible to the relative L2 error alone: the elementwise bound
+    // must see it.
     let expected = Fill::Normal.tensor(&[64, 64, 64], 3);
     for factor in [0.0, 0.9, -1.0] {
         let mut found = expected.clone();

@@ -14,7 +14,8 @@ fn device() -> Device {
     Device::Gpu(gpu().clone())
 }
 
-/// state · 2 · 200 / 200 + step, carried: by way of a value that soon overflows. 15 elements, so that the last vector is padded.
+/// state · 2 · 200 / 200 + step, carried: by way of a value that soon overflows. 15 elements, so that the last vector
+/// is padded.
 fn doubling() -> Graph {
     let mut graph = Graph::new();
     let g = &mut graph;

@@ -5,7 +5,7 @@ use unmist::rng::{NoiseSource, TorchCpu};
 use unmist::schedulers::{Sampling, Schedule, Scheduler, Step};
 
 use crate::common::{Fixture, check_close};
-use crate::schedulers::config;
+use crate::schedulers::tables::config;
 
 /// The formula that stands in for the U-Net.
 fn model(input: &HostTensor, timestep: f64) -> HostTensor {

@@ -37,9 +37,9 @@ fn concat_channels(a: &HostTensor, b: &HostTensor) -> HostTensor {
     HostTensor { shape, data }
 }
 
-/// β and ᾱ of every schedule, as stored in float32. Equal to the last bit, except where torch's vectorised square root (zero SNR)
-/// or logistic function does not return the nearest float32: that moves 1 − β by a few units in its last place (6e-8 each), and
-/// more near the end of a zero-SNR schedule, where √ᾱ_t − √ᾱ_T cancels.
+/// β and ᾱ of every schedule, as stored in float32. Equal to the last bit, except where torch's vectorised square root
+/// (zero SNR) or logistic function does not return the nearest float32: that moves 1 − β by a few units in its last
+/// place (6e-8 each), and more near the end of a zero-SNR schedule, where √ᾱ_t − √ᾱ_T cancels.
 #[test]
 fn tables() {
     for (class, name) in [("DDPMScheduler", "ddpm"), ("DDIMScheduler", "ddim")] {
@@ -194,7 +194,8 @@ fn bad_configs_are_refused_by_name() {
     }
 }
 
-/// Keys of other classes and private keys mean nothing; keys that diffusers wrote as its own defaults give way to the new class's.
+/// Keys of other classes and private keys mean nothing; keys that diffusers wrote as its own defaults give way to the
+/// new class's.
 #[test]
 fn configs_of_other_classes() {
     let text = r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.6.0", "_use_default_values": ["clip_sample_range"],
@@ -333,7 +334,8 @@ fn bad_solver_configs_are_refused_by_name() {
     }
 }
 
-/// Every class, any number of steps, with and without image-to-image: finite numbers or an error that says why, never a panic.
+/// Every class, any number of steps, with and without image-to-image: finite numbers or an error that says why, never a
+/// panic.
 #[test]
 fn every_number_of_steps() {
     for class in SCHEDULERS {

@@ -1,4 +1,5 @@
-//! The graph of one denoise step, on the reference and on the device, against [`Step::apply`], for the schedule of every scheduler fixture.
+//! The graph of one denoise step, on the reference and on the device, against [`Step::apply`], for the schedule of
+//! every scheduler fixture.
 
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ use unmist::{DType, HostTensor};
 
 use crate::common::Fixture;
 use crate::device::gpu;
-use crate::schedulers::config;
+use crate::schedulers::tables::config;
 
 /// Of the sample, [N, C, H, W].
 const SHAPE: [usize; 4] = [2, 3, 5, 7];
@@ -88,7 +89,8 @@ fn check(what: &str, schedule: &Schedule, sessions: &mut [Box<dyn Session>]) {
             session.run().expect("it runs");
             for (name, expected) in [("pred_original_sample", &x0), ("state", &after)] {
                 let found = session.read(name).expect("the graph has it");
-                // Coefficients are f32 here; where large terms cancel (σ = 4096 with zero terminal SNR) their rounding shows.
+                // Coefficients are f32 here; where large terms cancel (σ = 4096 with zero terminal SNR) their rounding
+                // shows.
                 compare(&found, expected, Tolerance::l2(2e-6))
                     .unwrap_or_else(|e| panic!("{what}: step {i}: {name}: {e}"));
             }
@@ -126,7 +128,8 @@ fn step_graph_agrees_with_step_apply() {
             let schedule = scheduler.schedule(&sampling).unwrap_or_else(|e| panic!("{what}: {e}"));
             let (graph, no_weights) = (graph(&schedule), HashMap::new());
             let mut sessions: Vec<Box<dyn Session>> = Vec::new();
-            // The reference takes every case; the device takes some of every class, which between them use every operation.
+            // The reference takes every case; the device takes some of every class, which between them use every
+            // operation.
             if i % 8 == 0 || learned(&schedule) {
                 let plan =
                     Plan::new(&graph, gpu().caps(), &PlanOptions::default()).unwrap_or_else(|e| panic!("{what}: {e}"));

@@ -1,0 +1,7 @@
+//! Files: what loads, what is refused, and that nothing in a file can make the program panic.
+
+pub mod adapters;
+pub mod damaged_checkpoints;
+pub mod fuzz_configs;
+pub mod fuzz_weights;
+pub mod single_file;

@@ -1,0 +1,7 @@
+//! The command line as a user meets it: results, messages, files.
+
+pub mod fuzz;
+pub mod pictures;
+pub mod sample;
+pub mod sample_pictures;
+pub mod usage;

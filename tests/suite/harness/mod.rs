@@ -1,0 +1,3 @@
+//! The harness itself must be able to fail.
+
+pub mod controls;

@@ -1,0 +1,5 @@
+//! Every kernel: its text, and every operation, case, variant and storage type against the reference.
+
+pub mod fixtures;
+pub mod parity;
+pub mod texts;

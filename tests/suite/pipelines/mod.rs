@@ -1,0 +1,6 @@
+//! From prompt or class to picture against diffusers' pipelines.
+
+pub mod classes;
+pub mod options;
+pub mod stable_diffusion;
+pub mod tokenizer;
