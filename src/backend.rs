@@ -66,7 +66,8 @@ impl Device {
 
     /// What `graph` would take, whether there is room for it or not; nothing is loaded.
     ///
-    /// # Errors [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a
+    /// # Errors
+    /// [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a
     /// variant that does not exist.
     pub fn memory(&self, graph: &Graph, options: &LoadOptions) -> Result<MemoryPlan> {
         let graph = passes::optimize(graph, &options.disabled_passes)?;
@@ -103,7 +104,8 @@ impl Device {
 
     /// Prepares `graph` and loads its parameters.
     ///
-    /// # Errors [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a
+    /// # Errors
+    /// [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a
     /// kernel does not compile.
     pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
         self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, &options.plan)

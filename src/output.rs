@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 
 /// Checks that a file can be written at `path`, so that an hour of computing does not end in "permission denied".
 ///
-/// # Errors [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] if the system refuses a
+/// # Errors
+/// [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] if the system refuses a
 /// new file there.
 pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
@@ -25,7 +26,8 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
 ///
 /// The bytes go to a temporary name in the same folder, which is renamed at the end and removed on an error.
 ///
-/// # Errors [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] with what the system or
+/// # Errors
+/// [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] with what the system or
 /// `content` reported.
 pub fn write_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();

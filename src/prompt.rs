@@ -40,7 +40,8 @@ pub struct Window {
 
 /// Splits a prompt into pieces of one weight each.
 ///
-/// # Errors [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not
+/// # Errors
+/// [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not
 /// a number.
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     let mut parser = Parser { pieces: vec![], round: vec![], square: vec![] };

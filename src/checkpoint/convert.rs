@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 /// f32, f16 and bf16 convert exactly, f64 is rounded to nearest. Integers must be exact in f32 (magnitude up to 2²⁴, or
 /// a larger one that happens to be): they are indices and flags, and a rounded index is a wrong one.
 ///
-/// # Errors [`Error::Unsupported`] for types the engine does not compute with, [`Error::Checkpoint`] for an integer
+/// # Errors
+/// [`Error::Unsupported`] for types the engine does not compute with, [`Error::Checkpoint`] for an integer
 /// that f32 cannot hold, [`Error::Limits`] if memory does not suffice.
 pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> Result<Vec<f32>> {
     let elements = bytes.len() * 8 / dtype.bitsize();

@@ -47,7 +47,8 @@ impl fmt::Debug for Component {
 impl Folder {
     /// Opens a model folder.
     ///
-    /// # Errors [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its
+    /// # Errors
+    /// [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its
     /// `model_index.json` is malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();

@@ -80,7 +80,8 @@ struct Layer {
 impl Lora {
     /// Opens a LoRA file and checks that every layer is whole.
     ///
-    /// # Errors As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that make no layer;
+    /// # Errors
+    /// As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that make no layer;
     /// [`Error::Unsupported`] for other kinds of adapter (LoHa, LoKr, DoRA …), by the name of one of their tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)

@@ -70,7 +70,8 @@ impl Checkpoint {
 
     /// Adds the words of textual inversions to the tokenizers and their vectors to the text encoders.
     ///
-    /// # Errors As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`];
+    /// # Errors
+    /// As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`];
     /// [`Error::Usage`] if there is no text encoder.
     pub fn with_textual_inversions(mut self, embeddings: &[TextualInversion]) -> Result<Self> {
         let mut encoders = self.adapted_components()?;

@@ -44,7 +44,8 @@ impl Tensors {
     ///
     /// The files must not be changed by another program while the tensors are in use: they are memory-mapped.
     ///
-    /// # Errors [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file
     /// (truncated, overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards
     /// disagree.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -156,7 +157,8 @@ impl Tensors {
 
     /// Reads a tensor as f32.
     ///
-    /// # Errors [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32,
+    /// # Errors
+    /// [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32,
     /// [`Error::Unsupported`] for an element type that is not read (8-bit floats …).
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
         let Some((shard, stored)) = self.tensors.get(name) else {

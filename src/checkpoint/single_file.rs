@@ -27,7 +27,8 @@ pub struct SingleFile {
 impl SingleFile {
     /// Opens a file and infers what it is.
     ///
-    /// # Errors As [`Tensors::open`]; [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
+    /// # Errors
+    /// As [`Tensors::open`]; [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
     /// original layout.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)

@@ -58,7 +58,8 @@ impl Weights {
     ///
     /// Old names and shapes are recognised ([`rename`]); otherwise the match is strict.
     ///
-    /// # Errors [`Error::Checkpoint`] listing ALL missing, unused and wrongly shaped tensors (the first 20 of each kind
+    /// # Errors
+    /// [`Error::Checkpoint`] listing ALL missing, unused and wrongly shaped tensors (the first 20 of each kind
     /// by name).
     pub fn new(source: Arc<dyn TensorSource>, expected: &[(String, Vec<usize>)]) -> Result<Self> {
         let expected: BTreeMap<&str, &[usize]> =

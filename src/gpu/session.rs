@@ -36,7 +36,8 @@ const SUBMISSION_FLOPS: u64 = 50_000_000_000;
 impl GpuSession {
     /// Compiles the plan's kernels, creates its buffers and uploads its parameters.
     ///
-    /// # Errors [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile;
+    /// # Errors
+    /// [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile;
     /// [`Error::Limits`] if memory runs out.
     pub fn new(gpu: &GpuDevice, plan: Plan, weights: &dyn WeightSource) -> Result<Self> {
         Self::with_base(gpu, plan, weights, 0)

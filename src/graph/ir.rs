@@ -254,7 +254,8 @@ impl Graph {
 
     /// Adds an operation; infers and checks its shape.
     ///
-    /// # Errors [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation;
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation;
     /// [`Error::Limits`] if a tensor has more than 2⁴⁰ elements.
     pub fn push(&mut self, name: impl Into<String>, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<ValueId> {
         let (name, op) = (name.into(), op.into());

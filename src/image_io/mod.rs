@@ -38,7 +38,8 @@ impl Picture {
     /// One picture for each of the N images of `[N, C, H, W]` in [0, 1]: `round(255·x)`, halves to even as numpy (and
     /// so diffusers) rounds them, values outside [0, 1] clamped.
     ///
-    /// # Errors [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which
+    /// # Errors
+    /// [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which
     /// no picture can show.
     pub fn from_tensor(images: &HostTensor) -> Result<Vec<Self>> {
         let &[_, channels @ (1 | 3), height, width] = images.shape.as_slice() else {

@@ -62,7 +62,8 @@ fn near_square(count: usize) -> usize {
 /// As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader knows, other text is `iTXt`
 /// (UTF-8).
 ///
-/// # Errors [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as
+/// # Errors
+/// [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as
 /// [`write_atomic`].
 pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
     let path = path.as_ref();

@@ -38,7 +38,8 @@ pub struct Kernel {
 impl Kernel {
     /// Expands and parses the kernel.
     ///
-    /// # Errors [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not
+    /// # Errors
+    /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not
     /// parse or validate.
     pub fn build(key: KernelKey) -> Result<Self> {
         let wgsl = expand(key.name, find_kernel(key.name)?, &key.constants, &key.storage)?;

@@ -50,7 +50,8 @@ pub struct AutoencoderKLConfig {
 impl AutoencoderKLConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a
+    /// # Errors
+    /// [`crate::Error::Config`] if a value makes no sense, [`crate::Error::Unsupported`] for a value or a
     /// field that the engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;

@@ -116,7 +116,8 @@ impl CLIPTextConfig {
     /// `class_name` tells `CLIPTextModelWithProjection` from `CLIPTextModel`; without it the config's `architectures`
     /// do.
     ///
-    /// # Errors [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
+    /// # Errors
+    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
     /// engine does not know, by name.
     pub fn from_json(json: &Json, class_name: Option<&str>) -> Result<Self> {
         let file = json.path.display();
@@ -221,7 +222,8 @@ impl CLIPTextModel {
     /// `pooled_rows` u32 `[N]` ([`CLIPTextModel::pooled_rows`]). Outputs are f32, everything between is stored as
     /// `dtype`.
     ///
-    /// # Errors [`Error::Shape`] if there are more tokens than the model has positions, [`Error::Unsupported`] if it
+    /// # Errors
+    /// [`Error::Shape`] if there are more tokens than the model has positions, [`Error::Unsupported`] if it
     /// has no such output.
     pub fn graph_of(&self, batch: usize, tokens: usize, outputs: &[TextOutput], dtype: DType) -> Result<Graph> {
         let c = &self.config;

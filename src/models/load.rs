@@ -26,7 +26,8 @@ impl LoadedModel {
     /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`; an autoencoder's halves are
     /// `vae.encoder` and `vae.decoder`.
     ///
-    /// # Errors [`Error::Config`] if there is no such model, [`Error::Usage`] if it has no such half,
+    /// # Errors
+    /// [`Error::Config`] if there is no such model, [`Error::Usage`] if it has no such half,
     /// [`Error::Unsupported`] for a class that the engine does not have; as the config of the class and
     /// [`Weights::new`].
     pub fn open(checkpoint: &Checkpoint, name: &str) -> Result<Self> {

@@ -106,7 +106,8 @@ pub(super) fn parameters_of(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 /// The graph for inputs as users have them (pictures `[N, C, H, W]`, one timestep for all pictures), and all its inputs
 /// as it takes them.
 ///
-/// # Errors [`Error::Usage`] for a name that is missing or unknown, [`Error::Shape`] for a shape or an index that does
+/// # Errors
+/// [`Error::Usage`] for a name that is missing or unknown, [`Error::Shape`] for a shape or an index that does
 /// not fit; as [`Model::graph`].
 pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Result<(Graph, NamedTensors)> {
     let names = model.input_names();

@@ -91,7 +91,8 @@ const MAX_LEVELS: usize = 12;
 impl UNet2DConfig {
     /// Reads a `config.json`.
     ///
-    /// # Errors [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
+    /// # Errors
+    /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
     /// engine does not know, by name.
     pub fn from_json(json: &Json) -> Result<Self> {
         let r = ConfigReader::new(json)?;

@@ -81,7 +81,8 @@ impl Operation for FourierEmbedding {
 impl Graph {
     /// Sines and cosines of 2π · `timestep [N]` (or its logarithm) · `weight [half]`: `[N, 2 half]`, f32.
     ///
-    /// # Errors [`Error::Shape`](crate::Error::Shape) if an input does not have one dimension;
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if an input does not have one dimension;
     /// [`Error::Unsupported`](crate::Error::Unsupported) if one is not f32.
     pub fn fourier_embedding(
         &mut self,

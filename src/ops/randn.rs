@@ -82,7 +82,8 @@ impl Operation for Randn {
 impl Graph {
     /// N(0, 1) noise of `shape` `[N, .., C]`; `seed` as [`Randn::seed`] makes it.
     ///
-    /// # Errors [`Error::Shape`](crate::Error::Shape) or [`Error::Unsupported`](crate::Error::Unsupported) if `seed` is
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) or [`Error::Unsupported`](crate::Error::Unsupported) if `seed` is
     /// not a u32 `[8]`.
     pub fn randn(&mut self, name: impl Into<String>, seed: ValueId, shape: &[usize]) -> Result<ValueId> {
         self.push(name, Randn { shape: shape.to_vec() }, &[Some(seed)])

@@ -124,7 +124,8 @@ impl Graph {
     /// Sines and cosines of `timestep [N]` (f32): `[N, dim]`, f32; of `[N, K]`: `[N, K·dim]`. The frequencies become a
     /// constant of the graph.
     ///
-    /// # Errors [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not
+    /// # Errors
+    /// [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not
     /// have one or two dimensions.
     pub fn timestep_embedding(
         &mut self,

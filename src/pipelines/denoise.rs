@@ -274,7 +274,8 @@ impl DenoiseLoop<'_> {
 
     /// The sample after `done` steps, `[N, C, H, W]`.
     ///
-    /// # Errors [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause,
+    /// # Errors
+    /// [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause,
     /// [`crate::overflow::F32Fallback`] has seen to that.
     fn finite_sample(&mut self, batch: usize, done: usize) -> Result<HostTensor> {
         let sample = sample_of(&self.session.read("state")?, batch)?;

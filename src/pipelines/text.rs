@@ -65,7 +65,8 @@ pub struct TextEncoders {
 impl TextEncoders {
     /// Loads the text encoders; the vocabulary is CLIP's own where the checkpoint brings none.
     ///
-    /// # Errors As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens
+    /// # Errors
+    /// As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens
     /// than its encoder.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let names = checkpoint.component_names();

@@ -81,7 +81,8 @@ impl UNet2DPipeline {
 
     /// The class labels of the model's batch (the unconditional half first), if it takes any.
     ///
-    /// # Errors [`Error::Usage`] naming `--class` if the model has no classes, needs another kind of label, or has
+    /// # Errors
+    /// [`Error::Usage`] naming `--class` if the model has no classes, needs another kind of label, or has
     /// fewer classes.
     pub fn class_labels(&self, options: &SampleOptions) -> Result<Option<HostTensor>> {
         let rows = match self.model.config.class_embedding {
@@ -135,7 +136,8 @@ impl UNet2DPipeline {
     ///
     /// `sources` holds one noise source for the whole batch or one for each picture.
     ///
-    /// # Errors [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the
+    /// # Errors
+    /// [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the
     /// device, before anything runs; [`Error::Device`] if the device is lost; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,

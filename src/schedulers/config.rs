@@ -176,7 +176,8 @@ impl SchedulerClass {
 impl SchedulerConfig {
     /// Parses the text of a `scheduler_config.json`, whose `_class_name` says which scheduler.
     ///
-    /// # Errors [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names
+    /// # Errors
+    /// [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names
     /// not known here.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut given = parse_object(text)?;

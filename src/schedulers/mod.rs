@@ -62,7 +62,8 @@ impl Scheduler {
 
     /// Works out a whole sampling run.
     ///
-    /// # Errors [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a
+    /// # Errors
+    /// [`Error::Usage`] if this scheduler cannot do what is asked; [`Error::Config`] if the config makes a
     /// step impossible.
     pub fn schedule(&self, sampling: &Sampling) -> Result<Schedule> {
         let mut sampling = sampling.clone();

@@ -64,7 +64,8 @@ const SCHEDULES: &[(&[&str], &str)] = &[
 /// 2M", "euler_ancestral"), and a sampler may be followed by a schedule ("DPM++ 2M Karras"). Case, spaces and
 /// punctuation do not matter.
 ///
-/// # Errors [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
+/// # Errors
+/// [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
 /// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);

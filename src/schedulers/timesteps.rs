@@ -40,7 +40,8 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
 
 /// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
 ///
-/// # Errors [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
+/// # Errors
+/// [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
 /// the last trained one.
 pub fn spaced(config: &SchedulerConfig, num_inference_steps: usize) -> Result<Vec<usize>> {
     let trained = config.num_train_timesteps;

@@ -1,6 +1,6 @@
 //! All integration tests in one binary, so that the dependencies are linked once; one folder for each thing that they
-//! prove (`tests/README.md`). `tests/fixtures` holds numbers that other programs computed, `tools/make_fixtures.py` makes
-//! them.
+//! prove (`tests/README.md`). `tests/fixtures` holds numbers that other programs computed, `tools/make_fixtures.py`
+//! makes them.
 
 mod checkpoints;
 mod commands;

@@ -58,7 +58,8 @@ impl Defaults {
 impl Model {
     /// Opens the model that the options ask for, with the scheduler of `record` unless an option changes it.
     ///
-    /// # Errors As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this
+    /// # Errors
+    /// As [`Checkpoint::open`] and what changes a checkpoint; [`Error::Unsupported`] for pipelines that this
     /// command does not run.
     pub fn open(options: &Options, record: Option<&Record>, given: &Options) -> Result<Self> {
         let fitting = if options.prompt.is_empty() { CLASSES } else { STABLE_DIFFUSION_PIPELINES };

@@ -68,7 +68,8 @@ impl Record {
 
     /// Reads the record of a picture.
     ///
-    /// # Errors As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there is no record, [`Error::Config`] if
+    /// # Errors
+    /// As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there is no record, [`Error::Config`] if
     /// this version cannot read it.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();

@@ -83,7 +83,8 @@ impl Autoencoder {
     /// Loads the component `vae`; its weights are read when they are needed. Only SDXL's pipelines heed `latents_mean`,
     /// `latents_std` and `force_upcast` (as diffusers).
     ///
-    /// # Errors As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
+    /// # Errors
+    /// As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
     /// `AutoencoderTiny`.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let component = checkpoint.component("vae")?;

@@ -183,7 +183,8 @@ impl StableDiffusionPipeline {
     /// Makes pictures `[N, 3, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each
     /// picture.
     ///
-    /// # Errors [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the
+    /// # Errors
+    /// [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model or the
     /// device; [`Error::Device`] if the device is lost; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
