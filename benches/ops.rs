@@ -38,7 +38,7 @@ fn main() -> Result<()> {
 
 /// Times the case with the most work among those that the variant can run.
 fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Result<()> {
-    let choice = Choice { forced: vec![(info.name.into(), variant.into())], family: None };
+    let choice = Choice::of_variant(info.name, variant);
     let options = PlanOptions { choice, ..PlanOptions::default() };
     let mut best: Option<(u64, &unmist::ops::Case, Plan)> = None;
     for case in &info.cases {

@@ -5,8 +5,18 @@
 pub struct Caps {
     /// A CPU that implements the graphics API (lavapipe, WARP): prefers kernels without barriers.
     pub is_cpu: bool,
-    /// Number of invocations in every subgroup, if subgroup operations exist and the size is the same for all kernels.
-    pub subgroup_size: Option<u32>,
+    /// Who made the device, as a PCI number (0x10de NVIDIA, 0x1002 AMD, 0x8086 Intel), or what stands for it.
+    pub vendor: u32,
+    /// Its architecture, where the interface tells (a browser's adapter information); Vulkan, Metal and DX12 do not.
+    pub architecture: Option<String>,
+    /// Compute units or multiprocessors, where the interface tells.
+    pub compute_units: Option<u32>,
+    /// Whether kernels can calculate in f16 (`enable f16`). Storing f16 needs no feature.
+    pub f16: bool,
+    /// The least and the greatest number of invocations that subgroups have, if subgroup operations exist.
+    pub subgroup_sizes: Option<[u32; 2]>,
+    /// Matrix products that the invocations of a subgroup compute together; empty if there are none.
+    pub cooperative_matrices: Vec<CooperativeMatrix>,
     /// Largest storage buffer binding, bytes.
     pub max_binding_bytes: u64,
     /// Largest buffer, bytes.
@@ -23,12 +33,50 @@ pub struct Caps {
     pub memory_bytes: Option<u64>,
 }
 
+/// Element type of a cooperative matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixElement {
+    /// 16-bit float
+    F16,
+    /// 32-bit float
+    F32,
+    /// 32-bit signed integer
+    I32,
+    /// 32-bit unsigned integer
+    U32,
+}
+
+/// A product `C[m, n] += A[m, k] · B[k, n]` that the device computes as one instruction of a subgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CooperativeMatrix {
+    /// Rows of A and C.
+    pub m: u32,
+    /// Columns of B and C.
+    pub n: u32,
+    /// Columns of A, rows of B.
+    pub k: u32,
+    /// Elements of A and B.
+    pub factors: MatrixElement,
+    /// Elements of C.
+    pub sums: MatrixElement,
+}
+
 impl Caps {
+    /// Number of invocations in every subgroup, if subgroup operations exist and the size is the same for all kernels.
+    pub fn subgroup_size(&self) -> Option<u32> {
+        self.subgroup_sizes.and_then(|[least, most]| (least == most && least > 0).then_some(least))
+    }
+
     /// The least that WebGPU guarantees: what kernels are validated against when no device is at hand.
     pub fn webgpu_minimum() -> Self {
         Self {
             is_cpu: false,
-            subgroup_size: None,
+            vendor: 0,
+            architecture: None,
+            compute_units: None,
+            f16: false,
+            subgroup_sizes: None,
+            cooperative_matrices: Vec::new(),
             max_binding_bytes: 128 << 20,
             max_buffer_bytes: 256 << 20,
             workgroup_memory_bytes: 16 << 10,

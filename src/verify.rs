@@ -151,7 +151,7 @@ pub fn check_case(gpu: &GpuDevice, case: &Case, variant: &str, storage: Storage)
     let Some((graph, inputs)) = storage.graph(case)? else {
         return Ok(CaseResult::Unsupported("its result is f32 in any model".into()));
     };
-    let choice = Choice { forced: vec![(case.op.name().into(), variant.into())], family: None };
+    let choice = Choice::of_variant(case.op.name(), variant);
     let options = PlanOptions { choice, ..PlanOptions::default() };
     let plan = match Plan::new(&graph, gpu.caps(), &options) {
         Ok(plan) => plan,

@@ -70,6 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let load = args.device.load_options()?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
+    load.plan.choice.check_nodes(&graph)?;
     let plan = Plan::new(&graph, gpu.caps(), &load.plan)?;
     let (planned, cost) = (plan.memory_bytes(), plan.cost());
     let start = Instant::now();

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
 use crate::pipelines::{PromptOptions, Runtime, STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline, Tiling};
-use crate::plan::Plan;
+use crate::plan::{self, Decision, Plan};
 use crate::schedulers::Scheduler;
 
 /// Options of `unmist inspect`.
@@ -81,8 +81,12 @@ pub fn run(args: Args) -> Result<()> {
         }
     };
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
+    load.plan.choice.check_nodes(&graph)?;
     let plan = Plan::new(&graph, &caps, &load.plan)?;
+    let choices = plan::explain(&graph, &caps, &load.plan.choice)?;
     if args.json {
+        let choices: Vec<_> =
+            choices.iter().map(|(node, decision)| serde_json::json!({"node": node, "decision": decision})).collect();
         let steps: Vec<_> = plan
             .steps
             .iter()
@@ -96,18 +100,36 @@ pub fn run(args: Args) -> Result<()> {
             .collect();
         let json = serde_json::json!({
             "model": path, "component": component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
-            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "summary": plan.summary(),
+            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "choices": choices, "summary": plan.summary(),
         });
         print(&format!("{json:#}\n"));
         return Ok(());
     }
     print(&format!(
-        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{plan}",
+        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{plan}\nchoices:\n{}",
         path.display(),
         component,
         weights.parameters(),
+        choices.iter().map(|(node, decision)| describe(node, decision)).collect::<String>(),
     ));
     Ok(())
+}
+
+/// What was chosen for a node and why, and on a line each what else there was.
+fn describe(node: &str, decision: &Decision) -> String {
+    let Decision { variant, knobs, reason, candidates, .. } = decision;
+    let setting = if knobs.is_empty() { String::new() } else { format!("[{knobs}]") };
+    let mut text = format!("{node:<52} {variant}{setting}: {reason}\n");
+    for candidate in candidates.iter().filter(|c| c.variant != *variant) {
+        let why = candidate.objection.as_deref().unwrap_or("can run too");
+        let settings = match candidate.settings {
+            0 => "cannot".into(),
+            1 => "1 setting".into(),
+            n => format!("{n} settings"),
+        };
+        text += &format!("{:<52} not {} ({settings}): {why}\n", "", candidate.variant);
+    }
+    text
 }
 
 /// The memory of every stage of a run.

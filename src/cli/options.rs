@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::ops::Family;
-use crate::plan::{Choice, PlanOptions};
+use crate::plan::{Choice, Forced, PlanOptions, Tuned};
 use crate::tensor::DType;
 
 /// Which device, and how kernels are chosen for it.
@@ -17,9 +17,14 @@ pub struct DeviceArgs {
     /// name: see `unmist devices` [default: auto]
     #[arg(long, value_name = "auto|reference|INDEX|NAME")]
     pub device: Option<String>,
-    /// Use this kernel variant for this operation, e.g. conv2d=naive; may be repeated
-    #[arg(long, value_name = "OPERATION=VARIANT")]
+    /// Use this kernel variant for this operation, e.g. conv2d=naive, for its instances of one output shape
+    /// (conv2d@1x64x64x320=naive) or for one node (down_blocks.0.resnets.0.conv1=naive, node:conv_in=naive), if wanted with
+    /// a setting (linear=tiled:TILE=64,SPLITS=4): see `unmist inspect --component`; may be repeated
+    #[arg(long, value_name = "OPERATION[@SHAPE]|NODE=VARIANT[:NAME=VALUE,…]")]
     pub force: Vec<String>,
+    /// Table of the variants and settings that were measured to be best on this device, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub tuned: Option<std::path::PathBuf>,
     /// Prefer kernels written for this kind of machine, whatever the device is
     #[arg(long, value_enum)]
     pub family: Option<FamilyArg>,
@@ -75,7 +80,8 @@ impl DeviceArgs {
     /// # Errors
     /// [`Error::Usage`] if a forced operation or variant does not exist, or the memory is not a positive number.
     pub fn load_options(&self) -> Result<LoadOptions> {
-        let forced = self.force.iter().map(|f| Choice::parse_forced(f)).collect::<Result<_>>()?;
+        let forced = self.force.iter().map(|f| Forced::parse(f)).collect::<Result<_>>()?;
+        let tuned = self.tuned.as_deref().map(Tuned::load).transpose()?.unwrap_or_default();
         let family = self.family.map(|f| match f {
             FamilyArg::Gpu => Family::Gpu,
             FamilyArg::Cpu => Family::Cpu,
@@ -86,7 +92,7 @@ impl DeviceArgs {
             }
             gib => gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
         };
-        let plan = PlanOptions { choice: Choice { forced, family }, max_memory_bytes, ..PlanOptions::default() };
+        let plan = PlanOptions { choice: Choice { forced, family, tuned }, max_memory_bytes, ..PlanOptions::default() };
         Ok(LoadOptions { plan, disabled_passes: self.disable_pass.clone() })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::caps::{Caps, host_memory_bytes};
+use crate::caps::{Caps, CooperativeMatrix, MatrixElement, host_memory_bytes};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 
@@ -39,23 +39,40 @@ impl GpuDevice {
     /// [`Error::Device`] with the driver's reason.
     pub fn open(adapter: wgpu::Adapter, checked: bool) -> Result<Self> {
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let wanted =
-            wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
         let features = adapter.features() & wanted;
+        let matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let experimental_features = if matrices {
+            // SAFETY: only cooperative matrices are asked for, and only kernels that name them in their text use them;
+            // those bind whole tiles, as wgpu's documentation of the feature demands.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("unmist"),
             required_features: features,
             required_limits: limits.clone(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
-        let same_size = info.subgroup_min_size == info.subgroup_max_size && info.subgroup_min_size > 0;
         let caps = Caps {
             is_cpu: info.device_type == wgpu::DeviceType::Cpu,
-            subgroup_size: (features.contains(wgpu::Features::SUBGROUP) && same_size).then_some(info.subgroup_min_size),
+            vendor: info.vendor,
+            architecture: None,
+            compute_units: None,
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            subgroup_sizes: features
+                .contains(wgpu::Features::SUBGROUP)
+                .then_some([info.subgroup_min_size, info.subgroup_max_size]),
+            cooperative_matrices: if matrices { cooperative_matrices(&adapter) } else { Vec::new() },
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
@@ -203,4 +220,23 @@ impl GpuDevice {
         pipelines.insert(kernel.wgsl.clone(), pipeline.clone());
         Ok(pipeline)
     }
+}
+
+/// The matrix products that the adapter offers to subgroups.
+fn cooperative_matrices(adapter: &wgpu::Adapter) -> Vec<CooperativeMatrix> {
+    let element = |ty| match ty {
+        wgpu::CooperativeScalarType::F16 => MatrixElement::F16,
+        wgpu::CooperativeScalarType::F32 => MatrixElement::F32,
+        wgpu::CooperativeScalarType::I32 => MatrixElement::I32,
+        wgpu::CooperativeScalarType::U32 => MatrixElement::U32,
+    };
+    let offered = adapter.cooperative_matrix_properties();
+    let all = offered.iter().map(|p| CooperativeMatrix {
+        m: p.m_size,
+        n: p.n_size,
+        k: p.k_size,
+        factors: element(p.ab_type),
+        sums: element(p.cr_type),
+    });
+    all.collect()
 }

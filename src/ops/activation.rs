@@ -1,6 +1,6 @@
 //! Elementwise activation functions.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -92,8 +92,9 @@ impl Operation for Activation {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
                 Launch::new("activation/naive")
                     .constant("ACTIVATION", op.kind.code())

@@ -1,6 +1,6 @@
 //! The forward process.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -37,8 +37,9 @@ impl Operation for AddNoise {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let elements = context.output.elements();
                 Launch::new("add_noise/naive")
                     .param("elements", elements)

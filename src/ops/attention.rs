@@ -1,8 +1,8 @@
 //! Scaled dot-product attention.
 
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
-    in_fours,
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
+    expect_float, in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -100,9 +100,14 @@ impl Attention {
             .param_f32("scale", self.scale(dims.head_dim) as f32)
     }
 
-    fn flash(&self, context: &LowerContext<'_>) -> Lowered {
+    /// Channels of a head: what tiles and registers depend on.
+    pub(crate) fn head_dim(&self, context: &LowerContext<'_>) -> usize {
+        self.dims(context).head_dim
+    }
+
+    fn flash(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
         let dims = self.dims(context);
-        let tile = FlashTile::new(dims.head_dim / 4);
+        let tile = FlashTile::new(dims.head_dim / 4, knobs.get("LANES_X"));
         self.launch("attention/flash", context)
             .constant("HEAD_VECTORS", dims.head_dim / 4)
             .constant("LANES_X", tile.lanes_x)
@@ -115,10 +120,10 @@ impl Attention {
             .into()
     }
 
-    fn shuffle(&self, context: &LowerContext<'_>) -> Lowered {
+    fn shuffle(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
         let dims = self.dims(context);
-        let lanes = context.caps.subgroup_size.expect("checked by supports") as usize;
-        let queries = shuffle_queries(dims.head_dim).expect("checked by supports");
+        let lanes = context.caps.subgroup_size().expect("`legal` was asked first") as usize;
+        let queries = knobs.get("QUERIES");
         self.launch("attention/shuffle", context)
             .constant("HEAD_VECTORS", dims.head_dim / 4)
             .constant("LANES", lanes)
@@ -148,16 +153,22 @@ struct FlashTile {
 }
 
 impl FlashTile {
+    /// The workgroups there are, by [`FlashTile::lanes_x`]: 128 invocations, or 160 where ten lanes share a query.
+    const LANES: [(usize, usize); 4] = [(8, 16), (10, 16), (16, 8), (32, 4)];
+
+    /// Vectors of the output that one lane keeps in registers, at most.
+    const MOST_QUADS: usize = 5;
+
+    /// The workgroups that can hold a head of `head_dim` channels.
+    fn knobs(head_dim: usize) -> Vec<Knobs> {
+        let fits = |lanes_x: usize| (head_dim / 4).div_ceil(lanes_x) <= Self::MOST_QUADS;
+        let lanes = Self::LANES.iter().filter(|(x, _)| fits(*x));
+        lanes.map(|(x, _)| Knobs::of([("LANES_X", *x)])).collect()
+    }
+
     /// Tiles for heads of `vectors` vectors of four channels, within 16 KiB of workgroup memory.
-    fn new(vectors: usize) -> Self {
-        // Few lanes without output, then few vectors of it for each lane, as they all stay in registers.
-        let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
-        let (lanes_x, lanes_y) = match vectors {
-            0..=40 if idle(10) < idle(8) => (10, 16),
-            0..=40 => (8, 16),
-            41..=64 => (16, 8),
-            _ => (32, 4),
-        };
+    fn new(vectors: usize, lanes_x: usize) -> Self {
+        let (_, lanes_y) = Self::LANES.into_iter().find(|(x, _)| *x == lanes_x).expect("one of the listed knobs");
         let quads = vectors.div_ceil(lanes_x);
         let block_k = 4 * lanes_x;
         let room = 1024 - block_k * lanes_y - lanes_x * lanes_y; // vectors of workgroup memory left for STAGE
@@ -171,28 +182,27 @@ impl FlashTile {
     }
 }
 
-/// Queries of one lane of wgsl/attention/shuffle.wgsl: as many as keep its compile time within a few seconds.
-fn shuffle_queries(head_dim: usize) -> Option<usize> {
-    match head_dim {
-        0..=80 => Some(4),
-        81..=160 => Some(2),
-        _ => None,
-    }
-}
-
-fn flash_supports(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
-    let head_dim = op.dims(context).head_dim;
+fn flash_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+    let head_dim = op.head_dim(context);
     in_fours("head dimension", head_dim)?;
     if head_dim > 512 { Err(format!("head dimension: {head_dim} exceeds 512")) } else { Ok(()) }
 }
 
-fn shuffle_supports(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
-    let head_dim = op.dims(context).head_dim;
+/// Queries of one lane: as many as the registers hold with their part of a head.
+fn shuffle_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
+    let queries: &[usize] = if op.head_dim(context) <= 80 { &[1, 2, 4] } else { &[1, 2] };
+    Knobs::combinations(&[("QUERIES", queries)])
+}
+
+fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+    let head_dim = op.head_dim(context);
     in_fours("head dimension", head_dim)?;
-    shuffle_queries(head_dim).ok_or(format!("head dimension: {head_dim} exceeds 160"))?;
-    match context.caps.subgroup_size {
+    if head_dim > 160 {
+        return Err(format!("head dimension: {head_dim} exceeds 160, all of which a lane keeps in registers"));
+    }
+    match context.caps.subgroup_size() {
         Some(4..=16) => Ok(()),
-        Some(size) => Err(format!("needs subgroups of at most 16 invocations, these have {size}")),
+        Some(size) => Err(format!("needs subgroups of 4 to 16 invocations, these have {size}")),
         None => Err("needs subgroup operations, and subgroups of one size".into()),
     }
 }
@@ -286,9 +296,27 @@ impl Operation for Attention {
 
     fn variants() -> &'static [Variant<Self>] {
         &[
-            Variant { name: "flash", family: Family::Gpu, supports: flash_supports, lower: Self::flash },
-            Variant { name: "shuffle", family: Family::Cpu, supports: shuffle_supports, lower: Self::shuffle },
-            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+            Variant {
+                name: "flash",
+                family: Family::Gpu,
+                legal: flash_legal,
+                knobs: |op, context| FlashTile::knobs(op.head_dim(context)),
+                lower: Self::flash,
+            },
+            Variant {
+                name: "shuffle",
+                family: Family::Cpu,
+                legal: shuffle_legal,
+                knobs: shuffle_knobs,
+                lower: Self::shuffle,
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.naive(context),
+            },
         ]
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -46,8 +47,9 @@ impl Operation for AvgPool {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: |_, context| {
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let vectors = context.output.elements() / 4;
                     launch("avg_pool/vec4", context)
                         .param("vectors", vectors)
@@ -59,8 +61,9 @@ impl Operation for AvgPool {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |_, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let elements = context.output.elements();
                     launch("avg_pool/naive", context)
                         .param("elements", elements)

@@ -1,6 +1,8 @@
 //! Sums and products of two tensors.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours};
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours, no_knobs,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -64,13 +66,14 @@ impl Operation for Binary {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| {
+                legal: |_, context| {
                     if !broadcast(context) {
                         return Err("b has the shape of a, so naive reads whole vectors too".into());
                     }
                     in_fours("channels", context.output.channels())
                 },
-                lower: |op, context| {
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let vectors = context.output.elements() / 4;
                     Launch::new("binary/vec4")
                         .constant("KIND", op.kind as usize)
@@ -84,8 +87,9 @@ impl Operation for Binary {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let elements = context.output.elements();
                     Launch::new("binary/naive")
                         .constant("KIND", op.kind as usize)

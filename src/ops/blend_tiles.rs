@@ -1,6 +1,8 @@
 //! Seams between overlapping tiles of a picture, as in diffusers' `blend_v` and `blend_h`.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, expect_shape};
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, expect_shape, no_knobs,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -63,8 +65,9 @@ impl Operation for BlendTiles {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let size = |position: usize, axis: usize| context.inputs[position].map_or(0, |desc| desc.shape[axis]);
                 let elements = context.output.elements();
                 Launch::new("blend_tiles/naive")

@@ -1,6 +1,6 @@
 //! Conversion between element types.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -36,8 +36,9 @@ impl Operation for Cast {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
                 Launch::new("cast/naive").param("vectors", vectors).cover(vectors, 64).into()
             },

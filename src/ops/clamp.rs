@@ -1,6 +1,6 @@
 //! Values moved into a range.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -41,8 +41,9 @@ impl Operation for Clamp {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
                 Launch::new("clamp/naive")
                     .param("vectors", vectors)

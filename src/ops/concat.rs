@@ -2,6 +2,7 @@
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_shape, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -88,11 +89,12 @@ impl Operation for Concat {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |op, context| {
+                legal: |op, context| {
                     let (a, b) = runs(op, context);
                     in_fours("a", a).and(in_fours("b", b))
                 },
-                lower: |op, context| {
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let (a, b) = runs(op, context);
                     let vectors = context.output.elements() / 4;
                     Launch::new("concat/vec4")
@@ -106,8 +108,9 @@ impl Operation for Concat {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let (a, b) = runs(op, context);
                     let elements = context.output.elements();
                     Launch::new("concat/naive")

@@ -1,9 +1,9 @@
 //! Two-dimensional convolution, as in `torch.nn.Conv2d`.
 
-use super::product::{Product, Tile, shuffle_lanes};
+use super::product::{Product, Tile, batch_knobs, shuffle_knobs, shuffle_lanes, tile_knobs};
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
-    expect_float, expect_rank, expect_shape, in_fours,
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
+    expect_dtype, expect_float, expect_rank, expect_shape, in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -53,6 +53,33 @@ impl Conv2d {
     }
 }
 
+/// What a rule about variants goes by: the sizes of an instance.
+pub(crate) struct Sizes {
+    /// M, N and K of the implicit product.
+    pub product: [usize; 3],
+    /// Whether the kernels treat it as an explicit product.
+    pub pointwise: bool,
+    /// Columns of the output picture.
+    pub ow: usize,
+    /// Output tiles of Winograd's form.
+    pub winograd_tiles: usize,
+    /// Input channels.
+    pub c_in: usize,
+}
+
+impl Conv2d {
+    pub(crate) fn sizes(&self, context: &LowerContext<'_>) -> Sizes {
+        let instance = Instance::new(self, context);
+        Sizes {
+            product: instance.sizes(),
+            pointwise: instance.as_product().is_some(),
+            ow: instance.y[2],
+            winograd_tiles: instance.winograd_tiles(),
+            c_in: instance.x[3],
+        }
+    }
+}
+
 /// Position of the input `bias`.
 const BIAS: usize = 2;
 /// Position of the input `time_embedding`.
@@ -81,6 +108,12 @@ impl<'a> Instance<'a> {
     /// Output pixels of all images.
     fn pixels(&self) -> usize {
         self.y[0] * self.y[1] * self.y[2]
+    }
+
+    /// M, N and K of the implicit product, channels padded as the kernels read them.
+    fn sizes(&self) -> [usize; 3] {
+        let [c_out, kh, kw, c_in] = self.filter;
+        [self.pixels(), c_out, kh * kw * c_in.next_multiple_of(4)]
     }
 
     fn flops(&self) -> u64 {
@@ -135,18 +168,12 @@ impl<'a> Instance<'a> {
     }
 
     /// For CPU drivers with subgroups of `lanes` invocations.
-    fn shuffle(&self, lanes: usize) -> Lowered {
+    fn shuffle(&self, lanes: usize, knobs: &Knobs) -> Lowered {
         if let Some(product) = self.as_product() {
-            return product.shuffle(lanes);
+            return product.shuffle(lanes, knobs);
         }
         let [n, oh, ow, c_out] = self.y;
-        // Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones.
-        let pixels = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
-        let quads = match c_out {
-            0..=4 => 1,
-            5..=8 => 2,
-            _ => 4,
-        };
+        let (pixels, quads) = (knobs.get("PIXELS"), knobs.get("QUADS"));
         self.padded_to_fours(
             1,
             |launch| {
@@ -163,17 +190,17 @@ impl<'a> Instance<'a> {
     }
 
     /// For GPUs.
-    fn tiled(&self) -> Lowered {
+    fn tiled(&self, knobs: &Knobs) -> Lowered {
         if let Some(product) = self.as_product() {
-            return product.tiled();
+            return product.tiled(knobs);
         }
-        let [c_out, kh, kw, c_in] = self.filter;
-        let tile = Tile::new(self.pixels(), c_out, kh * kw * c_in.next_multiple_of(4));
+        let [m, n, k] = self.sizes();
+        let tile = Tile::new(m, n, k, knobs);
         self.padded_to_fours(tile.splits, |launch| tile.launch(launch), "conv2d/tiled")
     }
 
     /// As 16 matrix products in Winograd's space, for CPU drivers with subgroups of `lanes` invocations or for GPUs.
-    fn winograd(&self, lanes: Option<usize>) -> Lowered {
+    fn winograd(&self, lanes: Option<usize>, knobs: &Knobs) -> Lowered {
         let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
         let [n, h, w, c_in] = self.x;
         let [_, oh, ow, c_out] = self.y;
@@ -206,7 +233,7 @@ impl<'a> Instance<'a> {
                 .cover(c_out * c_in / 4, 64),
         );
         let product = Product { m: tiles, n: c_out, k: 16 * c_in, bias: false, residual: false, activation: None };
-        lowered.launches.push(product.batch(16, lanes).bind("x", v).bind("weight", u).bind("y", partial));
+        lowered.launches.push(product.batch(16, lanes, knobs).bind("x", v).bind("weight", u).bind("y", partial));
         let output = Launch::new("conv2d/winograd_output")
             .bind("partial", partial)
             .param("N", n)
@@ -221,21 +248,21 @@ impl<'a> Instance<'a> {
         lowered
     }
 
-    /// Whether [`Instance::winograd`] can run this, and pays.
-    fn suits_winograd(&self) -> std::result::Result<(), String> {
-        let [_, oh, ow, c_out] = self.y;
+    /// Output tiles of 2 × 2 pixels.
+    fn winograd_tiles(&self) -> usize {
+        self.y[0] * self.y[1].div_ceil(2) * self.y[2].div_ceil(2)
+    }
+
+    /// Whether [`Instance::winograd`] can run this.
+    fn winograd_legal(&self) -> std::result::Result<(), String> {
+        let c_out = self.y[3];
         let c_in = self.x[3];
         if self.filter[1..3] != [3, 3] || self.op.stride != [1, 1] {
             return Err("needs a 3x3 filter and stride 1".into());
         }
         in_fours("input channels", c_in)?;
         in_fours("output channels", c_out)?;
-        // What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming
-        // the weights costs as much as about 60 pixels do (measured on lavapipe).
-        if c_in * c_out < 30 * (c_in + c_out) || self.pixels() < 128 {
-            return Err(format!("does not pay for {c_in} to {c_out} channels and {} pixels", self.pixels()));
-        }
-        let largest = 4 * 16 * (self.x[0] * oh.div_ceil(2) * ow.div_ceil(2)).max(c_out) * c_in.max(c_out);
+        let largest = 4 * 16 * self.winograd_tiles().max(c_out) * c_in.max(c_out);
         let limit = self.context.caps.max_binding_bytes;
         if largest as u64 > limit {
             return Err(format!("needs a buffer of {largest} bytes, the device binds at most {limit}"));
@@ -340,43 +367,49 @@ impl Operation for Conv2d {
             Variant {
                 name: "winograd_shuffle",
                 family: Family::Cpu,
-                supports: |op, context| {
+                legal: |op, context| {
                     shuffle_lanes(context.caps)?;
-                    Instance::new(op, context).suits_winograd()
+                    Instance::new(op, context).winograd_legal()
                 },
-                lower: |op, context| {
-                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
-                    Instance::new(op, context).winograd(Some(lanes))
+                knobs: |_, _| shuffle_knobs(),
+                lower: |op, context, knobs| {
+                    let lanes = shuffle_lanes(context.caps).expect("`legal` was asked first");
+                    Instance::new(op, context).winograd(Some(lanes), knobs)
                 },
             },
             Variant {
                 name: "tiled",
                 family: Family::Gpu,
-                supports: |_, _| Ok(()),
-                lower: |op, context| Instance::new(op, context).tiled(),
+                legal: |_, _| Ok(()),
+                knobs: |op, context| tile_knobs(Instance::new(op, context).sizes()[2]),
+                lower: |op, context, knobs| Instance::new(op, context).tiled(knobs),
             },
             Variant {
                 name: "shuffle",
                 family: Family::Cpu,
-                supports: |_, context| shuffle_lanes(context.caps).map(drop),
-                lower: |op, context| {
-                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
-                    Instance::new(op, context).shuffle(lanes)
+                legal: |_, context| shuffle_lanes(context.caps).map(drop),
+                knobs: |op, context| match Instance::new(op, context).as_product() {
+                    Some(_) => shuffle_knobs(),
+                    None => Knobs::combinations(&[("PIXELS", &[1, 2, 4, 8]), ("QUADS", &[1, 2, 4, 8])]),
+                },
+                lower: |op, context, knobs| {
+                    let lanes = shuffle_lanes(context.caps).expect("`legal` was asked first");
+                    Instance::new(op, context).shuffle(lanes, knobs)
                 },
             },
-            // After `tiled`: not chosen by itself, because nobody has measured yet on which GPU it pays for which
-            // shape.
             Variant {
                 name: "winograd_tiled",
                 family: Family::Gpu,
-                supports: |op, context| Instance::new(op, context).suits_winograd(),
-                lower: |op, context| Instance::new(op, context).winograd(None),
+                legal: |op, context| Instance::new(op, context).winograd_legal(),
+                knobs: |_, _| batch_knobs(),
+                lower: |op, context, knobs| Instance::new(op, context).winograd(None, knobs),
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| Instance::new(op, context).naive(),
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| Instance::new(op, context).naive(),
             },
         ]
     }

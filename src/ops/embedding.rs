@@ -2,6 +2,7 @@
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -49,8 +50,9 @@ impl Operation for Embedding {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: |_, context| {
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let (v, d) = dims(context);
                     let vectors = context.output.elements() / 4;
                     Launch::new("embedding/vec4")
@@ -64,8 +66,9 @@ impl Operation for Embedding {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |_, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let (v, d) = dims(context);
                     let elements = context.output.elements();
                     Launch::new("embedding/naive")

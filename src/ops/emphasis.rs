@@ -2,7 +2,7 @@
 
 use super::{
     Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
-    expect_shape,
+    expect_shape, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -60,7 +60,13 @@ impl Operation for Emphasis {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+        &[Variant {
+            name: "naive",
+            family: Family::Any,
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| op.naive(context),
+        }]
     }
 
     fn cases() -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Sines and cosines of a noise level at random frequencies, as in diffusers' `GaussianFourierProjection`.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_rank};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_rank, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -43,8 +43,9 @@ impl Operation for FourierEmbedding {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let elements = context.output.elements();
                 Launch::new("fourier_embedding/naive")
                     .flag("LOG", op.log)

@@ -1,7 +1,7 @@
 //! The gated activation of transformer blocks.
 
 use super::activation::ActivationKind;
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, in_fours};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, in_fours, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -40,8 +40,9 @@ impl Operation for Geglu {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: |_, context| {
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let vectors = context.output.elements() / 4;
                     Launch::new("geglu/vec4")
                         .constant("ACTIVATION", ActivationKind::Gelu.code())
@@ -54,8 +55,9 @@ impl Operation for Geglu {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |_, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |_, context, _| {
                     let elements = context.output.elements();
                     Launch::new("geglu/naive")
                         .constant("ACTIVATION", ActivationKind::Gelu.code())

@@ -2,8 +2,8 @@
 
 use super::activation::{self, ActivationKind};
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
-    expect_shape, in_fours,
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
+    expect_float, expect_shape, in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -55,12 +55,17 @@ impl GroupNorm {
 }
 
 impl GroupNorm {
-    fn chunked(&self, context: &LowerContext<'_>) -> Lowered {
+    /// Chunks whose moments are summed by one invocation may be any number of positions long; beyond 256, rounding costs
+    /// more than the header's error bound allows.
+    fn chunked_knobs() -> Vec<Knobs> {
+        let chunks: Vec<usize> = (1..=16).map(|i| 16 * i).collect();
+        Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16])])
+    }
+
+    fn chunked(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
         let (n, positions, channels) = dims(context);
         let vectors = channels / 4;
-        // Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the
-        // work.
-        let chunk = positions.div_ceil(128).clamp(16, 256);
+        let chunk = knobs.get("CHUNK");
         let chunks = positions.div_ceil(chunk);
         let moments = Launch::new("group_norm/chunked_moments")
             .bind("moments", Operand::Scratch(0))
@@ -80,11 +85,11 @@ impl GroupNorm {
             .param("chunk", chunk)
             .param_f32("eps", self.eps as f32)
             .workgroups(self.groups, n, 1);
-        const POSITIONS: usize = 8;
-        let runs = positions.div_ceil(POSITIONS);
+        let run = knobs.get("POSITIONS");
+        let runs = positions.div_ceil(run);
         let apply = Launch::new("group_norm/chunked")
             .constant("ACTIVATION", self.activation.map_or(activation::NONE, ActivationKind::code))
-            .constant("POSITIONS", POSITIONS)
+            .constant("POSITIONS", run)
             .bind("affine", Operand::Scratch(1))
             .param("images", n)
             .param("positions", positions)
@@ -129,10 +134,17 @@ impl Operation for GroupNorm {
             Variant {
                 name: "chunked",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: |_, _| Self::chunked_knobs(),
                 lower: Self::chunked,
             },
-            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.naive(context),
+            },
         ]
     }
 

@@ -1,6 +1,6 @@
 //! Guidance: several predictions of the model for one sample, combined.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -49,8 +49,9 @@ impl Operation for Guidance {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let (elements, n) = (context.output.elements(), context.output.shape[0]);
                 Launch::new("guidance/naive")
                     .param("elements", elements)

@@ -1,8 +1,8 @@
 //! Normalisation of each row.
 
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float,
-    expect_shape, in_fours, row_lanes,
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operation, Variant, expect_float,
+    expect_shape, in_fours, no_knobs, row_lanes,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -24,8 +24,8 @@ impl LayerNorm {
         Launch::new(kernel).param("channels", context.output.channels()).param_f32("eps", self.eps as f32)
     }
 
-    fn workgroup(&self, context: &LowerContext<'_>) -> Lowered {
-        let (rows, lanes) = (context.output.rows(), row_lanes(context));
+    fn workgroup(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
+        let (rows, lanes) = (context.output.rows(), knobs.get("ROW_LANES"));
         self.launch("layer_norm/workgroup", context)
             .constant("ROW_LANES", lanes)
             .param("rows", rows)
@@ -72,16 +72,24 @@ impl Operation for LayerNorm {
             Variant {
                 name: "workgroup",
                 family: Family::Gpu,
-                supports: |_, context| in_fours("channels", context.output.channels()),
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: |_, _| row_lanes(),
                 lower: Self::workgroup,
             },
             Variant {
                 name: "rows",
                 family: Family::Cpu,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: Self::rows,
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.rows(context),
             },
-            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.naive(context),
+            },
         ]
     }
 

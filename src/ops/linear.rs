@@ -1,10 +1,10 @@
 //! Matrix product with a weight matrix, as in `torch.nn.Linear`.
 
 use super::activation::ActivationKind;
-use super::product::{Product, shuffle_lanes};
+use super::product::{Product, shuffle_knobs, shuffle_lanes, tile_knobs};
 use super::{
     Case, CaseInput, Family, Fill, Inputs, LowerContext, Operation, Variant, expect_dtype, expect_float, expect_rank,
-    expect_shape, in_fours,
+    expect_shape, in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -29,6 +29,12 @@ pub const BIAS: usize = 2;
 pub const RESIDUAL: usize = 3;
 
 impl Linear {
+    /// M, N and K of the product.
+    pub(crate) fn sizes(&self, context: &LowerContext<'_>) -> [usize; 3] {
+        let Product { m, n, k, .. } = self.product(context);
+        [m, n, k]
+    }
+
     fn product(&self, context: &LowerContext<'_>) -> Product {
         Product {
             m: context.output.rows(),
@@ -82,26 +88,29 @@ impl Operation for Linear {
             Variant {
                 name: "tiled",
                 family: Family::Gpu,
-                supports: |_, context| in_fours("K", context.input(0).channels()),
-                lower: |op, context| op.product(context).tiled(),
+                legal: |_, context| in_fours("K", context.input(0).channels()),
+                knobs: |op, context| tile_knobs(op.product(context).k),
+                lower: |op, context, knobs| op.product(context).tiled(knobs),
             },
             Variant {
                 name: "shuffle",
                 family: Family::Cpu,
-                supports: |_, context| {
+                legal: |_, context| {
                     in_fours("K", context.input(0).channels())?;
                     shuffle_lanes(context.caps).map(drop)
                 },
-                lower: |op, context| {
-                    let lanes = shuffle_lanes(context.caps).expect("`supports` was asked first");
-                    op.product(context).shuffle(lanes)
+                knobs: |_, _| shuffle_knobs(),
+                lower: |op, context, knobs| {
+                    let lanes = shuffle_lanes(context.caps).expect("`legal` was asked first");
+                    op.product(context).shuffle(lanes, knobs)
                 },
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| op.product(context).naive(),
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.product(context).naive(),
             },
         ]
     }

@@ -1,5 +1,6 @@
 //! From an operation to kernel launches: the vocabulary shared by all operations.
 
+use super::knobs::Knobs;
 use crate::caps::Caps;
 use crate::graph::TensorDesc;
 
@@ -42,10 +43,18 @@ pub struct Variant<T: 'static> {
     pub name: &'static str,
     /// Machines it is written for.
     pub family: Family,
-    /// Whether it can run this instance on this device; the unmet requirement otherwise.
-    pub supports: fn(&T, &LowerContext<'_>) -> Result<(), String>,
-    /// The launches it consists of.
-    pub lower: fn(&T, &LowerContext<'_>) -> Lowered,
+    /// Whether it can compute this instance on this device, profitably or not; the unmet requirement otherwise. What
+    /// pays is said elsewhere: by the rules of the plan, a tuned table, or the user.
+    pub legal: fn(&T, &LowerContext<'_>) -> Result<(), String>,
+    /// Every setting that it may take for a legal instance; one empty entry for kernels without knobs.
+    pub knobs: fn(&T, &LowerContext<'_>) -> Vec<Knobs>,
+    /// The launches it consists of, with one of these settings.
+    pub lower: fn(&T, &LowerContext<'_>, &Knobs) -> Lowered,
+}
+
+/// For [`Variant::knobs`] of kernels that have none.
+pub fn no_knobs<T>(_: &T, _: &LowerContext<'_>) -> Vec<Knobs> {
+    vec![Knobs::default()]
 }
 
 /// Value of a `const` line in a kernel.

@@ -1,6 +1,6 @@
 //! Inpainting with a model that knows no masks: what lies outside the mask is put back after every step.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -45,8 +45,9 @@ impl Operation for MaskedLatents {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let shape = &context.output.shape;
                 let elements = context.output.elements();
                 Launch::new("masked_latents/naive")

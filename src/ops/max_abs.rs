@@ -1,6 +1,8 @@
 //! The largest magnitude among a tensor's elements, in parts.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float};
+use super::{
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, no_knobs,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -57,7 +59,13 @@ impl Operation for MaxAbs {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: Self::naive }]
+        &[Variant {
+            name: "naive",
+            family: Family::Any,
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| op.naive(context),
+        }]
     }
 
     fn cases() -> Vec<Case> {

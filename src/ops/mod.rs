@@ -24,6 +24,7 @@ pub mod geglu;
 pub mod group_norm;
 pub mod guidance;
 pub mod guidance_rescale;
+mod knobs;
 pub mod layer_norm;
 pub mod linear;
 mod lower;
@@ -44,7 +45,8 @@ pub mod upsample_nearest;
 
 pub use case::{Case, CaseInput, Fill};
 pub use concat::Axis;
-pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant};
+pub use knobs::Knobs;
+pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant, no_knobs};
 
 use std::fmt;
 
@@ -208,17 +210,22 @@ macro_rules! registry {
                 match self { $(Op::$Type(_) => $module::$Type::variants()[index].family),* }
             }
 
-            /// Why the variant at `index` cannot run this instance here, or `Ok`.
+            /// Why the variant at `index` cannot compute this instance here, or `Ok`.
             ///
             /// # Errors
             /// The unmet requirement, in words.
-            pub fn supports(&self, index: usize, context: &LowerContext<'_>) -> std::result::Result<(), String> {
-                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].supports)(op, context)),* }
+            pub fn legal(&self, index: usize, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].legal)(op, context)),* }
             }
 
-            /// The launches that the variant at `index` consists of.
-            pub fn lower(&self, index: usize, context: &LowerContext<'_>) -> Lowered {
-                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].lower)(op, context)),* }
+            /// Every setting that the variant at `index` may take, if it is legal.
+            pub fn knobs(&self, index: usize, context: &LowerContext<'_>) -> Vec<Knobs> {
+                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].knobs)(op, context)),* }
+            }
+
+            /// The launches that the variant at `index` consists of with one of its settings.
+            pub fn lower(&self, index: usize, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
+                match self { $(Op::$Type(op) => ($module::$Type::variants()[index].lower)(op, context, knobs)),* }
             }
         }
     };
@@ -344,12 +351,12 @@ pub(crate) fn expect_dtype(what: &str, found: DType, expected: DType) -> Result<
     }
 }
 
-/// Checks that `count` elements are whole 4-element vectors, for use in `supports`.
+/// Checks that `count` elements are whole 4-element vectors, for use in `legal`.
 pub(crate) fn in_fours(what: &str, count: usize) -> std::result::Result<(), String> {
     if count.is_multiple_of(4) { Ok(()) } else { Err(format!("{what}: {count} is not a multiple of 4")) }
 }
 
-/// How many of a workgroup's 64 invocations share a row: enough that each has one vector, for kernels that sum rows.
-pub(crate) fn row_lanes(context: &LowerContext<'_>) -> usize {
-    (context.output.channels() / 4).next_power_of_two().clamp(8, 64)
+/// How many of a workgroup's 64 invocations may share a row, in kernels that sum rows.
+pub(crate) fn row_lanes() -> Vec<Knobs> {
+    Knobs::combinations(&[("ROW_LANES", &[8, 16, 32, 64])])
 }

@@ -1,6 +1,6 @@
 //! What the model sees of the sampler's state.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -43,8 +43,9 @@ impl Operation for ModelInput {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let elements = context.output.elements();
                 Launch::new("model_input/naive")
                     .param("elements", elements)

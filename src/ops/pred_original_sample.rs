@@ -1,6 +1,6 @@
 //! The sampler's estimate of the clean picture.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -48,8 +48,9 @@ impl Operation for PredOriginalSample {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let elements = context.output.elements();
                 Launch::new("pred_original_sample/naive")
                     .param("elements", elements)

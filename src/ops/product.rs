@@ -2,6 +2,7 @@
 //! `wgsl/linear`.
 
 use super::activation::{ActivationKind, NONE};
+use super::knobs::Knobs;
 use super::lower::{Launch, Lowered, Operand};
 use crate::caps::Caps;
 use crate::graph::TensorDesc;
@@ -39,22 +40,14 @@ impl Product {
     }
 
     /// For CPU drivers with subgroups of `lanes` invocations.
-    pub(super) fn shuffle(&self, lanes: usize) -> Lowered {
-        self.finish(self.shuffle_parts(lanes, 1), 1)
+    pub(super) fn shuffle(&self, lanes: usize, knobs: &Knobs) -> Lowered {
+        self.finish(self.shuffle_parts(lanes, 1, knobs), 1)
     }
 
     /// The main launch of [`Product::shuffle`] alone: it writes `parts` partial sums `y [parts, M, N]`, each over its
     /// part of K.
-    fn shuffle_parts(&self, lanes: usize, parts: usize) -> Launch {
-        // Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few
-        // left over beyond a multiple of 32: narrower tiles for the same reason.
-        let rows = if self.m <= lanes { 1 } else { 4 };
-        let quads = match self.n {
-            0..=4 => 1,
-            5..=8 => 2,
-            n if (1..=16).contains(&(n % 32)) => 4,
-            _ => 8,
-        };
+    fn shuffle_parts(&self, lanes: usize, parts: usize, knobs: &Knobs) -> Launch {
+        let (rows, quads) = (knobs.get("ROWS"), knobs.get("QUADS"));
         self.launch("linear/shuffle")
             .constant("LANES", lanes)
             .constant("ROWS", rows)
@@ -66,8 +59,8 @@ impl Product {
     }
 
     /// For GPUs.
-    pub(super) fn tiled(&self) -> Lowered {
-        let tile = Tile::new(self.m, self.n, self.k);
+    pub(super) fn tiled(&self, knobs: &Knobs) -> Lowered {
+        let tile = Tile::new(self.m, self.n, self.k, knobs);
         self.finish(self.tiled_parts(&tile), tile.splits)
     }
 
@@ -78,10 +71,10 @@ impl Product {
 
     /// `parts` products at once: row m of x is `parts` rows of length K / parts one after another, and so is row n of
     /// the weights; `y [parts, M, N]`. N is a multiple of four. `lanes`: for CPU drivers, else for GPUs.
-    pub(super) fn batch(&self, parts: usize, lanes: Option<usize>) -> Launch {
+    pub(super) fn batch(&self, parts: usize, lanes: Option<usize>, knobs: &Knobs) -> Launch {
         let launch = match lanes {
-            Some(lanes) => self.shuffle_parts(lanes, parts),
-            None => self.tiled_parts(&Tile::batch(self.m, self.n, self.k, parts)),
+            Some(lanes) => self.shuffle_parts(lanes, parts, knobs),
+            None => self.tiled_parts(&Tile::batch(self.m, self.n, self.k, parts, knobs)),
         };
         self.conclude(launch.param("N_padded", self.n), false)
     }
@@ -120,22 +113,15 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one
-    /// of them needs a workgroup or two, so small products get tiles of 64 × 64, and those that are still too few and
-    /// have a long sum are split along it.
-    pub(super) fn new(m: usize, n: usize, k: usize) -> Self {
-        let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size);
-        let size = if tiles(128) >= 128 { 128 } else { 64 };
-        // At least 512 products in each part, or adding up the parts costs more than it saves.
-        let splits = (256 / tiles(size).max(1)).min(k / 512).clamp(1, 16);
-        let k_per_split = k.div_ceil(splits).next_multiple_of(2048 / size);
-        Self { m, n, size, splits: k.div_ceil(k_per_split).max(1), k_per_split }
+    /// Tiles of `TILE` rows and columns; the sum over K in `SPLITS` parts.
+    pub(super) fn new(m: usize, n: usize, k: usize, knobs: &Knobs) -> Self {
+        let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
+        Self { m, n, size, splits, k_per_split: k_per_split(k, size, splits) }
     }
 
     /// For `parts` products, each over its part of K.
-    fn batch(m: usize, n: usize, k: usize, parts: usize) -> Self {
-        let size = if parts * m.div_ceil(128) * n.div_ceil(128) >= 128 { 128 } else { 64 };
-        Self { m, n, size, splits: parts, k_per_split: k / parts }
+    fn batch(m: usize, n: usize, k: usize, parts: usize, knobs: &Knobs) -> Self {
+        Self { m, n, size: knobs.get("TILE"), splits: parts, k_per_split: k / parts }
     }
 
     pub(super) fn launch(&self, launch: Launch) -> Launch {
@@ -148,9 +134,35 @@ impl Tile {
     }
 }
 
+/// Length of each part of a sum over `k` in `splits` parts: whole tiles of K.
+fn k_per_split(k: usize, size: usize, splits: usize) -> usize {
+    let tile_k = 2048 / size;
+    k.div_ceil(splits).next_multiple_of(tile_k).max(tile_k)
+}
+
+/// The tiles, and the numbers of parts that a sum over `k` can be in, none of them empty.
+pub(super) fn tile_knobs(k: usize) -> Vec<Knobs> {
+    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("SPLITS", &std::array::from_fn::<_, 16, _>(|i| i + 1))]);
+    let whole = |knobs: &Knobs| {
+        let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
+        k.div_ceil(k_per_split(k, size, splits)).max(1) == splits
+    };
+    all.into_iter().filter(whole).collect()
+}
+
+/// The tiles of [`Product::batch`] for GPUs.
+pub(super) fn batch_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("TILE", &[64, 128])])
+}
+
+/// The rows and quads of columns that an invocation of `linear/shuffle` may have.
+pub(super) fn shuffle_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("ROWS", &[1, 2, 4]), ("QUADS", &[1, 2, 4, 8])])
+}
+
 /// Whether `linear/shuffle` and its kin can run: subgroups of one known size that divides into vec4s.
 pub(super) fn shuffle_lanes(caps: &Caps) -> Result<usize, String> {
-    match caps.subgroup_size {
+    match caps.subgroup_size() {
         Some(lanes) if lanes.is_multiple_of(4) && lanes <= 64 => Ok(lanes as usize),
         Some(lanes) => {
             Err(format!("needs subgroups of a multiple of 4, at most 64 invocations; here they have {lanes}"))

@@ -1,6 +1,6 @@
 //! Gaussian noise, drawn on the device.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -49,8 +49,9 @@ impl Operation for Randn {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let elements = context.output.elements();
                 Launch::new("randn/naive")
                     .param("elements", elements)

@@ -1,6 +1,6 @@
 //! Multiplication and addition of constants.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -37,8 +37,9 @@ impl Operation for Scale {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
                 Launch::new("scale/naive")
                     .param("vectors", vectors)

@@ -1,6 +1,6 @@
 //! Noise of the strength that a model with learned variances predicted.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -50,8 +50,9 @@ impl Operation for ScaleNoise {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let elements = context.output.elements();
                 Launch::new("scale_noise/naive")
                     .flag("RANGE", op.kind == LearnedVariance::Range)

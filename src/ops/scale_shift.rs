@@ -3,6 +3,7 @@
 use super::activation::{self, ActivationKind};
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_shape, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -59,8 +60,9 @@ impl Operation for ScaleShift {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: |op, context| {
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let vectors = context.output.elements() / 4;
                     op.launch("scale_shift/vec4")
                         .param("vectors", vectors)
@@ -73,8 +75,9 @@ impl Operation for ScaleShift {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let elements = context.output.elements();
                     op.launch("scale_shift/naive")
                         .param("elements", elements)

@@ -1,7 +1,7 @@
 //! The update of the sample: one operation for every sampler.
 
 use super::pred_original_sample::sample_shape;
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_shape, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -44,8 +44,9 @@ impl Operation for SchedulerStep {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |_, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |_, context, _| {
                 let state = context.output;
                 Launch::new("scheduler_step/naive")
                     .flag("HAS_NOISE", context.has(3))

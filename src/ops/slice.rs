@@ -1,6 +1,8 @@
 //! A range of channels or of images.
 
-use super::{Axis, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours};
+use super::{
+    Axis, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours, no_knobs,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -61,11 +63,12 @@ impl Operation for Slice {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |op, context| {
+                legal: |op, context| {
                     let (row, start, length) = runs(op, context);
                     in_fours("x", row).and(in_fours("start", start)).and(in_fours("length", length))
                 },
-                lower: |op, context| {
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let (row, start, length) = runs(op, context);
                     let vectors = context.output.elements() / 4;
                     Launch::new("slice/vec4")
@@ -80,8 +83,9 @@ impl Operation for Slice {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let (row, start, length) = runs(op, context);
                     let elements = context.output.elements();
                     Launch::new("slice/naive")

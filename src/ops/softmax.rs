@@ -1,8 +1,8 @@
 //! Softmax of each row.
 
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, in_fours,
-    row_lanes,
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operation, Variant, expect_float,
+    in_fours, no_knobs, row_lanes,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -15,8 +15,8 @@ use crate::tensor::HostTensor;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Softmax;
 
-fn workgroup(_: &Softmax, context: &LowerContext<'_>) -> Lowered {
-    let (rows, lanes) = (context.output.rows(), row_lanes(context));
+fn workgroup(_: &Softmax, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
+    let (rows, lanes) = (context.output.rows(), knobs.get("ROW_LANES"));
     Launch::new("softmax/workgroup")
         .constant("ROW_LANES", lanes)
         .param("rows", rows)
@@ -65,16 +65,24 @@ impl Operation for Softmax {
             Variant {
                 name: "workgroup",
                 family: Family::Gpu,
-                supports: |_, context| in_fours("channels", context.output.channels()),
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: |_, _| row_lanes(),
                 lower: workgroup,
             },
             Variant {
                 name: "rows",
                 family: Family::Cpu,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: rows,
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |op, context, _| rows(op, context),
             },
-            Variant { name: "naive", family: Family::Any, supports: |_, _| Ok(()), lower: naive },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| naive(op, context),
+            },
         ]
     }
 

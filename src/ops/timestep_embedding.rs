@@ -1,6 +1,6 @@
 //! Sines and cosines of a timestep, as in diffusers' `get_timestep_embedding`.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -83,8 +83,9 @@ impl Operation for TimestepEmbedding {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            supports: |_, _| Ok(()),
-            lower: |op, context| {
+            legal: |_, _| Ok(()),
+            knobs: no_knobs,
+            lower: |op, context, _| {
                 let elements = context.output.elements();
                 Launch::new("timestep_embedding/naive")
                     .flag("COSINE_FIRST", op.flip_sin_to_cos)

@@ -2,6 +2,7 @@
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -66,8 +67,9 @@ impl Operation for UpsampleNearest {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                supports: |_, context| in_fours("channels", context.output.channels()),
-                lower: |op, context| {
+                legal: |_, context| in_fours("channels", context.output.channels()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let vectors = context.output.elements() / 4;
                     op.launch("upsample_nearest/vec4", context)
                         .param("vectors", vectors)
@@ -79,8 +81,9 @@ impl Operation for UpsampleNearest {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                supports: |_, _| Ok(()),
-                lower: |op, context| {
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| {
                     let elements = context.output.elements();
                     op.launch("upsample_nearest/naive", context)
                         .param("elements", elements)

@@ -1,63 +1,179 @@
-//! Which kernel variant runs an operation: the best of the preferred family that can, unless the user forces one.
+//! Which kernel variant runs an operation, with which setting, and why: the user's word, else a tuned table, else the
+//! rules ([`super::rules`]) for the family that suits the device.
 
+use super::forced::Forced;
+use super::rules;
+use super::tuned::Tuned;
+use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::ops::{Family, LowerContext, Op};
+use crate::graph::{Graph, NodeKind};
+use crate::ops::{Family, Knobs, LowerContext, Op};
 
 /// How variants are chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
-    /// `(operation, variant)`: use this variant of this operation wherever it occurs.
-    pub forced: Vec<(String, String)>,
+    /// What the user asked for. A node goes before a shape, a shape before an operation; of equals the first.
+    pub forced: Vec<Forced>,
     /// Prefer this family rather than the one that suits the device.
     pub family: Option<Family>,
+    /// What was measured to be best, for what is not forced.
+    pub tuned: Tuned,
 }
 
 impl Choice {
-    /// Parses `OPERATION=VARIANT`, as given to `--force`.
+    /// `variant` of `operation`, wherever it occurs.
+    pub fn of_variant(operation: &str, variant: &str) -> Self {
+        Self { forced: vec![Forced::operation(operation, variant)], ..Self::default() }
+    }
+
+    /// Kernels written for `family` before others.
+    pub fn of_family(family: Family) -> Self {
+        Self { family: Some(family), ..Self::default() }
+    }
+
+    /// Refuses forced nodes that `graph` does not have.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the operation or the variant does not exist.
-    pub fn parse_forced(text: &str) -> Result<(String, String)> {
-        let (op, variant) = text
-            .split_once('=')
-            .ok_or_else(|| Error::Usage(format!("--force {text}: expected OPERATION=VARIANT, e.g. conv2d=naive")))?;
-        let registry = crate::ops::registry();
-        let known: Vec<_> = registry.iter().map(|i| i.name).collect();
-        let info = registry.iter().find(|i| i.name == op).ok_or_else(|| {
-            Error::Usage(format!("--force {text}: no operation {op}; there are {}", known.join(", ")))
-        })?;
-        if !info.variants.contains(&variant) {
-            return Err(Error::Usage(format!(
-                "--force {text}: {op} has no variant {variant}; it has {}",
-                info.variants.join(", ")
-            )));
-        }
-        Ok((op.to_owned(), variant.to_owned()))
+    /// [`Error::Usage`] naming the node, and nodes of similar names.
+    pub fn check_nodes(&self, graph: &Graph) -> Result<()> {
+        self.forced.iter().try_for_each(|forced| forced.check_node(graph))
     }
 }
 
-/// The index of the variant to use for `op`.
+/// One variant of an operation, weighed for one instance.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Candidate {
+    /// Name of the variant.
+    pub variant: &'static str,
+    /// How many settings it may take here; 0 if it cannot compute the instance.
+    pub settings: usize,
+    /// Why it cannot, or why the rules pass over it; none if it is as good as the rules know.
+    pub objection: Option<String>,
+}
+
+/// What was chosen for one instance.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Decision {
+    /// Index of the variant in its operation.
+    #[serde(skip)]
+    pub index: usize,
+    /// Name of the variant.
+    pub variant: &'static str,
+    /// Its setting.
+    pub knobs: Knobs,
+    /// Why this one.
+    pub reason: String,
+    /// Every variant that there was.
+    pub candidates: Vec<Candidate>,
+}
+
+/// The variant and setting for `op` in the node called `node`.
 ///
 /// # Errors
-/// [`Error::Usage`] if a forced variant cannot run this instance, with the reason.
-pub fn choose(op: &Op, context: &LowerContext<'_>, choice: &Choice) -> Result<usize> {
+/// [`Error::Usage`] if a forced variant cannot compute this instance or has no such setting, with the reason.
+pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) -> Result<Decision> {
     let names = op.variant_names();
-    if let Some((_, forced)) = choice.forced.iter().find(|(name, _)| name == op.name()) {
-        let index = names
-            .iter()
-            .position(|n| n == forced)
-            .ok_or_else(|| Error::Usage(format!("{} has no variant {forced}", op.name())))?;
-        op.supports(index, context)
-            .map_err(|reason| Error::Usage(format!("{}={forced} cannot run here: {reason}", op.name())))?;
-        return Ok(index);
+    let mut candidates: Vec<Candidate> = (0..names.len()).map(|index| weigh(op, index, context)).collect();
+    let decide = |index: usize, knobs: Knobs, reason: String, candidates: Vec<Candidate>| Decision {
+        index,
+        variant: names[index],
+        knobs,
+        reason,
+        candidates,
+    };
+
+    if let Some(forced) = Forced::strongest(&choice.forced, op, node, context) {
+        let refuse = |why: String| Error::Usage(format!("{}={} cannot run here: {why}", op.name(), forced.variant));
+        let known = || refuse(format!("{} has no variant of this name, it has {}", op.name(), names.join(", ")));
+        let index = names.iter().position(|n| *n == forced.variant).ok_or_else(known)?;
+        op.legal(index, context).map_err(refuse)?;
+        let knobs = nearest(op, index, context, &forced.knobs).map_err(refuse)?;
+        return Ok(decide(index, knobs, format!("forced by {}", forced.target), candidates));
     }
-    let native = if context.caps.is_cpu { Family::Cpu } else { Family::Gpu };
+
+    let mut passed_over = String::new();
+    if let Some(entry) = choice.tuned.find(op, context) {
+        let usable = names.iter().position(|n| *n == entry.variant).ok_or("there is no such variant".to_owned());
+        let usable = usable.and_then(|index| op.legal(index, context).map(|()| index));
+        match usable.and_then(|index| Ok((index, exactly(op, index, context, &entry.knobs)?))) {
+            Ok((index, knobs)) => return Ok(decide(index, knobs, "tuned".into(), candidates)),
+            Err(why) => passed_over = format!(" (the tuned {} cannot run here: {why})", entry.variant),
+        }
+    }
+
+    let (native, device) = if context.caps.is_cpu { (Family::Cpu, "CPU drivers") } else { (Family::Gpu, "GPUs") };
     let preferred = choice.family.unwrap_or(native);
-    let can = |index: &usize| op.supports(*index, context).is_ok();
-    let suits = |index: &usize| matches!(op.family(*index), f if f == preferred || f == Family::Any);
-    // Variants are listed best first, `naive` last: take the first that suits; a tiled kernel for the other kind of
-    // machine still beats naive.
+    // Variants are listed best first, `naive` last: take the first that suits; a kernel for the other kind of machine
+    // still beats naive.
     let naive = names.len() - 1;
-    let best = (0..naive).filter(can).find(suits).or_else(|| (0..naive).find(can));
-    Ok(best.unwrap_or(naive))
+    let can = |index: &usize| candidates[*index].objection.is_none();
+    let suits = |index: &usize| matches!(op.family(*index), f if f == preferred || f == Family::Any);
+    let (index, reason) = if let Some(index) = (0..naive).filter(can).find(suits) {
+        let why = match (op.family(index), choice.family) {
+            (Family::Any, _) => "rules: the first that pays".to_owned(),
+            (_, Some(_)) => "rules: the first of the family asked for that pays".to_owned(),
+            (_, None) => format!("rules: the first for {device} that pays"),
+        };
+        (index, why)
+    } else if let Some(index) = (0..naive).find(can) {
+        (index, "rules: no variant for this kind of device can, this one still beats naive".to_owned())
+    } else {
+        (naive, "rules: no other variant can".to_owned())
+    };
+    for (other, candidate) in candidates.iter_mut().enumerate().filter(|(other, _)| *other != index) {
+        let family = op.family(other);
+        candidate.objection.get_or_insert_with(|| match family {
+            Family::Gpu if preferred == Family::Cpu => "written for GPUs".into(),
+            Family::Cpu if preferred == Family::Gpu => "written for CPU drivers".into(),
+            _ => "comes after it".into(),
+        });
+    }
+    let listed = op.knobs(index, context);
+    let knobs = rules::setting(op, names[index], context, &listed).clone();
+    Ok(decide(index, knobs, reason + &passed_over, candidates))
+}
+
+fn weigh(op: &Op, index: usize, context: &LowerContext<'_>) -> Candidate {
+    let variant = op.variant_names()[index];
+    match op.legal(index, context) {
+        Err(why) => Candidate { variant, settings: 0, objection: Some(why) },
+        Ok(()) => {
+            let objection = rules::pays(op, variant, context).err();
+            Candidate { variant, settings: op.knobs(index, context).len(), objection }
+        }
+    }
+}
+
+/// The listed setting with all the numbers of `wanted`, in the others as near to what the rules say as there is.
+fn nearest(op: &Op, index: usize, context: &LowerContext<'_>, wanted: &Knobs) -> std::result::Result<Knobs, String> {
+    let listed = op.knobs(index, context);
+    let by_rule = rules::setting(op, op.variant_names()[index], context, &listed);
+    let matching = listed.iter().filter(|knobs| knobs.include(wanted));
+    matching.min_by_key(|knobs| knobs.distance(by_rule)).cloned().ok_or_else(|| no_setting(wanted, &listed))
+}
+
+/// The listed setting that is `wanted`.
+fn exactly(op: &Op, index: usize, context: &LowerContext<'_>, wanted: &Knobs) -> std::result::Result<Knobs, String> {
+    let listed = op.knobs(index, context);
+    if listed.contains(wanted) { Ok(wanted.clone()) } else { Err(no_setting(wanted, &listed)) }
+}
+
+fn no_setting(wanted: &Knobs, listed: &[Knobs]) -> String {
+    let settings: Vec<String> = listed.iter().map(|knobs| format!("[{knobs}]")).collect();
+    format!("no setting {wanted}; there are {}", settings.join(" "))
+}
+
+/// What is chosen for every node of `graph` and why, for people.
+///
+/// # Errors
+/// As [`choose`].
+pub fn explain(graph: &Graph, caps: &Caps, choice: &Choice) -> Result<Vec<(String, Decision)>> {
+    let mut decisions = Vec::new();
+    for node in graph.nodes() {
+        let NodeKind::Op(op, inputs) = &node.kind else { continue };
+        let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
+        let context = LowerContext { inputs: &inputs, output: &node.desc, caps };
+        decisions.push((node.name.clone(), choose(op, &node.name, &context, choice)?));
+    }
+    Ok(decisions)
 }

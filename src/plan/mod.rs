@@ -2,11 +2,16 @@
 //! runs.
 
 mod choose;
+mod forced;
 mod memory;
+mod rules;
 mod text;
+mod tuned;
 
-pub use choose::{Choice, choose};
+pub use choose::{Candidate, Choice, Decision, choose, explain};
+pub use forced::{Forced, Target};
 pub use text::PlanSummary;
+pub use tuned::{Tuned, TunedEntry};
 
 use std::collections::HashMap;
 
@@ -208,11 +213,11 @@ impl Planner<'_> {
         let NodeKind::Op(op, inputs) = &node.kind else { unreachable!("called for operations only") };
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
         let context = LowerContext { inputs: &descs, output: &node.desc, caps: self.caps };
-        let variant = choose(op, &context, &self.options.choice).map_err(|e| match e {
+        let decision = choose(op, &node.name, &context, &self.options.choice).map_err(|e| match e {
             Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
             other => other,
         })?;
-        let lowered = op.lower(variant, &context);
+        let lowered = op.lower(decision.index, &context, &decision.knobs);
         let cost = op.cost(&descs, &node.desc);
 
         let output = self.memory.define(value);
@@ -289,7 +294,7 @@ impl Planner<'_> {
                 self.steps.push(PlanStep {
                     value,
                     name: node.name.clone(),
-                    variant: op.variant_names()[variant],
+                    variant: decision.variant,
                     kernel,
                     bindings: bindings.clone(),
                     params,

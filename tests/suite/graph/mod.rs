@@ -1,5 +1,6 @@
-//! Graphs on a device against the reference: passes, memory, one denoise step, values that overflow f16.
+//! Graphs on a device against the reference: choice of kernels, passes, memory, one denoise step, values that overflow f16.
 
+pub mod choice;
 pub mod denoise_step;
 pub mod memory;
 pub mod overflow;

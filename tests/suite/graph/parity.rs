@@ -120,7 +120,7 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
 fn long_launches_are_split_and_give_the_same_result() {
     let (graph, weights) = model();
     // Tiled kernels split along the rows of their product; the others are too short to need it.
-    let choice = Choice { forced: Vec::new(), family: Some(Family::Gpu) };
+    let choice = Choice::of_family(Family::Gpu);
     let whole = PlanOptions { choice, ..PlanOptions::default() };
     let split = PlanOptions { max_launch_flops: 20_000, ..whole.clone() };
     let steps = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").steps.len();
@@ -180,7 +180,7 @@ fn scratch_that_does_not_fit_is_refused_too() {
     let plan = |bytes: u64, variant: &str| {
         let mut caps = gpu().caps().clone();
         caps.max_binding_bytes = bytes;
-        let choice = Choice { forced: vec![("conv2d".into(), variant.into())], family: None };
+        let choice = Choice::of_variant("conv2d", variant);
         Plan::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
     };
     let message = plan(60_000, "tiled").expect_err("the padded input takes 64 KiB").to_string();

@@ -24,7 +24,7 @@ fn devices() -> Vec<Caps> {
         max_storage_buffers: 1 << 10,
         ..Caps::webgpu_minimum()
     };
-    let device = |is_cpu, subgroup_size| Caps { is_cpu, subgroup_size: Some(subgroup_size), ..permissive.clone() };
+    let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..permissive.clone() };
     vec![device(false, 8), device(false, 32), device(true, 8), device(true, 32)]
 }
 
@@ -48,7 +48,7 @@ fn collect_kernels() -> Vec<Kernel> {
     let devices = devices();
     let plans = instances.par_iter().flat_map_iter(|(op, variant, graph)| {
         devices.iter().flat_map(move |caps| {
-            let choice = Choice { forced: vec![((*op).into(), (*variant).into())], family: None };
+            let choice = Choice::of_variant(op, variant);
             match Plan::new(graph, caps, &PlanOptions { choice, ..PlanOptions::default() }) {
                 Ok(plan) => plan.kernels,
                 Err(Error::Usage(_)) => Vec::new(), // the variant does not support this case or this device

@@ -145,7 +145,7 @@ fn device_agrees_with_diffusers_in_f32_and_f16() {
 fn both_kernel_families_agree_with_diffusers() {
     let device = Device::Gpu(gpu().clone());
     for family in [Family::Gpu, Family::Cpu] {
-        let choice = Choice { forced: Vec::new(), family: Some(family) };
+        let choice = Choice::of_family(family);
         let options = LoadOptions { plan: PlanOptions { choice, ..PlanOptions::default() }, ..LoadOptions::default() };
         for (folder, part) in [("sd1", "unet"), ("sdxl", "unet"), ("sdxl", "text_encoder_2"), ("vae_odd", "vae")] {
             Case::load(folder, part).iter().for_each(|c| c.check(&device, DType::F32, &options, 1e-4));

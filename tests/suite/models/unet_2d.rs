@@ -120,7 +120,7 @@ fn both_kernel_families_agree_with_diffusers() {
     for family in [Family::Gpu, Family::Cpu] {
         for name in MODELS {
             let fixture = Fixture::load(name);
-            let choice = Choice { forced: Vec::new(), family: Some(family) };
+            let choice = Choice::of_family(family);
             let options =
                 LoadOptions { plan: PlanOptions { choice, ..PlanOptions::default() }, ..LoadOptions::default() };
             let mut session =

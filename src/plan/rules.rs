@@ -1,0 +1,183 @@
+//! What pays: every threshold by which a kernel, or its setting, is chosen when neither the user nor a tuned table says
+//! otherwise. What a kernel *can* compute it says itself (`legal` and `knobs` of its variant).
+//!
+//! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
+//! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
+
+use crate::ops::{Knobs, LowerContext, Op};
+
+/// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
+///
+/// # Errors
+/// Why not, in words.
+pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result<(), String> {
+    match (op, variant) {
+        (Op::Conv2d(conv), "winograd_shuffle") => {
+            let sizes = conv.sizes(context);
+            winograd(sizes.product[0], sizes.product[1], sizes.c_in)
+        }
+        // Nobody has measured yet on which GPU it pays for which shape.
+        (Op::Conv2d(_), "winograd_tiled") => Err("not measured on any GPU".into()),
+        _ => Ok(()),
+    }
+}
+
+/// The setting of `variant`: one of `listed`, which is what its `knobs` gave.
+pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &'a [Knobs]) -> &'a Knobs {
+    let wanted = wanted(op, variant, context, listed);
+    // A rule that asks for what is not listed is a mistake that a test finds; any listed setting is still right.
+    listed.iter().find(|knobs| **knobs == wanted).unwrap_or(&listed[0])
+}
+
+fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
+    match (op, variant) {
+        (Op::Linear(linear), "tiled") => tile(linear.sizes(context), listed),
+        (Op::Linear(linear), "shuffle") => shuffle_product(linear.sizes(context), context),
+        (Op::Conv2d(conv), "tiled") => tile(conv.sizes(context).product, listed),
+        (Op::Conv2d(conv), "shuffle") => {
+            let sizes = conv.sizes(context);
+            if sizes.pointwise {
+                shuffle_product(sizes.product, context)
+            } else {
+                shuffle_window(sizes.product[1], sizes.ow)
+            }
+        }
+        (Op::Conv2d(conv), "winograd_shuffle") => {
+            let sizes = conv.sizes(context);
+            shuffle_product([sizes.winograd_tiles, sizes.product[1], sizes.c_in], context)
+        }
+        (Op::Conv2d(conv), "winograd_tiled") => {
+            let sizes = conv.sizes(context);
+            Knobs::of([("TILE", tile_size(16, sizes.winograd_tiles, sizes.product[1]))])
+        }
+        (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
+        (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
+        (Op::GroupNorm(_), "chunked") => group_norm(context),
+        (Op::LayerNorm(_), "workgroup") | (Op::Softmax(_), "workgroup") => row_lanes(context),
+        _ => Knobs::default(),
+    }
+}
+
+/// Winograd's form of a 3 × 3 convolution against the direct one, for CPU drivers.
+///
+/// What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming the
+/// weights costs as much as about 60 pixels do. Measured on lavapipe, 2026-11-22.
+fn winograd(pixels: usize, c_out: usize, c_in: usize) -> Result<(), String> {
+    if c_in * c_out < 30 * (c_in + c_out) || pixels < 128 {
+        return Err(format!("does not pay for {c_in} to {c_out} channels and {pixels} pixels"));
+    }
+    Ok(())
+}
+
+/// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one of
+/// them needs a workgroup or two, so small products get tiles of 64 × 64. Reasoned, not measured; registers and
+/// occupancy as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-22).
+fn tile_size(products: usize, m: usize, n: usize) -> usize {
+    if products * m.div_ceil(128) * n.div_ceil(128) >= 128 { 128 } else { 64 }
+}
+
+/// Products that are still too few workgroups and have a long sum are split along it, into parts of at least 512
+/// products: adding up shorter ones costs more than it saves. Reasoned, not measured.
+fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
+    let size = tile_size(1, m, n);
+    let tiles = m.div_ceil(size) * n.div_ceil(size);
+    let wanted = (256 / tiles.max(1)).min(k / 512).clamp(1, 16);
+    // Not every number of parts fills each of them.
+    let splits = listed.iter().filter(|knobs| knobs.get("TILE") == size).map(|knobs| knobs.get("SPLITS"));
+    Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
+}
+
+/// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left
+/// over beyond a multiple of 32: narrower tiles for the same reason. 4 rows by 32 columns measured on lavapipe against 4
+/// by 16, 8 by 32 and 8 by 64, 2026-11-22; the limits between them reasoned.
+fn shuffle_product([m, n, _]: [usize; 3], context: &LowerContext<'_>) -> Knobs {
+    let lanes = context.caps.subgroup_size().unwrap_or(1) as usize;
+    let rows = if m <= lanes { 1 } else { 4 };
+    let quads = match n {
+        0..=4 => 1,
+        5..=8 => 2,
+        n if (1..=16).contains(&(n % 32)) => 4,
+        _ => 8,
+    };
+    Knobs::of([("ROWS", rows), ("QUADS", quads)])
+}
+
+/// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
+/// measured on lavapipe, 2026-11-22; the limits reasoned.
+fn shuffle_window(c_out: usize, ow: usize) -> Knobs {
+    let pixels = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
+    let quads = match c_out {
+        0..=4 => 1,
+        5..=8 => 2,
+        _ => 4,
+    };
+    Knobs::of([("PIXELS", pixels), ("QUADS", quads)])
+}
+
+/// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not measured;
+/// registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23).
+fn flash(head_dim: usize) -> Knobs {
+    let vectors = head_dim / 4;
+    let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
+    let lanes = match vectors {
+        0..=40 if idle(10) < idle(8) => 10,
+        0..=40 => 8,
+        41..=64 => 16,
+        _ => 32,
+    };
+    Knobs::of([("LANES_X", lanes)])
+}
+
+/// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against 2
+/// and 1 measured on lavapipe with heads of 40 and 80 channels, 2026-11-22; 160 needs 2.
+fn attention_queries(head_dim: usize) -> Knobs {
+    Knobs::of([("QUERIES", if head_dim <= 80 { 4 } else { 2 })])
+}
+
+/// Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the work.
+/// Reasoned; 64 to 256 positions measured alike on lavapipe, 2026-11-22. Runs of 8 positions: reasoned, not measured.
+fn group_norm(context: &LowerContext<'_>) -> Knobs {
+    let shape = &context.output.shape;
+    let positions: usize = shape[1..shape.len() - 1].iter().product();
+    Knobs::of([("CHUNK", positions.div_ceil(128).next_multiple_of(16).clamp(16, 256)), ("POSITIONS", 8)])
+}
+
+/// Enough invocations that each has one vector of the row. Reasoned, not measured.
+fn row_lanes(context: &LowerContext<'_>) -> Knobs {
+    Knobs::of([("ROW_LANES", (context.output.channels() / 4).next_power_of_two().clamp(8, 64))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caps::Caps;
+    use crate::graph::TensorDesc;
+    use crate::ops::registry;
+    use crate::tensor::DType;
+
+    #[test]
+    fn every_rule_picks_a_listed_setting() {
+        let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..Caps::webgpu_minimum() };
+        let devices = [Caps::webgpu_minimum(), device(false, 32), device(true, 8), device(true, 4)];
+        let mut legal = 0;
+        for case in registry().iter().flat_map(|info| &info.cases) {
+            let (graph, _) = case.graph(DType::F32).expect("parity cases fit their operation");
+            let (value, node) = graph.values().last().expect("the operation is the last node");
+            let inputs: Vec<Option<&TensorDesc>> = case.inputs.iter().map(|i| i.as_ref().map(|i| &i.desc)).collect();
+            for caps in &devices {
+                let context = LowerContext { inputs: &inputs, output: graph.desc(value), caps };
+                for (index, variant) in case.op.variant_names().into_iter().enumerate() {
+                    if case.op.legal(index, &context).is_err() {
+                        continue;
+                    }
+                    let listed = case.op.knobs(index, &context);
+                    let wanted = wanted(&case.op, variant, &context, &listed);
+                    let what = format!("{} {variant} \"{}\"", node.name, case.label);
+                    assert!(listed.contains(&wanted), "{what}: {wanted} is not among the {} listed", listed.len());
+                    legal += 1;
+                }
+            }
+        }
+        assert!(legal > 500, "{legal} legal instances are too few to prove anything");
+    }
+}
