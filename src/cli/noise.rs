@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     let repeat = |t: &HostTensor| -> Result<HostTensor> {
         let mut shape = t.shape.clone();
         shape[0] = count;
-        HostTensor::new(shape, t.data.repeat(count))?.nchw_to_nhwc()
+        Ok(HostTensor::new(shape, t.data.repeat(count))?.channels_last())
     };
     let (original, noise) = (repeat(&original)?, repeat(&noise)?);
     let coefficients = HostTensor {
@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Result<()> {
     session.write("noise", &noise)?;
     session.write("coefficients", &coefficients)?;
     session.run()?;
-    let mut images = session.read("noisy")?.nhwc_to_nchw()?;
+    let mut images = session.read("noisy")?.channels_first();
     images.data.iter_mut().for_each(|v| *v = (*v / 2.0 + 0.5).clamp(0.0, 1.0));
     let strip = grid(&Picture::from_tensor(&images)?, Some(count))?;
     let steps: Vec<_> = args.timestep.iter().map(usize::to_string).collect();

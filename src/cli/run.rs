@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut outputs = NamedTensors::new();
     for name in names {
         let tensor = session.read(&name)?;
-        let tensor = if tensor.shape.len() == 4 { tensor.nhwc_to_nchw()? } else { tensor };
+        let tensor = if tensor.shape.len() == 4 { tensor.channels_first() } else { tensor };
         outputs.insert(name, tensor);
     }
     let listed: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();

@@ -166,19 +166,29 @@ fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
         // Of two candidates take the later one: the earlier is the shortcut, which then is its residual.
         for (producer, summand) in [(b, a), (a, b)] {
             let Some((op, of)) = r.only_use(producer) else { continue };
-            let full = r.old.shape(summand) == r.old.shape(producer);
+            let (shape, added) = (r.old.shape(producer), r.old.shape(summand));
+            let full = added == shape;
+            let (images, channels) = (shape[0], r.old.desc(producer).channels());
+            let per_image = shape.len() > 2
+                && added.len() == shape.len()
+                && r.old.desc(summand).elements() == images * channels
+                && (added[0], r.old.desc(summand).channels()) == (images, channels);
             let slot = match op {
                 Op::Conv2d(_) if full => RESIDUAL,
-                Op::Conv2d(_) => TIME_EMBEDDING,
+                Op::Conv2d(_) if per_image => TIME_EMBEDDING,
                 Op::Linear(_) if full => linear::RESIDUAL,
                 _ => continue,
             };
-            // A broadcast summand is always the second operand; the product itself must have the sum's shape.
+            // The product itself must have the sum's shape.
             if of[slot].is_some() || r.old.shape(producer) != node.desc.shape {
                 continue;
             }
             let mut of = r.to_new_all(of);
-            of[slot] = Some(r.to_new(summand));
+            let mut summand = r.to_new(summand);
+            if !full {
+                summand = r.new.reshape(format!("{}.per_image", node.name), summand, [images, channels])?;
+            }
+            of[slot] = Some(summand);
             return r.new.push(node.name.clone(), op.clone(), &of).map(Some);
         }
         Ok(None)

@@ -39,7 +39,7 @@ impl WeightSpec {
             let tensor = source.read(part)?;
             match self.layout {
                 WeightLayout::AsIs => data.extend_from_slice(&tensor.data),
-                WeightLayout::Ohwi => data.extend(tensor.nchw_to_nhwc()?.data),
+                WeightLayout::Ohwi => data.extend(tensor.channels_last().data),
             }
         }
         HostTensor::new(shape, data)

@@ -9,7 +9,6 @@ use crate::checkpoint::Json;
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::concat::Axis;
 use crate::ops::conv2d::Conv2d;
 use crate::tensor::DType;
 
@@ -244,8 +243,8 @@ impl AutoencoderKL {
     /// [`crate::Error::Shape`] if `moments` does not have two channels for each of the latents'.
     pub fn distribution(&self, g: &mut Graph, moments: ValueId) -> Result<(ValueId, ValueId)> {
         let channels = self.config.latent_channels;
-        let mean = g.slice("mean", moments, Axis::Channels, 0, channels)?;
-        let logvar = g.slice("logvar.slice", moments, Axis::Channels, channels, channels)?;
+        let mean = g.slice("mean", moments, -1, 0, channels)?;
+        let logvar = g.slice("logvar.slice", moments, -1, channels, channels)?;
         let logvar = g.clamp("logvar", logvar, LOGVAR.0, LOGVAR.1)?;
         Ok((mean, logvar))
     }

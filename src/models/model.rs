@@ -131,7 +131,7 @@ pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Resu
             _ if tensor.shape != expected => {
                 return Err(Error::Shape(format!("{}: expected {expected:?}, found {:?}", node.name, tensor.shape)));
             }
-            [_, _, _, _] => tensor.nchw_to_nhwc()?,
+            [_, _, _, _] => tensor.channels_last(),
             _ => tensor,
         };
         inputs.insert(node.name.clone(), tensor);

@@ -70,6 +70,9 @@ impl ResnetBlock2D {
             }
             (Some(temb), TimeScaleShift::Default) => {
                 let temb = m.linear(&at("time_emb_proj"), temb, self.out_channels, true)?;
+                // One vector an image, the same for all its pixels.
+                let images = m.graph.shape(temb)[0];
+                let temb = m.graph.reshape(at("time_emb_proj.per_image"), temb, [images, 1, 1, self.out_channels])?;
                 let h = m.graph.add(at("add_temb"), h, temb)?;
                 let h = norm2(m, h)?;
                 m.activation(&at("norm2.act"), h, self.activation)?

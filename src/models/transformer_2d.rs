@@ -4,6 +4,7 @@
 use super::layers::Layers;
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
+use crate::ops::activation::ActivationKind;
 use crate::ops::attention::{Attention, Packing};
 use crate::ops::conv2d::Conv2d;
 
@@ -83,7 +84,7 @@ impl Transformer2DModel {
         let h = m.layer_norm(&at("norm3"), x, LAYER_NORM_EPS)?;
         let channels = m.graph.desc(h).channels();
         let h = m.linear(&at("ff.net.0.proj"), h, 2 * FEED_FORWARD * channels, true)?;
-        let h = m.graph.geglu(at("ff.net.0"), h)?;
+        let h = m.graph.gated(at("ff.net.0"), h, ActivationKind::Gelu)?;
         let h = m.linear(&at("ff.net.2"), h, channels, true)?;
         m.graph.add(at("ff.add"), x, h)
     }

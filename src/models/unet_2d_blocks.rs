@@ -6,7 +6,6 @@ use super::resnet::{Resample, ResnetBlock2D, downsample_2d, upsample_2d};
 use super::unet_2d_config::{DownBlockType, ResampleType, TimeScaleShift, UNet2DConfig, UpBlockType};
 use crate::error::Result;
 use crate::graph::ValueId;
-use crate::ops::concat::Axis;
 
 impl UNet2DConfig {
     fn resnet(&self, out_channels: usize, resample: Resample, output_scale_factor: f64) -> ResnetBlock2D {
@@ -92,7 +91,7 @@ impl UNet2DConfig {
         let mut h = x;
         for i in 0..self.layers_per_block + 1 {
             let skip = skips.pop().expect("the down blocks pushed one skip for every residual block of the up blocks");
-            h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, Axis::Channels)?;
+            h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, -1)?;
             h = self.resnet(channels, Resample::None, 1.0).build(m, &format!("{path}.resnets.{i}"), h, Some(temb))?;
             if kind == UpBlockType::AttnUp {
                 h = self.attention(channels)?.build(m, &format!("{path}.attentions.{i}"), h)?;

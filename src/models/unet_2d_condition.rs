@@ -13,7 +13,6 @@ use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::concat::Axis;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::timestep_embedding::TimestepEmbedding;
 use crate::tensor::{DType, HostTensor};
@@ -194,7 +193,7 @@ impl UNet2DConditionModel {
         // 2. the class
         if let Some(class) = self.class_embedding(m, inputs.class_labels)? {
             emb = if c.class_embeddings_concat {
-                m.graph.concat("concat_class_embedding", emb, class, Axis::Channels)?
+                m.graph.concat("concat_class_embedding", emb, class, -1)?
             } else {
                 m.graph.add("add_class_embedding", emb, class)?
             };
@@ -206,7 +205,7 @@ impl UNet2DConditionModel {
                 || Error::Shape("this model (addition_embed_type text_time) needs text_embeds and time_ids".into());
             let (text, ids) = inputs.text_embeds.zip(inputs.time_ids).ok_or_else(missing)?;
             let ids = self.sinusoidal(m, "add_time_proj", ids, time_embed_dim)?;
-            let both = m.graph.concat("add_embeds", text, ids, Axis::Channels)?;
+            let both = m.graph.concat("add_embeds", text, ids, -1)?;
             let both = m.graph.cast("add_embeds.cast", both, m.dtype)?;
             let added = timestep_embedding(m, "add_embedding", both, c.time_embedding_dim, ActivationKind::Silu)?;
             emb = m.graph.add("add_aug_emb", emb, added)?;

@@ -6,7 +6,6 @@ use super::transformer_2d::Transformer2DModel;
 use super::unet_2d_condition_config::{ConditionBlock, ConditionBlockType, UNet2DConditionConfig};
 use crate::error::Result;
 use crate::graph::ValueId;
-use crate::ops::concat::Axis;
 
 /// What conditions the blocks.
 #[derive(Clone, Copy)]
@@ -118,7 +117,7 @@ impl UNet2DConditionConfig {
         let mut h = x;
         for (i, layers) in block.transformer_layers.iter().enumerate() {
             let skip = skips.pop().expect("the down blocks pushed one skip for every residual block of the up blocks");
-            h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, Axis::Channels)?;
+            h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, -1)?;
             h = resnet.build(m, &format!("{path}.resnets.{i}"), h, emb)?;
             if block.kind == ConditionBlockType::CrossAttn {
                 h = self.transformer(block, *layers).build(m, &format!("{path}.attentions.{i}"), h, conditions.text)?;

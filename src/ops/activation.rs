@@ -1,6 +1,6 @@
 //! Elementwise activation functions.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, no_knobs};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -24,11 +24,16 @@ pub enum ActivationKind {
     Relu,
     /// `(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)`; no config's, but the latents of small autoencoders are bent by it.
     Tanh,
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, gelu as T5 and most transformers after it were trained with.
+    GeluTanh,
+    /// `1 / (1 + e⁻ˣ)`, the gate of the first gated units.
+    Sigmoid,
 }
 
 impl ActivationKind {
     /// All kinds; the position is the number the kernels know it by (wgsl/include/activation.wgsl).
-    pub const ALL: [ActivationKind; 6] = [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh];
+    pub const ALL: [ActivationKind; 8] =
+        [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh, Self::GeluTanh, Self::Sigmoid];
 
     /// Name as in configs.
     pub fn name(self) -> &'static str {
@@ -39,6 +44,8 @@ impl ActivationKind {
             Self::Mish => "mish",
             Self::Relu => "relu",
             Self::Tanh => "tanh",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+            Self::Sigmoid => "sigmoid",
         }
     }
 
@@ -53,10 +60,17 @@ impl ActivationKind {
             "quick_gelu" => Ok(Self::QuickGelu),
             "mish" => Ok(Self::Mish),
             "relu" => Ok(Self::Relu),
+            "gelu_pytorch_tanh" | "gelu_new" => Ok(Self::GeluTanh),
             other => Err(Error::Unsupported(format!(
-                "activation function \"{other}\"; known are silu, swish, gelu, quick_gelu, mish and relu"
+                "activation function \"{other}\"; known are silu, swish, gelu, gelu_new, gelu_pytorch_tanh, \
+                 quick_gelu, mish and relu"
             ))),
         }
+    }
+
+    /// The function in f64, as the reference takes it.
+    pub(crate) fn reference(self) -> fn(f64) -> f64 {
+        reference::activation_function(self.name()).expect("the reference knows every kind by its name")
     }
 
     /// The number that kernels know this kind by; [`NONE`] stands for no activation.
@@ -77,7 +91,9 @@ impl Operation for Activation {
     const INPUTS: &'static [&'static str] = &["x"];
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
-        Ok(inputs.required(0)?.clone())
+        let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
+        Ok(x.clone())
     }
 
     fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
@@ -85,7 +101,7 @@ impl Operation for Activation {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::activation(inputs.get(0), self.kind)
+        reference::activation(inputs.get(0), self.kind.reference())
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -118,6 +134,8 @@ impl Operation for Activation {
             case("mish, 210 elements", ActivationKind::Mish),
             case("relu, 210 elements", ActivationKind::Relu),
             case("tanh, 210 elements", ActivationKind::Tanh),
+            case("gelu by tanh, 210 elements", ActivationKind::GeluTanh),
+            case("sigmoid, 210 elements", ActivationKind::Sigmoid),
         ]
     }
 }

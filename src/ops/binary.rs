@@ -17,22 +17,87 @@ pub enum BinaryKind {
     Mul,
 }
 
-/// `y = a + b` or `y = a · b`, elementwise. `b` has the shape of `a`, or it is `[N, C]` against `a [N, .., C]` and the
-/// same for all pixels of an image (a time embedding). The result has the element type of `a`.
+/// `y = a + b` or `y = a · b`, elementwise. Shapes broadcast by numpy's rule: they are aligned at their last dimension,
+/// and where one operand has size 1 or no dimension, its value there counts for all of the other's. The result has the
+/// element type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binary {
     /// Which operation.
     pub kind: BinaryKind,
 }
 
-/// Whether `b` is one value a channel of an image.
-fn broadcast(context: &LowerContext<'_>) -> bool {
-    context.input(0).shape != context.input(1).shape
+/// The dimensions that the kernels of `wgsl/include/broadcast.wgsl` know.
+const MAX_RANK: usize = 6;
+
+/// A dimension of the result, or several neighbours that behave alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dim {
+    size: usize,
+    /// Whether `a` has it, and whether `b` has it; otherwise the operand is repeated along it.
+    of: [bool; 2],
 }
 
-/// Elements of one image: pixels · C.
-fn elements_of_an_image(context: &LowerContext<'_>) -> usize {
-    context.output.elements() / context.output.shape[0]
+/// The shape that both broadcast to, if they do.
+pub(crate) fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let size = |shape: &[usize], d: usize| (d + shape.len()).checked_sub(rank).map_or(1, |d| shape[d]);
+    (0..rank)
+        .map(|d| match (size(a, d), size(b, d)) {
+            (a, b) if a == b => Some(a),
+            (1, other) | (other, 1) => Some(other),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The dimensions of the result, outermost first, neighbours that behave alike merged; at least one.
+fn dims(a: &[usize], b: &[usize], y: &[usize]) -> Vec<Dim> {
+    let has = |shape: &[usize], d: usize| (d + shape.len()).checked_sub(y.len()).is_some_and(|d| shape[d] != 1);
+    let mut dims: Vec<Dim> = Vec::new();
+    for (d, size) in y.iter().enumerate().filter(|(_, size)| **size != 1) {
+        let of = [has(a, d), has(b, d)];
+        match dims.last_mut() {
+            Some(last) if last.of == of => last.size *= size,
+            _ => dims.push(Dim { size: *size, of }),
+        }
+    }
+    if dims.is_empty() { vec![Dim { size: 1, of: [true, true] }] } else { dims }
+}
+
+fn dims_of(context: &LowerContext<'_>) -> Vec<Dim> {
+    dims(&context.input(0).shape, &context.input(1).shape, &context.output.shape)
+}
+
+/// Whether every element of `a` meets the one of `b` at its own place.
+fn elementwise(dims: &[Dim]) -> bool {
+    matches!(dims, [Dim { of: [true, true], .. }])
+}
+
+/// Sets `RANK`, the sizes and the strides, innermost first, as `wgsl/include/broadcast.wgsl` takes them. An operand
+/// whose elements lie `per` in a vector, because it has the innermost dimension, is counted in vectors.
+fn with_dims(mut launch: Launch, dims: &[Dim], per: usize) -> Launch {
+    const NAMES: [[&str; 3]; MAX_RANK] = [
+        ["size_0", "a_0", "b_0"],
+        ["size_1", "a_1", "b_1"],
+        ["size_2", "a_2", "b_2"],
+        ["size_3", "a_3", "b_3"],
+        ["size_4", "a_4", "b_4"],
+        ["size_5", "a_5", "b_5"],
+    ];
+    let innermost = dims.last().expect("there is at least one").of;
+    let mut strides = [1, 1];
+    for (i, [size, a, b]) in NAMES.into_iter().enumerate() {
+        let dim = dims.len().checked_sub(i + 1).map_or(Dim { size: 1, of: [false, false] }, |d| dims[d]);
+        launch = launch.param(size, if i == 0 { dim.size / per } else { dim.size });
+        for (operand, name) in [a, b].into_iter().enumerate() {
+            let per = if innermost[operand] && i > 0 { per } else { 1 };
+            launch = launch.param(name, if dim.of[operand] { strides[operand] / per } else { 0 });
+            if dim.of[operand] {
+                strides[operand] *= dim.size;
+            }
+        }
+    }
+    launch.constant("RANK", dims.len())
 }
 
 impl Operation for Binary {
@@ -43,14 +108,19 @@ impl Operation for Binary {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         expect_float("a", a.dtype)?;
         expect_float("b", b.dtype)?;
-        let per_channel = a.shape.len() >= 2 && b.shape == [a.shape[0], a.channels()];
-        if a.shape != b.shape && !per_channel {
-            return Err(Error::Shape(format!(
-                "b {:?} must have the shape of a {:?}, or its first and last dimension",
-                b.shape, a.shape
+        let shape = broadcast_shape(&a.shape, &b.shape).ok_or_else(|| {
+            Error::Shape(format!(
+                "a {:?} and b {:?} do not broadcast: aligned at the last dimension, sizes must be equal or 1",
+                a.shape, b.shape
+            ))
+        })?;
+        if dims(&a.shape, &b.shape, &shape).len() > MAX_RANK {
+            return Err(Error::Unsupported(format!(
+                "a {:?} and b {:?} alternate in more than {MAX_RANK} dimensions: broadcast in two steps",
+                a.shape, b.shape
             )));
         }
-        Ok(a.clone())
+        Ok(a.with_shape(shape))
     }
 
     fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
@@ -58,7 +128,11 @@ impl Operation for Binary {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::binary(inputs.get(0), inputs.get(1), self.kind)
+        let (a, b) = (inputs.get(0), inputs.get(1));
+        match self.kind {
+            BinaryKind::Add => reference::binary(a, b, |a, b| a + b),
+            BinaryKind::Mul => reference::binary(a, b, |a, b| a * b),
+        }
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -67,21 +141,23 @@ impl Operation for Binary {
                 name: "vec4",
                 family: Family::Any,
                 legal: |_, context| {
-                    if !broadcast(context) {
+                    let dims = dims_of(context);
+                    if elementwise(&dims) {
                         return Err("b has the shape of a, so naive reads whole vectors too".into());
                     }
-                    in_fours("channels", context.output.channels())
+                    in_fours("innermost dimension", dims.last().expect("there is at least one").size)
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {
-                    let vectors = context.output.elements() / 4;
-                    Launch::new("binary/vec4")
+                    let (dims, vectors) = (dims_of(context), context.output.elements() / 4);
+                    let [a, b] = dims.last().expect("there is at least one").of;
+                    let launch = Launch::new("binary/vec4")
                         .constant("KIND", op.kind as usize)
+                        .flag("A_REPEATS", !a)
+                        .flag("B_REPEATS", !b)
                         .param("vectors", vectors)
-                        .param("image_vectors", elements_of_an_image(context) / 4)
-                        .param("channel_vectors", context.output.channels() / 4)
-                        .cover(vectors, 64)
-                        .into()
+                        .cover(vectors, 64);
+                    with_dims(launch, &dims, 4).into()
                 },
             },
             Variant {
@@ -90,15 +166,13 @@ impl Operation for Binary {
                 legal: |_, _| Ok(()),
                 knobs: no_knobs,
                 lower: |op, context, _| {
-                    let elements = context.output.elements();
-                    Launch::new("binary/naive")
+                    let (dims, elements) = (dims_of(context), context.output.elements());
+                    let launch = Launch::new("binary/naive")
                         .constant("KIND", op.kind as usize)
-                        .flag("BROADCAST", broadcast(context))
+                        .flag("BROADCAST", !elementwise(&dims))
                         .param("elements", elements)
-                        .param("image", elements_of_an_image(context))
-                        .param("C", context.output.channels())
-                        .cover(elements.div_ceil(4), 64)
-                        .into()
+                        .cover(elements.div_ceil(4), 64);
+                    with_dims(launch, &dims, 1).into()
                 },
             },
         ]
@@ -118,27 +192,34 @@ impl Operation for Binary {
         vec![
             case("add, 210 elements", BinaryKind::Add, &[2, 3, 5, 7], &[2, 3, 5, 7]),
             case("mul, 105 elements", BinaryKind::Mul, &[3, 5, 7], &[3, 5, 7]),
-            case("add a vector per image, 7 channels", BinaryKind::Add, &[3, 3, 5, 7], &[3, 7]),
-            case("mul by a vector per image, 6 channels", BinaryKind::Mul, &[2, 5, 6], &[2, 6]),
-            case("add a vector per image, 20 channels", BinaryKind::Add, &[3, 5, 3, 20], &[3, 20]),
-            case("mul by a vector per image, 68 channels", BinaryKind::Mul, &[2, 9, 7, 68], &[2, 68]),
+            case("add a vector per image, 7 channels", BinaryKind::Add, &[3, 3, 5, 7], &[3, 1, 1, 7]),
+            case("mul by a vector per image, 6 channels", BinaryKind::Mul, &[2, 5, 6], &[2, 1, 6]),
+            case("add a vector per image, 20 channels", BinaryKind::Add, &[3, 5, 3, 20], &[3, 1, 1, 20]),
+            case("mul by a vector per image, 68 channels", BinaryKind::Mul, &[2, 33, 68], &[2, 1, 68]),
+            case("add one vector", BinaryKind::Add, &[2, 9, 12], &[12]),
+            case("mul by a number per token, whole vectors", BinaryKind::Mul, &[2, 9, 12], &[2, 9, 1]),
+            case("mul by one number", BinaryKind::Mul, &[2, 9, 7], &[1]),
+            case("a column and a row, whole vectors", BinaryKind::Mul, &[5, 1], &[8]),
+            case("a is the smaller, 7 channels", BinaryKind::Add, &[7], &[3, 2, 7]),
+            case("alternating in six dimensions", BinaryKind::Add, &[2, 1, 3, 1, 2, 1], &[1, 3, 1, 2, 1, 5]),
+            case("alternating in five dimensions, whole vectors", BinaryKind::Mul, &[3, 1, 2, 1, 8], &[1, 2, 1, 3, 8]),
         ]
     }
 }
 
 impl Graph {
-    /// `a + b`; `b` has the shape of `a`, or is `[N, C]` against `a [N, .., C]`.
+    /// `a + b`; shapes broadcast by numpy's rule.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is neither.
+    /// [`Error::Shape`] if the shapes do not broadcast.
     pub fn add(&mut self, name: impl Into<String>, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.push(name, Binary { kind: BinaryKind::Add }, &[Some(a), Some(b)])
     }
 
-    /// `a · b`, elementwise; `b` has the shape of `a`, or is `[N, C]` against `a [N, .., C]`.
+    /// `a · b`, elementwise; shapes broadcast by numpy's rule.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is neither.
+    /// As [`Graph::add`].
     pub fn mul(&mut self, name: impl Into<String>, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.push(name, Binary { kind: BinaryKind::Mul }, &[Some(a), Some(b)])
     }

@@ -1,59 +1,25 @@
 //! Two tensors one after the other, as in `torch.cat`.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_shape, in_fours,
-    no_knobs,
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float, expect_shape,
+    in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// The dimension along which tensors are joined or cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Axis {
-    /// The last dimension.
-    Channels,
-    /// The first dimension.
-    Batch,
-}
-
-impl Axis {
-    /// Position of the dimension in `shape`.
-    pub(crate) fn position(self, shape: &[usize]) -> usize {
-        match self {
-            Axis::Channels => shape.len() - 1,
-            Axis::Batch => 0,
-        }
-    }
-
-    /// Number of consecutive elements of a tensor that stay together: one pixel's channels, or the whole tensor.
-    pub(crate) fn run(self, desc: &TensorDesc) -> usize {
-        match self {
-            Axis::Channels => desc.channels(),
-            Axis::Batch => desc.elements(),
-        }
-    }
-
-    /// `channels` or `batch`, as dumps have it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Axis::Channels => "channels",
-            Axis::Batch => "batch",
-        }
-    }
-}
-
 /// `a` and then `b` along `axis`; all other dimensions are equal. The result has the element type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concat {
-    /// The dimension that grows.
-    pub axis: Axis,
+    /// Position of the dimension that grows.
+    pub axis: usize,
 }
 
-/// Elements of `a` and of `b` that alternate in the output.
+/// Elements of `a` and of `b` that alternate in the output: all from the axis on.
 fn runs(op: &Concat, context: &LowerContext<'_>) -> (usize, usize) {
-    (op.axis.run(context.input(0)), op.axis.run(context.input(1)))
+    let run = |desc: &TensorDesc| desc.shape[op.axis..].iter().product();
+    (run(context.input(0)), run(context.input(1)))
 }
 
 impl Operation for Concat {
@@ -64,10 +30,13 @@ impl Operation for Concat {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         expect_float("a", a.dtype)?;
         expect_float("b", b.dtype)?;
-        if a.shape.is_empty() || b.shape.len() != a.shape.len() {
-            return Err(Error::Shape(format!("a {:?} and b {:?} must have as many dimensions", a.shape, b.shape)));
+        let axis = self.axis;
+        if axis >= a.shape.len() || b.shape.len() != a.shape.len() {
+            return Err(Error::Shape(format!(
+                "a {:?} and b {:?} must have as many dimensions, {axis} among them",
+                a.shape, b.shape
+            )));
         }
-        let axis = self.axis.position(&a.shape);
         let mut expected = a.shape.clone();
         expected[axis] = b.shape[axis];
         expect_shape("b", &b.shape, &expected)?;
@@ -125,7 +94,7 @@ impl Operation for Concat {
     }
 
     fn attributes(&self) -> String {
-        self.axis.name().into()
+        format!("axis={}", self.axis)
     }
 
     fn cases() -> Vec<Case> {
@@ -133,23 +102,28 @@ impl Operation for Concat {
             Case::new(label, Concat { axis }, vec![CaseInput::normal(a), CaseInput::normal(b)])
         };
         vec![
-            case("channels 5 and 3", Axis::Channels, &[2, 3, 7, 5], &[2, 3, 7, 3]),
-            case("channels 8 and 3", Axis::Channels, &[2, 3, 5, 8], &[2, 3, 5, 3]),
-            case("channels 1 and 1, odd number of elements", Axis::Channels, &[3, 5, 1], &[3, 5, 1]),
-            case("channels 20 and 8", Axis::Channels, &[2, 5, 7, 20], &[2, 5, 7, 8]),
-            case("channels 64 and 128", Axis::Channels, &[2, 9, 6, 64], &[2, 9, 6, 128]),
-            case("batches of 1 and 2, 15 elements each", Axis::Batch, &[1, 5, 3], &[2, 5, 3]),
-            case("batches of 3 and 2, whole vectors", Axis::Batch, &[3, 5, 12], &[2, 5, 12]),
+            case("channels 5 and 3", 3, &[2, 3, 7, 5], &[2, 3, 7, 3]),
+            case("channels 8 and 3", 3, &[2, 3, 5, 8], &[2, 3, 5, 3]),
+            case("channels 1 and 1, odd number of elements", 2, &[3, 5, 1], &[3, 5, 1]),
+            case("channels 20 and 8", 3, &[2, 5, 7, 20], &[2, 5, 7, 8]),
+            case("channels 64 and 128", 3, &[2, 9, 6, 64], &[2, 9, 6, 128]),
+            case("batches of 1 and 2, 15 elements each", 0, &[1, 5, 3], &[2, 5, 3]),
+            case("batches of 3 and 2, whole vectors", 0, &[3, 5, 12], &[2, 5, 12]),
+            case("tokens, 7 and 2", 1, &[3, 7, 5], &[3, 2, 5]),
+            case("frames of a film, whole vectors", 1, &[2, 3, 5, 2, 4], &[2, 1, 5, 2, 4]),
+            case("one dimension", 0, &[7], &[5]),
         ]
     }
 }
 
 impl Graph {
-    /// `a` and then `b` along `axis`; their other dimensions must be equal. The result has the element type of `a`.
+    /// `a` and then `b` along `axis`, which counts from the last dimension if it is negative, as in torch; their other
+    /// dimensions must be equal. The result has the element type of `a`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if another dimension differs.
-    pub fn concat(&mut self, name: impl Into<String>, a: ValueId, b: ValueId, axis: Axis) -> Result<ValueId> {
+    /// [`Error::Shape`] if there is no such dimension or another one differs.
+    pub fn concat(&mut self, name: impl Into<String>, a: ValueId, b: ValueId, axis: isize) -> Result<ValueId> {
+        let axis = axis_of(self.shape(a), axis)?;
         self.push(name, Concat { axis }, &[Some(a), Some(b)])
     }
 }

@@ -126,7 +126,14 @@ impl Operation for GroupNorm {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::group_norm(inputs.get(0), inputs.get(1), inputs.get(2), self.groups, self.eps, self.activation)
+        reference::group_norm(
+            inputs.get(0),
+            inputs.get(1),
+            inputs.get(2),
+            self.groups,
+            self.eps,
+            self.activation.map(ActivationKind::reference),
+        )
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -80,7 +80,13 @@ impl Operation for Linear {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::linear(inputs.get(0), inputs.get(1), inputs.optional(2), inputs.optional(3), self.activation)
+        reference::linear(
+            inputs.get(0),
+            inputs.get(1),
+            inputs.optional(2),
+            inputs.optional(3),
+            self.activation.map(ActivationKind::reference),
+        )
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -10,7 +10,7 @@ use crate::tensor::{DType, HostTensor};
 /// original picture, noised to the level of the sample, wherever the mask is 0. The memory slots stay. Lugmayr et al.
 /// 2022 (RePaint, without resampling), eq. 8.
 ///
-/// Inputs: `state [1 + S, N, H, W, C]`, `original [N, H, W, C]`, `noise [N, H, W, C]`, `mask [1, H, W, 1]`, `level [2]`
+/// Inputs: `state [1 + S, N, .., C]`, `original [N, .., C]`, `noise [N, .., C]`, `mask [1, .., 1]`, `level [2]`
 /// (a and b); output as `state`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskedLatents;
@@ -21,10 +21,14 @@ impl Operation for MaskedLatents {
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let state = inputs.required(0)?;
-        let &[_, n, h, w, c] = state.shape.as_slice() else {
-            return Err(Error::Shape(format!("state must be [1 + S, N, H, W, C], found {:?}", state.shape)));
+        let [_, sample @ ..] = state.shape.as_slice() else {
+            return Err(Error::Shape("state must be [1 + S, N, .., C], found a number".into()));
         };
-        for (i, shape) in [(1, vec![n, h, w, c]), (2, vec![n, h, w, c]), (3, vec![1, h, w, 1]), (4, vec![2])] {
+        let [_, pixels @ .., _] = sample else {
+            return Err(Error::Shape(format!("state must be [1 + S, N, .., C], found {:?}", state.shape)));
+        };
+        let mask = [&[1], pixels, &[1]].concat();
+        for (i, shape) in [(1, sample.to_vec()), (2, sample.to_vec()), (3, mask), (4, vec![2])] {
             let input = inputs.required(i)?;
             expect_shape(Self::INPUTS[i], &input.shape, &shape)?;
             expect_dtype(Self::INPUTS[i], input.dtype, DType::F32)?;
@@ -53,8 +57,8 @@ impl Operation for MaskedLatents {
                 Launch::new("masked_latents/naive")
                     .param("elements", elements)
                     .param("sample", elements / shape[0])
-                    .param("pixels", shape[2] * shape[3])
-                    .param("C", shape[4])
+                    .param("pixels", shape[2..shape.len() - 1].iter().product())
+                    .param("C", context.output.channels())
                     .cover(elements.div_ceil(4), 64)
                     .into()
             },
@@ -62,12 +66,13 @@ impl Operation for MaskedLatents {
     }
 
     fn cases() -> Vec<Case> {
-        let case = |label, state: &[usize; 5]| {
+        let case = |label, state: &[usize]| {
+            let mask = [&[1], &state[2..state.len() - 1], &[1]].concat();
             let inputs = vec![
-                CaseInput::f32(*state, Fill::Normal),
+                CaseInput::f32(state, Fill::Normal),
                 CaseInput::f32(&state[1..], Fill::Normal),
                 CaseInput::f32(&state[1..], Fill::Normal),
-                CaseInput::f32([1, state[2], state[3], 1], Fill::Uniform(0.0, 1.0)),
+                CaseInput::f32(mask, Fill::Uniform(0.0, 1.0)),
                 CaseInput::f32([2], Fill::Uniform(0.1, 1.0)),
             ];
             Case::new(label, MaskedLatents, inputs)
@@ -76,6 +81,8 @@ impl Operation for MaskedLatents {
             case("odd number of elements, two slots", &[3, 2, 5, 7, 3]),
             case("latents", &[1, 2, 3, 5, 4]),
             case("one channel", &[2, 3, 3, 5, 1]),
+            case("a sound", &[2, 2, 13, 5]),
+            case("a film", &[1, 2, 3, 2, 5, 4]),
         ]
     }
 }

@@ -20,7 +20,7 @@ pub mod dynamic_threshold;
 pub mod embedding;
 pub mod emphasis;
 pub mod fourier_embedding;
-pub mod geglu;
+pub mod gated;
 pub mod group_norm;
 pub mod guidance;
 pub mod guidance_rescale;
@@ -34,6 +34,8 @@ pub mod model_input;
 pub mod pred_original_sample;
 mod product;
 pub mod randn;
+pub mod reshape;
+pub mod rope;
 pub mod scale;
 pub mod scale_noise;
 pub mod scale_shift;
@@ -41,10 +43,10 @@ pub mod scheduler_step;
 pub mod slice;
 pub mod softmax;
 pub mod timestep_embedding;
+pub mod transpose;
 pub mod upsample_nearest;
 
 pub use case::{Case, CaseInput, Fill};
-pub use concat::Axis;
 pub use knobs::Knobs;
 pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant, no_knobs};
 
@@ -113,6 +115,8 @@ impl<'a, T> Inputs<'a, T> {
 pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// Name in dumps, traces and `--force NAME=VARIANT`.
     const NAME: &'static str;
+    /// Other names for `--force`, each of one kind of this operation: what it was called when it was one by itself.
+    const ALIASES: &'static [&'static str] = &[];
     /// Names of the inputs by position; kernels bind them under these names and write `y`.
     const INPUTS: &'static [&'static str];
 
@@ -136,6 +140,11 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
         String::new()
     }
 
+    /// Which of the [`Operation::ALIASES`] means instances like this one.
+    fn alias(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Instances on which every variant is compared with the reference: odd sizes, several images, tile sizes ± 1.
     fn cases() -> Vec<Case>;
 }
@@ -154,6 +163,7 @@ macro_rules! registry {
         pub fn registry() -> Vec<Info> {
             vec![$(Info {
                 name: $module::$Type::NAME,
+                aliases: $module::$Type::ALIASES,
                 inputs: $module::$Type::INPUTS,
                 variants: $module::$Type::variants().iter().map(|v| v.name).collect(),
                 cases: $module::$Type::cases(),
@@ -164,6 +174,11 @@ macro_rules! registry {
             /// Name of the kind of operation.
             pub fn name(&self) -> &'static str {
                 match self { $(Op::$Type(_) => $module::$Type::NAME),* }
+            }
+
+            /// Whether `name` means operations like this one: its name, or an older one of its kind.
+            pub fn is_called(&self, name: &str) -> bool {
+                name == self.name() || match self { $(Op::$Type(op) => op.alias() == Some(name)),* }
             }
 
             /// Names of the inputs by position.
@@ -235,6 +250,8 @@ macro_rules! registry {
 pub struct Info {
     /// Name of the kind of operation.
     pub name: &'static str,
+    /// Older names of some of its kinds.
+    pub aliases: &'static [&'static str],
     /// Names of its inputs.
     pub inputs: &'static [&'static str],
     /// Names of its kernel variants, best first.
@@ -260,10 +277,16 @@ registry! {
     softmax::Softmax,
     /// Conversion between element types.
     cast::Cast,
-    /// Two tensors one after the other.
+    /// Two tensors one after the other along any dimension.
     concat::Concat,
-    /// A range of channels or of images.
+    /// A range of entries along any dimension.
     slice::Slice,
+    /// The dimensions in another order.
+    transpose::Transpose,
+    /// The same elements under another shape.
+    reshape::Reshape,
+    /// Positions turned into angles: rotary embedding.
+    rope::Rope,
     /// Sum or product of two tensors.
     binary::Binary,
     /// Multiplication and addition of constants.
@@ -305,7 +328,7 @@ registry! {
     /// Rows of a table.
     embedding::Embedding,
     /// The gated activation of transformer blocks.
-    geglu::Geglu,
+    gated::Gated,
     /// Prompt weights.
     emphasis::Emphasis,
     /// The largest magnitude, in parts.
@@ -348,6 +371,16 @@ pub(crate) fn expect_dtype(what: &str, found: DType, expected: DType) -> Result<
         Ok(())
     } else {
         Err(Error::Unsupported(format!("{what} must hold {}, not {}", expected.name(), found.name())))
+    }
+}
+
+/// The dimension that `axis` means: counted from the last one, -1, if it is negative.
+pub(crate) fn axis_of(shape: &[usize], axis: isize) -> Result<usize> {
+    let rank = shape.len() as isize;
+    if (-rank..rank).contains(&axis) {
+        Ok(axis.rem_euclid(rank) as usize)
+    } else {
+        Err(Error::Shape(format!("a tensor of shape {shape:?} has no dimension {axis}")))
     }
 }
 

@@ -52,7 +52,7 @@ impl Operation for ScaleShift {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::scale_shift(inputs.get(0), inputs.get(1), self.activation)
+        reference::scale_shift(inputs.get(0), inputs.get(1), self.activation.map(ActivationKind::reference))
     }
 
     fn variants() -> &'static [Variant<Self>] {

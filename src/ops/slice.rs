@@ -1,7 +1,8 @@
-//! A range of channels or of images.
+//! A range of entries along one dimension.
 
 use super::{
-    Axis, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours, no_knobs,
+    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -11,20 +12,19 @@ use crate::tensor::HostTensor;
 /// The entries `start .. start + length` of `x` along `axis`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
-    /// The dimension that is cut.
-    pub axis: Axis,
+    /// Position of the dimension that is cut.
+    pub axis: usize,
     /// First entry.
     pub start: usize,
     /// Number of entries.
     pub length: usize,
 }
 
-/// Consecutive elements: of a row of `x`, skipped at its start, taken.
+/// Consecutive elements: of a row of `x` (all from the axis on), skipped at its start, taken.
 fn runs(op: &Slice, context: &LowerContext<'_>) -> (usize, usize, usize) {
     let x = context.input(0);
-    let row = op.axis.run(x);
-    let entry = row / x.shape[op.axis.position(&x.shape)];
-    (row, op.start * entry, op.length * entry)
+    let entry: usize = x.shape[op.axis + 1..].iter().product();
+    (x.shape[op.axis] * entry, op.start * entry, op.length * entry)
 }
 
 impl Operation for Slice {
@@ -35,18 +35,14 @@ impl Operation for Slice {
         let x = inputs.required(0)?;
         expect_float("x", x.dtype)?;
         let mut shape = x.shape.clone();
-        let size = if shape.is_empty() { 0 } else { shape[self.axis.position(&shape)] };
+        let size = shape.get(self.axis).copied().unwrap_or(0);
         if self.length == 0 || self.start.checked_add(self.length).is_none_or(|end| end > size) {
             return Err(Error::Shape(format!(
-                "cannot take {} entries from entry {} on along the {} of x {:?}",
-                self.length,
-                self.start,
-                self.axis.name(),
-                x.shape
+                "cannot take {} entries from entry {} on along dimension {} of x {:?}",
+                self.length, self.start, self.axis, x.shape
             )));
         }
-        let axis = self.axis.position(&shape);
-        shape[axis] = self.length;
+        shape[self.axis] = self.length;
         Ok(x.with_shape(shape))
     }
 
@@ -101,7 +97,7 @@ impl Operation for Slice {
     }
 
     fn attributes(&self) -> String {
-        format!("{} {}..{}", self.axis.name(), self.start, self.start + self.length)
+        format!("axis={} {}..{}", self.axis, self.start, self.start + self.length)
     }
 
     fn cases() -> Vec<Case> {
@@ -109,19 +105,23 @@ impl Operation for Slice {
             Case::new(label, Slice { axis, start, length }, vec![CaseInput::normal(x)])
         };
         vec![
-            case("3 of 7 channels from the second on", Axis::Channels, 1, 3, &[2, 3, 5, 7]),
-            case("last 4 of 6 channels", Axis::Channels, 2, 4, &[2, 5, 3, 6]),
-            case("first 5 of 12 channels", Axis::Channels, 0, 5, &[3, 7, 12]),
-            case("8 of 20 channels", Axis::Channels, 4, 8, &[2, 5, 7, 20]),
-            case("last 64 of 128 channels", Axis::Channels, 64, 64, &[2, 9, 7, 128]),
-            case("second of 3 images, 15 elements each", Axis::Batch, 1, 1, &[3, 5, 3]),
-            case("last 2 of 3 images, whole vectors", Axis::Batch, 1, 2, &[3, 5, 12]),
+            case("3 of 7 channels from the second on", 3, 1, 3, &[2, 3, 5, 7]),
+            case("last 4 of 6 channels", 3, 2, 4, &[2, 5, 3, 6]),
+            case("first 5 of 12 channels", 2, 0, 5, &[3, 7, 12]),
+            case("8 of 20 channels", 3, 4, 8, &[2, 5, 7, 20]),
+            case("last 64 of 128 channels", 3, 64, 64, &[2, 9, 7, 128]),
+            case("second of 3 images, 15 elements each", 0, 1, 1, &[3, 5, 3]),
+            case("last 2 of 3 images, whole vectors", 0, 1, 2, &[3, 5, 12]),
+            case("4 of 9 tokens", 1, 3, 4, &[3, 9, 5]),
+            case("2 of 5 rows of a film, whole vectors", 2, 2, 2, &[2, 3, 5, 2, 4]),
+            case("one dimension", 0, 2, 3, &[7]),
         ]
     }
 }
 
 impl Graph {
-    /// The entries `start .. start + length` of `x` along `axis`.
+    /// The entries `start .. start + length` of `x` along `axis`, which counts from the last dimension if it is
+    /// negative.
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` has no such entries.
@@ -129,10 +129,11 @@ impl Graph {
         &mut self,
         name: impl Into<String>,
         x: ValueId,
-        axis: Axis,
+        axis: isize,
         start: usize,
         length: usize,
     ) -> Result<ValueId> {
+        let axis = axis_of(self.shape(x), axis)?;
         self.push(name, Slice { axis, start, length }, &[Some(x)])
     }
 }

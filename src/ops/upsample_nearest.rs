@@ -22,7 +22,7 @@ pub struct UpsampleNearest {
 
 impl UpsampleNearest {
     /// H/OH and W/OW, rounded to f32.
-    pub(crate) fn scales(&self, h: usize, w: usize) -> [f32; 2] {
+    fn scales(&self, h: usize, w: usize) -> [f32; 2] {
         [h as f32 / self.out_h as f32, w as f32 / self.out_w as f32]
     }
 
@@ -59,7 +59,7 @@ impl Operation for UpsampleNearest {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::upsample_nearest(inputs.get(0), self)
+        reference::upsample_nearest(inputs.get(0), self.out_h, self.out_w)
     }
 
     fn variants() -> &'static [Variant<Self>] {

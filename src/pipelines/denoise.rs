@@ -11,18 +11,13 @@ use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
 use crate::tensor::{DType, HostTensor};
 
 /// Everything that shapes the graph of one denoise step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DenoiseSpec<'a> {
     /// The run.
     pub schedule: &'a Schedule,
-    /// Pictures made at once.
-    pub batch: usize,
-    /// Rows of the sample.
-    pub height: usize,
-    /// Columns of the sample.
-    pub width: usize,
-    /// Channels of the sample.
-    pub channels: usize,
+    /// Shape of the sample, channels last, `[N, .., C]`: a picture's `[N, H, W, C]`, a sound's `[N, L, C]`, a film's
+    /// `[N, F, H, W, C]`.
+    pub shape: Vec<usize>,
     /// How often the model sees every sample, under different conditions: 1 without guidance, 2 for classifier-free
     /// guidance (Ho and Salimans 2022; the unconditional half first).
     pub branches: usize,
@@ -33,51 +28,64 @@ pub struct DenoiseSpec<'a> {
 }
 
 impl DenoiseSpec<'_> {
+    /// Pictures made at once.
+    pub fn batch(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Channels of the sample.
+    pub fn channels(&self) -> usize {
+        self.shape[self.shape.len() - 1]
+    }
+
     /// Pictures the model sees in one call.
     pub fn model_batch(&self) -> usize {
-        self.batch * self.branches
+        self.batch() * self.branches
     }
 }
 
 /// What a model gets in one step.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelCall {
-    /// `[model_batch, H, W, C]`, scaled as the scheduler asks.
+    /// `[model_batch, .., C]`, scaled as the scheduler asks.
     pub sample: ValueId,
     /// `[model_batch]` f32.
     pub timestep: ValueId,
 }
 
-/// The graph of one step. `model` adds the model to it and returns its output `[model_batch, H, W, C or 2C]`.
+/// The graph of one step. `model` adds the model to it and returns its output `[model_batch, .., C or 2C]`.
 ///
-/// Inputs: `state` `[1 + slots, N, H, W, C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
+/// Inputs: `state` `[1 + slots, N, .., C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
 /// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
-/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, H, W, C]`, `mask` `[1, H, W, 1]` and
+/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and
 /// `original_level` `[2]` if masked, and what `model` adds. Outputs: `state`, carried to the next step, and
-/// `pred_original_sample` `[N, H, W, C]`.
+/// `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
-/// What `model` returns; [`Error::Shape`] if its output does not fit.
+/// What `model` returns; [`Error::Shape`] if its output does not fit, or the sample's shape is none.
 pub fn step_graph(
     spec: &DenoiseSpec<'_>,
     dtype: DType,
     model: impl FnOnce(&mut Layers<'_>, ModelCall) -> Result<ValueId>,
 ) -> Result<Graph> {
-    let (n, h, w, c) = (spec.batch, spec.height, spec.width, spec.channels);
+    let shape = &spec.shape;
+    if shape.len() < 2 {
+        return Err(Error::Shape(format!("a sample must be [N, .., C], found {shape:?}")));
+    }
     let slots = spec.schedule.memory_slots;
     let mut graph = Graph::new();
     let g = &mut graph;
-    let state = g.input("state", TensorDesc::f32([1 + slots, n, h, w, c]));
+    let state = g.input("state", TensorDesc::f32([&[1 + slots], &shape[..]].concat()));
     let timestep = g.input("timestep", TensorDesc::f32([spec.model_batch()]));
     let coefficients = g.input("coefficients", TensorDesc::f32([coefficient_count(slots)]));
     let draws_noise = spec.schedule.steps.iter().any(|s| s.draws_noise);
-    let noise = draws_noise.then(|| g.input("noise", TensorDesc::f32([n, h, w, c])));
+    let noise = draws_noise.then(|| g.input("noise", TensorDesc::f32(shape.clone())));
 
     // 1. the model's prediction, with and without the condition if guided
     let sample = g.model_input("model_input", state, coefficients, spec.branches)?;
     let mut model_output = model(&mut Layers::new(g, dtype), ModelCall { sample, timestep })?;
     if spec.branches > 1 {
-        let weights = g.input("guidance_weights", TensorDesc::f32([spec.branches, n]));
+        let weights = g.input("guidance_weights", TensorDesc::f32([spec.branches, spec.batch()]));
         let guided = g.guidance("guidance", model_output, weights)?;
         model_output = match spec.rescale {
             Some((factor, branch)) => g.guidance_rescale("guidance_rescale", guided, model_output, factor, branch)?,
@@ -101,9 +109,10 @@ pub fn step_graph(
 
     // 4. for inpainting, what shall stay
     if spec.masked {
-        let original = g.input("original", TensorDesc::f32([n, h, w, c]));
-        let original_noise = g.input("original_noise", TensorDesc::f32([n, h, w, c]));
-        let mask = g.input("mask", TensorDesc::f32([1, h, w, 1]));
+        let mask = [&[1], &shape[1..shape.len() - 1], &[1]].concat();
+        let original = g.input("original", TensorDesc::f32(shape.clone()));
+        let original_noise = g.input("original_noise", TensorDesc::f32(shape.clone()));
+        let mask = g.input("mask", TensorDesc::f32(mask));
         let level = g.input("original_level", TensorDesc::f32([2]));
         next = g.masked_latents("masked_latents", next, original, original_noise, mask, level)?;
     }
@@ -130,8 +139,8 @@ fn learned_variance(schedule: &Schedule) -> Option<LearnedVariance> {
 
 fn check_model_output(shape: &[usize], spec: &DenoiseSpec<'_>) -> Result<()> {
     let learned = learned_variance(spec.schedule).is_some();
-    let channels = if learned { 2 * spec.channels } else { spec.channels };
-    if shape.last() == Some(&channels) || (!learned && shape.last() == Some(&(2 * spec.channels))) {
+    let channels = if learned { 2 * spec.channels() } else { spec.channels() };
+    if shape.last() == Some(&channels) || (!learned && shape.last() == Some(&(2 * spec.channels()))) {
         return Ok(());
     }
     let why = if learned {
@@ -142,7 +151,7 @@ fn check_model_output(shape: &[usize], spec: &DenoiseSpec<'_>) -> Result<()> {
     Err(Error::Config(format!(
         "the model returns {:?} channels for samples of {}, expected {channels}{why}",
         shape.last(),
-        spec.channels
+        spec.channels()
     )))
 }
 
@@ -178,32 +187,31 @@ pub struct Progress<'a> {
     /// The timestep that was just done.
     pub timestep: f64,
     session: &'a mut dyn Session,
-    batch: usize,
 }
 
 impl Progress<'_> {
-    /// The sample after this step, `[N, C, H, W]`. Reads from the device, which then waits.
+    /// The sample after this step, `[N, C, ..]`. Reads from the device, which then waits.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn sample(&mut self) -> Result<HostTensor> {
-        sample_of(&self.session.read("state")?, self.batch)
+        Ok(sample_of(&self.session.read("state")?))
     }
 
-    /// The current estimate of the clean picture, `[N, C, H, W]`. Reads from the device, which then waits.
+    /// The current estimate of the clean picture, `[N, C, ..]`. Reads from the device, which then waits.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn pred_original_sample(&mut self) -> Result<HostTensor> {
-        self.session.read("pred_original_sample")?.nhwc_to_nchw()
+        Ok(self.session.read("pred_original_sample")?.channels_first())
     }
 }
 
-/// Row 0 of a state, as `[N, C, H, W]`.
-fn sample_of(state: &HostTensor, batch: usize) -> Result<HostTensor> {
-    let shape = [batch, state.shape[2], state.shape[3], state.shape[4]];
+/// Row 0 of a state, as `[N, C, ..]`.
+fn sample_of(state: &HostTensor) -> HostTensor {
+    let shape = state.shape[1..].to_vec();
     let elements = shape.iter().product();
-    HostTensor::new(shape, state.data[..elements].to_vec())?.nhwc_to_nchw()
+    HostTensor { shape, data: state.data[..elements].to_vec() }.channels_first()
 }
 
 /// A loaded step graph and the schedule it runs.
@@ -215,7 +223,7 @@ pub struct DenoiseLoop<'a> {
 }
 
 impl DenoiseLoop<'_> {
-    /// Denoises `sample` `[N, C, H, W]` (at the noise level of the first step) through all steps. Noise is drawn from
+    /// Denoises `sample` `[N, C, ..]` (at the noise level of the first step) through all steps. Noise is drawn from
     /// `sources` in the order in which diffusers draws it. `observe` is called after each step and may read
     /// intermediate results.
     ///
@@ -228,23 +236,22 @@ impl DenoiseLoop<'_> {
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
         let slots = self.schedule.memory_slots;
-        let batch = sample.shape[0];
         let has_noise = self.session.graph().find_input("noise").is_some();
         let masked = self.session.graph().find_input("original_level").is_some();
         let model_batch = {
             let timestep = self.session.graph().find_input("timestep").expect("step_graph makes this input");
             self.session.graph().shape(timestep)[0]
         };
-        let nhwc = sample.nchw_to_nhwc()?;
-        let mut state = HostTensor::zeros([1 + slots, batch, nhwc.shape[1], nhwc.shape[2], nhwc.shape[3]]);
-        state.data[..nhwc.len()].copy_from_slice(&nhwc.data);
+        let first = sample.channels_last();
+        let mut state = HostTensor::zeros([&[1 + slots], &first.shape[..]].concat());
+        state.data[..first.len()].copy_from_slice(&first.data);
         self.session.write("state", &state)?;
         if has_noise {
-            self.session.write("noise", &HostTensor::zeros(nhwc.shape.clone()))?; // steps that draw none have coefficient 0 for it
+            self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?; // steps that draw none have coefficient 0 for it
         }
         for (i, step) in self.schedule.steps.iter().enumerate() {
             if step.draws_noise {
-                self.session.write("noise", &randn_tensor(sources, &sample.shape).nchw_to_nhwc()?)?;
+                self.session.write("noise", &randn_tensor(sources, &sample.shape).channels_last())?;
             }
             self.session.write(
                 "timestep",
@@ -259,26 +266,25 @@ impl DenoiseLoop<'_> {
             }
             self.session.run()?;
             if i == 0 {
-                self.finite_sample(batch, 1)?; // what overflows does so at once, mostly: the other steps need not be waited for
+                self.finite_sample(1)?; // what overflows does so at once, mostly: the other steps need not be waited for
             }
             observe(Progress {
                 done: i + 1,
                 total: self.schedule.steps.len(),
                 timestep: step.timestep,
                 session: self.session.as_mut(),
-                batch,
             })?;
         }
-        self.finite_sample(batch, self.schedule.steps.len())
+        self.finite_sample(self.schedule.steps.len())
     }
 
-    /// The sample after `done` steps, `[N, C, H, W]`.
+    /// The sample after `done` steps, `[N, C, ..]`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause,
     /// [`crate::overflow::F32Fallback`] has seen to that.
-    fn finite_sample(&mut self, batch: usize, done: usize) -> Result<HostTensor> {
-        let sample = sample_of(&self.session.read("state")?, batch)?;
+    fn finite_sample(&mut self, done: usize) -> Result<HostTensor> {
+        let sample = sample_of(&self.session.read("state")?);
         let bad = sample.data.iter().filter(|v| !v.is_finite()).count();
         if bad == 0 {
             return Ok(sample);

@@ -26,15 +26,11 @@ impl TextConditioning {
     /// # Errors
     /// [`Error::Shape`] if they have different numbers of tokens.
     pub fn join(parts: &[&Self]) -> Result<Self> {
-        let stack = |parts: Vec<&HostTensor>| -> Result<HostTensor> {
-            let mut shape = parts[0].shape.clone();
-            shape[0] = parts.iter().map(|p| p.shape[0]).sum();
-            HostTensor::new(shape, parts.iter().flat_map(|p| &p.data).copied().collect())
-        };
+        let hidden_states: Vec<_> = parts.iter().map(|p| &p.hidden_states).collect();
         let pooled: Option<Vec<_>> = parts.iter().map(|p| p.pooled.as_ref()).collect();
         Ok(Self {
-            hidden_states: stack(parts.iter().map(|p| &p.hidden_states).collect())?,
-            pooled: pooled.map(stack).transpose()?,
+            hidden_states: HostTensor::concat(&hidden_states, 0)?,
+            pooled: pooled.map(|parts| HostTensor::concat(&parts, 0)).transpose()?,
         })
     }
 
@@ -155,7 +151,9 @@ impl TextEncoders {
             hidden.push(states);
             pooled = text;
         }
-        Ok(TextConditioning { hidden_states: side_by_side(&hidden)?, pooled })
+        let hidden_states = HostTensor::concat(&hidden.iter().collect::<Vec<_>>(), 2)
+            .map_err(|e| Error::Config(format!("the text encoders do not belong together: {e}")))?;
+        Ok(TextConditioning { hidden_states, pooled })
     }
 }
 
@@ -289,24 +287,4 @@ fn emphasis(runtime: &Runtime<'_>, hidden: &HostTensor, weights: &HostTensor) ->
     session.write("weights", weights)?;
     session.run()?;
     session.read("weighted")
-}
-
-/// Concatenates `[N, S, D]` tensors along the last dimension.
-fn side_by_side(parts: &[HostTensor]) -> Result<HostTensor> {
-    let [n, s] = [parts[0].shape[0], parts[0].shape[1]];
-    let width: usize = parts.iter().map(|p| p.shape[2]).sum();
-    let mut data = Vec::with_capacity(n * s * width);
-    for row in 0..n * s {
-        for part in parts {
-            if part.shape[..2] != [n, s] {
-                return Err(Error::Config(format!(
-                    "the text encoders return {:?} and {:?}: they do not belong together",
-                    parts[0].shape, part.shape
-                )));
-            }
-            let d = part.shape[2];
-            data.extend_from_slice(&part.data[row * d..][..d]);
-        }
-    }
-    HostTensor::new([n, s, width], data)
 }

@@ -117,10 +117,7 @@ impl UNet2DPipeline {
         let config = &self.model.config;
         let spec = DenoiseSpec {
             schedule,
-            batch: options.batch_size,
-            height,
-            width,
-            channels: config.in_channels,
+            shape: vec![options.batch_size, height, width, config.in_channels],
             branches: if self.guided(options) { 2 } else { 1 },
             rescale: None,
             masked: false,

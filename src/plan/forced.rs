@@ -63,7 +63,7 @@ impl Forced {
             None => (variant, Knobs::default()),
         };
         let registry = registry();
-        let find = |name: &str| registry.iter().find(|info| info.name == name);
+        let find = |name: &str| registry.iter().find(|info| info.name == name || info.aliases.contains(&name));
         let (target, variants) = if let Some(node) = target.strip_prefix("node:") {
             (Target::Node(node.into()), None)
         } else if let Some((operation, shape)) = target.split_once('@') {
@@ -100,10 +100,10 @@ impl Forced {
         let find = |test: &dyn Fn(&Target) -> bool| all.iter().find(|forced| test(&forced.target));
         find(&|target| matches!(target, Target::Node(name) if name == node))
             .or_else(|| {
-                let meant = |name: &str, shape: &[usize]| name == op.name() && shape == context.output.shape;
+                let meant = |name: &str, shape: &[usize]| op.is_called(name) && shape == context.output.shape;
                 find(&|target| matches!(target, Target::Shape(name, shape) if meant(name, shape)))
             })
-            .or_else(|| find(&|target| matches!(target, Target::Operation(name) if name == op.name())))
+            .or_else(|| find(&|target| matches!(target, Target::Operation(name) if op.is_called(name))))
     }
 
     /// Refuses a node that `graph` does not have.

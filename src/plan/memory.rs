@@ -4,9 +4,12 @@
 //! Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs read-only (the same
 //! buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's limit. Slots are chosen
 //! greedily: the smallest free one that is large enough, else the largest free one grown, else a new one.
+//!
+//! A view (`reshape`) has the buffer of the value that it shows, and keeps it alive.
 
 use super::{BufferIndex, BufferPlan, BufferRole};
 use crate::graph::{Graph, NodeKind, ValueId};
+use crate::ops::Op;
 
 pub(super) struct Memory {
     buffers: Vec<BufferPlan>,
@@ -16,6 +19,8 @@ pub(super) struct Memory {
     last_use: Vec<usize>,
     /// Values whose last use is the node of this index.
     dying: Vec<Vec<ValueId>>,
+    /// For each value the one whose buffer it has: itself, unless it is a view.
+    shown: Vec<ValueId>,
     free: Vec<BufferIndex>,
     absent: Option<BufferIndex>,
     reuse: bool,
@@ -24,18 +29,19 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new(graph: &Graph, reuse: bool) -> Self {
         let count = graph.nodes().len();
+        let shown = shown_values(graph);
         let mut last_use: Vec<usize> = (0..count).collect();
         for (id, node) in graph.values() {
-            node.inputs().for_each(|v| last_use[v.index()] = id.index());
+            node.inputs().for_each(|v| last_use[shown[v.index()].index()] = id.index());
         }
         for (id, node) in graph.values() {
             if node.op().is_none() {
                 last_use[id.index()] = usize::MAX;
             }
         }
-        graph.outputs().iter().for_each(|(_, v)| last_use[v.index()] = usize::MAX);
+        graph.outputs().iter().for_each(|(_, v)| last_use[shown[v.index()].index()] = usize::MAX);
         let mut dying = vec![Vec::new(); count];
-        for (id, _) in graph.values() {
+        for (id, _) in graph.values().filter(|(id, _)| shown[id.index()] == *id) {
             if last_use[id.index()] != usize::MAX {
                 dying[last_use[id.index()]].push(id);
             }
@@ -46,6 +52,7 @@ impl Memory {
             value_bytes: graph.nodes().iter().map(|n| n.desc.bytes()).collect(),
             last_use,
             dying,
+            shown,
             free: Vec::new(),
             absent: None,
             reuse,
@@ -72,6 +79,15 @@ impl Memory {
         let buffer = self.allocate(self.value_bytes[value.index()]);
         self.value_buffers[value.index()] = Some(buffer);
         buffer
+    }
+
+    /// Whether `value` is a view, which then has its buffer, and no launch makes it.
+    pub(super) fn is_view(&mut self, value: ValueId) -> bool {
+        let shown = self.shown[value.index()];
+        if shown != value {
+            self.value_buffers[value.index()] = Some(self.buffer(shown));
+        }
+        shown != value
     }
 
     /// A slot of at least `bytes`.
@@ -121,9 +137,26 @@ impl Memory {
     /// All buffers, and the buffer of each value that still holds it when a run has ended.
     pub(super) fn finish(self) -> (Vec<BufferPlan>, Vec<Option<BufferIndex>>) {
         let kept = |(i, buffer): (usize, &Option<BufferIndex>)| {
-            buffer.filter(|_| !self.reuse || self.last_use[i] == usize::MAX)
+            buffer.filter(|_| !self.reuse || self.last_use[self.shown[i].index()] == usize::MAX)
         };
         let value_buffers = self.value_buffers.iter().enumerate().map(kept).collect();
         (self.buffers, value_buffers)
     }
+}
+
+/// For each value the one whose buffer it has. A view whose elements are stored otherwise is a copy; so is an output
+/// that shows an input or a parameter, since an output may be copied to the very input it shows.
+fn shown_values(graph: &Graph) -> Vec<ValueId> {
+    let mut shown: Vec<ValueId> = Vec::with_capacity(graph.nodes().len());
+    for (id, node) in graph.values() {
+        let of = match &node.kind {
+            NodeKind::Op(Op::Reshape(_), inputs) => inputs[0].expect("a reshape has an input"),
+            _ => id,
+        };
+        let of = if of == id { id } else { shown[of.index()] };
+        let is_output = graph.outputs().iter().any(|(_, v)| *v == id);
+        let copied = graph.desc(of).dtype != node.desc.dtype || (is_output && graph.node(of).op().is_none());
+        shown.push(if copied { id } else { of });
+    }
+    shown
 }

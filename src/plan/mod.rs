@@ -123,7 +123,7 @@ impl Plan {
         };
         for (value, node) in graph.values() {
             planner.check_fits(&node.name, &node.desc, "--precision f16")?;
-            if node.op().is_some() {
+            if node.op().is_some() && !planner.memory.is_view(value) {
                 planner.lower(value, node)?;
             }
         }

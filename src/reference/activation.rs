@@ -1,24 +1,32 @@
 //! Activation functions.
 
-use crate::ops::activation::ActivationKind;
 use crate::tensor::HostTensor;
 
 /// `y = f(x)`, elementwise.
-pub fn activation(x: &HostTensor, kind: ActivationKind) -> HostTensor {
-    HostTensor { shape: x.shape.clone(), data: x.data.iter().map(|&v| activate(f64::from(v), kind) as f32).collect() }
+pub fn activation(x: &HostTensor, f: fn(f64) -> f64) -> HostTensor {
+    HostTensor { shape: x.shape.clone(), data: x.data.iter().map(|&v| f(f64::from(v)) as f32).collect() }
 }
 
-/// One value in f64.
-pub(crate) fn activate(x: f64, kind: ActivationKind) -> f64 {
-    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    match kind {
-        ActivationKind::Silu => x * sigmoid(x),
-        ActivationKind::Gelu => x * 0.5 * erfc(-x / std::f64::consts::SQRT_2),
-        ActivationKind::QuickGelu => x * sigmoid(1.702 * x),
-        ActivationKind::Mish => x * x.exp().ln_1p().min(f64::MAX).tanh(),
-        ActivationKind::Relu => x.max(0.0),
-        ActivationKind::Tanh => x.tanh(),
-    }
+/// The function that configs call `name`.
+pub fn activation_function(name: &str) -> Option<fn(f64) -> f64> {
+    Some(match name {
+        "silu" => |x| x * sigmoid(x),
+        "gelu" => |x| x * 0.5 * erfc(-x / std::f64::consts::SQRT_2),
+        "quick_gelu" => |x| x * sigmoid(1.702 * x),
+        "mish" => |x| x * x.exp().ln_1p().min(f64::MAX).tanh(),
+        "relu" => |x| x.max(0.0),
+        "tanh" => f64::tanh,
+        "gelu_pytorch_tanh" => |x| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        },
+        "sigmoid" => sigmoid,
+        _ => return None,
+    })
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// Complementary error function: the Maclaurin series of erf near zero, the continued fraction of erfc (Abramowitz and

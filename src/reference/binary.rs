@@ -1,20 +1,28 @@
 //! Sums and products of two tensors.
 
-use crate::ops::binary::BinaryKind;
 use crate::tensor::HostTensor;
 
-/// `a + b` or `a · b`; `b` has the shape of `a`, or is `[N, C]` against `a [N, .., C]`.
-pub fn binary(a: &HostTensor, b: &HostTensor, kind: BinaryKind) -> HostTensor {
-    let apply = |a: f32, b: f32| match kind {
-        BinaryKind::Add => a + b,
-        BinaryKind::Mul => a * b,
+/// `y[i] = f(a[i], b[i])` over the shape that both broadcast to: shapes are aligned at their last dimension, and where
+/// one operand has size 1 or no dimension, its value there counts for all of the other's.
+pub fn binary(a: &HostTensor, b: &HostTensor, f: impl Fn(f64, f64) -> f64) -> HostTensor {
+    if a.shape == b.shape {
+        let data = a.data.iter().zip(&b.data).map(|(a, b)| f(f64::from(*a), f64::from(*b)) as f32).collect();
+        return HostTensor { shape: a.shape.clone(), data };
+    }
+    let rank = a.shape.len().max(b.shape.len());
+    let aligned = |t: &HostTensor| [&vec![1; rank - t.shape.len()][..], &t.shape].concat();
+    let (a_shape, b_shape) = (aligned(a), aligned(b));
+    let shape: Vec<usize> = a_shape.iter().zip(&b_shape).map(|(a, b)| if *a == 1 { *b } else { *a }).collect();
+    let at = |index: &[usize], shape: &[usize]| {
+        index.iter().zip(shape).fold(0, |at, (i, size)| at * size + if *size == 1 { 0 } else { *i })
     };
-    let data = if a.shape == b.shape {
-        a.data.iter().zip(&b.data).map(|(&a, &b)| apply(a, b)).collect()
-    } else {
-        let (n, c) = (b.shape[0], b.shape[1]);
-        let images = a.data.chunks_exact(a.len() / n).zip(b.data.chunks_exact(c));
-        images.flat_map(|(image, b)| image.iter().zip(b.iter().cycle()).map(|(&a, &b)| apply(a, b))).collect()
-    };
-    HostTensor { shape: a.shape.clone(), data }
+    let mut index = vec![0; rank];
+    HostTensor::from_fn(shape.clone(), |position| {
+        let mut rest = position;
+        for d in (0..rank).rev() {
+            index[d] = rest % shape[d];
+            rest /= shape[d];
+        }
+        f(f64::from(a.data[at(&index, &a_shape)]), f64::from(b.data[at(&index, &b_shape)])) as f32
+    })
 }

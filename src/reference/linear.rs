@@ -2,9 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::activate;
 use super::products::Weights;
-use crate::ops::activation::ActivationKind;
 use crate::tensor::HostTensor;
 
 /// Rows of `x` that one task takes: few enough to share the work, enough to use each weight loaded several times.
@@ -16,7 +14,7 @@ pub fn linear(
     weight: &HostTensor,
     bias: Option<&HostTensor>,
     residual: Option<&HostTensor>,
-    activation: Option<ActivationKind>,
+    activation: Option<fn(f64) -> f64>,
 ) -> HostTensor {
     let (n, k) = (weight.shape[0], weight.shape[1]);
     let mut shape = x.shape.clone();
@@ -26,7 +24,7 @@ pub fn linear(
     y.data.par_chunks_mut(ROWS * n).zip(x.data.par_chunks(ROWS * k)).enumerate().for_each(|(task, (out, rows))| {
         weights.products(rows, |row, column, sum| {
             let sum = sum + bias.map_or(0.0, |b| f64::from(b.data[column]));
-            let value = activation.map_or(sum, |kind| activate(sum, kind));
+            let value = activation.map_or(sum, |f| f(sum));
             let i = row * n + column;
             out[i] = (value + residual.map_or(0.0, |r| f64::from(r.data[task * ROWS * n + i]))) as f32;
         });

@@ -10,6 +10,6 @@ pub fn randn(seed: &HostTensor, shape: &[usize]) -> HostTensor {
     let mut source = TorchCuda::at(number(&seed.data[..4]), number(&seed.data[4..]));
     let (n, c) = (shape[0], if shape.len() > 1 { shape[shape.len() - 1] } else { 1 });
     let pixels = shape.iter().product::<usize>() / (n * c).max(1);
-    let drawn = source.randn(&[n, c, pixels, 1]).nchw_to_nhwc().expect("four dimensions");
+    let drawn = source.randn(&[n, c, pixels, 1]).channels_last();
     HostTensor { shape: shape.to_vec(), data: drawn.data }
 }

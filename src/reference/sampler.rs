@@ -113,7 +113,7 @@ pub fn masked_latents(
     mask: &HostTensor,
     level: &HostTensor,
 ) -> HostTensor {
-    let (channels, pixels) = (state.shape[4], mask.len());
+    let (channels, pixels) = (state.shape[state.shape.len() - 1], mask.len());
     let [a, b] = [0, 1].map(|i| f64::from(level.data[i]));
     HostTensor::from_fn(state.shape.as_slice(), |i| {
         if i >= original.len() {

@@ -1,13 +1,14 @@
 // binary, naive: y = a + b or a * b, elementwise
 //
-//   a, y      [N, pixels, C]  f32 or f16
-//   b         as a, or [N, C] if BROADCAST, the same for all pixels of an image; f32 or f16
-// dispatch:   one invocation for four consecutive elements, which may lie in two images
-// requires:   nothing: any shape
-// constants:  KIND = 0 add, 1 multiply; BROADCAST
+//   a, b      of shapes that broadcast to y's (include/broadcast.wgsl); f32 or f16
+//   y         of RANK dimensions; f32 or f16
+// dispatch:   one invocation for four consecutive elements of y, whose operands may lie in four places
+// requires:   nothing: any shapes
+// constants:  KIND = 0 add, 1 multiply; BROADCAST = false where a, b and y have one shape
 // error:      1e-6 relative L2 in f32
-// source:     torch.add, torch.mul
+// source:     torch.add, torch.mul; numpy's rule of broadcasting
 //!include flat_index
+//!include broadcast
 //!storage a
 //!storage b
 //!storage y
@@ -17,8 +18,9 @@ const BROADCAST: bool = false;
 
 struct Params {
     elements: u32,
-    image: u32, // elements of one image: pixels * C
-    C: u32,
+    size_0: u32, size_1: u32, size_2: u32, size_3: u32, size_4: u32, size_5: u32,
+    a_0: u32, a_1: u32, a_2: u32, a_3: u32, a_4: u32, a_5: u32,
+    b_0: u32, b_1: u32, b_2: u32, b_3: u32, b_4: u32, b_5: u32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<a_vec4>;
@@ -35,18 +37,20 @@ fn main(
     let i = flat_index(workgroup, workgroups, local, 64u);
     if (4u * i >= p.elements) { return; }
 
+    var left = vec4<f32>(0.0);
     var right = vec4<f32>(0.0);
     if (BROADCAST) {
         for (var lane = 0u; lane < 4u; lane++) {
-            let element = 4u * i + lane; // [n, pixel, c]
+            let element = 4u * i + lane;
             if (element >= p.elements) { break; }
-            let bi = element / p.image * p.C + element % p.C;
-            right[lane] = decode_b(b[bi / 4u])[bi % 4u];
+            let at = operands_at(element);
+            left[lane] = decode_a(a[at.x / 4u])[at.x % 4u];
+            right[lane] = decode_b(b[at.y / 4u])[at.y % 4u];
         }
     } else {
+        left = decode_a(a[i]);
         right = decode_b(b[i]);
     }
-    let left = decode_a(a[i]);
     if (KIND == 0u) {
         y[i] = encode_y(left + right);
     } else {

@@ -1,24 +1,30 @@
-// binary, vec4: y = a + b or a * b with b the same for all pixels of an image, four channels at a time
+// binary, vec4: y = a + b or a * b with one operand repeated, four elements at a time
 //
-//   a, y      [N, pixels, C]  f32 or f16
-//   b         [N, C]          f32 or f16
-// dispatch:   one invocation for four consecutive elements, which lie in one pixel
-// requires:   C a multiple of 4
-// constants:  KIND = 0 add, 1 multiply
+//   a, b      of shapes that broadcast to y's (include/broadcast.wgsl); f32 or f16
+//   y         of RANK dimensions; f32 or f16
+// An operand that has the innermost dimension is counted in vectors; one that has not gives one element for all four.
+// dispatch:   one invocation for four consecutive elements of y, neighbours along the innermost dimension
+// requires:   the innermost dimension (neighbours that behave alike count as one) a multiple of 4
+// constants:  KIND = 0 add, 1 multiply; A_REPEATS, B_REPEATS = whether that operand has no innermost dimension
 // error:      1e-6 relative L2 in f32
-// faster:     than naive: one load of b and two index divisions for four elements where naive has four and eight
-// source:     torch.add, torch.mul
+// faster:     than naive: two loads and the index divisions once for four elements where naive has eight and four times
+//             as many
+// source:     torch.add, torch.mul; numpy's rule of broadcasting
 //!include flat_index
+//!include broadcast
 //!storage a
 //!storage b
 //!storage y
 
 const KIND: u32 = 0u;
+const A_REPEATS: bool = false;
+const B_REPEATS: bool = false;
 
 struct Params {
-    vectors: u32,         // elements / 4
-    image_vectors: u32,   // of one image: pixels * C / 4
-    channel_vectors: u32, // C / 4
+    vectors: u32, // elements / 4
+    size_0: u32, size_1: u32, size_2: u32, size_3: u32, size_4: u32, size_5: u32,
+    a_0: u32, a_1: u32, a_2: u32, a_3: u32, a_4: u32, a_5: u32,
+    b_0: u32, b_1: u32, b_2: u32, b_3: u32, b_4: u32, b_5: u32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<a_vec4>;
@@ -34,8 +40,11 @@ fn main(
 ) {
     let i = flat_index(workgroup, workgroups, local, 64u);
     if (i >= p.vectors) { return; }
-    let left = decode_a(a[i]);
-    let right = decode_b(b[i / p.image_vectors * p.channel_vectors + i % p.channel_vectors]);
+    let at = operands_at(i);
+    var left: vec4<f32>;
+    var right: vec4<f32>;
+    if (A_REPEATS) { left = vec4<f32>(decode_a(a[at.x / 4u])[at.x % 4u]); } else { left = decode_a(a[at.x]); }
+    if (B_REPEATS) { right = vec4<f32>(decode_b(b[at.y / 4u])[at.y % 4u]); } else { right = decode_b(b[at.y]); }
     if (KIND == 0u) {
         y[i] = encode_y(left + right);
     } else {

@@ -3,7 +3,7 @@
 //   a         [rows, A]      f32 or f16
 //   b         [rows, B]      f32 or f16
 //   y         [rows, A + B]  f32 or f16
-// A row is one pixel when channels are concatenated; it is the whole tensor when batches are.
+// A row is everything from the axis on: one pixel when channels are joined, the whole tensor when batches are.
 // dispatch:   one invocation for four consecutive elements of y, which may come from both inputs and from two rows
 // requires:   nothing: any A, B
 // constants:  none

@@ -1,5 +1,5 @@
 // Activation functions, chosen by the constant ACTIVATION:
-// 0 silu, 1 gelu (exact), 2 quick_gelu, 3 mish, 4 relu, 5 tanh, 99 none.
+// 0 silu, 1 gelu (exact), 2 quick_gelu, 3 mish, 4 relu, 5 tanh, 6 gelu by tanh, 7 sigmoid, 99 none.
 const ACTIVATION: u32 = 99u;
 
 // 1 / (1 + e^-x). For x far below zero e^-x overflows to infinity and the quotient is 0, as it should be.
@@ -49,6 +49,9 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
             let u = exp(-2.0 * abs(x));
             return sign(x) * (1.0 - u) / (1.0 + u);
         }
+        // x/2 (1 + tanh(z)) = x sigmoid(2 z), with z = sqrt(2/pi) (x + 0.044715 x^3).
+        case 6u: { return x * sigmoid(1.59576912 * (x + 0.044715 * x * x * x)); }
+        case 7u: { return sigmoid(x); }
         default: { return x; }
     }
 }

@@ -2,7 +2,7 @@
 //
 //   x         [rows, C]       f32 or f16
 //   y         [rows, length]  f32 or f16
-// A row is one pixel when channels are cut out; it is the whole tensor when images are.
+// A row is everything from the axis on: one pixel when channels are cut out, the whole tensor when images are.
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   nothing: any C, start, length
 // constants:  none

@@ -10,7 +10,6 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
-use crate::ops::concat::Axis;
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::F32Fallback;
 use crate::rng::NoiseSource;
@@ -191,7 +190,7 @@ impl Autoencoder {
                 // exp(0.5 v) is the learned_range formula between the bounds -1 and 1.
                 let bounds = HostTensor { shape: vec![6], data: vec![0.0, 0.0, 0.0, 0.0, -1.0, 1.0] };
                 let bounds = g.constant("log_bounds", bounds);
-                let both = g.concat("moments_clamped", mean, logvar, Axis::Channels)?;
+                let both = g.concat("moments_clamped", mean, logvar, -1)?;
                 let deviation = g.scale_noise("deviation", noise, both, bounds, LearnedVariance::Range)?;
                 g.add("sample_latent", mean, deviation)?
             }
@@ -208,10 +207,10 @@ impl Autoencoder {
         for draw in draws.data.chunks(one) {
             if self.has_distribution() {
                 let draw = HostTensor::new([&[1], &draws.shape[1..]].concat(), draw.to_vec())?;
-                session.write("noise", &draw.nchw_to_nhwc()?)?;
+                session.write("noise", &draw.channels_last())?;
             }
             session.run()?;
-            latents.extend(session.read("latent")?.nhwc_to_nchw()?.data);
+            latents.extend(session.read("latent")?.channels_first().data);
         }
         HostTensor::new(draws.shape.clone(), latents)
     }
@@ -222,7 +221,7 @@ impl Autoencoder {
     /// # Errors
     /// As [`crate::backend::Device::load`].
     pub fn mode(&self, runtime: &Runtime<'_>, image: &HostTensor) -> Result<HostTensor> {
-        let moments = self.moments(runtime, image)?.nhwc_to_nchw()?;
+        let moments = self.moments(runtime, image)?.channels_first();
         let [channels, h, w] = [self.latent_channels(), moments.shape[2], moments.shape[3]];
         // The mean is the first half of the channels, or all there are.
         HostTensor::new([1, channels, h, w], moments.data[..channels * h * w].to_vec())
@@ -232,7 +231,7 @@ impl Autoencoder {
         let &[1, _, _, _] = image.shape.as_slice() else {
             return Err(Error::Shape(format!("a picture to encode must be [1, C, H, W], found {:?}", image.shape)));
         };
-        let mut all = self.run(runtime, Half::Encoder, &[image.nchw_to_nhwc()?])?;
+        let mut all = self.run(runtime, Half::Encoder, &[image.channels_last()])?;
         Ok(all.swap_remove(0))
     }
 
@@ -245,12 +244,12 @@ impl Autoencoder {
         let &[batch, channels, h, w] = latents.shape.as_slice() else {
             return Err(Error::Shape(format!("latents must be [N, C, h, w], found {:?}", latents.shape)));
         };
-        let one = |data: &[f32]| HostTensor::new([1, channels, h, w], data.to_vec())?.nchw_to_nhwc();
+        let one = |data: &[f32]| Ok(HostTensor::new([1, channels, h, w], data.to_vec())?.channels_last());
         let inputs = latents.data.chunks(channels * h * w).map(one).collect::<Result<Vec<_>>>()?;
         let mut shape = vec![batch];
         let mut pictures = Vec::new();
         for picture in self.run(runtime, Half::Decoder, &inputs)? {
-            let picture = picture.nhwc_to_nchw()?;
+            let picture = picture.channels_first();
             shape.truncate(1);
             shape.extend(&picture.shape[1..]);
             pictures.extend(picture.data.iter().map(|v| v.clamp(0.0, 1.0)));

@@ -71,11 +71,12 @@ impl Tiles {
 
         // 3. side by side what no later tile covers
         let limit = self.out_size - self.out_size / OVERLAP;
-        let cropped: Vec<Vec<HostTensor>> = results
-            .iter()
-            .map(|row| row.iter().flatten().map(|tile| window(tile, [0, 0], [limit; 2])).collect())
-            .collect();
-        Ok(side_by_side(&cropped))
+        let cropped = |row: &Vec<Option<HostTensor>>| -> Result<HostTensor> {
+            let tiles: Vec<_> = row.iter().flatten().map(|tile| window(tile, [0, 0], [limit; 2])).collect();
+            HostTensor::concat(&tiles.iter().collect::<Vec<_>>(), 2)
+        };
+        let rows = results.iter().map(cropped).collect::<Result<Vec<_>>>()?;
+        HostTensor::concat(&rows.iter().collect::<Vec<_>>(), 1)
     }
 }
 
@@ -122,21 +123,4 @@ fn window(x: &HostTensor, start: [usize; 2], size: [usize; 2]) -> HostTensor {
     let (rows, columns) = (size[0].min(h - start[0]), size[1].min(w - start[1]));
     let row = |i: usize| &x.data[((start[0] + i) * w + start[1]) * c..][..columns * c];
     HostTensor { shape: vec![1, rows, columns, c], data: (0..rows).flat_map(row).copied().collect() }
-}
-
-/// One picture of rows of tiles; the tiles of a row are equally high, those of a column equally wide.
-fn side_by_side(tiles: &[Vec<HostTensor>]) -> HostTensor {
-    let channels = tiles[0][0].shape[3];
-    let (height, width) =
-        (tiles.iter().map(|row| row[0].shape[1]).sum(), tiles[0].iter().map(|tile| tile.shape[2]).sum());
-    let mut data = Vec::with_capacity(height * width * channels);
-    for row in tiles {
-        for i in 0..row[0].shape[1] {
-            row.iter().for_each(|tile| {
-                let line = tile.shape[2] * channels;
-                data.extend_from_slice(&tile.data[i * line..][..line]);
-            });
-        }
-    }
-    HostTensor { shape: vec![1, height, width, channels], data }
 }

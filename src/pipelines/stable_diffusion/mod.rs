@@ -21,7 +21,6 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::models::{ConditionClassEmbedding, Model, Sizes, UNet2DConditionModel};
-use crate::ops::concat::Axis;
 use crate::overflow::F32Fallback;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
@@ -248,16 +247,16 @@ impl StableDiffusionPipeline {
             session.write("timestep_cond", &guidance_scale_embedding(&scales, dim))?;
         }
         if let Some(condition) = &start.condition {
-            session.write("condition", &self.condition(condition, branches)?.nchw_to_nhwc()?)?;
+            session.write("condition", &self.condition(condition, branches)?.channels_last())?;
         }
         if self.kind == Kind::Upscale {
             let labels = vec![options.noise_level as f32; spec.model_batch()];
             session.write("class_labels", &HostTensor { shape: vec![labels.len()], data: labels })?;
         }
         if let Some(kept) = &start.kept {
-            session.write("original", &kept.original.nchw_to_nhwc()?)?;
-            session.write("original_noise", &kept.noise.nchw_to_nhwc()?)?;
-            session.write("mask", &kept.mask.nchw_to_nhwc()?)?;
+            session.write("original", &kept.original.channels_last())?;
+            session.write("original_noise", &kept.noise.channels_last())?;
+            session.write("mask", &kept.mask.channels_last())?;
         }
         DenoiseLoop { session, schedule: &schedule }.run(&start.latents, sources, observe)
     }
@@ -268,10 +267,7 @@ impl StableDiffusionPipeline {
         let branches = self.branches(options);
         DenoiseSpec {
             schedule,
-            batch,
-            channels,
-            height,
-            width,
+            shape: vec![batch, height, width, channels],
             branches,
             rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
             masked: self.kind == Kind::Plain && options.mask.is_some(),
@@ -279,19 +275,19 @@ impl StableDiffusionPipeline {
     }
 
     fn step_graph(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
-        let (batch, height, width) = (spec.model_batch(), spec.height, spec.width);
+        let (batch, height, width) = (spec.model_batch(), spec.shape[1], spec.shape[2]);
         let time_ids = match (self.unet.config.text_time, self.aesthetic) {
             (None, _) => 0,
             (Some(_), true) => 5,
             (Some(_), false) => 6,
         };
         let sizes = Sizes { batch, height, width, tokens, time_ids };
-        let beside = self.unet.config.in_channels - spec.channels;
+        let beside = self.unet.config.in_channels - spec.channels();
         step_graph(spec, runtime.dtype, |m, call| {
             let mut sample = call.sample;
             if beside > 0 {
                 let condition = m.graph.input("condition", TensorDesc::f32([batch, height, width, beside]));
-                sample = m.graph.concat("sample_and_condition", sample, condition, Axis::Channels)?;
+                sample = m.graph.concat("sample_and_condition", sample, condition, -1)?;
             }
             let inputs = self.unet.inputs(m.graph, &sizes, sample, call.timestep)?;
             self.unet.build(m, inputs)

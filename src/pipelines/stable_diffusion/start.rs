@@ -160,8 +160,8 @@ impl StableDiffusionPipeline {
             if changes(pixel / width, pixel % width) { 0.0 } else { image.data[i] }
         });
         let masked = self.encode(runtime, &visible, shape, sources)?;
-        let condition =
-            beside(&HostTensor::new([shape[0], 1, shape[2], shape[3]], small.data.repeat(shape[0]))?, &masked)?;
+        let mask = HostTensor::new([shape[0], 1, shape[2], shape[3]], small.data.repeat(shape[0]))?;
+        let condition = HostTensor::concat(&[&mask, &masked], 1)?;
         Ok(Start { latents, condition: Some(condition), kept: None })
     }
 
@@ -217,14 +217,6 @@ fn draw_each<S: NoiseSource>(
 fn scaled(mut noise: HostTensor, sigma: f64) -> HostTensor {
     noise.data.iter_mut().for_each(|v| *v *= sigma as f32);
     noise
-}
-
-/// `[N, C, H, W]` and `[N, D, H, W]` as `[N, C + D, H, W]`.
-fn beside(a: &HostTensor, b: &HostTensor) -> Result<HostTensor> {
-    let n = a.shape[0];
-    let rows = a.data.chunks(a.len() / n).zip(b.data.chunks(b.len() / n));
-    let data = rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
-    HostTensor::new([n, a.shape[1] + b.shape[1], a.shape[2], a.shape[3]], data)
 }
 
 /// `original` at a noise level: the forward process, on the device.

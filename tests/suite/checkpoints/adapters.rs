@@ -49,7 +49,7 @@ fn run(checkpoint: &Checkpoint, part: &str, inputs: NamedTensors, device: &Devic
     inputs.iter().for_each(|(name, tensor)| session.write(name, tensor).expect("fits"));
     session.run().expect("runs");
     match part {
-        "unet" => session.read("sample").and_then(|t| t.nhwc_to_nchw()).expect("is read"),
+        "unet" => session.read("sample").map(|t| t.channels_first()).expect("is read"),
         _ => session.read("last_hidden_state").expect("is read"),
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use unmist::backend::Session;
 use unmist::gpu::GpuSession;
+use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
-use unmist::ops::{Axis, Fill};
 use unmist::pipelines::{DenoiseSpec, coefficients, step_graph};
 use unmist::plan::{Plan, PlanOptions};
 use unmist::reference::ReferenceSession;
@@ -18,8 +18,8 @@ use crate::common::Fixture;
 use crate::device::gpu;
 use crate::schedulers::tables::config;
 
-/// Of the sample, [N, C, H, W].
-const SHAPE: [usize; 4] = [2, 3, 5, 7];
+/// Of the sample, [N, C, ..]: pictures, sounds, films. The cases take them in turn.
+const SHAPES: [&[usize]; 3] = [&[2, 3, 5, 7], &[2, 3, 11], &[1, 3, 2, 5, 4]];
 
 /// Whether the model returns a second half of channels.
 fn learned(schedule: &Schedule) -> bool {
@@ -30,13 +30,14 @@ fn learned(schedule: &Schedule) -> bool {
 fn model(x: &HostTensor, learned: bool) -> HostTensor {
     let map = |f: fn(f32) -> f32| HostTensor::from_fn(x.shape.as_slice(), |i| f(x.data[i]));
     let mean = map(|x| x / 2.0 + 0.1);
-    if learned { unmist::reference::concat(&mean, &map(|x| x.max(0.0) / 4.0 + 0.1), Axis::Channels) } else { mean }
+    let last = x.shape.len() - 1;
+    if learned { unmist::reference::concat(&mean, &map(|x| x.max(0.0) / 4.0 + 0.1), last) } else { mean }
 }
 
-/// The graph of a step of `schedule` with that model in it.
-fn graph(schedule: &Schedule) -> unmist::graph::Graph {
-    let [batch, channels, height, width] = SHAPE;
-    let spec = DenoiseSpec { schedule, batch, height, width, channels, branches: 1, rescale: None, masked: false };
+/// The graph of a step of `schedule` with that model in it, for samples of `shape` [N, C, ..].
+fn graph(schedule: &Schedule, shape: &[usize]) -> unmist::graph::Graph {
+    let shape = [&shape[..1], &shape[2..], &shape[1..2]].concat();
+    let spec = DenoiseSpec { schedule, shape, branches: 1, rescale: None, masked: false };
     step_graph(&spec, DType::F32, |layers, call| {
         let mean = layers.graph.scale("mean", call.sample, 0.5, 0.1)?;
         if !learned(schedule) {
@@ -44,13 +45,13 @@ fn graph(schedule: &Schedule) -> unmist::graph::Graph {
         }
         let positive = layers.graph.activation("positive", call.sample, ActivationKind::Relu)?;
         let variance = layers.graph.scale("variance", positive, 0.25, 0.1)?;
-        layers.graph.concat("model_output", mean, variance, Axis::Channels)
+        layers.graph.concat("model_output", mean, variance, -1)
     })
     .expect("the model returns what the schedule needs")
 }
 
-fn nhwc(tensor: &HostTensor) -> HostTensor {
-    tensor.nchw_to_nhwc().expect("four dimensions")
+fn channels_last(tensor: &HostTensor) -> HostTensor {
+    tensor.channels_last()
 }
 
 /// One step by [`Step::apply`], from `sample` and `memory` to the next ones and x_0.
@@ -61,30 +62,30 @@ fn apply(
     noise: &HostTensor,
     learned: bool,
 ) -> HostTensor {
-    let scaled = HostTensor::from_fn(SHAPE, |i| (f64::from(sample.data[i]) * step.input_scale) as f32);
-    let output = model(&nhwc(&scaled), learned).nhwc_to_nchw().expect("four dimensions");
+    let scaled = HostTensor::from_fn(sample.shape.clone(), |i| (f64::from(sample.data[i]) * step.input_scale) as f32);
+    let output = model(&channels_last(&scaled), learned).channels_first();
     let (prev_sample, x0) = step.apply(sample, &output, Some(noise), memory).expect("shapes agree");
     *sample = prev_sample;
     x0
 }
 
 /// Every step of `schedule` through `sessions`, each from the state that the steps before left on the host.
-fn check(what: &str, schedule: &Schedule, sessions: &mut [Box<dyn Session>]) {
-    let mut sample = Fill::Normal.tensor(&SHAPE, 1);
+fn check(what: &str, schedule: &Schedule, shape: &[usize], sessions: &mut [Box<dyn Session>]) {
+    let mut sample = Fill::Normal.tensor(shape, 1);
     sample.data.iter_mut().for_each(|x| *x *= schedule.init_noise_sigma as f32);
-    let mut memory = vec![HostTensor::zeros(SHAPE); schedule.memory_slots];
+    let mut memory = vec![HostTensor::zeros(shape); schedule.memory_slots];
     for (i, step) in schedule.steps.iter().enumerate() {
-        let noise = Fill::Normal.tensor(&SHAPE, 2 + i as u64);
+        let noise = Fill::Normal.tensor(shape, 2 + i as u64);
         let before = state(&sample, &memory);
-        let x0 = nhwc(&apply(step, &mut sample, &mut memory, &noise, learned(schedule)));
+        let x0 = channels_last(&apply(step, &mut sample, &mut memory, &noise, learned(schedule)));
         let after = state(&sample, &memory);
         for session in sessions.iter_mut() {
             let mut write = |name: &str, tensor: &HostTensor| session.write(name, tensor).expect("the graph has it");
             write("state", &before);
-            write("timestep", &HostTensor { shape: vec![SHAPE[0]], data: vec![step.timestep as f32; SHAPE[0]] });
+            write("timestep", &HostTensor { shape: vec![shape[0]], data: vec![step.timestep as f32; shape[0]] });
             write("coefficients", &coefficients(step, schedule.memory_slots));
             if schedule.steps.iter().any(|step| step.draws_noise) {
-                write("noise", &nhwc(&noise));
+                write("noise", &channels_last(&noise));
             }
             session.run().expect("it runs");
             for (name, expected) in [("pred_original_sample", &x0), ("state", &after)] {
@@ -98,11 +99,10 @@ fn check(what: &str, schedule: &Schedule, sessions: &mut [Box<dyn Session>]) {
     }
 }
 
-/// [1 + slots, N, H, W, C]
+/// [1 + slots, N, .., C]
 fn state(sample: &HostTensor, memory: &[HostTensor]) -> HostTensor {
-    let [n, c, h, w] = SHAPE;
-    let data = std::iter::once(sample).chain(memory).flat_map(|tensor| nhwc(tensor).data).collect();
-    HostTensor { shape: vec![1 + memory.len(), n, h, w, c], data }
+    let data = std::iter::once(sample).chain(memory).flat_map(|tensor| channels_last(tensor).data).collect();
+    HostTensor { shape: [&[1 + memory.len()], &channels_last(sample).shape[..]].concat(), data }
 }
 
 #[test]
@@ -126,7 +126,8 @@ fn step_graph_agrees_with_step_apply() {
             sampling.eta = case.get("eta").and_then(serde_json::Value::as_f64).unwrap_or(0.3);
             let scheduler = Scheduler::new(config(class, &case["config"])).unwrap_or_else(|e| panic!("{what}: {e}"));
             let schedule = scheduler.schedule(&sampling).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let (graph, no_weights) = (graph(&schedule), HashMap::new());
+            let shape = SHAPES[i / 8 % SHAPES.len()];
+            let (graph, no_weights) = (graph(&schedule, shape), HashMap::new());
             let mut sessions: Vec<Box<dyn Session>> = Vec::new();
             // The reference takes every case; the device takes some of every class, which between them use every
             // operation.
@@ -139,7 +140,7 @@ fn step_graph_agrees_with_step_apply() {
                 on_device += 1;
             }
             sessions.push(Box::new(ReferenceSession::new(graph, &no_weights).expect("there are no weights")));
-            check(&what, &schedule, &mut sessions);
+            check(&what, &schedule, shape, &mut sessions);
             compared += 1;
         }
     }

@@ -60,7 +60,7 @@ impl Fixture {
     }
 
     fn write_inputs(&self, session: &mut dyn Session) {
-        session.write("sample", &self.tensor("sample").nchw_to_nhwc().expect("[N, C, H, W]")).expect("fits");
+        session.write("sample", &self.tensor("sample").channels_last()).expect("fits");
         session.write("timestep", &self.tensor("timestep")).expect("fits");
         if self.io.info("class_labels").is_some() {
             session.write("class_labels", &self.tensor("class_labels")).expect("fits");
@@ -70,7 +70,7 @@ impl Fixture {
     fn check(&self, name: &str, session: &mut dyn Session, bound: f64) {
         self.write_inputs(session);
         session.run().expect("runs");
-        let out = session.read("sample").expect("is read").nhwc_to_nchw().expect("[N, H, W, C]");
+        let out = session.read("sample").expect("is read").channels_first();
         let difference =
             compare(&out, &self.tensor("out"), Tolerance::l2(bound)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(
@@ -159,7 +159,7 @@ fn every_block_agrees_with_diffusers() {
             .unwrap_or_else(|| panic!("no node below {module}"));
         let truth = expected.read_f32(module).expect("the fixture is sound");
         let in_torch_layout = |value: &HostTensor| {
-            if value.shape.len() == 4 { value.nhwc_to_nchw().expect("four dimensions") } else { value.clone() }
+            if value.shape.len() == 4 { value.channels_first() } else { value.clone() }
         };
         let reference = in_torch_layout(oracle.value(id).expect("all values are kept"));
         compare(&reference, &truth, Tolerance::l2(1e-5)).unwrap_or_else(|e| panic!("reference, {module}: {e}"));
@@ -189,7 +189,7 @@ fn a_wrong_weight_shows() {
             Device::Reference.load(fixture.graph(DType::F32), &source, &LoadOptions::default()).expect("loads");
         fixture.write_inputs(session.as_mut());
         session.run().expect("runs");
-        let out = session.read("sample").expect("is read").nhwc_to_nchw().expect("[N, H, W, C]");
+        let out = session.read("sample").expect("is read").channels_first();
         let equal = compare(&out, &fixture.tensor("out"), Tolerance::l2(1e-4)).is_ok();
         // Softmax does not see a bias of the keys: it adds the same to all of a query's logits.
         assert_eq!(equal, name.ends_with("to_k.bias"), "{name}");

@@ -66,7 +66,7 @@ impl Run {
                 let channels = bytes.shape.get(2).copied().unwrap_or(1);
                 let shape = [1, bytes.shape[0], bytes.shape[1], channels];
                 let unit = bytes.data.iter().map(|v| v / 255.0).collect();
-                HostTensor::new(shape, unit).and_then(|t| t.nhwc_to_nchw()).expect("[H, W, C]")
+                HostTensor::new(shape, unit).map(|t| t.channels_first()).expect("[H, W, C]")
             })
         };
         let image = bytes("image").map(|mut image| {

@@ -1,4 +1,4 @@
-//! The gated activation of transformer blocks.
+//! The gated activations of transformer blocks.
 
 use super::activation::ActivationKind;
 use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, in_fours, no_knobs};
@@ -7,13 +7,17 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `y = x[.., ..C] · gelu(x[.., C..])`; input `[.., 2 C]`, output `[.., C]`. Shazeer 2020, "GLU Variants Improve
-/// Transformer", with the exact gelu.
+/// `y = x[.., ..C] · f(x[.., C..])`; input `[.., 2 C]`, output `[.., C]`. Shazeer 2020, "GLU Variants Improve
+/// Transformer": GLU with f = sigmoid, ReGLU with relu, GEGLU with gelu, SwiGLU with silu.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Geglu;
+pub struct Gated {
+    /// What the gate goes through.
+    pub activation: ActivationKind,
+}
 
-impl Operation for Geglu {
-    const NAME: &'static str = "geglu";
+impl Operation for Gated {
+    const NAME: &'static str = "gated";
+    const ALIASES: &'static [&'static str] = &["geglu"];
     const INPUTS: &'static [&'static str] = &["x"];
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
@@ -28,11 +32,11 @@ impl Operation for Geglu {
     }
 
     fn flops(&self, _: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
-        11 * output.elements() as u64 // gelu as in `activation`, and the product
+        11 * output.elements() as u64 // the function as in `activation`, and the product
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::geglu(inputs.get(0))
+        reference::gated(inputs.get(0), self.activation.reference())
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -42,10 +46,10 @@ impl Operation for Geglu {
                 family: Family::Any,
                 legal: |_, context| in_fours("channels", context.output.channels()),
                 knobs: no_knobs,
-                lower: |_, context, _| {
+                lower: |op, context, _| {
                     let vectors = context.output.elements() / 4;
-                    Launch::new("geglu/vec4")
-                        .constant("ACTIVATION", ActivationKind::Gelu.code())
+                    Launch::new("gated/vec4")
+                        .constant("ACTIVATION", op.activation.code())
                         .param("vectors", vectors)
                         .param("channel_vectors", context.output.channels() / 4)
                         .cover(vectors, 64)
@@ -57,10 +61,10 @@ impl Operation for Geglu {
                 family: Family::Any,
                 legal: |_, _| Ok(()),
                 knobs: no_knobs,
-                lower: |_, context, _| {
+                lower: |op, context, _| {
                     let elements = context.output.elements();
-                    Launch::new("geglu/naive")
-                        .constant("ACTIVATION", ActivationKind::Gelu.code())
+                    Launch::new("gated/naive")
+                        .constant("ACTIVATION", op.activation.code())
                         .param("elements", elements)
                         .param("C", context.output.channels())
                         .cover(elements.div_ceil(4), 64)
@@ -70,23 +74,36 @@ impl Operation for Geglu {
         ]
     }
 
+    fn alias(&self) -> Option<&'static str> {
+        (self.activation == ActivationKind::Gelu).then_some("geglu")
+    }
+
+    fn attributes(&self) -> String {
+        self.activation.name().into()
+    }
+
     fn cases() -> Vec<Case> {
-        let case = |label, shape: &[usize]| Case::new(label, Geglu, vec![CaseInput::normal(shape)]);
+        let case =
+            |label, activation, shape: &[usize]| Case::new(label, Gated { activation }, vec![CaseInput::normal(shape)]);
         vec![
-            case("7 channels", &[2, 3, 5, 14]),
-            case("6 channels", &[2, 9, 12]),
-            case("20 channels", &[2, 9, 40]),
-            case("132 channels", &[2, 33, 264]),
+            case("7 channels", ActivationKind::Gelu, &[2, 3, 5, 14]),
+            case("6 channels", ActivationKind::Gelu, &[2, 9, 12]),
+            case("20 channels", ActivationKind::Gelu, &[2, 9, 40]),
+            case("132 channels", ActivationKind::Gelu, &[2, 33, 264]),
+            case("GLU, 5 channels", ActivationKind::Sigmoid, &[2, 7, 10]),
+            case("ReGLU, 9 channels", ActivationKind::Relu, &[7, 18]),
+            case("SwiGLU, 36 channels", ActivationKind::Silu, &[2, 5, 72]),
+            case("GEGLU by tanh, 12 channels", ActivationKind::GeluTanh, &[3, 5, 24]),
         ]
     }
 }
 
 impl Graph {
-    /// `x[.., ..C] · gelu(x[.., C..])` for `x [.., 2 C]`.
+    /// `x[.., ..C] · f(x[.., C..])` for `x [.., 2 C]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the number of channels is odd.
-    pub fn geglu(&mut self, name: impl Into<String>, x: ValueId) -> Result<ValueId> {
-        self.push(name, Geglu, &[Some(x)])
+    pub fn gated(&mut self, name: impl Into<String>, x: ValueId, activation: ActivationKind) -> Result<ValueId> {
+        self.push(name, Gated { activation }, &[Some(x)])
     }
 }

@@ -1,10 +1,10 @@
-// geglu, vec4: y[r, c] = x[r, c] * gelu(x[r, C + c]), four channels at a time
+// gated, vec4: y[r, c] = x[r, c] * f(x[r, C + c]), four channels at a time
 //
 //   x         [rows, 2 C]  f32 or f16: values, then gates
 //   y         [rows, C]    f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which lie in one row
 // requires:   C a multiple of 4
-// constants:  ACTIVATION = 1, gelu (include/activation.wgsl)
+// constants:  ACTIVATION, which f (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32
 // faster:     than naive: two loads and one index division for four elements where naive has eight and four
 // source:     Shazeer 2020, "GLU Variants Improve Transformer"

@@ -1,10 +1,10 @@
-// geglu, naive: y[r, c] = x[r, c] * gelu(x[r, C + c])
+// gated, naive: y[r, c] = x[r, c] * f(x[r, C + c])
 //
 //   x         [rows, 2 C]  f32 or f16: values, then gates
 //   y         [rows, C]    f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   nothing: any C
-// constants:  ACTIVATION = 1, gelu (include/activation.wgsl)
+// constants:  ACTIVATION, which f (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32
 // source:     Shazeer 2020, "GLU Variants Improve Transformer"
 //!include flat_index
