@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use unmist::backend::Session;
-use unmist::gpu::{GpuDevice, GpuSession, select_adapter};
+use unmist::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use unmist::ops::registry;
 use unmist::plan::{Choice, Plan, PlanOptions};
-use unmist::verify::{CaseResult, Storage, check_case};
+use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
 /// Runs per sample; one wait for all of them, so that its cost is shared.
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let Some((_, adapter)) = select_adapter(&selector)? else {
         return Err(unmist::Error::Device("benchmarks need a graphics adapter".into()));
     };
-    let gpu = GpuDevice::open(adapter, false)?;
+    let gpu = GpuDevice::open(adapter, Checks::Off)?;
     println!("device: {}", gpu.describe());
     println!("{:<22} {:<12} {:<40} {:>10} {:>9} {:>8}", "operation", "variant", "case", "us", "GFLOP/s", "GB/s");
     for info in registry().iter().filter(|i| only.as_deref().is_none_or(|o| o == i.name)) {
@@ -53,7 +53,9 @@ fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Res
         println!("{:<22} {:<12} cannot run here", info.name, variant);
         return Ok(());
     };
-    assert!(matches!(check_case(gpu, case, variant, Storage::F32)?, CaseResult::Equal(_)), "the plan above was made");
+    let prepared = PreparedCase::new(case, Storage::F32)?.expect("every case is stored in f32");
+    let checked = prepared.check(gpu, variant, Run::Unchecked, None)?;
+    assert!(matches!(checked, CaseResult::Equal(_)), "the plan above was made");
 
     let cost = plan.cost();
     let mut session = GpuSession::new(gpu, plan, &HashMap::new())?;

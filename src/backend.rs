@@ -2,7 +2,7 @@
 
 use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, GpuSession, select_adapter};
+use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use crate::graph::{Graph, NodeKind, ValueId, WeightSource, passes};
 use crate::plan::{Plan, PlanOptions, mib};
 use crate::reference::ReferenceSession;
@@ -51,7 +51,7 @@ impl Device {
             return Ok(Device::Reference);
         }
         match select_adapter(selector)? {
-            Some((_, adapter)) => Ok(Device::Gpu(GpuDevice::open(adapter, false)?)),
+            Some((_, adapter)) => Ok(Device::Gpu(GpuDevice::open(adapter, Checks::Off)?)),
             None => Ok(Device::Reference),
         }
     }

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;
 use crate::graph::{Graph, NodeKind, passes};
 use crate::models::{LoadedModel, Model, NamedTensors, Sizes};
-use crate::ops::{Fill, registry};
+use crate::ops::{Fill, Info, Size, registry};
 use crate::tensor::DType;
-use crate::verify::{CaseResult, Storage, check_case, first_divergence};
+use crate::verify::{Selection, first_divergence, sweep};
 
 /// Rows and columns of the pictures that a model is verified with, at most.
 const MAX_SIZE: usize = 64;
@@ -26,14 +26,38 @@ pub struct Args {
     /// Which component of the model: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
     #[arg(long, default_value = "unet", value_name = "NAME")]
     component: String,
-    /// Only this operation (and no model)
+    /// Only these operations, and no model
+    #[arg(long, alias = "op", value_name = "NAME", value_delimiter = ',')]
+    operation: Vec<String>,
+    /// Only this kernel variant of the operations, and no model
     #[arg(long, value_name = "NAME")]
-    op: Option<String>,
+    variant: Option<String>,
+    /// Only cases that launch this kernel (path below wgsl/ without extension, e.g. conv2d/naive), and no model
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+    /// Sizes of the operations' cases. Small ones run checked, unchecked and with folded dispatches; large and perf ones
+    /// as users run them
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "small")]
+    size: Vec<SizeArg>,
+    /// End with the first comparison that fails
+    #[arg(long)]
+    stop_at_first: bool,
     /// Storage of the model's weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// Sizes of cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SizeArg {
+    /// Odd, asymmetric, one more or less than a tile
+    Small,
+    /// The longest sums and largest dispatches
+    Large,
+    /// Shapes of real models
+    Perf,
 }
 
 /// Runs the command.
@@ -45,8 +69,9 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Device("verify compares a graphics adapter with the CPU reference; there is no adapter, or --device reference was given".into()));
     };
     print(&format!("device: {}\n", gpu.describe()));
-    let mut failures = operations(&gpu, args.op.as_deref())?;
-    if args.op.is_none() {
+    let mut failures = operations(&gpu, &args)?;
+    let all = args.operation.is_empty() && args.variant.is_none() && args.kernel.is_none();
+    if all && !(failures > 0 && args.stop_at_first) {
         failures += usize::from(!model(&args, &gpu)?);
     }
     match failures {
@@ -60,43 +85,70 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Every operation × variant × case × storage; returns the number of failures.
-fn operations(gpu: &GpuDevice, only: Option<&str>) -> Result<usize> {
-    let registry = registry();
-    let names: Vec<_> = registry.iter().map(|i| i.name).collect();
-    if let Some(unknown) = only.filter(|o| !names.contains(o)) {
-        return Err(Error::Usage(format!("--op {unknown}: there are {}", names.join(", "))));
+/// The operations that are asked for: every case × storage × variant × way to run; returns the number of failures.
+fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
+    let mut sizes = Vec::new();
+    for size in &args.size {
+        sizes.push(match size {
+            SizeArg::Small => Size::Small,
+            SizeArg::Large => Size::Large,
+            SizeArg::Perf => Size::Perf,
+        });
     }
-    let mut failures = 0;
-    for info in registry.iter().filter(|i| only.is_none_or(|o| o == i.name)) {
-        for variant in &info.variants {
-            let (mut equal, mut unsupported, mut worst) = (0, 0, 0.0f64);
-            for (case, storage) in info.cases.iter().flat_map(|c| Storage::ALL.map(|storage| (c, storage))) {
-                match check_case(gpu, case, variant, storage) {
-                    Ok(CaseResult::Equal(difference)) => {
-                        equal += 1;
-                        worst = worst.max(if storage == Storage::F32 { difference.relative_l2 } else { 0.0 });
-                    }
-                    Ok(CaseResult::Unsupported(_)) => unsupported += 1,
-                    Err(error @ Error::Device(_)) => return Err(error),
-                    Err(error) => {
-                        failures += 1;
-                        print(&format!(
-                            "DIVERGES {} {variant} {} \"{}\": {error}\n",
-                            info.name,
-                            storage.name(),
-                            case.label
-                        ));
-                    }
-                }
-            }
+    let selection = Selection {
+        sizes: &sizes,
+        variant: args.variant.as_deref(),
+        kernel: args.kernel.as_deref(),
+        stop_at_first: args.stop_at_first,
+    };
+    let (mut failures, mut compared) = (0, 0);
+    for info in chosen(args)? {
+        let mut report = |failure| {
+            failures += 1;
+            print(&format!("DIVERGES {failure}\n"));
+        };
+        for summary in sweep(gpu, &info, selection, &mut report)? {
+            compared += summary.equal;
             print(&format!(
-                "{:<24} {:<12} {equal:>3} cases equal, {unsupported:>3} not for this variant or device, worst f32 error {worst:.1e}\n",
-                info.name, variant
+                "{:<24} {:<16} {:>4} comparisons equal, {:>3} cases not for this variant or device, worst f32 error {:.1e}\n",
+                info.name, summary.variant, summary.equal, summary.unsupported, summary.worst
             ));
         }
+        if failures > 0 && args.stop_at_first {
+            break;
+        }
+    }
+    if failures + compared == 0 {
+        return Err(Error::Usage(
+            "no case of these operations is of this --size, launches this --kernel and runs on this device".into(),
+        ));
     }
     Ok(failures)
+}
+
+/// The operations that `--operation` and `--variant` name; without them, all.
+fn chosen(args: &Args) -> Result<Vec<Info>> {
+    let mut registry = registry();
+    let names: Vec<_> = registry.iter().map(|i| i.name).collect();
+    if let Some(unknown) = args.operation.iter().find(|o| !names.contains(&o.as_str())) {
+        return Err(Error::Usage(format!("--operation {unknown}: there are {}", names.join(", "))));
+    }
+    registry.retain(|i| args.operation.is_empty() || args.operation.iter().any(|o| o == i.name));
+    if let Some(variant) = args.variant.as_deref() {
+        let mut known: Vec<_> = registry.iter().flat_map(|i| i.variants.iter().copied()).collect();
+        if !known.contains(&variant) {
+            known.sort_unstable();
+            known.dedup();
+            return Err(Error::Usage(format!("--variant {variant}: these operations have {}", known.join(", "))));
+        }
+        registry.retain(|i| i.variants.contains(&variant));
+    }
+    if let Some(kernel) = args.kernel.as_deref()
+        && !crate::kernel::kernels().any(|(name, _)| name == kernel)
+    {
+        return Err(Error::Usage(format!("--kernel {kernel}: there is no wgsl/{kernel}.wgsl")));
+    }
+    Ok(registry)
 }
 
 /// One forward pass of the model, node by node; true if all agree.

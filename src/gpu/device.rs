@@ -5,12 +5,22 @@ use std::sync::{Arc, Mutex};
 
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement, host_memory_bytes};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::{Access, Kernel, file_name};
+
+/// Whether wgpu adds bounds checks to kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Checks {
+    /// Indices are moved into bounds: for tests, and for kernels that nobody has read.
+    On,
+    /// Kernels are trusted, as they bound their own indices. What users run.
+    Off,
+}
 
 /// An opened GPU (or CPU driver) and its compiled kernels. Cheap to clone.
 #[derive(Clone)]
 pub struct GpuDevice {
     inner: Arc<Inner>,
+    checks: Checks,
 }
 
 struct Inner {
@@ -18,8 +28,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
-    checked: bool,
-    pipelines: Mutex<HashMap<String, Pipeline>>,
+    pipelines: Mutex<HashMap<(Checks, String), Pipeline>>,
     /// The first error that was not returned by the call that caused it, device loss included.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -32,12 +41,11 @@ pub(super) struct Pipeline {
 }
 
 impl GpuDevice {
-    /// Opens an adapter. `checked` keeps wgpu's bounds checks inside kernels, for tests; without them a kernel is
-    /// trusted.
+    /// Opens an adapter.
     ///
     /// # Errors
     /// [`Error::Device`] with the driver's reason.
-    pub fn open(adapter: wgpu::Adapter, checked: bool) -> Result<Self> {
+    pub fn open(adapter: wgpu::Adapter, checks: Checks) -> Result<Self> {
         let (info, limits) = (adapter.get_info(), adapter.limits());
         let wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
@@ -96,8 +104,18 @@ impl GpuDevice {
                 record(&seen, format!("the device was lost ({reason:?}): {message}"));
             }
         });
-        let inner = Inner { adapter, device, queue, caps, checked, pipelines: Mutex::new(HashMap::new()), failure };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner { adapter, device, queue, caps, pipelines: Mutex::new(HashMap::new()), failure };
+        Ok(Self { inner: Arc::new(inner), checks })
+    }
+
+    /// The same device, with kernels compiled with or without bounds checks.
+    pub fn with_checks(&self, checks: Checks) -> Self {
+        Self { inner: self.inner.clone(), checks }
+    }
+
+    /// Whether kernels are compiled with bounds checks.
+    pub fn checks(&self) -> Checks {
+        self.checks
     }
 
     /// Features and limits as plans see them.
@@ -158,7 +176,8 @@ impl GpuDevice {
     /// [`Error::Kernel`] with the compiler's message and the kernel's file.
     pub(super) fn pipeline(&self, kernel: &Kernel) -> Result<Pipeline> {
         let mut pipelines = self.inner.pipelines.lock().expect("no holder of this lock panics");
-        if let Some(pipeline) = pipelines.get(&kernel.wgsl) {
+        let key = (self.checks, kernel.wgsl.clone());
+        if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
         let device = &self.inner.device;
@@ -168,12 +187,12 @@ impl GpuDevice {
             label: Some(label),
             source: wgpu::ShaderSource::Wgsl(kernel.wgsl.as_str().into()),
         };
-        let module = if self.inner.checked {
+        let module = if self.checks == Checks::On {
             device.create_shader_module(descriptor)
         } else {
             // SAFETY: kernels bound their own indices by their parameters, which the plan derives from the bound
-            // buffers' shapes; the parity tests run every kernel with the checks on and with guard bands round every
-            // buffer.
+            // buffers' shapes; the parity tests run every kernel so, with guard bands that its bindings reach into, and
+            // with the checks on.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         let entries: Vec<_> = kernel
@@ -214,10 +233,10 @@ impl GpuDevice {
             cache: None,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Kernel(format!("wgsl/{label}.wgsl on {}: {error}", self.describe())));
+            return Err(Error::Kernel(format!("{} on {}: {error}", file_name(label), self.describe())));
         }
         let pipeline = Pipeline { pipeline, layout };
-        pipelines.insert(kernel.wgsl.clone(), pipeline.clone());
+        pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
 }

@@ -6,5 +6,5 @@ mod profile;
 mod session;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
-pub use device::GpuDevice;
+pub use device::{Checks, GpuDevice};
 pub use session::GpuSession;

@@ -2,19 +2,26 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::device::{GpuDevice, Pipeline};
+use super::device::{Checks, GpuDevice, Pipeline};
 use crate::backend::{Session, check_input, check_output};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind, ValueId, WeightSource};
 use crate::kernel::Access;
-use crate::plan::{BufferRole, Plan, PlanStep};
+use crate::plan::{BufferIndex, BufferRole, Plan, PlanStep};
 use crate::tensor::{DType, HostTensor};
 
-/// Bytes before and after each buffer's contents when guard bands are on; a multiple of every backend's offset
-/// alignment.
+/// Bytes before each buffer's contents when guard bands are on; a multiple of every backend's offset alignment.
 const GUARD_BYTES: u64 = 256;
-/// Fills guard bands and fresh slots: a NaN in f32 and in f16, so that reading what was never written shows.
-const GUARD_PATTERN: u32 = 0x7fc1_7fc1;
+/// Bytes after them: enough for some rows of a tile. Without bounds checks the bindings reach to their end, because
+/// drivers drop what is written outside a binding, and the band would never see it.
+const GUARD_BYTES_AFTER: u64 = 32 << 10;
+/// What fills the guard bands of a buffer, its slots before they are written and its padding: a quiet NaN in f32 and in
+/// f16, so that reading what was never written shows. Arithmetic hands a NaN's bits on, so each buffer has its own: what
+/// is read from one band and written into another shows too.
+fn guard_pattern(buffer: BufferIndex) -> u32 {
+    let half = 0x7fc1 + (buffer % 60) as u32;
+    half << 16 | half
+}
 
 /// A plan loaded on a device.
 pub struct GpuSession {
@@ -70,7 +77,7 @@ impl GpuSession {
                 };
                 device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
-                    size: b.bytes + 2 * base,
+                    size: b.bytes + bands(base),
                     usage: storage,
                     mapped_at_creation: false,
                 })
@@ -105,9 +112,9 @@ impl GpuSession {
         let mut session =
             Self { gpu: gpu.clone(), plan, buffers, pipelines, bind_groups, submissions, last: None, base };
         if base > 0 {
-            for (buffer, b) in session.buffers.iter().zip(&session.plan.buffers) {
-                let words = (b.bytes + 2 * base) as usize / 4;
-                gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&vec![GUARD_PATTERN; words]));
+            for (index, (buffer, b)) in session.buffers.iter().zip(&session.plan.buffers).enumerate() {
+                let words = (b.bytes + bands(base)) as usize / 4;
+                gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&vec![guard_pattern(index); words]));
             }
         }
         session.upload_parameters(weights)?;
@@ -180,23 +187,49 @@ impl GpuSession {
     /// # Errors
     /// [`Error::Kernel`] naming the buffer whose guard band changed.
     pub fn check_guard_bands(&self) -> Result<()> {
-        for (index, (buffer, b)) in self.buffers.iter().zip(&self.plan.buffers).enumerate() {
-            for (offset, side) in [(0, "before"), (self.base + b.bytes, "after")] {
-                let band = self.fetch(buffer, offset, self.base)?;
-                if band.chunks_exact(4).any(|word| word != GUARD_PATTERN.to_le_bytes()) {
-                    return Err(Error::Kernel(format!(
-                        "a kernel wrote {side} the {} bytes of buffer {index} ({:?})",
-                        b.bytes, b.role
-                    )));
-                }
+        if self.base == 0 {
+            return Ok(());
+        }
+        let after = bands(self.base) - self.base;
+        let ranges: Vec<_> = self
+            .buffers
+            .iter()
+            .zip(&self.plan.buffers)
+            .flat_map(|(buffer, b)| [(buffer, 0, self.base), (buffer, self.base + b.bytes, after)])
+            .collect();
+        let bytes = self.fetch_all(&ranges)?;
+        let mut rest = bytes.as_slice();
+        for (index, (_, _, length)) in ranges.iter().enumerate() {
+            let (band, others) = rest.split_at(*length as usize);
+            rest = others;
+            let pattern = guard_pattern(index / 2).to_le_bytes();
+            if let Some(at) = band.chunks_exact(4).position(|word| word != pattern) {
+                let b = &self.plan.buffers[index / 2];
+                let place = if index % 2 == 0 {
+                    format!("{} bytes before", *length as usize - 4 * at)
+                } else {
+                    format!("{} bytes behind", 4 * at)
+                };
+                return Err(Error::Kernel(format!(
+                    "a kernel wrote {place} the {} bytes of buffer {} ({:?})",
+                    b.bytes,
+                    index / 2,
+                    b.role
+                )));
             }
         }
         Ok(())
     }
 
-    /// The contents of a buffer, after everything submitted before.
+    /// The contents of a part of a buffer, after everything submitted before.
     pub(super) fn fetch(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.fetch_all(&[(buffer, offset, bytes)])
+    }
+
+    /// The contents of parts of buffers (buffer, offset, bytes), one after the other.
+    fn fetch_all(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
         let device = self.gpu.device();
+        let bytes = ranges.iter().map(|(_, _, bytes)| bytes).sum();
         let staging = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("staging"),
             size: bytes,
@@ -204,7 +237,11 @@ impl GpuSession {
             mapped_at_creation: false,
         });
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        let mut end = 0;
+        for (buffer, offset, bytes) in ranges {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, end, *bytes);
+            end += bytes;
+        }
         self.gpu.queue().submit([encoder.finish()]);
         let (sender, receiver) = std::sync::mpsc::channel();
         staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
@@ -232,6 +269,7 @@ fn bind_group(
     step: &PlanStep,
 ) -> wgpu::BindGroup {
     let reflection = &plan.kernels[step.kernel].reflection;
+    let reach = if gpu.checks() == Checks::Off { bands(base) - base } else { 0 };
     let mut storage = step.bindings.iter();
     let entries: Vec<_> = reflection
         .bindings
@@ -241,7 +279,7 @@ fn bind_group(
                 Access::Uniform => (params, 256 * index as u64, u64::from(reflection.params_size)),
                 Access::Read | Access::ReadWrite => {
                     let (buffer, bytes) = storage.next().expect("the plan binds every storage binding of the kernel");
-                    (&buffers[*buffer], base, *bytes)
+                    (&buffers[*buffer], base, (*bytes + reach).min(gpu.caps().max_binding_bytes))
                 }
             };
             let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -257,6 +295,11 @@ fn bind_group(
         layout: &pipelines[step.kernel].layout,
         entries: &entries,
     })
+}
+
+/// Bytes of both guard bands of a buffer whose contents begin at `base`.
+fn bands(base: u64) -> u64 {
+    if base == 0 { 0 } else { base + GUARD_BYTES_AFTER }
 }
 
 /// Splits the steps into runs of bounded work.
@@ -283,7 +326,14 @@ impl Session for GpuSession {
     fn write(&mut self, input: &str, tensor: &HostTensor) -> Result<()> {
         let id = check_input(&self.plan.graph, input, tensor)?;
         self.gpu.check()?;
-        self.gpu.queue().write_buffer(self.buffer(id), self.base, &encode(tensor, self.plan.graph.desc(id).dtype));
+        let mut bytes = encode(tensor, self.plan.graph.desc(id).dtype);
+        if self.base > 0 {
+            // No kernel may count on what lies between the last element and the end of its vector.
+            let end = tensor.len() * self.plan.graph.desc(id).dtype.size();
+            let pattern = guard_pattern(id.index()).to_le_bytes();
+            bytes[end..].iter_mut().zip(pattern.iter().cycle()).for_each(|(b, g)| *b = *g);
+        }
+        self.gpu.queue().write_buffer(self.buffer(id), self.base, &bytes);
         Ok(())
     }
 

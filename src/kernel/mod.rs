@@ -6,6 +6,7 @@ mod template;
 mod unroll;
 
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
+pub(crate) use sources::file_name;
 pub use sources::{find_include, find_kernel, includes, kernels};
 pub use template::expand;
 
@@ -42,7 +43,7 @@ impl Kernel {
     /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not
     /// parse or validate.
     pub fn build(key: KernelKey) -> Result<Self> {
-        let wgsl = expand(key.name, find_kernel(key.name)?, &key.constants, &key.storage)?;
+        let wgsl = expand(key.name, &find_kernel(key.name)?, &key.constants, &key.storage)?;
         let reflection = reflect(key.name, &wgsl)?;
         Ok(Self { key, wgsl, reflection })
     }

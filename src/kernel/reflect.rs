@@ -77,7 +77,7 @@ pub struct Reflection {
 /// # Errors
 /// [`Error::Kernel`] with naga's message and the kernel's file name.
 pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
-    let file = format!("wgsl/{kernel}.wgsl");
+    let file = super::sources::file_name(kernel);
     let module = naga::front::wgsl::parse_str(wgsl)
         .map_err(|e| Error::Kernel(format!("{file} does not parse:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
     let mut validator =

@@ -1,4 +1,9 @@
-//! The table of WGSL files, compiled into the binary. `build.rs` writes it: every file below `wgsl/` is in it.
+//! The texts of kernels: compiled into the binary (`build.rs` writes the table: every file below `wgsl/` is in it), or
+//! read from the folder that the environment variable `UNMIST_WGSL` names, laid out like `wgsl/`, each time that a
+//! kernel is built: for writing kernels without compiling anything.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
@@ -8,26 +13,47 @@ const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"))
 /// Folder of the files that kernels include.
 const INCLUDES: &str = "include/";
 
-/// Every kernel: name (path below `wgsl/` without extension) and text.
+/// Every built-in kernel: name (path below `wgsl/` without extension) and text.
 pub fn kernels() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.iter().copied().filter(|(name, _)| !name.starts_with(INCLUDES))
 }
 
-/// Every include: name (without the folder) and text.
+/// Every built-in include: name (without the folder) and text.
 pub fn includes() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.iter().filter_map(|(name, text)| Some((name.strip_prefix(INCLUDES)?, *text)))
+}
+
+/// The folder that kernels are read from instead of the built-in ones, if the user wants that.
+fn folder() -> Option<PathBuf> {
+    std::env::var_os("UNMIST_WGSL").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The file that a kernel, or `include/NAME`, comes from, for messages.
+pub(crate) fn file_name(name: &str) -> String {
+    match folder() {
+        Some(folder) => folder.join(format!("{name}.wgsl")).display().to_string(),
+        None => format!("wgsl/{name}.wgsl"),
+    }
 }
 
 /// The text of a kernel.
 ///
 /// # Errors
-/// [`Error::Kernel`] if there is no such kernel.
-pub fn find_kernel(name: &str) -> Result<&'static str> {
-    let found = kernels().find(|(n, _)| *n == name);
-    found.map(|(_, text)| text).ok_or_else(|| Error::Kernel(format!("there is no kernel wgsl/{name}.wgsl")))
+/// [`Error::Kernel`] if there is no such kernel; [`Error::Io`] if `UNMIST_WGSL` names a folder and its file cannot be
+/// read.
+pub fn find_kernel(name: &str) -> Result<Cow<'static, str>> {
+    if let Some(folder) = folder() {
+        let path = folder.join(format!("{name}.wgsl"));
+        return std::fs::read_to_string(&path).map(Cow::Owned).map_err(Error::io(&path));
+    }
+    let found = FILES.iter().find(|(n, _)| *n == name);
+    found.map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(|| Error::Kernel(format!("there is no {}", file_name(name))))
 }
 
 /// The text of an include, by its name without the folder.
-pub fn find_include(name: &str) -> Option<&'static str> {
-    includes().find(|(n, _)| *n == name).map(|(_, text)| text)
+///
+/// # Errors
+/// As [`find_kernel`].
+pub fn find_include(name: &str) -> Result<Cow<'static, str>> {
+    find_kernel(&format!("{INCLUDES}{name}"))
 }

@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use super::sources::find_include;
+use super::sources::{file_name, find_include};
 use crate::error::{Error, Result};
 use crate::ops::Const;
 use crate::tensor::DType;
@@ -30,7 +30,7 @@ pub fn expand(
     let mut state = State { kernel, storage, included: HashSet::new(), used: HashSet::new(), constants };
     state.expand_into(source, &mut out)?;
     if let Some((name, _)) = constants.iter().find(|(name, _)| !state.used.contains(*name)) {
-        return Err(Error::Kernel(format!("wgsl/{kernel}.wgsl has no line `const {name}: …` to replace")));
+        return Err(Error::Kernel(format!("{} has no line `const {name}: …` to replace", file_name(kernel))));
     }
     super::unroll::unroll(kernel, &out)
 }
@@ -49,10 +49,10 @@ impl State<'_> {
             if let Some(name) = line.strip_prefix("//!include ") {
                 let name = name.trim();
                 if self.included.insert(name.to_owned()) {
-                    let text = find_include(name).ok_or_else(|| {
-                        Error::Kernel(format!("wgsl/{}.wgsl includes {name}, which does not exist", self.kernel))
+                    let text = find_include(name).map_err(|e| {
+                        Error::Kernel(format!("{} includes {name}, which cannot be read: {e}", file_name(self.kernel)))
                     })?;
-                    self.expand_into(text, out)?;
+                    self.expand_into(&text, out)?;
                 }
             } else if let Some(binding) = line.strip_prefix("//!storage ") {
                 out.push_str(&self.storage_type(binding.trim())?);
@@ -80,8 +80,8 @@ impl State<'_> {
         };
         if declared != expected {
             return Err(Error::Kernel(format!(
-                "wgsl/{}.wgsl: constant {known} is declared {declared}, the launch sets a {expected}",
-                self.kernel
+                "{}: constant {known} is declared {declared}, the launch sets a {expected}",
+                file_name(self.kernel)
             )));
         }
         Ok(Some((known, format!("const {known}: {expected} = {text};"))))
@@ -98,8 +98,8 @@ impl State<'_> {
             ),
             DType::U32 => {
                 return Err(Error::Kernel(format!(
-                    "wgsl/{}.wgsl: binding {binding} holds u32, declare it array<u32>",
-                    self.kernel
+                    "{}: binding {binding} holds u32, declare it array<u32>",
+                    file_name(self.kernel)
                 )));
             }
         };

@@ -1,8 +1,11 @@
 //! Parity cases: instances of an operation with generated inputs, used by tests, `verify` and `bench` alike.
 
+use rayon::prelude::*;
+
 use crate::error::Result;
-use crate::graph::{Graph, NodeKind, TensorDesc, ValueId};
+use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::Op;
+use crate::reference::stored;
 use crate::tensor::{DType, HostTensor};
 
 /// How the values of a case's input are made. All are reproducible: a hash of the seed and the flat index.
@@ -23,11 +26,13 @@ impl Fill {
             let bits = splitmix64(splitmix64(seed) ^ (2 * index as u64 + lane));
             ((bits >> 40) as f64 + 0.5) / (1u64 << 24) as f64
         };
-        HostTensor::from_fn(shape, |i| match self {
+        let value = |i| match self {
             Fill::Normal => ((-2.0 * uniform(i, 0).ln()).sqrt() * (std::f64::consts::TAU * uniform(i, 1)).cos()) as f32,
             Fill::Uniform(low, high) => low + (high - low) * uniform(i, 0) as f32,
             Fill::Index(bound) => (uniform(i, 0) * f64::from(bound)).floor() as f32,
-        })
+        };
+        let elements = shape.iter().product::<usize>();
+        HostTensor { shape: shape.to_vec(), data: (0..elements).into_par_iter().map(value).collect() }
     }
 }
 
@@ -67,6 +72,17 @@ impl CaseInput {
     }
 }
 
+/// What a case is for, by the size of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Size {
+    /// Odd, asymmetric, one more or less than a tile: every path of a kernel, in milliseconds.
+    Small,
+    /// What the headers of kernels promise: the longest sums, more workgroups than one dimension of a dispatch holds.
+    Large,
+    /// Shapes of real models (Stable Diffusion 1.5, XL, their autoencoder), for timing.
+    Perf,
+}
+
 /// An operation with generated inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
@@ -78,12 +94,17 @@ pub struct Case {
     pub inputs: Vec<Option<CaseInput>>,
     /// Bound on the relative L2 error against the reference in f32.
     pub tolerance: f64,
+    /// What it is for.
+    pub size: Size,
 }
+
+/// How many elements of a large result are compared, where the operation can compute single ones.
+const SAMPLE: usize = 4096;
 
 impl Case {
     /// A case with the usual bound of 1e-5.
     pub fn new(label: &'static str, op: impl Into<Op>, inputs: Vec<Option<CaseInput>>) -> Self {
-        Self { label, op: op.into(), inputs, tolerance: 1e-5 }
+        Self { label, op: op.into(), inputs, tolerance: 1e-5, size: Size::Small }
     }
 
     /// The same case with another bound; say why where it is used.
@@ -92,31 +113,66 @@ impl Case {
         self
     }
 
+    /// The same case, as one of [`Size::Large`].
+    pub fn large(mut self) -> Self {
+        self.size = Size::Large;
+        self
+    }
+
+    /// The same case, as one of [`Size::Perf`].
+    pub fn perf(mut self) -> Self {
+        self.size = Size::Perf;
+        self
+    }
+
+    /// Which of the result's `elements` are compared with the reference; `None`: all. The first and last ones are among
+    /// them, the others are spread by a hash.
+    pub(crate) fn sample(&self, elements: usize) -> Option<Vec<usize>> {
+        if self.size == Size::Small || elements <= SAMPLE {
+            return None;
+        }
+        let hashed = (0..SAMPLE as u64).map(|i| (splitmix64(i) % elements as u64) as usize);
+        Some((0..64).chain(hashed).chain(elements - 64..elements).collect())
+    }
+
     /// A graph of this one operation, its inputs named as the operation names them and its output `y`, and values for
     /// the inputs (already rounded to f16 where they are stored so).
     ///
     /// # Errors
     /// If the case's shapes do not fit the operation, which the tests exclude.
     pub fn graph(&self, dtype: DType) -> Result<(Graph, Vec<(&'static str, HostTensor)>)> {
+        let graph = self.structure(dtype)?;
+        let values = self.values(&graph);
+        Ok((graph, values))
+    }
+
+    /// The graph alone.
+    ///
+    /// # Errors
+    /// As [`Case::graph`].
+    pub fn structure(&self, dtype: DType) -> Result<Graph> {
         let mut graph = Graph::new();
-        let mut values = Vec::new();
         let mut ids: Vec<Option<ValueId>> = Vec::new();
-        for (position, (input, name)) in self.inputs.iter().zip(self.op.input_names()).enumerate() {
-            let Some(input) = input else {
-                ids.push(None);
-                continue;
-            };
-            let stored = if input.always_f32 { input.desc.dtype } else { dtype };
-            let mut tensor = input.fill.tensor(&input.desc.shape, position as u64 + 1);
-            if stored == DType::F16 {
-                tensor.data.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32());
-            }
-            ids.push(Some(graph.input(*name, TensorDesc { shape: input.desc.shape.clone(), dtype: stored })));
-            values.push((*name, tensor));
+        for (input, name) in self.inputs.iter().zip(self.op.input_names()) {
+            ids.push(input.as_ref().map(|input| {
+                let dtype = if input.always_f32 { input.desc.dtype } else { dtype };
+                graph.input(*name, TensorDesc { shape: input.desc.shape.clone(), dtype })
+            }));
         }
         let y = graph.push(self.label, self.op.clone(), &ids)?;
         graph.output("y", y);
-        debug_assert!(matches!(graph.node(y).kind, NodeKind::Op(..)));
-        Ok((graph, values))
+        Ok(graph)
+    }
+
+    /// Values for the inputs of `graph`, which [`Case::structure`] made, by name and in the order of their positions.
+    pub(crate) fn values(&self, graph: &Graph) -> Vec<(&'static str, HostTensor)> {
+        let mut values = Vec::new();
+        for (position, (input, name)) in self.inputs.iter().zip(self.op.input_names()).enumerate() {
+            let Some(input) = input else { continue };
+            let id = graph.find_input(name).expect("the graph is this case's");
+            let tensor = input.fill.tensor(&input.desc.shape, position as u64 + 1);
+            values.push((*name, stored(tensor, graph.desc(id).dtype)));
+        }
+        values
     }
 }

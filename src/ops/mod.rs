@@ -46,7 +46,7 @@ pub mod timestep_embedding;
 pub mod transpose;
 pub mod upsample_nearest;
 
-pub use case::{Case, CaseInput, Fill};
+pub use case::{Case, CaseInput, Fill, Size};
 pub use knobs::Knobs;
 pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant, no_knobs};
 
@@ -132,6 +132,12 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// The operation by its formula, on the CPU: see [`crate::reference`].
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor;
 
+    /// The elements of the result at these flat indices, computed by the formula alone: for results so large that all
+    /// of them would take the reference minutes. `None`: the whole is fast enough.
+    fn reference_at(&self, _inputs: Inputs<'_, HostTensor>, _elements: &[usize]) -> Option<Vec<f32>> {
+        None
+    }
+
     /// Kernel variants, best first; the last one is `naive` and accepts everything.
     fn variants() -> &'static [Variant<Self>];
 
@@ -210,6 +216,13 @@ macro_rules! registry {
                 match self { $(Op::$Type(op) => op.reference(Inputs { names: $module::$Type::INPUTS, values: inputs })),* }
             }
 
+            /// Elements of the result at chosen flat indices, where the operation can compute single ones.
+            pub fn reference_at(&self, inputs: &[Option<&HostTensor>], elements: &[usize]) -> Option<Vec<f32>> {
+                match self {
+                    $(Op::$Type(op) => op.reference_at(Inputs { names: $module::$Type::INPUTS, values: inputs }, elements)),*
+                }
+            }
+
             /// Attributes for dumps.
             pub fn attributes(&self) -> String {
                 match self { $(Op::$Type(op) => op.attributes()),* }
@@ -256,8 +269,15 @@ pub struct Info {
     pub inputs: &'static [&'static str],
     /// Names of its kernel variants, best first.
     pub variants: Vec<&'static str>,
-    /// Parity cases.
+    /// Parity cases of every size.
     pub cases: Vec<Case>,
+}
+
+impl Info {
+    /// The parity cases of one size.
+    pub fn cases_of(&self, size: Size) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(move |case| case.size == size)
+    }
 }
 
 registry! {

@@ -65,6 +65,7 @@ pub use sampler::{
 pub use scale::scale;
 pub use scale_shift::scale_shift;
 pub use session::ReferenceSession;
+pub(crate) use session::stored;
 pub use slice::slice;
 pub use softmax::softmax;
 pub use timestep_embedding::timestep_embedding;

@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
-use unmist::gpu::{GpuDevice, select_adapter};
+use unmist::gpu::{Checks, GpuDevice, select_adapter};
 
-/// The device under test: `UNMIST_TEST_DEVICE` (as `--device`) or `auto`. Kernels run with wgpu's bounds checks on.
+/// The device under test: `UNMIST_TEST_DEVICE` (as `--device`) or `auto`. Kernels run with wgpu's bounds checks on, but
+/// where a test asks for [`GpuDevice::with_checks`].
 ///
 /// A machine without any adapter fails the tests that need one: nothing is skipped.
 pub fn gpu() -> &'static GpuDevice {
@@ -14,7 +15,7 @@ pub fn gpu() -> &'static GpuDevice {
         let (_, adapter) = select_adapter(&selector)
             .expect("UNMIST_TEST_DEVICE names an adapter")
             .expect("these tests need a graphics adapter; on a machine without one install a software driver (Debian: mesa-vulkan-drivers)");
-        let gpu = GpuDevice::open(adapter, true).expect("the adapter opens");
+        let gpu = GpuDevice::open(adapter, Checks::On).expect("the adapter opens");
         eprintln!("device under test: {}", gpu.describe());
         gpu
     })

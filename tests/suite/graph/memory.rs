@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::Checkpoint;
-use unmist::gpu::{GpuDevice, select_adapter};
+use unmist::gpu::{Checks, GpuDevice, select_adapter};
 use unmist::pipelines::{PipelinePlan, PromptOptions, Runtime, StableDiffusionPipeline, Tiling};
 use unmist::plan::PlanOptions;
 use unmist::rng::TorchCpu;
@@ -30,7 +30,7 @@ fn shipped() -> PathBuf {
 fn device() -> GpuDevice {
     let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     let (_, adapter) = select_adapter(&selector).expect("names an adapter").expect("there is an adapter");
-    GpuDevice::open(adapter, true).expect("the adapter opens")
+    GpuDevice::open(adapter, Checks::On).expect("the adapter opens")
 }
 
 fn options() -> PromptOptions {

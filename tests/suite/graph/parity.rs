@@ -192,7 +192,7 @@ fn scratch_that_does_not_fit_is_refused_too() {
 #[test]
 fn a_lost_device_is_an_error_and_not_a_hang() {
     let (_, adapter) = unmist::gpu::select_adapter("auto").expect("lists").expect("there is one");
-    let own = unmist::gpu::GpuDevice::open(adapter, true).expect("opens");
+    let own = unmist::gpu::GpuDevice::open(adapter, unmist::gpu::Checks::On).expect("opens");
     let (graph, weights) = model();
     let plan = Plan::new(&graph, own.caps(), &PlanOptions::default()).expect("fits");
     let mut session = GpuSession::new(&own, plan, &weights).expect("loads");

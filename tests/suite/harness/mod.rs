@@ -1,3 +1,4 @@
 //! The harness itself must be able to fail.
 
 pub mod controls;
+pub mod faulty_kernels;

@@ -1,9 +1,10 @@
-//! Every operation × case × variant × storage against the reference.
+//! Every operation × case × storage × variant against the reference: unchecked, folded and checked
+//! ([`unmist::verify::Run`]).
 
 use std::time::Instant;
 
-use unmist::ops::{self, Info};
-use unmist::verify::{CaseResult, Storage, check_case};
+use unmist::ops::{self, Info, Size};
+use unmist::verify::{CaseResult, PreparedCase, Run, Selection, Storage, sweep};
 
 use crate::device::gpu;
 
@@ -16,43 +17,45 @@ fn registry() -> Vec<Info> {
     chosen
 }
 
-#[test]
-fn every_variant_agrees_with_the_reference() {
+/// Makes all comparisons of one size; every variant must have been compared if there is a case of that size for it.
+fn compare_all(size: Size) {
     let mut failures = Vec::new();
+    let selection = Selection { sizes: &[size], variant: None, kernel: None, stop_at_first: false };
     for info in registry() {
-        for variant in &info.variants {
-            let mut compared = 0;
-            let begin = Instant::now();
-            for case in &info.cases {
-                for storage in Storage::ALL {
-                    match check_case(gpu(), case, variant, storage) {
-                        Ok(CaseResult::Equal(_)) => compared += 1,
-                        Ok(CaseResult::Unsupported(_)) => {}
-                        Err(error) => failures.push(format!(
-                            "{} {variant} {} \"{}\": {error}",
-                            info.name,
-                            storage.name(),
-                            case.label
-                        )),
-                    }
-                }
-            }
-            eprintln!("{} {variant}: {compared} comparisons in {:.1} s", info.name, begin.elapsed().as_secs_f64());
-            if compared == 0 {
-                failures.push(format!("{} {variant}: no case could be compared on {}", info.name, gpu().describe()));
-            }
+        let begin = Instant::now();
+        let mut report = |failure: unmist::verify::Failure| failures.push(failure.to_string());
+        let summaries = sweep(gpu(), &info, selection, &mut report).expect("the device is there");
+        let counts: Vec<_> = summaries.iter().map(|s| format!("{} {}", s.variant, s.equal)).collect();
+        eprintln!("{}: {} comparisons in {:.1} s", info.name, counts.join(", "), begin.elapsed().as_secs_f64());
+        if size == Size::Small {
+            let none = summaries.iter().filter(|s| s.equal == 0);
+            failures.extend(
+                none.map(|s| format!("{} {}: no case could be compared on {}", info.name, s.variant, gpu().describe())),
+            );
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
+fn every_variant_agrees_with_the_reference() {
+    compare_all(Size::Small);
+}
+
+#[test]
+fn every_variant_keeps_what_its_header_promises_for_large_sizes() {
+    compare_all(Size::Large);
+}
+
+#[test]
 fn naive_variants_accept_every_case() {
     for info in registry() {
         assert_eq!(info.variants.last(), Some(&"naive"), "{} must end with its naive variant", info.name);
-        assert!(info.cases.len() >= 3, "{} has too few cases", info.name);
-        for case in &info.cases {
-            let result = check_case(gpu(), case, "naive", Storage::F32)
+        assert!(info.cases_of(Size::Small).count() >= 3, "{} has too few cases", info.name);
+        for case in info.cases_of(Size::Small) {
+            let prepared = PreparedCase::new(case, Storage::F32).expect("fits").expect("every case is stored in f32");
+            let result = prepared
+                .check(gpu(), "naive", Run::Unchecked, None)
                 .unwrap_or_else(|e| panic!("{} \"{}\": {e}", info.name, case.label));
             assert!(matches!(result, CaseResult::Equal(_)), "{} \"{}\": {result:?}", info.name, case.label);
         }

@@ -1,0 +1,237 @@
+//! One operation on one device, in every way that a fault could hide from the others.
+
+use std::collections::HashMap;
+
+use super::compare::{Difference, Tolerance, compare};
+use crate::backend::Session;
+use crate::error::{Error, Result};
+use crate::gpu::{Checks, GpuDevice, GpuSession};
+use crate::graph::{Graph, NodeKind};
+use crate::kernel::{Kernel, reflect};
+use crate::ops::{Case, Size};
+use crate::plan::{Choice, Plan, PlanOptions};
+use crate::reference::stored;
+use crate::tensor::{DType, HostTensor};
+
+/// How a case's values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// All of them in f32.
+    F32,
+    /// In f16, but for what is f32 in any model.
+    F16,
+    /// As `F16`, with the result in f32: an operation whose result is too large for f16 ([`crate::overflow`]).
+    F16ToF32,
+    /// In f32, with the result in f16: one that reads such results.
+    F32ToF16,
+}
+
+impl Storage {
+    /// Every way.
+    pub const ALL: [Storage; 4] = [Self::F32, Self::F16, Self::F16ToF32, Self::F32ToF16];
+
+    /// `f16 to f32`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::F16ToF32 => "f16 to f32",
+            Self::F32ToF16 => "f32 to f16",
+        }
+    }
+
+    /// The graph of `case` stored so; `None` for an operation whose result is f32 in any model, and so never mixed.
+    pub fn graph(self, case: &Case) -> Result<Option<Graph>> {
+        let dtype = if matches!(self, Self::F16 | Self::F16ToF32) { DType::F16 } else { DType::F32 };
+        let mut graph = case.structure(dtype)?;
+        let y = graph.find_output("y").expect("Case::structure names it");
+        if matches!(self, Self::F16ToF32 | Self::F32ToF16) {
+            let half = case.structure(DType::F16)?;
+            if half.desc(half.find_output("y").expect("as above")).dtype != DType::F16 {
+                return Ok(None);
+            }
+            graph.store_as(y, if self == Self::F16ToF32 { DType::F32 } else { DType::F16 });
+        }
+        Ok(Some(graph))
+    }
+}
+
+/// How a case is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// As users run it: nothing checks a kernel's indices. Each buffer's binding reaches into a band of NaN behind it,
+    /// so that what a kernel reads there shows in the result and what it writes there shows in the band.
+    Unchecked,
+    /// As `Unchecked`, with every one-dimensional dispatch folded into two rows, as one of more than 65 535 workgroups
+    /// is, and at least one workgroup more than needed: it must do nothing.
+    Folded,
+    /// With wgpu's bounds checks in the kernels, and bindings that end where the tensor ends.
+    Checked,
+}
+
+impl Run {
+    /// Every way.
+    pub const ALL: [Run; 3] = [Self::Unchecked, Self::Folded, Self::Checked];
+
+    /// `unchecked`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Folded => "folded",
+            Self::Checked => "checked",
+        }
+    }
+
+    /// The ways in which cases of a size are run: what is checked or folded behaves alike at every size.
+    pub fn of(size: Size) -> &'static [Run] {
+        match size {
+            Size::Small => &Self::ALL,
+            Size::Large | Size::Perf => &[Self::Unchecked],
+        }
+    }
+}
+
+/// What came of running a case.
+#[derive(Debug)]
+pub enum CaseResult {
+    /// Compared and equal within the bounds.
+    Equal(Difference),
+    /// The variant cannot run this case here; the requirement it lacks.
+    Unsupported(String),
+}
+
+/// Replaces the text of kernels before they are compiled: from a kernel's name and its expanded WGSL to another text
+/// with the same bindings and parameters, or `None` to leave it. This is how the harness's controls run kernels with
+/// a known fault.
+pub type Edit<'a> = &'a dyn Fn(&str, &str) -> Option<String>;
+
+/// A case with its inputs and expected result, computed once for all variants and runs.
+pub struct PreparedCase {
+    op: &'static str,
+    graph: Graph,
+    inputs: Vec<(&'static str, HostTensor)>,
+    expected: Expected,
+    tolerance: Tolerance,
+}
+
+/// What the reference says.
+enum Expected {
+    /// Every element.
+    Whole(HostTensor),
+    /// Some elements: flat indices, and their values.
+    Sample(Vec<usize>, HostTensor),
+}
+
+impl PreparedCase {
+    /// Makes the inputs of `case` and computes what is expected; `None` if it is never stored so.
+    ///
+    /// # Errors
+    /// If the case's shapes do not fit the operation, which the tests exclude.
+    pub fn new(case: &Case, storage: Storage) -> Result<Option<Self>> {
+        let Some(graph) = storage.graph(case)? else { return Ok(None) };
+        let inputs = case.values(&graph);
+        let y = graph.find_output("y").expect("Case::structure names it");
+        let NodeKind::Op(op, _) = &graph.node(y).kind else { unreachable!("y is the operation's result") };
+        let desc = graph.desc(y);
+        let mut given = inputs.iter();
+        let positions: Vec<_> =
+            case.inputs.iter().map(|i| i.as_ref().map(|_| &given.next().expect("one value an input").1)).collect();
+        let expected = match case.sample(desc.elements()).and_then(|at| Some((op.reference_at(&positions, &at)?, at))) {
+            Some((values, at)) => {
+                Expected::Sample(at, stored(HostTensor { shape: vec![values.len()], data: values }, desc.dtype))
+            }
+            None => Expected::Whole(stored(op.reference(&positions), desc.dtype)),
+        };
+        let tolerance =
+            if desc.dtype == DType::F16 { Tolerance::f16(case.tolerance) } else { Tolerance::l2(case.tolerance) };
+        Ok(Some(Self { op: case.op.name(), graph, inputs, expected, tolerance }))
+    }
+
+    /// Runs the case through one variant and compares the result with the reference; checks that nothing was written
+    /// out of bounds. `kernel` restricts to plans that launch it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
+    pub fn check(&self, gpu: &GpuDevice, variant: &str, run: Run, kernel: Option<&str>) -> Result<CaseResult> {
+        let Some(plan) = self.plan(gpu, variant)? else {
+            return Ok(CaseResult::Unsupported(format!("{variant} cannot run it")));
+        };
+        if kernel.is_some_and(|name| !plan.kernels.iter().any(|k| k.key.name == name)) {
+            return Ok(CaseResult::Unsupported("it launches other kernels".into()));
+        }
+        self.run(gpu, plan, run).map(CaseResult::Equal)
+    }
+
+    /// As [`PreparedCase::check`], with the text of kernels replaced.
+    ///
+    /// # Errors
+    /// As [`PreparedCase::check`]; [`Error::Kernel`] too if nothing was replaced, or by a text with other bindings.
+    pub fn check_edited(&self, gpu: &GpuDevice, variant: &str, run: Run, edit: Edit<'_>) -> Result<Difference> {
+        let mut plan =
+            self.plan(gpu, variant)?.ok_or_else(|| Error::Kernel(format!("{variant} cannot run this case")))?;
+        let mut edited = false;
+        for kernel in &mut plan.kernels {
+            let Some(wgsl) = edit(kernel.key.name, &kernel.wgsl) else { continue };
+            let reflection = reflect(kernel.key.name, &wgsl)?;
+            let same = reflection.bindings == kernel.reflection.bindings
+                && reflection.params == kernel.reflection.params
+                && reflection.params_size == kernel.reflection.params_size;
+            if !same {
+                return Err(Error::Kernel(format!("{}: the other text has other bindings", kernel.key.name)));
+            }
+            *kernel = Kernel { key: kernel.key.clone(), wgsl, reflection };
+            edited = true;
+        }
+        if !edited {
+            return Err(Error::Kernel(format!("{} {variant}: no kernel was replaced", self.op)));
+        }
+        self.run(gpu, plan, run)
+    }
+
+    /// `None` if the variant cannot run the case on this device.
+    fn plan(&self, gpu: &GpuDevice, variant: &str) -> Result<Option<Plan>> {
+        let choice = Choice::of_variant(self.op, variant);
+        match Plan::new(&self.graph, gpu.caps(), &PlanOptions { choice, ..PlanOptions::default() }) {
+            Ok(plan) => Ok(Some(plan)),
+            Err(Error::Usage(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn run(&self, gpu: &GpuDevice, mut plan: Plan, run: Run) -> Result<Difference> {
+        if run == Run::Folded {
+            fold(&mut plan);
+        }
+        let gpu = gpu.with_checks(if run == Run::Checked { Checks::On } else { Checks::Off });
+        let mut device = GpuSession::with_guard_bands(&gpu, plan, &HashMap::new())?;
+        for (name, tensor) in &self.inputs {
+            device.write(name, tensor)?;
+        }
+        device.run()?;
+        let found = device.read("y")?;
+        device.check_guard_bands()?;
+        match &self.expected {
+            Expected::Whole(expected) => compare(&found, expected, self.tolerance),
+            Expected::Sample(at, expected) => {
+                if let Some(i) = found.data.iter().position(|v| !v.is_finite()) {
+                    return Err(Error::Shape(format!("element {i}: found {}: it must be finite", found.data[i])));
+                }
+                let values = at.iter().map(|&i| found.data[i]).collect();
+                compare(&HostTensor { shape: expected.shape.clone(), data: values }, expected, self.tolerance).map_err(
+                    |e| Error::Shape(format!("of a sample of {} elements of {:?}: {e}", at.len(), found.shape)),
+                )
+            }
+        }
+    }
+}
+
+/// See [`Run::Folded`]. Only kernels that unfold their index take part; others give y a meaning.
+fn fold(plan: &mut Plan) {
+    for step in &mut plan.steps {
+        if let [x, 1, 1] = step.workgroups
+            && plan.kernels[step.kernel].wgsl.contains("flat_index(")
+        {
+            step.workgroups = [x / 2 + 1, 2, 1];
+        }
+    }
+}

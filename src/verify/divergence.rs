@@ -1,0 +1,54 @@
+//! Where a whole graph on a device first departs from the reference.
+
+use super::compare::{Tolerance, compare};
+use crate::backend::Session;
+use crate::error::{Error, Result};
+use crate::gpu::{GpuDevice, GpuSession};
+use crate::graph::{Graph, WeightSource};
+use crate::plan::{Plan, PlanOptions};
+use crate::reference::ReferenceSession;
+use crate::tensor::HostTensor;
+
+/// Where a graph on a device first departs from the reference.
+#[derive(Debug)]
+pub struct Divergence {
+    /// Name of the node.
+    pub node: String,
+    /// Kernels that computed it.
+    pub kernels: Vec<&'static str>,
+    /// What differs.
+    pub error: Error,
+}
+
+/// Runs `graph` on `gpu` and on the reference and compares every intermediate value, in order.
+///
+/// # Errors
+/// As loading and running the graph; a difference is a result, not an error.
+pub fn first_divergence(
+    gpu: &GpuDevice,
+    graph: &Graph,
+    weights: &dyn WeightSource,
+    inputs: &[(&str, HostTensor)],
+    options: &PlanOptions,
+    bound: f64,
+) -> Result<Option<Divergence>> {
+    let options = PlanOptions { reuse_memory: false, ..options.clone() };
+    let mut device = GpuSession::new(gpu, Plan::new(graph, gpu.caps(), &options)?, weights)?;
+    let mut oracle = ReferenceSession::new(graph.clone(), weights)?.keep_all();
+    for (name, tensor) in inputs {
+        device.write(name, tensor)?;
+        oracle.write(name, tensor)?;
+    }
+    device.run()?;
+    oracle.run()?;
+    for (id, node) in graph.values().filter(|(_, n)| n.op().is_some()) {
+        let expected = oracle.value(id).expect("the reference keeps every value of a run");
+        if let Err(error) = compare(&device.value(id)?, expected, Tolerance::l2(bound)) {
+            let plan = device.plan();
+            let kernels =
+                plan.steps.iter().filter(|s| s.value == id).map(|s| plan.kernels[s.kernel].key.name).collect();
+            return Ok(Some(Divergence { node: node.name.clone(), kernels, error }));
+        }
+    }
+    Ok(None)
+}
