@@ -1,11 +1,13 @@
 //! One error type, split by who can fix the problem.
 //!
-//! Every message names the file, tensor, op or flag it is about, what was expected, what was found, and what to do
+//! Every message names the file, tensor, op or field it is about, what was expected, what was found, and what to do
 //! next. What a file or a user can cause is an [`Error`]; an internal invariant that cannot fail is an `expect("why
 //! impossible")`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use crate::refusal::{Naming, Refusal, quoted};
 
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -28,8 +30,10 @@ pub enum Error {
     Kernel(String),
     /// No such device, or the device was lost.
     Device(String),
-    /// A command-line option or API argument is out of range.
+    /// An argument is out of range.
     Usage(String),
+    /// As [`Error::Usage`], of a field of a [`Request`](crate::request::Request).
+    Refused(Refusal),
     /// A file could not be read or written.
     Io {
         /// The file.
@@ -45,21 +49,33 @@ impl Error {
         let path = path.as_ref().to_owned();
         move |source| Error::Io { path, source }
     }
+
+    /// The error in a sentence, with the fields of a [`Request`](crate::request::Request) named as `name` does.
+    pub fn in_words(&self, name: Naming<'_>) -> String {
+        match self {
+            Error::Checkpoint(m) => format!("checkpoint: {m}"),
+            Error::Config(m) => format!("config: {m}"),
+            Error::Shape(m) => format!("shape: {m}"),
+            Error::Unsupported(m) => format!("unsupported: {m}"),
+            Error::Limits(m) => format!("limits: {m}"),
+            Error::Kernel(m) => format!("kernel: {m}"),
+            Error::Device(m) => format!("device: {m}"),
+            Error::Usage(m) => format!("usage: {m}"),
+            Error::Refused(refusal) => format!("usage: {}", refusal.in_words(name)),
+            Error::Io { path, source } => format!("io: {}: {source}", path.display()),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Error::Refused(refusal)
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Checkpoint(m) => write!(f, "checkpoint: {m}"),
-            Error::Config(m) => write!(f, "config: {m}"),
-            Error::Shape(m) => write!(f, "shape: {m}"),
-            Error::Unsupported(m) => write!(f, "unsupported: {m}"),
-            Error::Limits(m) => write!(f, "limits: {m}"),
-            Error::Kernel(m) => write!(f, "kernel: {m}"),
-            Error::Device(m) => write!(f, "device: {m}"),
-            Error::Usage(m) => write!(f, "usage: {m}"),
-            Error::Io { path, source } => write!(f, "io: {}: {source}", path.display()),
-        }
+        f.write_str(&self.in_words(&quoted))
     }
 }
 

@@ -16,23 +16,21 @@
 //! ```no_run
 //! use unmist::backend::{Device, LoadOptions};
 //! use unmist::checkpoint::Checkpoint;
-//! use unmist::pipelines::{Runtime, SampleOptions, UNet2DPipeline};
+//! use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 //! use unmist::rng::TorchCpu;
-//! use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+//! use unmist::schedulers::{Sampling, Scheduler};
 //! use unmist::{DType, Result};
 //!
 //! fn main() -> Result<()> {
 //!     let checkpoint = Checkpoint::open("weights/ddpm-fashion-32")?;
-//!     let scheduler = Scheduler::new(SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?)?;
-//!     let pipeline = UNet2DPipeline::load(&checkpoint, scheduler)?;
+//!     let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(&checkpoint)?)?;
+//!     let pipeline = DiffusionPipeline::load(&checkpoint, scheduler)?;
 //!     let options = SampleOptions {
 //!         batch_size: 4,
-//!         height: None,
-//!         width: None,
-//!         sampling: Sampling::steps(250),
 //!         classes: vec![0, 1, 7, 9],
-//!         null_class: None,
-//!         guidance_scale: 1.5,
+//!         sampling: Sampling::steps(250),
+//!         guidance_scale: vec![1.5],
+//!         ..pipeline.defaults()
 //!     };
 //!     let device = Device::open("auto")?;
 //!     let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
@@ -46,6 +44,7 @@
 pub mod backend;
 pub mod caps;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
 pub mod gpu;
@@ -60,6 +59,8 @@ pub mod pipelines;
 pub mod plan;
 pub mod prompt;
 pub mod reference;
+pub mod refusal;
+pub mod request;
 pub mod rng;
 pub mod schedulers;
 pub mod tensor;

@@ -358,7 +358,7 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
         }
         Family::Sd2 => ("epsilon", "a narrow spread of the last norm's biases, as in the base models"),
     };
-    found.assumptions.push(format!("the U-Net predicts {prediction_type} ({why}); --prediction-type says otherwise"));
+    found.assumptions.push(format!("the U-Net predicts {prediction_type} ({why}); `prediction_type` says otherwise"));
     if family == Family::Sd2 && prediction_type == "epsilon" {
         found.configs.get_mut("unet").expect("it was indexed above")["sample_size"] = 64.into();
     }

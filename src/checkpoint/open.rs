@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, lora, quoted};
 use crate::error::{Error, Result};
+use crate::refusal::{Refusal, Remedy};
 use crate::tokenizer::{CLIP_VOCABULARY, Padding, Tokenizer};
 
 /// A model: a diffusers folder, or a single file in the original layout, and what changes it as it is read.
@@ -46,14 +47,14 @@ impl Checkpoint {
     /// Prefers weight files of a variant, as [`Folder::with_variant`]. To be called before what changes the weights.
     ///
     /// # Errors
-    /// As [`Folder::with_variant`]; [`Error::Usage`] for a single file, which has no variants.
+    /// As [`Folder::with_variant`]; [`Error::Refused`] for a single file, which has no variants.
     pub fn with_variant(self, variant: &str) -> Result<Self> {
         match self.source {
             Source::Folder(folder) => Ok(Self { source: Source::Folder(folder.with_variant(variant)?), ..self }),
-            Source::SingleFile(file) => Err(Error::Usage(format!(
-                "{}: a single file has no variants; leave --variant out",
-                file.path().display()
-            ))),
+            Source::SingleFile(file) => {
+                let why = format!("{}: a single file has no variants", file.path().display());
+                Err(Refusal::of("variant", why).instead(Remedy::LeaveOut(&["variant"])).into())
+            }
         }
     }
 
@@ -72,16 +73,14 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`TextualInversion::apply`], [`Checkpoint::component`] and [`Checkpoint::tokenizer`];
-    /// [`Error::Usage`] if there is no text encoder.
+    /// [`Error::Refused`] if there is no text encoder.
     pub fn with_textual_inversions(mut self, embeddings: &[TextualInversion]) -> Result<Self> {
         let mut encoders = self.adapted_components()?;
         encoders.retain(|component| component.name != "unet");
         if let (Some(embedding), true) = (embeddings.first(), encoders.is_empty()) {
-            return Err(Error::Usage(format!(
-                "{}: it has no text encoder that could learn {}; leave --embedding out",
-                self.path().display(),
-                quoted(embedding.word())
-            )));
+            let why =
+                format!("{} has no text encoder that could learn {}", self.path().display(), quoted(embedding.word()));
+            return Err(Refusal::of("embedding", why).instead(Remedy::LeaveOut(&["embedding"])).into());
         }
         for mut encoder in encoders {
             let name = encoder.name.replace("text_encoder", "tokenizer");

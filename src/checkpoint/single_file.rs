@@ -14,6 +14,7 @@ use super::ldm_config::{self, Inferred};
 use super::ldm_keys::{self, Part, TEXT_TOWERS, Tower};
 use super::{Component, Json, TensorSource, Tensors, quoted};
 use crate::error::{Error, Result};
+use crate::refusal::{Refusal, Remedy};
 use crate::tensor::HostTensor;
 
 /// A single-file checkpoint.
@@ -28,7 +29,7 @@ impl SingleFile {
     /// Opens a file and infers what it is.
     ///
     /// # Errors
-    /// As [`Tensors::open`]; [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
+    /// As [`Tensors::open`]; [`Error::Refused`] if the file is a LoRA, [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
     /// original layout.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)
@@ -157,9 +158,11 @@ fn recognise(file: &Tensors) -> Result<()> {
     }
     let begins: BTreeSet<&str> = file.names().map(|name| name.split(['.', '_']).next().unwrap_or(name)).collect();
     let has = |part: &str| file.names().any(|name| name.contains(part));
-    let what = if has("lora_up") || has("lora_A") || has("lora.up") {
-        "it is a LoRA, which is applied to a model: give it with --lora".to_owned()
-    } else if has("double_blocks.") || has("joint_blocks.") {
+    if has("lora_up") || has("lora_A") || has("lora.up") {
+        let why = "expected a model; the file is a LoRA, which is applied to one";
+        return Err(Refusal::of_value("model", file.path().display(), why).instead(Remedy::Give(&["lora"])).into());
+    }
+    let what = if has("double_blocks.") || has("joint_blocks.") {
         "it is a diffusion transformer (SD 3, Flux …), which is not supported".to_owned()
     } else if has("down_blocks.") || has("encoder.layers.") {
         "it is a single component in diffusers' layout: give the folder that holds it and its config.json".to_owned()

@@ -344,7 +344,7 @@ fn what_the_u_net_predicts_is_said() {
         let scheduler = model.config("scheduler").unwrap().value;
         let text = model.assumptions().join(" ");
         let predicts = scheduler["prediction_type"].as_str().unwrap().to_owned();
-        assert!(text.contains(&predicts) && text.contains("--prediction-type"), "{text}");
+        assert!(text.contains(&predicts) && text.contains("`prediction_type`"), "{text}");
         (
             predicts,
             model.config("unet").unwrap().value["sample_size"].as_u64().unwrap(),
@@ -367,7 +367,7 @@ fn other_files_are_refused() {
         }
     };
     says(&[], &["expected a Stable Diffusion checkpoint"]);
-    says(&[("lora_unet_mid.lora_up.weight", &[2, 2])], &["LoRA", "--lora"]);
+    says(&[("lora_unet_mid.lora_up.weight", &[2, 2])], &["LoRA", "`lora`"]);
     says(&[("double_blocks.0.img_attn.qkv.weight", &[2, 2])], &["diffusion transformer"]);
     says(&[("down_blocks.0.resnets.0.conv1.weight", &[2, 2])], &["single component", "config.json"]);
     says(&[("blip.x", &[2]), ("qformer.y", &[2])], &["`blip`, `qformer`"]);

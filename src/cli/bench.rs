@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::options::{DeviceArgs, Precision};
 use super::verify::random_inputs;
 use super::{model_path, print};
 use crate::backend::{Device, Session};
@@ -15,6 +14,7 @@ use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
 use crate::ops::Cost;
 use crate::plan::{Plan, mib};
+use crate::request::{DeviceRequest, Precision};
 
 /// Lines of each table.
 const TOP: usize = 10;
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_name = "N")]
     runs: usize,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: DeviceRequest,
 }
 
 /// Runs the command.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::options::{DeviceArgs, Precision};
 use super::{model_path, print};
 use crate::backend::Device;
 use crate::caps::Caps;
@@ -10,8 +9,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::passes;
 use crate::models::{LoadedModel, Sizes};
-use crate::pipelines::{PromptOptions, Runtime, STABLE_DIFFUSION_PIPELINES, StableDiffusionPipeline, Tiling};
+use crate::pipelines::{DiffusionPipeline, Runtime, STABLE_DIFFUSION_PIPELINES, SampleOptions, Tiling};
 use crate::plan::{self, Decision, Plan};
+use crate::request::{DeviceRequest, Precision};
 use crate::schedulers::Scheduler;
 
 /// Options of `unmist inspect`.
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: DeviceRequest,
 }
 
 /// Runs the command.
@@ -137,16 +137,17 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
     if args.batch_size == 0 {
         return Err(Error::Usage("--batch-size must be above 0".into()));
     }
-    let scheduler = Scheduler::new(StableDiffusionPipeline::scheduler_config(checkpoint)?)?;
-    let mut pipeline = StableDiffusionPipeline::load(checkpoint, scheduler)?;
-    pipeline.vae.tiling = args.vae_tiling;
+    let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(checkpoint)?)?;
+    let mut pipeline = DiffusionPipeline::load(checkpoint, scheduler)?;
+    pipeline.set_tiling(args.vae_tiling);
     let (device, load) = (args.device.open()?, args.device.load_options()?);
     let runtime = Runtime { device: &device, load: &load, dtype: args.precision.dtype() };
-    let options = PromptOptions {
-        prompts: vec![String::new(); args.batch_size],
+    let options = SampleOptions {
+        batch_size: args.batch_size,
+        prompts: vec![String::new()],
         height: args.height,
         width: args.width,
-        ..PromptOptions::default()
+        ..pipeline.defaults()
     };
     let (height, width) = pipeline.size(&options)?;
     let plan = pipeline.plan(&runtime, &options)?;

@@ -5,14 +5,14 @@ mod devices;
 mod inspect;
 mod model_path;
 mod noise;
-mod options;
 mod run;
 mod sample;
 mod verify;
+mod words;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Result;
 
@@ -44,7 +44,9 @@ enum Command {
 
 /// Parses the command line, runs the command, prints an error if there is one.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let matches = words::with_flags_in_help(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Sample(args) => sample::run(*args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
@@ -60,7 +62,7 @@ fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", error.in_words(&words::flag));
             ExitCode::FAILURE
         }
     }

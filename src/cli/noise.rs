@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::model_path;
-use super::options::DeviceArgs;
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::image_io::{Picture, Range, grid, read, write_png};
 use crate::models::UNet2DModel;
 use crate::output::check_writable;
+use crate::request::DeviceRequest;
 use crate::rng::{NoiseSource, TorchCpu};
 use crate::schedulers::{Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, short, default_value = "noise.png", value_name = "FILE.png")]
     output: PathBuf,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: DeviceRequest,
 }
 
 /// Runs the command.

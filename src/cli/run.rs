@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::options::{DeviceArgs, Precision};
 use crate::checkpoint::{Checkpoint, Tensors, safetensors};
 use crate::error::{Error, Result};
 use crate::models::{LoadedModel, NamedTensors, prepare};
 use crate::output::{check_writable, write_atomic};
+use crate::request::{DeviceRequest, Precision};
 
 /// Options of `unmist run`.
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: DeviceRequest,
 }
 
 /// Runs the command.

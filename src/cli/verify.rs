@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::options::{DeviceArgs, Precision};
 use super::{model_path, print};
 use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
@@ -11,6 +10,7 @@ use crate::gpu::GpuDevice;
 use crate::graph::{Graph, NodeKind, passes};
 use crate::models::{LoadedModel, Model, NamedTensors, Sizes};
 use crate::ops::{Fill, Info, Size, registry};
+use crate::request::{DeviceRequest, Precision};
 use crate::tensor::DType;
 use crate::verify::{Selection, first_divergence, sweep};
 
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: DeviceRequest,
 }
 
 /// Sizes of cases.

@@ -60,7 +60,7 @@ impl Operation for GuidanceRescale {
             )));
         }
         if !(0.0..=1.0).contains(&self.factor) {
-            return Err(Error::Usage(format!("--guidance-rescale {}: expected a number from 0 to 1", self.factor)));
+            return Err(Error::Usage(format!("factor {}: expected a number from 0 to 1", self.factor)));
         }
         Ok(guided.clone())
     }

@@ -2,20 +2,19 @@
 
 mod autoencoder;
 mod denoise;
-mod stable_diffusion;
+mod diffusion;
 mod text;
-mod unet_2d;
 
 use crate::backend::{Device, LoadOptions};
 use crate::tensor::DType;
 
 pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph};
-pub use stable_diffusion::{
-    Kind, PIPELINES as STABLE_DIFFUSION_PIPELINES, PipelinePlan, PromptOptions, StableDiffusionPipeline, Stage,
+pub use diffusion::{
+    DiffusionPipeline, Kind, PIXEL_PIPELINES, PipelinePlan, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Traits,
+    check_fits,
 };
 pub use text::{TextConditioning, TextEncoders};
-pub use unet_2d::{SampleOptions, UNet2DPipeline};
 
 /// Where and how a pipeline computes.
 #[derive(Clone, Copy)]

@@ -8,6 +8,7 @@ use crate::graph::{Graph, TensorDesc, WeightPart, WeightSource};
 use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
 use crate::overflow::F32Fallback;
 use crate::prompt::{Piece, Window, parse, windows};
+use crate::refusal::Refusal;
 use crate::tensor::{DType, HostTensor};
 use crate::tokenizer::Tokenizer;
 
@@ -134,7 +135,7 @@ impl TextEncoders {
     /// [`crate::prompt`].
     ///
     /// # Errors
-    /// As [`parse`]; [`Error::Usage`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
+    /// As [`parse`]; [`Error::Refused`] if more layers are skipped than there are; as [`crate::backend::Device::load`].
     pub fn encode(
         &self,
         runtime: &Runtime<'_>,
@@ -190,7 +191,8 @@ impl TextEncoder {
         // SDXL was trained on the layer before the last, without the final norm.
         let from_end = clip_skip + usize::from(xl);
         if from_end > layers {
-            return Err(Error::Usage(format!("--clip-skip {clip_skip}: the text encoder has {layers} layers")));
+            let why = format!("the text encoder has {layers} layers");
+            return Err(Refusal::of_value("clip_skip", clip_skip, why).into());
         }
         let states = match (xl, from_end) {
             (true, k) => TextOutput::HiddenState(layers - k),

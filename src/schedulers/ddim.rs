@@ -7,6 +7,7 @@ use super::betas::stored;
 use super::linear::Linear;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::{Sampling, Scheduler, timesteps};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -45,10 +46,8 @@ fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sa
     // Eq. 12. Rounding may leave the direction's square a hair below zero.
     let direction_squared = 1.0 - alpha_prod_t_prev - std_dev_t.powi(2);
     if direction_squared < -1e-6 {
-        return Err(Error::Usage(format!(
-            "--eta {}: more noise than timestep {timestep} can take; 0 to 1 is usual",
-            sampling.eta
-        )));
+        let why = format!("more noise than timestep {timestep} can take; 0 to 1 is usual");
+        return Err(Refusal::of_value("eta", sampling.eta, why).into());
     }
     let pred_sample_direction = direction_squared.max(0.0).sqrt() * pred_epsilon;
     let prev_sample = alpha_prod_t_prev.sqrt() * Linear::x0() + pred_sample_direction + std_dev_t * Linear::noise();

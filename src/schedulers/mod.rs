@@ -40,6 +40,7 @@ pub use options::{
 };
 pub use step::{NoiseScale, Schedule, Step, X0};
 
+use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
 
 /// One of diffusers' schedulers, over the noise schedule that a model was trained with.
@@ -72,21 +73,21 @@ impl Scheduler {
         }
         let mut schedule = self.whole(&sampling)?;
         if let Some(end) = sampling.denoising_end {
-            let cutoff = self.cutoff("--denoising-end", end)?;
+            let cutoff = self.cutoff("denoising_end", end)?;
             schedule.steps.retain(|step| step.timestep >= cutoff);
             if schedule.steps.is_empty() {
-                return Err(Error::Usage(format!(
-                    "--denoising-end {end} leaves no step to do; raise it, or the number of steps"
-                )));
+                return Err(Refusal::of_value("denoising_end", end, "no step is left to do")
+                    .instead(Remedy::Raise(&["denoising_end", "steps"]))
+                    .into());
             }
         }
         schedule.checked()
     }
 
     /// The timestep at which the share `share` of the noise is gone.
-    fn cutoff(&self, option: &str, share: f64) -> Result<f64> {
+    fn cutoff(&self, field: &'static str, share: f64) -> Result<f64> {
         if !(share > 0.0 && share < 1.0) {
-            return Err(Error::Usage(format!("{option} {share}: expected a number above 0 and below 1")));
+            return Err(Refusal::of_value(field, share, "expected a number above 0 and below 1").into());
         }
         let trained = self.config.num_train_timesteps as f64;
         Ok((trained - share * trained).round_ties_even())
@@ -96,7 +97,7 @@ impl Scheduler {
     /// noise.
     fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
         use SchedulerClass::{HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
-        let cutoff = self.cutoff("--denoising-start", start)?;
+        let cutoff = self.cutoff("denoising_start", start)?;
         let steps = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.steps;
         let mut below = steps.iter().filter(|step| step.timestep < cutoff).count();
         // Two calls of the model a level, but the last: never begin with the second.
@@ -108,9 +109,10 @@ impl Scheduler {
             below += 1;
         }
         if below == 0 {
-            return Err(Error::Usage(format!(
-                "--denoising-start {start} leaves no step to do; lower it, or raise the number of steps"
-            )));
+            return Err(Refusal::of_value("denoising_start", start, "no step is left to do")
+                .instead(Remedy::Lower(&["denoising_start"]))
+                .instead(Remedy::Raise(&["steps"]))
+                .into());
         }
         Ok(steps.len().saturating_sub(below) / calls)
     }
@@ -140,7 +142,7 @@ impl Scheduler {
 }
 
 /// What the user asks of a sampling run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Number of steps of the whole run (before `strength` cuts it). Ignored if `timesteps` or `sigmas` are given.
     pub num_inference_steps: usize,
@@ -185,14 +187,14 @@ impl Sampling {
     /// The index of the first of `steps` steps that is done under this strength.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the strength is not in (0, 1] or leaves no step, or eta is negative or not a number.
+    /// [`Error::Refused`] if the strength is not in (0, 1] or leaves no step, or eta is negative or not a number.
     fn begin(&self, steps: usize) -> Result<usize> {
         let (strength, eta) = (self.strength, self.eta);
         if !(eta.is_finite() && eta >= 0.0) {
-            return Err(Error::Usage(format!("--eta {eta}: expected a number from 0 to 1")));
+            return Err(Refusal::of_value("eta", eta, "expected a number from 0 to 1").into());
         }
         if !(strength > 0.0 && strength <= 1.0) {
-            return Err(Error::Usage(format!("--strength {strength}: expected a number above 0 and up to 1")));
+            return Err(Refusal::of_value("strength", strength, "expected a number above 0 and up to 1").into());
         }
         if let Some(begin) = self.begin {
             return if begin < steps {
@@ -202,9 +204,9 @@ impl Sampling {
             };
         }
         match (steps as f64 * strength) as usize {
-            0 => Err(Error::Usage(format!(
-                "--strength {strength} of {steps} steps leaves no step to do; raise one of them"
-            ))),
+            0 => Err(Refusal::of_value("strength", strength, format!("of {steps} steps none is left to do"))
+                .instead(Remedy::Raise(&["strength", "steps"]))
+                .into()),
             done => Ok(steps - done),
         }
     }

@@ -7,6 +7,7 @@ use super::options::{
     Named,
     SchedulerClass::{self, *},
 };
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler,
@@ -65,7 +66,7 @@ const SCHEDULES: &[(&[&str], &str)] = &[
 /// punctuation do not matter.
 ///
 /// # Errors
-/// [`Error::Usage`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
+/// [`Error::Refused`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
 /// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
@@ -81,8 +82,7 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
                 let Some((schedule, keys)) = schedule else { continue };
                 let keys = parse(keys);
                 if let Some((key, _)) = keys.iter().find(|(key, _)| !class.reads(key)) {
-                    let message =
-                        format!("--scheduler {name:?}: {} has no schedule {} (\"{key}\")", class.name(), schedule[0]);
+                    let message = format!("{name:?}: {} has no schedule {} (\"{key}\")", class.name(), schedule[0]);
                     return Err(Error::Unsupported(message));
                 }
                 // A schedule replaces the one that the model's config may ask for.
@@ -97,11 +97,12 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
     }
     let samplers: Vec<_> = SAMPLERS.iter().map(|(names, ..)| names[0]).collect();
     let schedules: Vec<_> = SCHEDULES.iter().map(|(names, _)| names[0]).collect();
-    Err(Error::Usage(format!(
-        "--scheduler {name:?}: no such scheduler; there are {}; each may be followed by one of {}; diffusers' class names do too",
+    let why = format!(
+        "no such scheduler; there are {}; each may be followed by one of {}; diffusers' class names do too",
         samplers.join(", "),
         schedules.join(", ")
-    )))
+    );
+    Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into())
 }
 
 /// A name without what programs spell differently: "DPM++ 2M Karras" and "dpmpp_2m_karras" are the same.

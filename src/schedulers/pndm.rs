@@ -11,6 +11,7 @@ use super::options::{PredictionType, TimestepSpacing};
 use super::step::{Schedule, Step, X0};
 use super::timesteps::{check_steps, linspace, trailing};
 use super::{Sampling, Scheduler};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// Calls of the model in the Runge–Kutta phase: three steps of four.
@@ -89,9 +90,8 @@ fn repeat_second(visited: &[isize]) -> Vec<isize> {
 fn prk_then_plms(visited: &[isize], stride: isize) -> Result<Vec<isize>> {
     let n = visited.len();
     if n < 4 {
-        return Err(Error::Usage(format!(
-            "--steps {n}: PNDM needs at least 4 steps, unless its config has skip_prk_steps"
-        )));
+        let why = "PNDM needs at least 4 steps, unless its config has skip_prk_steps";
+        return Err(Refusal::of_value("steps", n, why).into());
     }
     let mut timesteps = vec![];
     for pair in visited[n - 4..].windows(2).rev() {

@@ -10,6 +10,7 @@ use super::config::SchedulerConfig;
 use super::options::{FinalSigmasType, InterpolationType, SchedulerClass, SigmaSpacing, TimestepSpacing};
 use super::timesteps::{check_steps, custom, linspace, trailing};
 use super::{Sampling, Scheduler};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// The noise levels of a run: `sigmas` has one entry more than `timesteps`, the level after the last step.
@@ -206,9 +207,8 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
     // The differences between steps are divided by their lengths.
     if !run.sigmas[..run.timesteps.len()].is_sorted_by(|a, b| a > b) {
         let n = run.timesteps.len();
-        return Err(Error::Usage(format!(
-            "--steps {n}: too many for this scheduler, two steps fall on one noise level"
-        )));
+        let why = "too many for this scheduler, two steps fall on one noise level";
+        return Err(Refusal::of_value("steps", n, why).into());
     }
     Ok(run)
 }

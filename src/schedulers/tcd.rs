@@ -10,13 +10,14 @@ use super::options::Clip;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
-use crate::{Error, Result};
+use crate::Result;
+use crate::refusal::Refusal;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let Scheduler { config, noise_schedule } = scheduler;
     let eta = sampling.eta;
     if eta > 1.0 {
-        return Err(Error::Usage(format!("--eta {eta}: TCD takes 0 to 1")));
+        return Err(Refusal::of_value("eta", eta, "TCD takes 0 to 1").into());
     }
     let timesteps = distilled(config, sampling)?;
     let begin = sampling.begin(timesteps.len())?;

@@ -6,6 +6,7 @@
 use super::Sampling;
 use super::config::SchedulerConfig;
 use super::options::TimestepSpacing;
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 /// `distilled_strength` says.
 ///
 /// # Errors
-/// [`Error::Usage`] for zero steps or more than it was distilled with, and for a strength outside (0, 1].
+/// A refusal for zero steps or more than it was distilled with, and for a strength outside (0, 1].
 pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<usize>> {
     if sampling.sigmas.is_some() {
         return Err(Error::Usage(format!("{} takes custom timesteps, not sigmas", config.class.name())));
@@ -24,14 +25,15 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
     let (n, original, strength) =
         (sampling.num_inference_steps, config.original_inference_steps, sampling.distilled_strength);
     if !(strength > 0.0 && strength <= 1.0) {
-        return Err(Error::Usage(format!("--strength {strength}: expected a number above 0 and up to 1")));
+        return Err(Refusal::of_value("strength", strength, "expected a number above 0 and up to 1").into());
     }
     let reached = (original as f64 * strength) as usize;
     if n == 0 || n > reached {
-        return Err(Error::Usage(format!(
-            "--steps {n}: {} takes 1 to {reached} steps (original_inference_steps times the strength); 4 to 8 are usual",
-            config.class.name()
-        )));
+        let name = config.class.name();
+        let why = format!(
+            "{name} takes 1 to {reached} steps (original_inference_steps times the strength); 4 to 8 are usual"
+        );
+        return Err(Refusal::of_value("steps", n, why).into());
     }
     let stride = config.num_train_timesteps / original;
     let index = |i: usize| (i as f64 * (reached as f64 / n as f64)).floor() as usize;
@@ -41,7 +43,7 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
 /// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
 ///
 /// # Errors
-/// [`Error::Usage`] for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
+/// A refusal for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
 /// the last trained one.
 pub fn spaced(config: &SchedulerConfig, num_inference_steps: usize) -> Result<Vec<usize>> {
     let trained = config.num_train_timesteps;
@@ -76,13 +78,12 @@ pub fn custom(config: &SchedulerConfig, timesteps: &[usize]) -> Result<Vec<usize
 }
 
 /// # Errors
-/// [`Error::Usage`] for zero steps or more than were trained.
+/// A refusal for zero steps or more than were trained.
 pub fn check_steps(config: &SchedulerConfig, num_inference_steps: usize) -> Result<()> {
     let trained = config.num_train_timesteps;
     if num_inference_steps == 0 || num_inference_steps > trained {
-        return Err(Error::Usage(format!(
-            "--steps {num_inference_steps}: this model takes 1 to {trained} steps (num_train_timesteps)"
-        )));
+        let why = format!("this model takes 1 to {trained} steps (num_train_timesteps)");
+        return Err(Refusal::of_value("steps", num_inference_steps, why).into());
     }
     Ok(())
 }

@@ -1,27 +1,30 @@
 //! `unmist sample`: makes pictures.
 
 mod args;
-mod asked;
-mod classes;
+mod inputs;
 mod model;
 mod parameters;
 mod pictures;
-mod prompts;
 mod record;
 mod reporter;
+mod run;
+
+use std::path::Path;
 
 pub use args::Args;
 
-use args::Options;
 use model::Model;
 use pictures::Output;
 use record::Record;
+use run::Job;
 
-use super::model_path;
-use crate::backend::{Device, LoadOptions};
+use super::{model_path, print};
+use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::output::check_writable;
-use crate::pipelines::Runtime;
+use crate::pipelines::{Kind, Traits};
+use crate::request::{self, Asked, Origin, Request, Resolved, Setting};
+use crate::schedulers::Scheduler;
 
 /// Runs the command.
 ///
@@ -29,55 +32,57 @@ use crate::pipelines::Runtime;
 /// As the library; no picture is written then.
 pub fn run(args: Args) -> Result<()> {
     let record = args.from.as_deref().map(Record::read).transpose()?;
-    let options = match &record {
-        Some(record) => record.options_with(&args.options)?,
-        None => args.options.clone(),
-    };
-    let mut options = options.with_defaults();
-    let output = Output::new(&args.output, options.separate)?;
+    let asked = Asked { request: args.request.clone(), past: record.as_ref().map(Record::past).transpose()? };
+    let merged = asked.merged()?;
+    let output = Output::new(&args.output, merged.separate)?;
     args.preview_every.iter().try_for_each(|_| output.check_preview())?;
     args.save_latents.iter().try_for_each(check_writable)?;
-    check(&args, &options)?;
-    record::check_names(&options)?;
-
-    // 1. the models, and the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits
-    //    for it
-    if record.is_some() {
-        still_there(&options, &args.options)?;
+    if args.preview_every == Some(0) {
+        return Err(Error::Usage("--preview-every 0: expected a number of steps from 1 up".into()));
     }
-    let models = Models {
-        model: Model::open(&options, record.as_ref(), &args.options)?,
-        refiner: Model::open_refiner(&options, record.as_ref(), &args.options)?,
-    };
-    options.model = Some(model_path::remembered(models.model.checkpoint.path()));
-    let paths = models.paths(&options)?;
+
+    // 1. the models, and what is asked of them
+    if record.is_some() {
+        still_there(&merged, &args.request)?;
+    }
+    let mut models = Models { model: Model::open(&merged)?, refiner: Model::open_refiner(&merged)? };
+    let mut resolved = models.resolve(&asked, record.as_ref())?;
+    if args.explain_settings {
+        print(&explanation(&resolved, models.model.checkpoint.path()));
+        return Ok(());
+    }
+    if args.save_latents.is_some() && models.model.pipeline.traits.kind == Kind::Pixels {
+        return Err(Error::Usage("--save-latents: this model has no text encoder, and no latents either".into()));
+    }
+
+    // 2. the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
+    resolved.request.model = Some(model_path::remembered(models.model.checkpoint.path()));
+    let paths = models.paths(&resolved.request)?;
     let hashes = std::thread::spawn(move || record::hash(&paths));
     let hashes = match &record {
         Some(record) => {
             let files = joined(hashes)?;
-            record.check(&files, &args.options)?;
+            record.check(&files, &args.request)?;
             Hashes::Known(files)
         }
         None => Hashes::Running(hashes),
     };
 
-    // 2. the pictures
-    let device = options.device.open()?;
+    // 3. the pictures
+    inputs::read_into(&mut resolved.options, &resolved.request)?;
+    let device = resolved.request.device.open()?;
     report_device(&device, record.as_ref());
-    let job = Job { args: &args, load: options.device.load_options()?, device: &device, output: &output };
-    let images = if models.model.text {
-        prompts::sample(&job, &mut options, &models)?
-    } else {
-        classes::sample(&job, &mut options, &models.model)?
-    };
+    let job = Job { args: &args, load: resolved.request.device.load_options()?, device: &device, output: &output };
+    let schedulers = models.schedulers();
+    let images = job.run(&resolved, models)?;
 
-    // 3. the pictures' own account of how they were made
+    // 4. the pictures' own account of how they were made
     let record = Record {
         version: Record::version(),
         device: device.describe(),
-        options,
-        scheduler: models.model.scheduler.config.to_json(),
-        refiner_scheduler: models.refiner.map(|refiner| refiner.scheduler.config.to_json()),
+        options: resolved.request,
+        scheduler: schedulers.0,
+        refiner_scheduler: schedulers.1,
         files: match hashes {
             Hashes::Known(files) => files,
             // The pictures are there: a file that went away meanwhile is no reason to lose them.
@@ -104,36 +109,62 @@ struct Models {
 }
 
 impl Models {
+    /// Works out what is asked, and prepares the pipelines for it.
+    fn resolve(&mut self, asked: &Asked, record: Option<&Record>) -> Result<Resolved> {
+        let own = self.model.pipeline.traits;
+        let refined = self.refiner.as_ref().is_some_and(|refiner| refiner.pipeline.traits.aesthetic);
+        let traits = Traits { aesthetic: own.aesthetic || refined, ..own };
+        let facts =
+            request::Model { traits: &traits, generation: &self.model.generation, scheduler: &self.model.scheduler };
+        let resolved = request::resolve(asked, &facts)?;
+        self.model.pipeline.scheduler = Scheduler::new(resolved.scheduler.clone())?;
+        self.model.pipeline.set_tiling(resolved.tiling);
+        if let Some(refiner) = &mut self.refiner {
+            // For its scheduler, the refiner is what the model is for its own.
+            let past = record.and_then(|record| Some((record, record.refiner_scheduler.as_ref()?)));
+            let past = past.map(|(record, scheduler)| record.past_with(scheduler)).transpose()?;
+            let request = Request { model: asked.request.refiner.clone(), ..asked.request.clone() };
+            let asked = Asked { request, past };
+            let (config, _) = request::scheduler(&asked, &refiner.scheduler, &refiner.generation)?;
+            refiner.pipeline.scheduler = Scheduler::new(config)?;
+            refiner.pipeline.set_tiling(resolved.tiling);
+        }
+        Ok(resolved)
+    }
+
+    /// The configs of the schedulers that make the pictures.
+    fn schedulers(&self) -> (serde_json::Value, Option<serde_json::Value>) {
+        let config = |model: &Model| model.pipeline.scheduler.config.to_json();
+        (config(&self.model), self.refiner.as_ref().map(config))
+    }
+
     /// The files that decide what the pictures are, by the options that name them.
-    fn paths(&self, options: &Options) -> Result<record::Paths> {
+    fn paths(&self, request: &Request) -> Result<record::Paths> {
         let mut paths = record::Paths::from([("model".to_owned(), self.model.checkpoint.files()?)]);
         if let Some(refiner) = &self.refiner {
             paths.insert("refiner".to_owned(), refiner.checkpoint.files()?);
         }
-        for (option, path) in model::named_files(options) {
+        for (option, path) in model::named_files(request) {
             paths.entry(option.to_owned()).or_default().push((path.display().to_string(), path));
         }
         Ok(paths)
     }
 }
 
-/// What both kinds of models need besides the options.
-struct Job<'a> {
-    args: &'a Args,
-    device: &'a Device,
-    load: LoadOptions,
-    output: &'a Output,
-}
-
-impl Job<'_> {
-    fn runtime(&self, options: &Options) -> Runtime<'_> {
-        Runtime { device: self.device, load: &self.load, dtype: options.precision().dtype() }
+/// Every setting in a line: field, value, and where the value came from.
+fn explanation(resolved: &Resolved, model: &Path) -> String {
+    let mut settings = resolved.settings.clone();
+    if !settings.iter().any(|setting| setting.field == "model") {
+        let value = model.to_string_lossy().into();
+        settings.insert(0, Setting { field: "model".to_owned(), value, origin: Origin::Pipeline });
     }
-
-    /// Whether a preview is due after a step.
-    fn previews(&self, done: usize, total: usize) -> bool {
-        done < total && self.args.preview_every.is_some_and(|every| done.is_multiple_of(every))
-    }
+    let values: Vec<String> = settings.iter().map(|setting| setting.value.to_string()).collect();
+    let fields = settings.iter().map(|setting| setting.field.len()).max().unwrap_or(0);
+    let column = values.iter().map(|value| value.chars().count()).max().unwrap_or(0).min(40);
+    let line = |(setting, value): (&Setting, &String)| {
+        format!("{:<fields$}  {value:<column$}  {}\n", setting.field, setting.origin)
+    };
+    settings.iter().zip(&values).map(line).collect()
 }
 
 type HashThread = std::thread::JoinHandle<Result<record::Files>>;
@@ -147,30 +178,15 @@ fn joined(thread: HashThread) -> Result<record::Files> {
     thread.join().expect("hashing files cannot panic")
 }
 
-/// What can be refused without the model.
-fn check(args: &Args, options: &Options) -> Result<()> {
-    let pictures = options.pictures();
-    if options.seed.len() > 1 && options.seed.len() != pictures {
-        return Err(Error::Usage(format!(
-            "--seed: {} seeds for {pictures} pictures; give one, or one for each picture",
-            options.seed.len(),
-        )));
-    }
-    if args.preview_every == Some(0) {
-        return Err(Error::Usage("--preview-every 0: expected a number of steps from 1 up".into()));
-    }
-    Ok(())
-}
-
 /// Refuses a replay early and by name if a file is gone.
-fn still_there(options: &Options, given: &Options) -> Result<()> {
-    let mut files = model::named_files(options);
+fn still_there(request: &Request, given: &Request) -> Result<()> {
+    let mut files = model::named_files(request);
     let anew: Vec<&str> = model::named_files(given).into_iter().map(|(option, _)| option).collect();
     files.retain(|(option, _)| !anew.contains(option));
     if given.model.is_none() {
-        files.push(("model", model_path::find(options.model.as_deref(), &[])?));
+        files.push(("model", model_path::find(request.model.as_deref(), &[])?));
     }
-    if let (Some(refiner), None) = (&options.refiner, &given.refiner) {
+    if let (Some(refiner), None) = (&request.refiner, &given.refiner) {
         files.push(("refiner", model_path::find(Some(refiner), &[])?));
     }
     match files.iter().find(|(_, path)| !path.exists()) {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::args::Rng;
 use super::record::Record;
+use crate::request::Rng;
 
 /// Prompt, `Negative prompt: …` and one line of settings, of one picture of several or of all; `size` is columns and
 /// rows.
@@ -44,7 +44,7 @@ pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize))
     add("Batch size", Some(pictures.to_string()).filter(|_| pictures > 1));
     add("Batch pos", picture.map(|i| i.to_string()));
     add("RNG", Some(if options.rng == Some(Rng::TorchCuda) { "GPU" } else { "CPU" }.to_owned()));
-    add("Precision", Some(options.precision().dtype().name().to_owned()));
+    add("Precision", Some(options.precision.unwrap_or_default().dtype().name().to_owned()));
     add("Version", Some(record.version.clone()));
     let mut lines = of(&options.prompt, picture, pictures);
     let negative = of(&options.negative_prompt, picture, pictures);
@@ -102,11 +102,11 @@ fn model_hash(record: &Record) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::sample::args::Options;
+    use crate::request::Request;
 
     #[test]
     fn the_line_is_that_of_the_web_ui() {
-        let options = Options {
+        let options = Request {
             prompt: vec!["a fox\nin the forest".into()],
             negative_prompt: vec!["fog".into()],
             model: Some("models/fox-1.5.safetensors".into()),
@@ -115,9 +115,9 @@ mod tests {
             guidance_scale: vec![7.5],
             steps: Some(50),
             clip_skip: Some(1),
-            ..Options::default()
-        }
-        .with_defaults();
+            seed: vec![0],
+            ..Request::default()
+        };
         let record = Record {
             version: "unmist 0".into(),
             device: "a GPU".into(),

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::args::Options;
 use crate::checkpoint::{Json, Tensors};
 use crate::error::{Error, Result};
 use crate::image_io::read_text;
 use crate::output::sha256;
+use crate::request::{Past, Request};
+use crate::schedulers::SchedulerConfig;
 
 /// Keyword of a record in a PNG and in the metadata of a `.safetensors` file.
 pub const KEYWORD: &str = "unmist";
@@ -24,8 +25,8 @@ pub struct Record {
     pub version: String,
     /// The device; on another one the last bits can differ.
     pub device: String,
-    /// The options, with their defaults filled in.
-    pub options: Options,
+    /// What was asked for, with the defaults filled in.
+    pub options: Request,
     /// `scheduler_config.json` as it was used.
     pub scheduler: Value,
     /// That of the refiner.
@@ -50,14 +51,6 @@ pub fn hash(paths: &Paths) -> Result<Files> {
         files.iter().map(|(name, path)| Ok((name.clone(), sha256(path)?))).collect()
     };
     paths.iter().map(|(option, files)| Ok((option.clone(), hash_all(files)?))).collect()
-}
-
-/// Checks that options can be remembered, so that nothing is computed in vain.
-///
-/// # Errors
-/// [`Error::Usage`] if a file's name is not UTF-8.
-pub fn check_names(options: &Options) -> Result<()> {
-    serde_json::to_value(options).map(drop).map_err(not_utf8)
 }
 
 impl Record {
@@ -101,24 +94,29 @@ impl Record {
     /// The record as JSON.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a file's name is not UTF-8.
+    /// As [`Request::check`].
     pub fn to_json(&self) -> Result<String> {
-        let mut json = serde_json::to_value(self).map_err(not_utf8)?;
-        if let Value::Object(options) = &mut json["options"] {
-            drop_empty(options);
-        }
+        let options = self.options.to_json()?;
+        let mut json = serde_json::to_value(self).expect("the request was checked, and nothing else can fail");
+        json["options"] = options;
         Ok(json.to_string())
     }
 
-    /// The recorded options with those replaced that were `given`.
+    /// The picture's account, for who makes it again.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a given value cannot be written as JSON.
-    pub fn options_with(&self, given: &Options) -> Result<Options> {
-        let mut options = serde_json::to_value(&self.options).map_err(not_utf8)?;
-        overlay(&mut options, serde_json::to_value(given).map_err(not_utf8)?);
-        serde_json::from_value(options)
-            .map_err(|error| Error::Usage(format!("an option beside --from makes no sense: {error}")))
+    /// As [`SchedulerConfig::from_json`].
+    pub fn past(&self) -> Result<Past> {
+        self.past_with(&self.scheduler)
+    }
+
+    /// As [`Record::past`], with another scheduler than the model's.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_json`].
+    pub fn past_with(&self, scheduler: &Value) -> Result<Past> {
+        let scheduler = SchedulerConfig::from_json(&scheduler.to_string())?;
+        Ok(Past { request: self.options.clone(), scheduler })
     }
 
     /// Checks that the files are those that the picture was made with. Of options that were `given` anew, differences
@@ -126,11 +124,11 @@ impl Record {
     ///
     /// # Errors
     /// [`Error::Usage`] naming the first file that is another one now.
-    pub fn check(&self, found: &Files, given: &Options) -> Result<()> {
-        let given = serde_json::to_value(given).map_err(not_utf8)?;
+    pub fn check(&self, found: &Files, given: &Request) -> Result<()> {
+        let given = given.to_json()?;
         for (option, recorded) in &self.files {
             let now = found.get(option);
-            if is_given(&given[option]) {
+            if given.get(option).is_some() {
                 if now.is_some_and(|now| !now.values().eq(recorded.values())) {
                     eprintln!("note: --{option} is not what the picture was made with; the result is another picture");
                 }
@@ -146,36 +144,5 @@ impl Record {
             }
         }
         Ok(())
-    }
-}
-
-fn not_utf8(error: serde_json::Error) -> Error {
-    Error::Usage(format!("a file's name cannot be remembered in the picture ({error}); rename the file"))
-}
-
-/// Whether an option has a value. Flags that are off, and lists without entries, have none.
-fn is_given(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => map.values().any(is_given),
-        _ => true,
-    }
-}
-
-fn drop_empty(map: &mut Map<String, Value>) {
-    map.values_mut().filter_map(Value::as_object_mut).for_each(drop_empty);
-    map.retain(|_, value| is_given(value));
-}
-
-fn overlay(below: &mut Value, above: Value) {
-    match (below, above) {
-        (Value::Object(below), Value::Object(above)) => {
-            for (key, value) in above {
-                overlay(below.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (below, above) if is_given(&above) => *below = above,
-        _ => {}
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Lora, Tensors, TextualInversion};
 use unmist::models::{LoadedModel, NamedTensors, prepare};
-use unmist::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline};
+use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::verify::{Tolerance, compare};
@@ -114,14 +114,14 @@ fn a_run_with_a_lora_gives_diffusers_picture() {
     let checkpoint = with_loras("sd1", &[("sd1_kohya", 0.8)]);
     let config = checkpoint.scheduler_config("scheduler").expect("there");
     let scheduler = Scheduler::new(SchedulerConfig::from_json(&config.text).expect("sound")).expect("sound");
-    let pipeline = StableDiffusionPipeline::load(&checkpoint, scheduler).expect("loads");
-    let options = PromptOptions {
+    let pipeline = DiffusionPipeline::load(&checkpoint, scheduler).expect("loads");
+    let options = SampleOptions {
         prompts: vec![call["prompt"].as_str().expect("a text").to_owned()],
         height: Some(count("height")),
         width: Some(count("width")),
         sampling: Sampling::steps(count("num_inference_steps")),
         guidance_scale: vec![call["guidance_scale"].as_f64().expect("a number")],
-        ..PromptOptions::default()
+        ..SampleOptions::default()
     };
     let (device, load) = (Device::Gpu(gpu().clone()), LoadOptions::default());
     let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };

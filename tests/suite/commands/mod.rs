@@ -2,6 +2,7 @@
 
 pub mod fuzz;
 pub mod pictures;
+pub mod requests;
 pub mod sample;
 pub mod sample_pictures;
 pub mod usage;

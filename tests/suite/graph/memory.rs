@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::Checkpoint;
 use unmist::gpu::{Checks, GpuDevice, select_adapter};
-use unmist::pipelines::{PipelinePlan, PromptOptions, Runtime, StableDiffusionPipeline, Tiling};
+use unmist::pipelines::{DiffusionPipeline, PipelinePlan, Runtime, SampleOptions, Tiling};
 use unmist::plan::PlanOptions;
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
@@ -16,10 +16,10 @@ use unmist::{DType, Error, HostTensor, Result};
 use crate::commands::usage::{fails, stable_diffusion, succeeds};
 use crate::models::autoencoder::scaled_copy;
 
-fn load(folder: &Path) -> StableDiffusionPipeline {
+fn load(folder: &Path) -> DiffusionPipeline {
     let checkpoint = Checkpoint::open(folder).expect("the model is there");
     let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler").expect("is there").text);
-    StableDiffusionPipeline::load(&checkpoint, Scheduler::new(config.expect("sound")).expect("sound")).expect("loads")
+    DiffusionPipeline::load(&checkpoint, Scheduler::new(config.expect("sound")).expect("sound")).expect("loads")
 }
 
 fn shipped() -> PathBuf {
@@ -33,12 +33,12 @@ fn device() -> GpuDevice {
     GpuDevice::open(adapter, Checks::On).expect("the adapter opens")
 }
 
-fn options() -> PromptOptions {
-    PromptOptions {
+fn options() -> SampleOptions {
+    SampleOptions {
         prompts: vec!["a red apple".into()],
         sampling: Sampling::steps(2),
         guidance_scale: vec![3.0],
-        ..PromptOptions::default()
+        ..SampleOptions::default()
     }
 }
 
@@ -84,7 +84,7 @@ fn stages_take_what_was_planned_and_are_freed_in_turn() {
         .expect("samples");
     assert_eq!(seen.len(), 2);
     assert!(seen.iter().all(|bytes| (unet - 4096..unet + slack).contains(bytes)), "planned {unet}, found {seen:?}");
-    pipeline.vae.decode(&runtime, &latents).expect("decodes");
+    pipeline.decode(&runtime, &latents).expect("decodes");
     gpu.free_dropped();
     let left = gpu.allocated_bytes().expect("counted before").saturating_sub(before);
     assert!(left < slack, "{left} bytes are still there after the run");
@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
         };
         let (unet, decoder) = (total(&plan, "unet"), total(&plan, "vae.decoder"));
         let mut refusal = |limit: u64, tiling: Tiling| -> Option<String> {
-            pipeline.vae.tiling = tiling;
+            pipeline.set_tiling(tiling);
             let load = load_options(Some(limit));
             let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
             let mut steps = 0;
@@ -129,12 +129,12 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
 
 #[test]
 fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
-    let options = PromptOptions { height: Some(256), width: Some(192), ..options() };
+    let options = SampleOptions { height: Some(256), width: Some(192), ..options() };
     let device = Device::Reference;
     let mut pipeline = load(&stable_diffusion("sd1"));
     // The decoder alone: this miniature's U-Net takes more.
     let mut plan = |limit, tiling| {
-        pipeline.vae.tiling = tiling;
+        pipeline.set_tiling(tiling);
         let load = load_options(limit);
         let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
         let mut plan = pipeline.plan(&runtime, &options).expect("plans");
@@ -160,7 +160,7 @@ fn a_unet_that_overflows_f16_goes_on_with_f32_where_it_does() {
     }
     let pipeline = load(folder.path());
     let device = Device::Gpu(crate::device::gpu().clone());
-    let options = PromptOptions { height: Some(32), width: Some(48), ..options() };
+    let options = SampleOptions { height: Some(32), width: Some(48), ..options() };
     let mut steps = 0;
     let mut sample = |dtype| -> Result<HostTensor> {
         let load = load_options(None);

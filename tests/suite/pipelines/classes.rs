@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Tensors};
-use unmist::pipelines::{Runtime, SampleOptions, UNet2DPipeline};
+use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor};
@@ -32,7 +32,7 @@ fn root() -> PathBuf {
 }
 
 struct Run {
-    pipeline: UNet2DPipeline,
+    pipeline: DiffusionPipeline,
     options: SampleOptions,
     seeds: Vec<u64>,
     file: Tensors,
@@ -55,7 +55,7 @@ impl Run {
         let folder = if folder.is_dir() { folder } else { root().join("weights").join(model) };
         let scheduler = Scheduler::new(SchedulerConfig::from_json(&meta["scheduler"]).expect("sound")).expect("sound");
         let pipeline = Checkpoint::open(folder)
-            .and_then(|f| UNet2DPipeline::load(&f, scheduler))
+            .and_then(|f| DiffusionPipeline::load(&f, scheduler))
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let shape = file.info("images").expect("the fixture has images").shape.to_vec();
         let mut seeds = list("seeds");
@@ -72,8 +72,8 @@ impl Run {
                 ..Sampling::steps(number("num_inference_steps", 0.0) as usize)
             },
             classes: list("class_labels").into_iter().map(|c| c as usize).collect(),
-            null_class: None,
-            guidance_scale: number("guidance_scale", 1.0),
+            guidance_scale: vec![number("guidance_scale", 1.0)],
+            ..SampleOptions::default()
         };
         Self { pipeline, options, seeds, file }
     }

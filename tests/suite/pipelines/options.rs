@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::Checkpoint;
-use unmist::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline, TextEncoders};
+use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions, TextEncoders};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig, scheduler_by_name};
 use unmist::{DType, HostTensor};
@@ -15,27 +15,29 @@ fn fixture(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(model)
 }
 
-fn pipeline(model: &str, scheduler: &str) -> StableDiffusionPipeline {
+fn pipeline(model: &str, scheduler: &str) -> DiffusionPipeline {
     let checkpoint = Checkpoint::open(fixture(model)).expect("the model is there");
-    let own = StableDiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
+    let own = DiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
     let config = scheduler_by_name(scheduler, &own).expect("a known name");
-    StableDiffusionPipeline::load(&checkpoint, Scheduler::new(config).expect("sound")).expect("loads")
+    DiffusionPipeline::load(&checkpoint, Scheduler::new(config).expect("sound")).expect("loads")
 }
 
-fn latents(pipeline: &StableDiffusionPipeline, options: &PromptOptions, seeds: &[u64]) -> unmist::Result<HostTensor> {
+fn latents(pipeline: &DiffusionPipeline, options: &SampleOptions, seeds: &[u64]) -> unmist::Result<HostTensor> {
     let device = Device::Gpu(gpu().clone());
     let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
     let mut sources: Vec<_> = seeds.iter().map(|s| TorchCpu::new(*s)).collect();
     pipeline.sample_latents(&runtime, options, &mut sources, &mut |_| Ok(()))
 }
 
-fn options(prompts: &[&str]) -> PromptOptions {
-    PromptOptions {
+fn options(prompts: &[&str]) -> SampleOptions {
+    SampleOptions {
+        batch_size: prompts.len(),
         prompts: prompts.iter().map(|p| (*p).to_owned()).collect(),
+        guidance_scale: vec![7.5],
         height: Some(32),
         width: Some(48),
         sampling: Sampling::steps(4),
-        ..PromptOptions::default()
+        ..SampleOptions::default()
     }
 }
 
@@ -49,13 +51,13 @@ fn a_picture_of_a_batch_is_as_it_would_be_alone() {
     let pipeline = pipeline("sd1", "euler a");
     let negatives = ["blurry", "", "dark"];
     let mut together = options(&["a red apple", "a fox in the snow", "a boat"]);
-    together.negative_prompts = Some(negatives.map(str::to_owned).to_vec());
+    together.negative_prompts = negatives.map(str::to_owned).to_vec();
     together.guidance_scale = vec![7.5, 1.0, 3.0];
     let all = latents(&pipeline, &together, &[5, 6, 7]).expect("samples");
     let one = all.len() / 3;
     for (i, negative) in negatives.into_iter().enumerate() {
         let mut alone = options(&[&together.prompts[i]]);
-        alone.negative_prompts = Some(vec![negative.to_owned()]);
+        alone.negative_prompts = vec![negative.to_owned()];
         alone.guidance_scale = vec![together.guidance_scale[i]];
         let single = latents(&pipeline, &alone, &[5 + i as u64]).expect("samples");
         // Other tiles of a larger batch add in another order.
@@ -72,7 +74,7 @@ fn image_to_image_with_a_seed_for_each_picture() {
     let image = HostTensor::from_fn([1, 3, 32, 48], |i| ((i % 97) as f32 / 48.0) - 1.0);
     let from = |prompts: &[&str]| {
         let sampling = Sampling { strength: 0.5, ..Sampling::steps(4) };
-        PromptOptions { image: Some(image.clone()), sampling, ..options(prompts) }
+        SampleOptions { image: Some(image.clone()), sampling, ..options(prompts) }
     };
     let both = latents(&pipeline, &from(&["a fox", "a fox"]), &[1, 2]).expect("samples");
     for (i, alone) in both.data.chunks(both.len() / 2).enumerate() {
@@ -86,13 +88,13 @@ fn a_run_in_two_parts_is_the_whole_run() {
     // Schedulers that remember nothing from step to step, so that the second part can know what the first did.
     for scheduler in ["ddim", "euler"] {
         let pipeline = pipeline("sd1", scheduler);
-        let whole = PromptOptions { sampling: Sampling::steps(6), ..options(&["a fox"]) };
+        let whole = SampleOptions { sampling: Sampling::steps(6), ..options(&["a fox"]) };
         let truth = latents(&pipeline, &whole, &[3]).expect("samples");
         let first = Sampling { denoising_end: Some(0.55), ..Sampling::steps(6) };
-        let half = latents(&pipeline, &PromptOptions { sampling: first, ..whole.clone() }, &[3]).expect("samples");
+        let half = latents(&pipeline, &SampleOptions { sampling: first, ..whole.clone() }, &[3]).expect("samples");
         assert!(largest_difference(&half.data, &truth.data) > 1e-2, "{scheduler}: the first part did everything");
         let second = Sampling { denoising_start: Some(0.55), ..Sampling::steps(6) };
-        let rest = PromptOptions { sampling: second, latents: Some(half), ..whole };
+        let rest = SampleOptions { sampling: second, latents: Some(half), ..whole };
         let joined = latents(&pipeline, &rest, &[99]).expect("samples");
         let difference = largest_difference(&joined.data, &truth.data);
         assert!(difference < 1e-4, "{scheduler}: {difference:.1e}");
@@ -161,19 +163,19 @@ fn prompt_weights_multiply_and_keep_the_mean() {
 #[test]
 fn the_weighting_reaches_the_picture() {
     let pipeline = pipeline("sd1", "ddim");
-    let plain = PromptOptions { weighting: true, ..options(&["a red fox"]) };
-    let strong = PromptOptions { prompts: vec!["a (red:1.8) fox".into()], ..plain.clone() };
+    let plain = SampleOptions { weighting: true, ..options(&["a red fox"]) };
+    let strong = SampleOptions { prompts: vec!["a (red:1.8) fox".into()], ..plain.clone() };
     let (a, b) =
         (latents(&pipeline, &plain, &[1]).expect("samples"), latents(&pipeline, &strong, &[1]).expect("samples"));
     assert!(largest_difference(&a.data, &b.data) > 1e-3);
-    let editing = PromptOptions { prompts: vec!["a [red:blue:0.5] fox".into()], ..plain };
+    let editing = SampleOptions { prompts: vec!["a [red:blue:0.5] fox".into()], ..plain };
     assert!(latents(&pipeline, &editing, &[1]).expect_err("prompt editing is refused").to_string().contains("0.5"));
 }
 
 #[test]
 fn old_scheduler_configs_are_mended() {
     let checkpoint = Checkpoint::open(fixture("sd1")).expect("the model is there");
-    let config = StableDiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
+    let config = DiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
     assert_eq!(config.steps_offset, 1);
     let old = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}"#;
     let old = SchedulerConfig::from_json(old).expect("sound");
@@ -189,41 +191,41 @@ fn what_a_model_cannot_do_is_said() {
     let image = || Some(HostTensor::zeros([1, 3, 32, 48]));
     let mask = |h, w| Some(HostTensor::zeros([1, 1, h, w]));
     let base = || options(&["a fox"]);
-    let cases: Vec<(&str, PromptOptions, &[&str])> = vec![
-        ("sd1", PromptOptions { mask: mask(32, 48), ..base() }, &["--mask", "--image"]),
-        ("sd1", PromptOptions { image: image(), mask: mask(32, 40), ..base() }, &["--mask", "40", "48", "one size"]),
-        ("sd1", PromptOptions { image: image(), latents: image(), ..base() }, &["--latents"]),
+    let cases: Vec<(&str, SampleOptions, &[&str])> = vec![
+        ("sd1", SampleOptions { mask: mask(32, 48), ..base() }, &["`mask`", "`image`"]),
+        ("sd1", SampleOptions { image: image(), mask: mask(32, 40), ..base() }, &["`mask`", "40", "48", "one size"]),
+        ("sd1", SampleOptions { image: image(), latents: image(), ..base() }, &["`latents`"]),
         (
             "sd1",
-            PromptOptions { latents: Some(HostTensor::zeros([1, 3, 4, 6])), ..base() },
-            &["--latents", "[1, 4, 4, 6]"],
+            SampleOptions { latents: Some(HostTensor::zeros([1, 3, 4, 6])), ..base() },
+            &["`latents`", "[1, 4, 4, 6]"],
         ),
-        ("sd1", PromptOptions { guidance_scale: vec![1.0, 2.0], ..base() }, &["--guidance-scale", "2 numbers for 1"]),
-        ("sd1", PromptOptions { guidance_rescale: 1.5, ..base() }, &["--guidance-rescale", "0 to 1"]),
-        ("sd1", PromptOptions { image: Some(HostTensor::zeros([1, 3, 32, 45])), ..base() }, &["45", "multiples of 2"]),
-        ("inpaint", base(), &["--image", "--mask"]),
-        ("instruct_pix2pix", base(), &["--image"]),
-        ("instruct_pix2pix", PromptOptions { image: image(), mask: mask(32, 48), ..base() }, &["--mask"]),
-        ("x4_upscaler", base(), &["--image"]),
-        ("x4_upscaler", PromptOptions { image: image(), noise_level: 351, ..base() }, &["--noise-level 351", "350"]),
+        ("sd1", SampleOptions { guidance_scale: vec![1.0, 2.0], ..base() }, &["`guidance_scale`", "2 for 1"]),
+        ("sd1", SampleOptions { guidance_rescale: 1.5, ..base() }, &["`guidance_rescale`", "0 to 1"]),
+        ("sd1", SampleOptions { image: Some(HostTensor::zeros([1, 3, 32, 45])), ..base() }, &["45", "multiples of 2"]),
+        ("inpaint", base(), &["`image`", "`mask`"]),
+        ("instruct_pix2pix", base(), &["`image`"]),
+        ("instruct_pix2pix", SampleOptions { image: image(), mask: mask(32, 48), ..base() }, &["`mask`"]),
+        ("x4_upscaler", base(), &["`image`"]),
+        ("x4_upscaler", SampleOptions { image: image(), noise_level: 351, ..base() }, &["`noise_level` 351", "350"]),
         (
             "x4_upscaler",
-            PromptOptions { image: image(), sampling: Sampling { strength: 0.5, ..Sampling::steps(4) }, ..base() },
-            &["--strength"],
+            SampleOptions { image: image(), sampling: Sampling { strength: 0.5, ..Sampling::steps(4) }, ..base() },
+            &["`strength`"],
         ),
         (
             "sd1",
-            PromptOptions { sampling: Sampling { denoising_end: Some(1.0), ..Sampling::steps(4) }, ..base() },
-            &["--denoising-end 1", "below 1"],
+            SampleOptions { sampling: Sampling { denoising_end: Some(1.0), ..Sampling::steps(4) }, ..base() },
+            &["`denoising_end` 1", "below 1"],
         ),
         (
             "sd1",
-            PromptOptions {
+            SampleOptions {
                 sampling: Sampling { denoising_start: Some(0.9999), ..Sampling::steps(4) },
                 latents: Some(HostTensor::zeros([1, 4, 4, 6])),
                 ..base()
             },
-            &["--denoising-start", "no step"],
+            &["`denoising_start`", "no step"],
         ),
     ];
     for (model, options, words) in cases {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Tensors};
-use unmist::pipelines::{PromptOptions, Runtime, StableDiffusionPipeline};
+use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor};
@@ -20,8 +20,8 @@ fn root() -> PathBuf {
 }
 
 struct Run {
-    pipeline: StableDiffusionPipeline,
-    options: PromptOptions,
+    pipeline: DiffusionPipeline,
+    options: SampleOptions,
     seeds: Vec<u64>,
     file: Tensors,
 }
@@ -39,18 +39,18 @@ impl Run {
             if model == "sd2" { checkpoint.with_variant("fp16").expect("the variant is there") } else { checkpoint };
         let scheduler = Scheduler::new(SchedulerConfig::from_json(&meta["scheduler"]).expect("sound")).expect("sound");
         let pipeline =
-            StableDiffusionPipeline::load(&checkpoint, scheduler).unwrap_or_else(|e| panic!("{model}/{name}: {e}"));
+            DiffusionPipeline::load(&checkpoint, scheduler).unwrap_or_else(|e| panic!("{model}/{name}: {e}"));
         let seeds = match meta.get("seeds") {
             Some(list) => serde_json::from_str(list).expect("a list"),
             None => vec![meta["seed"].parse().expect("a number")],
         };
         let result = if file.info("images").is_some() { "images" } else { "latents" };
         let batch = file.info(result).expect("the fixture has a result").shape[0];
-        let texts = |key: &str| -> Option<Vec<String>> {
+        let texts = |key: &str| -> Vec<String> {
             match &call[key] {
-                Value::String(one) => Some(vec![one.clone(); batch]),
-                Value::Array(many) => Some(many.iter().map(|t| t.as_str().expect("text").to_owned()).collect()),
-                _ => None,
+                Value::String(one) => vec![one.clone()],
+                Value::Array(many) => many.iter().map(|t| t.as_str().expect("text").to_owned()).collect(),
+                _ => Vec::new(),
             }
         };
         let number = |key: &str, default: f64| call[key].as_f64().unwrap_or(default);
@@ -73,8 +73,9 @@ impl Run {
             image.data.iter_mut().for_each(|v| *v = *v * 2.0 - 1.0);
             image
         });
-        let options = PromptOptions {
-            prompts: texts("prompt").expect("every run has a prompt"),
+        let options = SampleOptions {
+            batch_size: batch,
+            prompts: texts("prompt"),
             negative_prompts: texts("negative_prompt"),
             negative_prompts_2: texts("negative_prompt_2"),
             prompts_2: texts("prompt_2"),
@@ -99,7 +100,7 @@ impl Run {
             crop: pair("crops_coords_top_left").unwrap_or((0, 0)),
             target_size: pair("target_size"),
             image,
-            ..PromptOptions::default()
+            ..SampleOptions::default()
         };
         Self { pipeline, options, seeds, file }
     }

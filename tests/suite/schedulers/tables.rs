@@ -344,12 +344,12 @@ fn every_number_of_steps() {
             for strength in [1.0, 0.7, 0.05] {
                 match scheduler.schedule(&Sampling { strength, ..Sampling::steps(steps) }) {
                     Ok(schedule) => assert!(!schedule.steps.is_empty(), "{class} {steps} {strength}"),
-                    Err(Error::Usage(message)) => {
+                    Err(Error::Refused(refusal)) => {
                         let few = steps == 0 || (steps < 4 && class == "PNDMScheduler");
                         // Integrators need one timestep more than steps, for the end.
                         let many = steps > 999 || (steps > 50 && (class == "LCMScheduler" || class == "TCDScheduler"));
                         let none_left = (steps as f64 * strength) < 1.0;
-                        assert!(few || many || none_left, "{class} {steps} {strength}: {message}");
+                        assert!(few || many || none_left, "{class} {steps} {strength}: {refusal}");
                     }
                     Err(error) => panic!("{class} {steps} {strength}: {error}"),
                 }

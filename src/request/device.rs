@@ -1,72 +1,45 @@
-//! Options that several commands share.
+//! Which device, and how kernels are chosen for it.
 
-use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use super::FamilyName;
 use crate::backend::{Device, LoadOptions};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::Family;
 use crate::plan::{Choice, Forced, PlanOptions, Tuned};
-use crate::tensor::DType;
+use crate::refusal::Refusal;
 
 /// Which device, and how kernels are chosen for it.
-#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
-pub struct DeviceArgs {
+pub struct DeviceRequest {
     /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its
     /// name: see `unmist devices` [default: auto]
-    #[arg(long, value_name = "auto|reference|INDEX|NAME")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "auto|reference|INDEX|NAME"))]
     pub device: Option<String>,
     /// Use this kernel variant for this operation, e.g. conv2d=naive, for its instances of one output shape
     /// (conv2d@1x64x64x320=naive) or for one node (down_blocks.0.resnets.0.conv1=naive, node:conv_in=naive), if wanted with
     /// a setting (linear=tiled:TILE=64,SPLITS=4): see `unmist inspect --component`; may be repeated
-    #[arg(long, value_name = "OPERATION[@SHAPE]|NODE=VARIANT[:NAME=VALUE,…]")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "OPERATION[@SHAPE]|NODE=VARIANT[:NAME=VALUE,…]"))]
     pub force: Vec<String>,
     /// Table of the variants and settings that were measured to be best on this device, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub tuned: Option<std::path::PathBuf>,
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    pub tuned: Option<PathBuf>,
     /// Prefer kernels written for this kind of machine, whatever the device is
-    #[arg(long, value_enum)]
-    pub family: Option<FamilyArg>,
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub family: Option<FamilyName>,
     /// Switch a graph rewrite off (activation, epilogue, qkv); may be repeated
-    #[arg(long, value_name = "PASS")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PASS"))]
     pub disable_pass: Vec<String>,
     /// Device memory to use at most, in GiB [default: what the device has, where that is known]
-    #[arg(long, value_name = "GIB")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "GIB"))]
     pub max_memory: Option<f64>,
 }
 
-/// Kinds of machines kernels are written for.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum FamilyArg {
-    /// Tiles in workgroup memory
-    Gpu,
-    /// Subgroup shuffles, no barriers
-    Cpu,
-}
-
-/// Element type of weights and activations.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// 32-bit
-    F32,
-    /// 16-bit storage, 32-bit arithmetic
-    F16,
-}
-
-impl Precision {
-    /// The element type.
-    pub fn dtype(self) -> DType {
-        match self {
-            Precision::F32 => DType::F32,
-            Precision::F16 => DType::F16,
-        }
-    }
-}
-
-impl DeviceArgs {
+impl DeviceRequest {
     /// Opens the device.
     ///
     /// # Errors
@@ -78,17 +51,17 @@ impl DeviceArgs {
     /// How graphs are prepared.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a forced operation or variant does not exist, or the memory is not a positive number.
+    /// A refusal if a forced operation or variant does not exist, or the memory is not a positive number.
     pub fn load_options(&self) -> Result<LoadOptions> {
         let forced = self.force.iter().map(|f| Forced::parse(f)).collect::<Result<_>>()?;
         let tuned = self.tuned.as_deref().map(Tuned::load).transpose()?.unwrap_or_default();
         let family = self.family.map(|f| match f {
-            FamilyArg::Gpu => Family::Gpu,
-            FamilyArg::Cpu => Family::Cpu,
+            FamilyName::Gpu => Family::Gpu,
+            FamilyName::Cpu => Family::Cpu,
         });
         let max_memory_bytes = match self.max_memory {
             Some(gib) if !(gib > 0.0 && gib.is_finite()) => {
-                return Err(Error::Usage(format!("--max-memory {gib}: expected a number above 0")));
+                return Err(Refusal::of_value("max_memory", gib, "expected a number above 0").into());
             }
             gib => gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
         };

@@ -1,116 +1,67 @@
 //! Where a run begins: noise, a noised picture, another model's latents; and what is shown of a picture along the way.
 
-use super::{Kind, PromptOptions, Runtime, StableDiffusionPipeline};
-use crate::error::{Error, Result};
+use super::options::SampleOptions;
+use super::{DiffusionPipeline, Kind, Runtime};
+use crate::error::Result;
 use crate::graph::{Graph, TensorDesc};
+use crate::refusal::Refusal;
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Noising, Schedule};
 use crate::tensor::HostTensor;
 
-/// What the denoise loop starts from; all tensors are NCHW, for the N pictures of the batch.
+/// What the denoise loop starts from.
 pub(super) struct Start {
     /// `[N, C, h, w]` at the noise level of the first step.
     pub latents: HostTensor,
-    /// What the U-Net takes beside the latents, `[N, C′, h, w]`.
-    pub condition: Option<HostTensor>,
-    /// What is put back outside of the mask.
-    pub kept: Option<Kept>,
+    /// Inputs of the step's graph, by name: `condition`, what the U-Net takes beside the latents of all branches;
+    /// `original`, `original_noise` and `mask`, what is put back where nothing changes.
+    pub inputs: Vec<(&'static str, HostTensor)>,
 }
 
-pub(super) struct Kept {
-    /// The picture's latents, `[N, C, h, w]`.
-    pub original: HostTensor,
-    /// The noise they get, `[N, C, h, w]`.
-    pub noise: HostTensor,
-    /// 1 where the picture changes, `[1, 1, h, w]`.
-    pub mask: HostTensor,
-}
-
-impl StableDiffusionPipeline {
-    /// Whether `options` make sense for this model.
-    pub(super) fn check(&self, options: &PromptOptions) -> Result<()> {
-        let batch = options.prompts.len();
-        let refuse = |text: String| Err(Error::Usage(text));
-        if batch == 0 {
-            return refuse("there is no prompt".into());
-        }
-        let lists = [&options.negative_prompts, &options.prompts_2, &options.negative_prompts_2];
-        if lists.into_iter().flatten().any(|list| list.len() != batch) {
-            return refuse(format!("{batch} prompts need as many negative and second prompts"));
-        }
-        let scales = &options.guidance_scale;
-        if let Some(scale) = scales.iter().find(|s| !s.is_finite()) {
-            return refuse(format!("--guidance-scale {scale}: expected a finite number"));
-        }
-        if scales.len() != 1 && scales.len() != batch {
-            let found = scales.len();
-            return refuse(format!(
-                "--guidance-scale: {found} numbers for {batch} pictures; give one, or one for each"
-            ));
-        }
-        if !(0.0..=1.0).contains(&options.guidance_rescale) {
-            return refuse(format!("--guidance-rescale {}: expected a number from 0 to 1", options.guidance_rescale));
-        }
-        if !options.image_guidance_scale.is_finite() {
-            let found = options.image_guidance_scale;
-            return refuse(format!("--image-guidance-scale {found}: expected a finite number"));
-        }
-        let (image, mask) = (options.image.is_some(), options.mask.is_some());
-        match self.kind {
-            Kind::Plain if mask && !image => refuse("--mask: there is no --image that it belongs to".into()),
-            Kind::Inpaint if !image || !mask => {
-                refuse("this model paints into a picture: give --image and --mask".into())
-            }
-            Kind::Edit if !image => refuse("this model edits a picture as the prompt tells it: give --image".into()),
-            Kind::Upscale if !image => refuse("this model enlarges a picture: give --image".into()),
-            Kind::Edit | Kind::Upscale if mask => refuse("--mask: this model cannot paint into a picture".into()),
-            Kind::Edit | Kind::Upscale if options.sampling.strength < 1.0 => {
-                refuse("--strength: this model always starts from noise".into())
-            }
-            kind if options.latents.is_some() && (kind != Kind::Plain || image) => {
-                refuse("--latents: latents cannot be combined with a picture".into())
-            }
-            _ => Ok(()),
-        }
+impl Start {
+    fn plain(latents: HostTensor) -> Self {
+        Self { latents, inputs: Vec::new() }
     }
+}
 
+impl DiffusionPipeline {
     /// Draws and encodes what the run starts from, in the order in which diffusers does.
     pub(super) fn start<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
-        options: &PromptOptions,
+        options: &SampleOptions,
         shape: &[usize; 4],
         schedule: &Schedule,
         sources: &mut [S],
     ) -> Result<Start> {
-        let plain = |latents| Start { latents, condition: None, kept: None };
         let level = schedule.steps[0].add_noise;
         if let Some(latents) = &options.latents {
             if latents.shape != shape {
-                return Err(Error::Shape(format!("--latents: expected {shape:?}, found {:?}", latents.shape)));
+                let why = format!("expected a tensor {shape:?}, found {:?}", latents.shape);
+                return Err(Refusal::of("latents", why).into());
             }
             if options.sampling.denoising_start.is_some() {
-                return Ok(plain(latents.clone()));
+                return Ok(Start::plain(latents.clone()));
             }
             let noise = randn_tensor(sources, shape);
-            return Ok(plain(add_noise(runtime, latents, &noise, level)?));
+            return Ok(Start::plain(add_noise(runtime, latents, &noise, level)?));
         }
         let Some(image) = &options.image else {
-            return Ok(plain(scaled(randn_tensor(sources, shape), schedule.init_noise_sigma)));
+            return Ok(Start::plain(scaled(randn_tensor(sources, shape), schedule.init_noise_sigma)));
         };
-        match (self.kind, &options.mask) {
+        match (self.traits.kind, &options.mask) {
             (Kind::Edit, _) => {
                 let latents = scaled(randn_tensor(sources, shape), schedule.init_noise_sigma);
-                let shown = self.vae.mode(runtime, image)?;
+                let shown = self.autoencoder()?.mode(runtime, image)?;
                 let condition = HostTensor::new(*shape, shown.data.repeat(shape[0]))?;
-                Ok(Start { latents, condition: Some(condition), kept: None })
+                Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
             }
             (Kind::Upscale, _) => self.start_upscale(runtime, options, image, shape, schedule, sources),
             (_, Some(mask)) => self.start_inpaint(runtime, options, (image, mask), shape, schedule, sources),
             (_, None) => {
                 let original = self.encode(runtime, image, shape, sources)?;
                 let noise = randn_tensor(sources, shape);
-                Ok(plain(add_noise(runtime, &original, &noise, level)?))
+                Ok(Start::plain(add_noise(runtime, &original, &noise, level)?))
             }
         }
     }
@@ -118,7 +69,7 @@ impl StableDiffusionPipeline {
     fn start_inpaint<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
-        options: &PromptOptions,
+        options: &SampleOptions,
         (image, mask): (&HostTensor, &HostTensor),
         shape: &[usize; 4],
         schedule: &Schedule,
@@ -126,21 +77,20 @@ impl StableDiffusionPipeline {
     ) -> Result<Start> {
         let (height, width) = (image.shape[2], image.shape[3]);
         if mask.shape != [1, 1, height, width] {
-            return Err(Error::Usage(format!(
-                "--mask: it is {} wide and {} high, the picture {width} and {height}; they must be of one size",
-                mask.shape.last().unwrap_or(&0),
-                mask.shape.iter().rev().nth(1).unwrap_or(&0)
-            )));
+            let [wide, high] = [1, 2].map(|i| mask.shape.iter().rev().nth(i - 1).unwrap_or(&0));
+            let why = format!("it is {wide} x {high} pixels, the picture {width} x {height}; they must be of one size");
+            return Err(Refusal::of("mask", why).into());
         }
         // The mask at the latents' size: the nearest pixel up and left, as torch's `interpolate`.
         let changes = |y: usize, x: usize| mask.data[y * width + x] >= 0.5;
-        let scale = self.vae.downscale();
+        let vae = self.autoencoder()?;
+        let scale = vae.downscale();
         let small = HostTensor::from_fn([1, 1, shape[2], shape[3]], |i| {
             f32::from(u8::from(changes(i / shape[3] * scale, i % shape[3] * scale)))
         });
 
         let from_noise = options.sampling.strength >= 1.0;
-        let original = match self.kind {
+        let original = match self.traits.kind {
             Kind::Inpaint if from_noise => None,
             _ => Some(self.encode(runtime, image, shape, sources)?),
         };
@@ -149,11 +99,13 @@ impl StableDiffusionPipeline {
             Some(original) if !from_noise => add_noise(runtime, original, &noise, schedule.steps[0].add_noise)?,
             _ => scaled(noise.clone(), schedule.init_noise_sigma),
         };
-        if self.kind == Kind::Plain {
+        if self.traits.kind == Kind::Plain {
             // diffusers draws for the masked picture, too, though only the other kind of model is shown it.
-            draw_each(sources, shape, |source, one| self.vae.draw(source, one));
+            draw_each(sources, shape, |source, one| vae.draw(source, one));
             let original = original.expect("it was encoded above for every other kind");
-            return Ok(Start { latents, condition: None, kept: Some(Kept { original, noise, mask: small }) });
+            let inputs = [("original", original), ("original_noise", noise), ("mask", small)];
+            let inputs = inputs.map(|(name, tensor)| (name, tensor.channels_last()));
+            return Ok(Start { latents, inputs: inputs.to_vec() });
         }
         let visible = HostTensor::from_fn(image.shape.as_slice(), |i| {
             let pixel = i % (height * width);
@@ -162,13 +114,13 @@ impl StableDiffusionPipeline {
         let masked = self.encode(runtime, &visible, shape, sources)?;
         let mask = HostTensor::new([shape[0], 1, shape[2], shape[3]], small.data.repeat(shape[0]))?;
         let condition = HostTensor::concat(&[&mask, &masked], 1)?;
-        Ok(Start { latents, condition: Some(condition), kept: None })
+        Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
     }
 
     fn start_upscale<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
-        options: &PromptOptions,
+        options: &SampleOptions,
         image: &HostTensor,
         shape: &[usize; 4],
         schedule: &Schedule,
@@ -177,7 +129,7 @@ impl StableDiffusionPipeline {
         let (scheduler, max) = self.low_res.as_ref().expect("load reads it for this kind");
         let level = options.noise_level;
         if level > *max {
-            return Err(Error::Usage(format!("--noise-level {level}: this model knows levels up to {max}")));
+            return Err(Refusal::of_value("noise_level", level, format!("this model knows levels up to {max}")).into());
         }
         let small = [shape[0], image.shape[1], image.shape[2], image.shape[3]];
         let noise = draw_each(sources, &small, |source, one| source.randn(one));
@@ -185,7 +137,7 @@ impl StableDiffusionPipeline {
         let image = HostTensor::new(small, image.data.repeat(shape[0]))?;
         let condition = add_noise(runtime, &image, &noise, scheduler.noise_schedule.noising(level)?)?;
         let latents = scaled(randn_tensor(sources, shape), schedule.init_noise_sigma);
-        Ok(Start { latents, condition: Some(condition), kept: None })
+        Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
     }
 
     /// A picture's latents for each picture of the batch, `shape`: with one source all alike, with several each its own
@@ -197,9 +149,23 @@ impl StableDiffusionPipeline {
         shape: &[usize; 4],
         sources: &mut [S],
     ) -> Result<HostTensor> {
-        let draws = draw_each(sources, shape, |source, one| self.vae.draw(source, one));
-        let latents = self.vae.encode(runtime, image, &draws)?;
+        let vae = self.autoencoder()?;
+        let draws = draw_each(sources, shape, |source, one| vae.draw(source, one));
+        let latents = vae.encode(runtime, image, &draws)?;
         HostTensor::new(*shape, latents.data.repeat(shape[0] / draws.shape[0]))
+    }
+
+    /// What the U-Net is shown beside the latents, `[N, C, h, w]`, for all its branches. Editing has one branch that sees
+    /// no picture.
+    fn condition(&self, options: &SampleOptions, condition: &HostTensor) -> Result<(&'static str, HostTensor)> {
+        let branches = self.guidance(options).branches;
+        let mut data = condition.data.repeat(branches);
+        if self.traits.kind == Kind::Edit && branches == 3 {
+            data[2 * condition.len()..].fill(0.0);
+        }
+        let mut shape = condition.shape.clone();
+        shape[0] *= branches;
+        Ok(("condition", HostTensor::new(shape, data)?.channels_last()))
     }
 }
 

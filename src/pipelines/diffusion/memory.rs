@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Kind, PromptOptions, StableDiffusionPipeline};
+use super::{DiffusionPipeline, Kind, SampleOptions};
 use crate::backend::MemoryPlan;
 use crate::error::{Error, Result};
 use crate::pipelines::Runtime;
@@ -30,15 +30,14 @@ pub struct PipelinePlan {
     pub available: Option<u64>,
 }
 
-impl StableDiffusionPipeline {
-    /// What [`StableDiffusionPipeline::sample`] with these options would take, stage by stage. Nothing is loaded.
+impl DiffusionPipeline {
+    /// What [`DiffusionPipeline::sample`] with these options would take, stage by stage. Nothing is loaded.
     ///
     /// # Errors
-    /// As [`StableDiffusionPipeline::sample`], but not for lack of memory: see [`PipelinePlan::check`].
-    pub fn plan(&self, runtime: &Runtime<'_>, options: &PromptOptions) -> Result<PipelinePlan> {
-        let (height, width) = self.size(options)?;
-        let scale = self.vae.downscale();
-        let (latent_height, latent_width) = (height / scale, width / scale);
+    /// As [`DiffusionPipeline::sample`], but not for lack of memory: see [`PipelinePlan::check`].
+    pub fn plan(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<PipelinePlan> {
+        let shape = self.latent_shape(options)?;
+        let [batch, _, latent_height, latent_width] = shape;
         let mut stages = Vec::new();
         let mut add = |component: &str, memory: Result<(MemoryPlan, Option<usize>)>| {
             let (memory, tiles) = match memory {
@@ -51,22 +50,26 @@ impl StableDiffusionPipeline {
         };
         let memory = |graph| Ok((runtime.device.memory(&graph, runtime.load)?, None));
 
-        let windows = self.windows(options)?;
-        for (component, graph) in self.text.graphs(options.prompts.len(), windows, runtime.dtype)? {
-            add(component, memory(graph))?;
-        }
-        if let Some(image) = &options.image {
-            let (height, width) = (image.shape[2], image.shape[3]);
-            // An enlarged picture is shown to the U-Net as it is.
-            if self.kind != Kind::Upscale {
-                add("vae.encoder", self.vae.memory(runtime, Half::Encoder, height, width))?;
+        let mut tokens = 0;
+        if let Some(text) = &self.text {
+            let windows = self.windows(options)?;
+            tokens = windows * text.window();
+            for (component, graph) in text.graphs(batch, windows, runtime.dtype)? {
+                add(component, memory(graph))?;
             }
         }
+        // An enlarged picture is shown to the U-Net as it is.
+        if let (Some(vae), Some(image)) = (&self.vae, &options.image)
+            && self.traits.kind != Kind::Upscale
+        {
+            add("vae.encoder", vae.memory(runtime, Half::Encoder, image.shape[2], image.shape[3]))?;
+        }
         let schedule = self.scheduler.schedule(&self.sampling(options))?;
-        let shape = [options.prompts.len(), self.vae.latent_channels(), latent_height, latent_width];
         let spec = self.spec(options, &schedule, &shape);
-        add("unet", memory(self.step_graph(runtime, &spec, windows * self.text.window())?))?;
-        add("vae.decoder", self.vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
+        add("unet", memory(self.step_graph(runtime, &spec, tokens)?))?;
+        if let Some(vae) = &self.vae {
+            add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
+        }
         Ok(PipelinePlan { stages, available: runtime.device.available_memory(runtime.load) })
     }
 }

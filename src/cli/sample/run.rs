@@ -1,0 +1,99 @@
+//! Making the pictures: one pipeline, or one and its refiner.
+
+use std::collections::BTreeMap;
+
+use super::reporter::Reporter;
+use super::{Args, Models, Output};
+use crate::backend::{Device, LoadOptions};
+use crate::checkpoint::safetensors;
+use crate::error::Result;
+use crate::output::write_atomic;
+use crate::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
+use crate::request::Resolved;
+use crate::rng::NoiseSource;
+use crate::schedulers::Sampling;
+use crate::tensor::HostTensor;
+
+/// What a run needs besides the models and what is asked of them.
+pub struct Job<'a> {
+    pub args: &'a Args,
+    pub device: &'a Device,
+    pub load: LoadOptions,
+    pub output: &'a Output,
+}
+
+impl Job<'_> {
+    /// Makes the pictures that are asked for, `[N, C, H, W]` in [0, 1].
+    pub fn run(&self, resolved: &Resolved, models: Models) -> Result<HostTensor> {
+        let options = &resolved.options;
+        let dtype = resolved.request.precision.unwrap_or_default().dtype();
+        let runtime = Runtime { device: self.device, load: &self.load, dtype };
+        let mut pipeline = models.model.pipeline;
+        let windows = pipeline.windows(options)?;
+        if windows > 1 {
+            eprintln!(
+                "note: the prompt is longer than the text encoder's window; it is read in {windows} windows side by side"
+            );
+        }
+
+        let mut sources = resolved.noise_sources();
+        let mut reporter = Reporter::new();
+        let mut latents = self.steps(&runtime, &pipeline, options, &mut sources, &mut reporter)?;
+        if let Some(refiner) = models.refiner {
+            say_notes(&pipeline);
+            pipeline = refiner.pipeline; // the first model is freed
+            let rest = rest(options, latents);
+            latents = self.steps(&runtime, &pipeline, &rest, &mut sources, &mut reporter)?;
+        }
+        if let Some(path) = &self.args.save_latents {
+            write_atomic(path, |out| safetensors::write(out, &[("latents", &latents)], &BTreeMap::new()))?;
+        }
+        let images = pipeline.decode(&runtime, &latents)?;
+        reporter.finish(options.batch_size);
+        say_notes(&pipeline);
+        Ok(images)
+    }
+
+    /// What the U-Net works on after all steps of one model.
+    fn steps(
+        &self,
+        runtime: &Runtime<'_>,
+        pipeline: &DiffusionPipeline,
+        options: &SampleOptions,
+        sources: &mut [Box<dyn NoiseSource>],
+        reporter: &mut Reporter,
+    ) -> Result<HostTensor> {
+        pipeline.sample_latents(runtime, options, sources, &mut |mut progress| {
+            reporter.step(&progress);
+            let due = self.args.preview_every.is_some_and(|every| progress.done.is_multiple_of(every));
+            if due && progress.done < progress.total {
+                let x0 = progress.pred_original_sample()?;
+                self.output.write_preview(&pipeline.decode(runtime, &x0)?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What a refiner is asked: to go on from `latents` where the first model ended.
+fn rest(options: &SampleOptions, latents: HostTensor) -> SampleOptions {
+    SampleOptions {
+        sampling: Sampling {
+            strength: 1.0,
+            denoising_start: options.sampling.denoising_end,
+            denoising_end: None,
+            ..options.sampling.clone()
+        },
+        latents: Some(latents),
+        image: None,
+        mask: None,
+        // The latents have a size.
+        height: None,
+        width: None,
+        ..options.clone()
+    }
+}
+
+fn say_notes(pipeline: &DiffusionPipeline) {
+    pipeline.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
+}

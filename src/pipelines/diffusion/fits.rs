@@ -1,0 +1,143 @@
+//! What fits which model, and what fits together: one table, for requests and for options.
+
+use super::traits::{Kind, Traits};
+use crate::refusal::{Refusal, Remedy};
+
+/// A line of the table.
+enum Rule {
+    /// These fields are for models only of which this holds.
+    Only(&'static [&'static str], fn(&Traits) -> bool, &'static str, &'static [Remedy]),
+    /// Models of which this holds need all of these fields.
+    Needs(fn(&Traits) -> bool, &'static [&'static str], &'static str),
+    /// This field makes sense only together with one of these.
+    With(&'static str, &'static [&'static str], &'static str, Remedy),
+    /// This field does not go together with any of these.
+    Without(&'static str, &'static [&'static str], &'static str, Remedy),
+}
+
+/// Fields that only models with a text encoder take.
+const TEXT: &[&str] = &[
+    "prompt",
+    "negative_prompt",
+    "prompt_2",
+    "negative_prompt_2",
+    "weighting",
+    "clip_skip",
+    "guidance_rescale",
+    "image_guidance_scale",
+    "image",
+    "mask",
+    "strength",
+    "noise_level",
+    "latents",
+    "denoising_start",
+    "denoising_end",
+    "refiner",
+    "vae_tiling",
+    "original_size",
+    "crop",
+    "target_size",
+    "aesthetic_score",
+    "negative_aesthetic_score",
+];
+
+/// Fields that only SDXL takes.
+const XL: &[&str] = &["prompt_2", "negative_prompt_2", "original_size", "crop", "target_size", "refiner"];
+
+const RULES: &[Rule] = &[
+    Rule::Only(
+        TEXT,
+        |model| !pixels(model) || model.classes.is_none(),
+        "this model has no text encoder, it knows classes",
+        &[Remedy::Give(&["class"])],
+    ),
+    Rule::Only(TEXT, |model| !pixels(model), "this model has no text encoder", &[]),
+    Rule::Only(&["class", "null_class"], pixels, "this model takes a prompt", &[Remedy::Give(&["prompt"])]),
+    Rule::Only(&["class", "null_class"], |model| model.classes.is_some(), "this model has no classes", &[]),
+    Rule::Only(
+        &["image_guidance_scale"],
+        |model| model.kind == Kind::Edit,
+        "it is for models that edit a picture by instruction",
+        &[],
+    ),
+    Rule::Only(
+        &["guidance_rescale"],
+        |model| model.kind != Kind::Edit,
+        "it is not for models that edit a picture by instruction",
+        &[],
+    ),
+    Rule::Only(&["noise_level"], |model| model.kind == Kind::Upscale, "it is for models that enlarge a picture", &[]),
+    Rule::Only(XL, |model| model.xl, "it is for Stable Diffusion XL", &[]),
+    Rule::Only(
+        &["aesthetic_score", "negative_aesthetic_score"],
+        |model| model.aesthetic,
+        "it is for Stable Diffusion XL's refiner",
+        &[],
+    ),
+    Rule::Only(&["mask"], changes, "this model cannot paint into a picture", &[Remedy::LeaveOut(&["mask"])]),
+    Rule::Only(&["strength"], changes, "this model always starts from noise", &[Remedy::LeaveOut(&["strength"])]),
+    Rule::Needs(|model| model.kind == Kind::Inpaint, &["image", "mask"], "this model paints into a picture"),
+    Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),
+    Rule::Needs(|model| model.kind == Kind::Upscale, &["image"], "this model enlarges a picture"),
+    Rule::With("mask", &["image"], "there is no picture that it belongs to", Remedy::Give(&["image"])),
+    Rule::Without(
+        "latents",
+        &["image"],
+        "they take the place of a picture and cannot be combined with one",
+        Remedy::LeaveOut(&["latents"]),
+    ),
+    Rule::With("strength", &["image", "latents"], "it says how much of a picture is changed", Remedy::Give(&["image"])),
+    Rule::With("denoising_start", &["latents"], "it says where a run goes on", Remedy::Give(&["latents"])),
+    Rule::Without(
+        "denoising_start",
+        &["strength"],
+        "it takes the place of the strength",
+        Remedy::LeaveOut(&["strength"]),
+    ),
+    Rule::Without(
+        "denoising_start",
+        &["refiner"],
+        "the refiner begins where this model ends",
+        Remedy::LeaveOut(&["denoising_start"]),
+    ),
+    Rule::Without("latents", &["width", "height"], "they have a size", Remedy::LeaveOut(&["width", "height"])),
+];
+
+fn pixels(model: &Traits) -> bool {
+    model.kind == Kind::Pixels
+}
+
+/// Whether a picture can be what the run starts from.
+fn changes(model: &Traits) -> bool {
+    matches!(model.kind, Kind::Plain | Kind::Inpaint)
+}
+
+/// Whether what is `given`, by the fields' names in a [`Request`](crate::request::Request), fits the model.
+///
+/// # Errors
+/// The first line of the table that it breaks.
+pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+    let any = |fields: &[&str]| fields.iter().any(|field| given(field));
+    for rule in RULES {
+        let broken = match *rule {
+            Rule::Only(fields, holds, why, instead) => {
+                let field = fields.iter().find(|field| !holds(model) && given(field));
+                field.map(|field| Refusal { instead: instead.to_vec(), ..Refusal::of(field, why) })
+            }
+            Rule::Needs(holds, fields, why) => {
+                let missing = fields.iter().find(|field| holds(model) && !given(field));
+                missing.map(|field| Refusal::of(field, why).instead(Remedy::Give(fields)))
+            }
+            Rule::With(field, others, why, instead) => {
+                (given(field) && !any(others)).then(|| Refusal::of(field, why).instead(instead))
+            }
+            Rule::Without(field, others, why, instead) => {
+                (given(field) && any(others)).then(|| Refusal::of(field, why).instead(instead))
+            }
+        };
+        if let Some(refusal) = broken {
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}

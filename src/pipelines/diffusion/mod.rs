@@ -1,0 +1,340 @@
+//! Pictures from noise, with a U-Net and a scheduler (Ho et al. 2020; Song et al. 2020); from prompts, in the latent
+//! space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
+//!
+//! One pipeline does what diffusers spreads over a class a task: encode what is asked for, draw what the run starts
+//! from, do every step, decode. A U-Net on pixels is the case without text encoder and autoencoder, its condition a
+//! class. What a checkpoint is for shows in how many channels its U-Net takes beside the latents ([`Kind`]); what is done
+//! with it, in which of picture, mask and latents are given ([`SampleOptions`]).
+
+mod conditioning;
+mod fits;
+mod guidance;
+mod memory;
+mod options;
+mod start;
+mod traits;
+mod unet;
+
+pub use fits::check as check_fits;
+pub use memory::{PipelinePlan, Stage};
+pub use options::SampleOptions;
+pub use traits::{Kind, Traits};
+
+use super::Runtime;
+use super::autoencoder::{Autoencoder, Tiling};
+use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
+use super::text::TextEncoders;
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
+use crate::overflow::F32Fallback;
+use crate::refusal::Refusal;
+use crate::rng::NoiseSource;
+use crate::schedulers::{Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
+use crate::tensor::HostTensor;
+use unet::UNet;
+
+/// Pipelines of diffusers without text whose checkpoints this one runs.
+pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
+
+/// Pipelines of diffusers with text whose checkpoints this one runs.
+pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionUpscalePipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+];
+
+/// Pipelines that mend old scheduler configs when they are loaded, as diffusers' do.
+const MENDING: &[&str] =
+    &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
+
+/// A U-Net, its scheduler, and for latents its text encoders and autoencoder.
+pub struct DiffusionPipeline {
+    /// What decides which options fit the model.
+    pub traits: Traits,
+    /// The scheduler.
+    pub scheduler: Scheduler,
+    /// The autoencoder, of a model that works on latents.
+    pub vae: Option<Autoencoder>,
+    text: Option<TextEncoders>,
+    unet: UNet,
+    unet_weights: Weights,
+    unet_fallback: F32Fallback,
+    /// Enlarging: how the small picture is noised, and up to which timestep.
+    low_res: Option<(Scheduler, usize)>,
+    /// SDXL takes zeros for a missing negative prompt (`force_zeros_for_empty_prompt`).
+    zero_negative: bool,
+}
+
+impl DiffusionPipeline {
+    /// The scheduler config of a checkpoint as its pipeline uses it. The first Stable Diffusion checkpoints were
+    /// published with a `steps_offset` of 0 and with `clip_sample`, which were not meant: diffusers mends both on
+    /// loading, and so does this.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_json`].
+    pub fn scheduler_config(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+        let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
+        if !checkpoint.pipeline_class().is_some_and(|class| MENDING.contains(&class)) {
+            return Ok(config);
+        }
+        config.for_stable_diffusion()
+    }
+
+    /// Whether a checkpoint is one of those that this pipeline runs; a bare component may be.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with those there are.
+    pub fn check_class(checkpoint: &Checkpoint) -> Result<()> {
+        match checkpoint.pipeline_class() {
+            Some(class) if !PIXEL_PIPELINES.contains(&class) && !STABLE_DIFFUSION_PIPELINES.contains(&class) => {
+                Err(Error::Unsupported(format!(
+                    "{}: a {class}; there are {} and {}",
+                    checkpoint.path().display(),
+                    PIXEL_PIPELINES.join(", "),
+                    STABLE_DIFFUSION_PIPELINES.join(", ")
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Loads everything but the weights themselves, which each step of [`DiffusionPipeline::sample`] reads when it needs
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::Unsupported`] for configs, [`Error::Checkpoint`] for weights.
+    pub fn load(checkpoint: &Checkpoint, scheduler: Scheduler) -> Result<Self> {
+        Self::check_class(checkpoint)?;
+        let component = checkpoint.component("unet")?;
+        let unet = UNet::new(checkpoint, &component)?;
+        let unet_weights = Weights::new(component.tensors, &unet.as_model().parameters()?)?;
+        let xl = unet.has_text_time();
+        let (mut vae, mut text) = (None, None);
+        if let UNet::Latents(_) = unet {
+            vae = Some(Autoencoder::load(checkpoint, xl)?);
+        }
+        let kind = kind(checkpoint, &unet, vae.as_ref())?;
+        let low_res = match kind {
+            Kind::Upscale => {
+                let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("low_res_scheduler")?.text)?;
+                let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64).unwrap_or(350);
+                Some((Scheduler::new(config)?, max as usize))
+            }
+            _ => None,
+        };
+        if let UNet::Latents(_) = unet {
+            text = Some(TextEncoders::load(checkpoint, xl)?);
+        }
+        let flag = |name, default| checkpoint.option(name).and_then(serde_json::Value::as_bool).unwrap_or(default);
+        let scale = vae.as_ref().map_or(1, Autoencoder::downscale);
+        let (classes, multiple) = match &unet {
+            UNet::Latents(_) => (None, scale),
+            UNet::Pixels(model) => {
+                let classes = match model.config.class_embedding {
+                    ClassEmbedding::Table(rows) => Some(rows),
+                    _ => None,
+                };
+                (classes, 1 << model.config.halvings().min(24))
+            }
+        };
+        let traits = Traits {
+            kind,
+            xl,
+            aesthetic: xl && flag("requires_aesthetics_score", false),
+            consistency: checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
+            classes,
+            own_size: unet.sample_size().map(|(height, width)| (height * scale, width * scale)),
+            multiple,
+            scale,
+        };
+        let zero_negative = xl && flag("force_zeros_for_empty_prompt", true);
+        let unet_fallback = F32Fallback::new("U-Net");
+        Ok(Self { traits, scheduler, vae, text, unet, unet_weights, unet_fallback, low_res, zero_negative })
+    }
+
+    /// Options that suit the model, for one picture of nothing in particular.
+    pub fn defaults(&self) -> SampleOptions {
+        self.traits.defaults()
+    }
+
+    /// Whether the autoencoder works in tiles; a model on pixels has none.
+    pub fn set_tiling(&mut self, tiling: Tiling) {
+        self.vae.iter_mut().for_each(|vae| vae.tiling = tiling);
+    }
+
+    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    pub fn take_notes(&self) -> Vec<String> {
+        let text = self.text.iter().flat_map(TextEncoders::take_notes);
+        let vae = self.vae.iter().flat_map(Autoencoder::take_notes);
+        text.chain(self.unet_fallback.take_notes()).chain(vae).collect()
+    }
+
+    /// Rows and columns of the pictures.
+    ///
+    /// # Errors
+    /// As [`Traits::size`].
+    pub fn size(&self, options: &SampleOptions) -> Result<(usize, usize)> {
+        Ok(self.traits.size(options)?)
+    }
+
+    /// The shape of what the U-Net works on, `[N, C, h, w]`.
+    fn latent_shape(&self, options: &SampleOptions) -> Result<[usize; 4]> {
+        let (height, width) = self.size(options)?;
+        let channels = self.vae.as_ref().map_or(self.unet.in_channels(), Autoencoder::latent_channels);
+        Ok([options.batch_size, channels, height / self.traits.scale, width / self.traits.scale])
+    }
+
+    /// The autoencoder, for what only models that have one are asked to do.
+    fn autoencoder(&self) -> Result<&Autoencoder> {
+        self.vae.as_ref().ok_or_else(|| Error::Unsupported("a model on pixels has no latents".into()))
+    }
+
+    /// Whether `options` make sense for this model.
+    fn check(&self, options: &SampleOptions) -> Result<()> {
+        check_fits(&self.traits, &|field| options.given(field))?;
+        self.traits.check(options)?;
+        if self.text.is_some() && options.prompts.is_empty() {
+            return Err(Refusal::of("prompt", "there is none; an empty text is one").into());
+        }
+        Ok(())
+    }
+
+    /// The run as the model's own pipeline does it: a latent consistency model does all its steps at any strength, in a
+    /// shorter stretch of noise levels.
+    fn sampling(&self, options: &SampleOptions) -> Sampling {
+        let asked = options.sampling.clone();
+        match self.unet.time_cond_proj_dim() {
+            Some(_) if self.scheduler.config.class == SchedulerClass::Lcm => {
+                Sampling { distilled_strength: asked.strength, strength: 1.0, ..asked }
+            }
+            _ => asked,
+        }
+    }
+
+    /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::windows`].
+    pub fn windows(&self, options: &SampleOptions) -> Result<usize> {
+        let lists = [&options.prompts, &options.prompts_2, &options.negative_prompts, &options.negative_prompts_2];
+        let Some(text) = &self.text else { return Ok(1) };
+        lists.into_iter().try_fold(1, |most, list| Ok(most.max(text.windows(list, options.weighting)?)))
+    }
+
+    /// Makes pictures `[N, C, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each
+    /// picture.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model
+    /// or the device; [`Error::Device`] if the device is lost; what `observe` returns.
+    pub fn sample<S: NoiseSource>(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        sources: &mut [S],
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        let latents = self.sample_latents(runtime, options, sources, observe)?;
+        self.decode(runtime, &latents)
+    }
+
+    /// As [`DiffusionPipeline::sample`], but returns what the U-Net works on, `[N, C, h, w]`.
+    ///
+    /// # Errors
+    /// As [`DiffusionPipeline::sample`].
+    pub fn sample_latents<S: NoiseSource>(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        sources: &mut [S],
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        self.check(options)?;
+        let shape = self.latent_shape(options)?;
+        let schedule = self.scheduler.schedule(&self.sampling(options))?;
+        self.plan(runtime, options)?.check()?;
+
+        // 1. what is asked for: text or class, and for guidance its opposite
+        let condition = self.encode_condition(runtime, options)?;
+
+        // 2. noise, or a noised picture; and what the U-Net or the loop is shown of a picture
+        let start = self.start(runtime, options, &shape, &schedule, sources)?;
+
+        // 3. every step
+        let graph = self.step_graph(runtime, &self.spec(options, &schedule, &shape), condition.tokens)?;
+        let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
+        for (name, tensor) in condition.inputs.iter().chain(&start.inputs) {
+            session.write(name, tensor)?;
+        }
+        DenoiseLoop { session, schedule: &schedule }.run(&start.latents, sources, observe)
+    }
+
+    /// Pictures `[N, C, H, W]` in [0, 1] of what the U-Net works on.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::decode`].
+    pub fn decode(&self, runtime: &Runtime<'_>, latents: &HostTensor) -> Result<HostTensor> {
+        if let Some(vae) = &self.vae {
+            return vae.decode(runtime, latents);
+        }
+        let mut images = latents.clone();
+        images.data.iter_mut().for_each(|v| *v = (*v / 2.0 + 0.5).clamp(0.0, 1.0)); // from [−1, 1]
+        Ok(images)
+    }
+
+    /// One step for latents of `shape` `[N, C, h, w]`.
+    fn spec<'a>(&self, options: &SampleOptions, schedule: &'a Schedule, shape: &[usize; 4]) -> DenoiseSpec<'a> {
+        let &[batch, channels, height, width] = shape;
+        let branches = self.guidance(options).branches;
+        DenoiseSpec {
+            schedule,
+            shape: vec![batch, height, width, channels],
+            branches,
+            rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
+            masked: self.traits.kind == Kind::Plain && options.mask.is_some(),
+        }
+    }
+
+    fn step_graph(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
+        let time_ids = match (self.unet.has_text_time(), self.traits.aesthetic) {
+            (false, _) => 0,
+            (true, true) => 5,
+            (true, false) => 6,
+        };
+        let sizes = Sizes { batch: spec.model_batch(), height: spec.shape[1], width: spec.shape[2], tokens, time_ids };
+        step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))
+    }
+}
+
+/// What a U-Net is for, by the channels it takes.
+fn kind(checkpoint: &Checkpoint, unet: &UNet, vae: Option<&Autoencoder>) -> Result<Kind> {
+    let Some(latent) = vae.map(Autoencoder::latent_channels) else { return Ok(Kind::Pixels) };
+    let (taken, classes) = (unet.in_channels(), unet.condition_classes());
+    let found = match (taken, classes) {
+        (n, ConditionClassEmbedding::None) if n == latent => Some(Kind::Plain),
+        (n, ConditionClassEmbedding::None) if n == 2 * latent + 1 => Some(Kind::Inpaint),
+        (n, ConditionClassEmbedding::None) if n == 2 * latent => Some(Kind::Edit),
+        (n, ConditionClassEmbedding::Table(_)) if n == latent + 3 => Some(Kind::Upscale),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        Error::Unsupported(format!(
+            "{}: a U-Net that takes {taken} channels for latents of {latent} and the class embedding {classes:?}; there are text to image ({latent} \
+             channels), inpainting ({}), editing ({}) and, with a table of classes, enlarging ({})",
+            checkpoint.path().display(),
+            2 * latent + 1,
+            2 * latent,
+            latent + 3,
+        ))
+    })
+}

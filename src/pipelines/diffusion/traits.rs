@@ -1,0 +1,152 @@
+//! What of a model decides which options fit it, and what suits it if nothing else is asked.
+
+use super::SampleOptions;
+use crate::refusal::{Refusal, Remedy};
+use crate::schedulers::Sampling;
+
+/// What a U-Net was trained to see and to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Pixels, without text encoder and autoencoder, perhaps of classes.
+    Pixels,
+    /// Latents and text: text to image, image to image, and inpainting by putting back what shall stay.
+    Plain,
+    /// Beside the latents a mask and the latents of the masked picture.
+    Inpaint,
+    /// Beside the latents those of the picture to edit (instruct-pix2pix, Brooks et al. 2023).
+    Edit,
+    /// Beside the latents the small picture, noised, with the noise's timestep as class.
+    Upscale,
+}
+
+/// What of a model decides which options fit it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Traits {
+    /// What the U-Net is for.
+    pub kind: Kind,
+    /// Stable Diffusion XL: two text encoders, and numbers about the picture.
+    pub xl: bool,
+    /// SDXL's refiner is told how beautiful the picture is, in place of its target size (`requires_aesthetics_score`).
+    pub aesthetic: bool,
+    /// A latent consistency model: made to need few steps.
+    pub consistency: bool,
+    /// Number of classes, "no class" among them, if pictures can be asked for by class.
+    pub classes: Option<usize>,
+    /// Rows and columns of the pictures that the model was trained on, where its config says.
+    pub own_size: Option<(usize, usize)>,
+    /// What rows and columns must be multiples of.
+    pub multiple: usize,
+    /// Rows (and columns) of the picture for one of what the U-Net works on.
+    pub scale: usize,
+}
+
+/// Rows and columns at most.
+const MAX_SIDE: usize = 1 << 14;
+
+impl Traits {
+    /// What suits the model, as diffusers' pipelines for it have it. This is the only place where a number of steps or a
+    /// guidance scale is chosen.
+    pub fn defaults(&self) -> SampleOptions {
+        let (steps, guidance_scale) = match self.kind {
+            Kind::Pixels => (50, 1.0),
+            Kind::Upscale => (75, 9.0),
+            Kind::Edit => (100, 7.5),
+            _ if self.consistency => (4, 8.5),
+            _ if self.xl => (50, 5.0),
+            _ => (50, 7.5),
+        };
+        let sampling = Sampling::steps(steps);
+        SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
+    }
+
+    /// Checks that the values of `options` make sense, each by itself; what fits together, see [`super::check_fits`].
+    ///
+    /// # Errors
+    /// A refusal of the first that makes none.
+    pub fn check(&self, options: &SampleOptions) -> Result<(), Refusal> {
+        let batch = options.batch_size;
+        if batch == 0 || batch > SampleOptions::MAX_PICTURES {
+            let why = format!("expected 1 to {} pictures", SampleOptions::MAX_PICTURES);
+            return Err(Refusal::of_value("batch_size", batch, why));
+        }
+        for (field, entries) in [
+            ("prompt", options.prompts.len()),
+            ("negative_prompt", options.negative_prompts.len()),
+            ("prompt_2", options.prompts_2.len()),
+            ("negative_prompt_2", options.negative_prompts_2.len()),
+            ("class", options.classes.len()),
+            ("guidance_scale", options.guidance_scale.len().max(1)),
+        ] {
+            if entries > 1 && entries != batch {
+                let why = format!("{entries} for {batch} pictures; expected one, or one for each");
+                return Err(Refusal::of(field, why));
+            }
+        }
+        if let Some(rows) = self.classes {
+            let classes = options.classes.iter().map(|class| ("class", class));
+            let null = options.null_class.iter().map(|class| ("null_class", class));
+            if let Some((field, class)) = classes.chain(null).find(|(_, class)| **class >= rows) {
+                return Err(Refusal::of_value(field, class, format!("this model has classes 0 to {}", rows - 1)));
+            }
+        }
+        // Less than 1 would be a mixture of the class and of none, which guidance is not.
+        let least = if options.classes.is_empty() { f64::NEG_INFINITY } else { 1.0 };
+        for scale in &options.guidance_scale {
+            if !scale.is_finite() {
+                return Err(Refusal::of_value("guidance_scale", scale, "expected a finite number"));
+            }
+            if *scale < least {
+                return Err(Refusal::of_value("guidance_scale", scale, "expected 1 (no guidance) or more"));
+            }
+        }
+        if !(0.0..=1.0).contains(&options.guidance_rescale) {
+            let found = options.guidance_rescale;
+            return Err(Refusal::of_value("guidance_rescale", found, "expected a number from 0 to 1"));
+        }
+        if !options.image_guidance_scale.is_finite() {
+            let found = options.image_guidance_scale;
+            return Err(Refusal::of_value("image_guidance_scale", found, "expected a finite number"));
+        }
+        Ok(())
+    }
+
+    /// Rows and columns of the pictures.
+    ///
+    /// # Errors
+    /// A refusal if neither the options nor the model say, or if they are not multiples of what the model needs.
+    pub fn size(&self, options: &SampleOptions) -> Result<(usize, usize), Refusal> {
+        let fits = |n: usize| n > 0 && n.is_multiple_of(self.multiple) && n <= MAX_SIDE;
+        let expected = format!("multiples of {} from {0} to {MAX_SIDE}", self.multiple);
+        let given = match (&options.image, &options.latents) {
+            (Some(image), _) => Some(("image", image)),
+            (None, Some(latents)) => Some(("latents", latents)),
+            (None, None) => None,
+        };
+        if let Some((field, tensor)) = given {
+            let &[_, _, height, width] = tensor.shape.as_slice() else {
+                return Err(Refusal::of(field, format!("expected 4 dimensions, found shape {:?}", tensor.shape)));
+            };
+            let enlarges = field == "latents" || self.kind == Kind::Upscale;
+            let scale = if enlarges { self.scale } else { 1 };
+            let (height, width) = (height.saturating_mul(scale), width.saturating_mul(scale));
+            if fits(height) && fits(width) {
+                return Ok((height, width));
+            }
+            let why = format!("the result would be {width} wide and {height} high; expected {expected}");
+            let refusal = Refusal::of(field, why);
+            return Err(match field {
+                "image" => refusal.instead(Remedy::Give(&["width", "height"])),
+                _ => refusal,
+            });
+        }
+        let side =
+            |field, asked: Option<usize>, own: Option<usize>| match asked.or(own) {
+                Some(n) if fits(n) => Ok(n),
+                Some(n) => Err(Refusal::of_value(field, n, format!("expected {expected}"))),
+                None => Err(Refusal::of(field, "the model's config has no sample_size")
+                    .instead(Remedy::Give(&["width", "height"]))),
+            };
+        let height = side("height", options.height, self.own_size.map(|size| size.0))?;
+        Ok((height, side("width", options.width, self.own_size.map(|size| size.1))?))
+    }
+}

@@ -1,0 +1,128 @@
+//! What cannot be done as it was asked, and what can be done instead: said with the fields of a
+//! [`Request`](crate::request::Request), so that a command line can name its flags, a server its JSON.
+
+use std::fmt::{self, Display};
+
+/// A field's name as the caller's user knows it: `--guidance-scale`, or `guidance_scale`.
+pub type Naming<'a> = &'a dyn Fn(&str) -> String;
+
+/// A field whose value cannot be had.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// The field at fault, a name in [`crate::request::Request`].
+    pub field: &'static str,
+    /// Its value, where that is short enough to be worth repeating.
+    pub found: Option<String>,
+    /// What was expected, or what stands in the way.
+    pub why: String,
+    /// What would help; any one of them.
+    pub instead: Vec<Remedy>,
+}
+
+/// Something that helps, in terms of fields of a [`crate::request::Request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Give all of these fields.
+    Give(&'static [&'static str]),
+    /// Leave all of these fields out.
+    LeaveOut(&'static [&'static str]),
+    /// Take this value for a field.
+    Set(&'static str, &'static str),
+    /// Take a smaller value for one of these fields.
+    Lower(&'static [&'static str]),
+    /// Take a larger value for one of these fields.
+    Raise(&'static [&'static str]),
+    /// Take another value for a field.
+    Change(&'static str),
+}
+
+impl Refusal {
+    /// A refusal of `field`.
+    pub fn of(field: &'static str, why: impl Into<String>) -> Self {
+        Self { field, found: None, why: why.into(), instead: Vec::new() }
+    }
+
+    /// A refusal of the value `found` of `field`.
+    pub fn of_value(field: &'static str, found: impl Display, why: impl Into<String>) -> Self {
+        Self { found: Some(found.to_string()), ..Self::of(field, why) }
+    }
+
+    /// With something that helps.
+    #[must_use]
+    pub fn instead(mut self, remedy: Remedy) -> Self {
+        self.instead.push(remedy);
+        self
+    }
+
+    /// The refusal in a sentence, with fields named as `name` does.
+    pub fn in_words(&self, name: Naming<'_>) -> String {
+        let found = self.found.as_ref().map(|found| format!(" {found}")).unwrap_or_default();
+        format!("{}{found}: {}{}", name(self.field), self.why, advice(&self.instead, name))
+    }
+}
+
+impl Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_words(&quoted))
+    }
+}
+
+/// A field's name as the library writes it.
+pub fn quoted(field: &str) -> String {
+    format!("`{field}`")
+}
+
+/// Remedies as the end of a sentence, from the semicolon on; nothing if there are none.
+pub fn advice(remedies: &[Remedy], name: Naming<'_>) -> String {
+    let listed = |fields: &[&str], last: &str| joined(fields.iter().map(|field| name(field)).collect(), last);
+    // What can be used is one list, however many remedies it comes from: "use X f16, a smaller Y, or another Z".
+    let (mut used, mut others) = (Vec::new(), Vec::new());
+    for remedy in remedies {
+        match remedy {
+            Remedy::Set(field, value) => used.push(format!("{} {value}", name(field))),
+            Remedy::Lower(fields) => used.push(format!("a smaller {}", listed(fields, "or"))),
+            Remedy::Raise(fields) => used.push(format!("a larger {}", listed(fields, "or"))),
+            Remedy::Change(field) => used.push(format!("another {}", name(field))),
+            Remedy::Give(fields) => others.push(format!("give {}", listed(fields, "and"))),
+            Remedy::LeaveOut(fields) => others.push(format!("leave {} out", listed(fields, "and"))),
+        }
+    }
+    if !used.is_empty() {
+        others.insert(0, format!("use {}", joined(used, "or")));
+    }
+    if others.is_empty() { String::new() } else { format!("; {}", others.join(", or ")) }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn joined(mut words: Vec<String>, last: &str) -> String {
+    match words.pop() {
+        None => String::new(),
+        Some(only) if words.is_empty() => only,
+        Some(end) => format!("{} {last} {end}", words.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_reads_well_in_the_words_of_library_and_command_line() {
+        let refusal = Refusal::of_value("steps", 0, "this model takes 1 to 1000").instead(Remedy::Raise(&["steps"]));
+        assert_eq!(refusal.to_string(), "`steps` 0: this model takes 1 to 1000; use a larger `steps`");
+        let flag = |field: &str| format!("--{field}");
+        let remedies = [
+            Remedy::Set("precision", "f16"),
+            Remedy::Lower(&["width", "height", "batch_size"]),
+            Remedy::Change("device"),
+            Remedy::LeaveOut(&["image"]),
+        ];
+        assert_eq!(
+            advice(&remedies, &flag),
+            "; use --precision f16, a smaller --width, --height or --batch_size or another --device, or leave --image out"
+        );
+        assert_eq!(advice(&[], &flag), "");
+        let both = Refusal::of("image", "this model paints into a picture").instead(Remedy::Give(&["image", "mask"]));
+        assert_eq!(both.in_words(&flag), "--image: this model paints into a picture; give --image and --mask");
+    }
+}

@@ -1,0 +1,86 @@
+//! What is filled in where nothing is asked.
+
+use super::resolve::Model;
+use super::{Precision, Request, Rng, Switch};
+use crate::pipelines::Kind;
+
+/// What the model's own files say, in the words of a request. `asked` is what has a value so far,
+/// `is_ddim` whether the scheduler has a use for how DDIM clips.
+pub(super) fn of_model(asked: &Request, model: &Model<'_>, is_ddim: bool) -> Request {
+    let own = model.generation;
+    let mut request = Request {
+        steps: own.num_inference_steps,
+        guidance_scale: own.guidance_scale.into_iter().collect(),
+        ..Request::default()
+    };
+    if is_ddim {
+        request.use_clipped_model_output = own.use_clipped_model_output.map(Switch::from);
+    }
+    // A picture or latents have a size.
+    if asked.image.is_none() && asked.latents.is_none() {
+        request.height = model.traits.own_size.map(|size| size.0);
+        request.width = model.traits.own_size.map(|size| size.1);
+    }
+    request
+}
+
+/// What suits the kind of pipeline. A picture remembers all of it, so that it stays true if a default changes. `asked`
+/// is what has a value so far.
+pub(super) fn of_pipeline(asked: &Request, model: &Model<'_>, is_ddim: bool) -> Request {
+    let traits = model.traits;
+    let own = traits.defaults();
+    let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
+    let changes = matches!(kind, Kind::Plain | Kind::Inpaint)
+        && (asked.image.is_some() || asked.latents.is_some())
+        && asked.denoising_start.is_none();
+    let strength = if asked.mask.is_some() { 1.0 } else { 0.8 };
+    Request {
+        batch_size: Some(batch_size(asked)),
+        seed: vec![0],
+        rng: Some(Rng::default()),
+        precision: Some(Precision::default()),
+        steps: Some(own.sampling.num_inference_steps),
+        eta: Some(own.sampling.eta),
+        use_clipped_model_output: is_ddim.then_some(own.sampling.use_clipped_model_output.into()),
+        guidance_scale: own.guidance_scale,
+        clip_skip: text.then_some(own.clip_skip),
+        strength: changes.then_some(strength),
+        image_guidance_scale: (kind == Kind::Edit).then_some(own.image_guidance_scale),
+        noise_level: (kind == Kind::Upscale).then_some(own.noise_level),
+        denoising_end: asked.refiner.is_some().then_some(0.8),
+        ..Request::default()
+    }
+}
+
+/// What follows from other values or means that something is off. No picture remembers it: the next one may be of
+/// another size, or of a model with other classes. `asked` is what has a value so far.
+pub(super) fn that_follow(asked: &Request, model: &Model<'_>) -> Request {
+    let traits = model.traits;
+    let own = traits.defaults();
+    let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
+    let size = asked.width.zip(asked.height).filter(|_| traits.xl);
+    let own_name = model.scheduler.class.name();
+    Request {
+        scheduler: Some(model.generation.scheduler.clone().unwrap_or_else(|| own_name.to_owned())),
+        prompt: if text { vec![String::new()] } else { Vec::new() },
+        null_class: traits.classes.map(|rows| rows - 1),
+        guidance_rescale: (text && kind != Kind::Edit).then_some(own.guidance_rescale),
+        vae_tiling: text.then(|| "auto".to_owned()),
+        original_size: size,
+        crop: traits.xl.then_some(own.crop),
+        target_size: size,
+        aesthetic_score: traits.aesthetic.then_some(own.aesthetic_scores.0),
+        negative_aesthetic_score: traits.aesthetic.then_some(own.aesthetic_scores.1),
+        ..Request::default()
+    }
+}
+
+/// Pictures of each prompt: one, or as many as there are seeds or classes for.
+fn batch_size(asked: &Request) -> usize {
+    let (prompts, seeds) = (asked.prompt.len().max(1), asked.seed.len());
+    match seeds {
+        0 | 1 => asked.class.len().max(1),
+        _ if seeds.is_multiple_of(prompts) => seeds / prompts,
+        _ => 1,
+    }
+}

@@ -1,0 +1,238 @@
+//! The one list of what can be asked for.
+//!
+//! A field's first paragraph is also its help on the command line, where names of other fields in backticks become their
+//! flags.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DeviceRequest, Precision, Rng, Switch};
+use crate::refusal::Refusal;
+
+// Headings of the help text.
+#[cfg(feature = "cli")]
+mod heading {
+    pub const PROMPTS: &str = "What is painted";
+    pub const MODEL: &str = "The model";
+    pub const SAMPLING: &str = "Noise and steps";
+    pub const PICTURES: &str = "Pictures to begin with";
+    pub const SIZE: &str = "Number and size";
+}
+#[cfg(feature = "cli")]
+use heading::{MODEL, PICTURES, PROMPTS, SAMPLING, SIZE};
+
+/// Everything that can be asked for: what decides what the pictures are, and on which device they are made. Every
+/// default is `None` or empty. In JSON, fields have the names that they have here.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// What the picture shows (models with a text encoder); several prompts make several pictures
+    pub prompt: Vec<String>,
+    /// What the picture should not show (models with a text encoder); once for all prompts, or repeated for each
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "TEXT"))]
+    pub negative_prompt: Vec<String>,
+    /// SDXL: other prompts for the second text encoder; once for all prompts, or repeated for each
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "TEXT"))]
+    pub prompt_2: Vec<String>,
+    /// SDXL: other negative prompts for the second text encoder; once for all prompts, or repeated for each
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "TEXT"))]
+    pub negative_prompt_2: Vec<String>,
+    /// Reads prompts in AUTOMATIC1111's syntax: (more), (much more:1.3), [less], BREAK; otherwise brackets are text
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS))]
+    pub weighting: bool,
+    /// Leaves out that many of the text encoder's last layers [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
+    pub clip_skip: Option<usize>,
+    /// Class of the pictures; several, comma-separated, take turns [default: no class]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_delimiter = ',', value_name = "N[,N…]"))]
+    pub class: Vec<usize>,
+    /// The class that stands for "no class" in classifier-free guidance [default: the last]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
+    pub null_class: Option<usize>,
+    /// Model folder in diffusers' layout, a single file in the original Stable Diffusion layout, or the name of a model
+    /// in weights/ [default: the first one there that fits]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub model: Option<PathBuf>,
+    /// Prefers weight files of a variant, as fp16 for diffusion_pytorch_model.fp16.safetensors
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "NAME"))]
+    pub variant: Option<String>,
+    /// A LoRA and how strongly it changes the model; may be repeated [default scale: 1]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:SCALE]"))]
+    pub lora: Vec<String>,
+    /// A textual inversion and the word that stands for it in prompts; may be repeated [default word: the file's own]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:WORD]"))]
+    pub embedding: Vec<String>,
+    /// What the U-Net predicts, where the model's files say it wrongly or not at all
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "epsilon|v_prediction|sample", value_parser = ["epsilon", "v_prediction", "sample"]))]
+    pub prediction_type: Option<String>,
+    /// SDXL: a model that does the last steps
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub refiner: Option<PathBuf>,
+    /// Storage of weights and activations [default: f32]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_enum))]
+    pub precision: Option<Precision>,
+    /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of
+    /// so many pixels [default: auto]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "auto|on|off|PIXELS", value_parser = checked_tiling))]
+    pub vae_tiling: Option<String>,
+    /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
+    /// each picture [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
+    pub seed: Vec<u64>,
+    /// Whose random numbers the seed starts: PyTorch's on a CPU, as ComfyUI, or PyTorch's on CUDA, as AUTOMATIC1111
+    /// [default: torch-cpu]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum))]
+    pub rng: Option<Rng>,
+    /// Number of denoise steps [default: the model's
+    /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
+    pub steps: Option<usize>,
+    /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default:
+    /// the model's generation_config.json, else its own]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]
+    pub scheduler: Option<String>,
+    /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (as DDPM) [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
+    pub eta: Option<f64>,
+    /// DDIM: whether the noise left in the sample is that which goes with the clipped x_0, as guidance needs where x_0
+    /// is clipped [default: the model's generation_config.json, else off]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum, value_name = "on|off"))]
+    pub use_clipped_model_output: Option<Switch>,
+    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and
+    /// beyond; several, comma-separated: one for each prompt or picture [default: the model's generation_config.json,
+    /// else 1 (off) for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "F[,F…]"))]
+    pub guidance_scale: Vec<f64>,
+    /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
+    pub guidance_rescale: Option<f64>,
+    /// Editing by instruction: as `guidance_scale`, for the picture [default: 1.5]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
+    pub image_guidance_scale: Option<f64>,
+    /// The share of the noise, from 0 to 1, that another run has taken away from `latents`
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
+    pub denoising_start: Option<f64>,
+    /// The share of the noise, from 0 to 1, after which the run ends, or `refiner` goes on [default with `refiner`:
+    /// 0.8]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
+    pub denoising_end: Option<f64>,
+    /// A picture to start from, to paint into, to edit or to enlarge, as the model does (models with a text encoder);
+    /// PNG or JPEG, resized if `width` or `height` are given
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
+    pub image: Option<PathBuf>,
+    /// Where `image` is painted anew: white, a picture of the same size
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
+    pub mask: Option<PathBuf>,
+    /// With `image` or `latents`: the share of the steps that is done, from 0 (nothing changes) to 1 (little stays)
+    /// [default: 0.8; with `mask` 1]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "F"))]
+    pub strength: Option<f64>,
+    /// Enlarging: the timestep up to which the picture is noised [default: 20]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "N"))]
+    pub noise_level: Option<usize>,
+    /// Latents in place of `image` (models with a text encoder): tensor "latents", [N, C, h, w], as a run saves
+    /// them; with `denoising_start` a run goes on from them
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE.safetensors"))]
+    pub latents: Option<PathBuf>,
+    /// Number of pictures of each prompt [default: 1, or one for each seed or class]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "N"))]
+    pub batch_size: Option<usize>,
+    /// Columns [default: the model's own]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "PIXELS"))]
+    pub width: Option<usize>,
+    /// Rows [default: the model's own]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "PIXELS"))]
+    pub height: Option<usize>,
+    /// Several pictures as numbered files instead of a grid
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE))]
+    pub separate: bool,
+    /// SDXL: the size that the picture shall seem to have had [default: the result's]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "WIDTHxHEIGHT", value_parser = size))]
+    pub original_size: Option<(usize, usize)>,
+    /// SDXL: how much of it shall seem to be cut off [default: 0,0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "LEFT,TOP", value_parser = place))]
+    pub crop: Option<(usize, usize)>,
+    /// SDXL: the size that the result shall seem to have [default: its own]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "WIDTHxHEIGHT", value_parser = size))]
+    pub target_size: Option<(usize, usize)>,
+    /// SDXL's refiner: how beautiful the picture shall be, from 1 to 10 [default: 6]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "F"))]
+    pub aesthetic_score: Option<f64>,
+    /// SDXL's refiner: how beautiful its opposite shall be [default: 2.5]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "F"))]
+    pub negative_aesthetic_score: Option<f64>,
+    /// On which device, and how.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    pub device: DeviceRequest,
+}
+
+impl Request {
+    /// Checks that the request can be written as JSON.
+    ///
+    /// # Errors
+    /// A refusal if the name of a file is not UTF-8, or a number not finite.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let files = [
+            ("model", &self.model),
+            ("refiner", &self.refiner),
+            ("image", &self.image),
+            ("mask", &self.mask),
+            ("latents", &self.latents),
+            ("tuned", &self.device.tuned),
+        ];
+        for (field, path) in files {
+            if path.as_ref().is_some_and(|path| path.to_str().is_none()) {
+                let why = "the file's name is not UTF-8, so that the picture could not remember it; rename the file";
+                return Err(Refusal::of(field, why));
+            }
+        }
+        let numbers = [
+            ("eta", self.eta),
+            ("guidance_rescale", self.guidance_rescale),
+            ("image_guidance_scale", self.image_guidance_scale),
+            ("denoising_start", self.denoising_start),
+            ("denoising_end", self.denoising_end),
+            ("strength", self.strength),
+            ("aesthetic_score", self.aesthetic_score),
+            ("negative_aesthetic_score", self.negative_aesthetic_score),
+            ("max_memory", self.device.max_memory),
+        ];
+        let scales = self.guidance_scale.iter().map(|scale| ("guidance_scale", Some(*scale)));
+        for (field, number) in numbers.into_iter().chain(scales) {
+            if let Some(number) = number.filter(|number| !number.is_finite()) {
+                return Err(Refusal::of_value(field, number, "expected a finite number"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of pictures in all.
+    pub fn pictures(&self) -> usize {
+        self.batch_size.unwrap_or(1).saturating_mul(self.prompt.len().max(1))
+    }
+}
+
+/// Two numbers with an `x` between.
+#[cfg(feature = "cli")]
+fn size(text: &str) -> Result<(usize, usize), String> {
+    pair(text, 'x').ok_or_else(|| format!("expected a width and a height as in 1024x768, found {text:?}"))
+}
+
+/// Two numbers with a comma between.
+#[cfg(feature = "cli")]
+fn place(text: &str) -> Result<(usize, usize), String> {
+    pair(text, ',').ok_or_else(|| format!("expected two numbers as in 0,256, found {text:?}"))
+}
+
+#[cfg(feature = "cli")]
+fn pair(text: &str, between: char) -> Option<(usize, usize)> {
+    let (first, second) = text.split_once(between)?;
+    Some((first.trim().parse().ok()?, second.trim().parse().ok()?))
+}
+
+#[cfg(feature = "cli")]
+fn checked_tiling(text: &str) -> Result<String, String> {
+    text.parse::<crate::pipelines::Tiling>().map(|_| text.to_owned())
+}

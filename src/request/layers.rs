@@ -1,0 +1,183 @@
+//! Requests laid one over the other: a value of an upper one hides those below, and each remembers whose it is.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::Request;
+use crate::refusal::Refusal;
+use crate::schedulers::SchedulerConfig;
+
+/// Where a value came from; the first of these that has one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was asked for.
+    Asked,
+    /// The picture that is made again was made with it.
+    Picture,
+    /// The model's own files say so: `generation_config.json`, or a config.
+    Model,
+    /// It suits this kind of pipeline, or follows from the other values.
+    Pipeline,
+}
+
+/// A picture's own account of how it was made.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// What it was asked to be.
+    pub request: Request,
+    /// The scheduler that made it.
+    pub scheduler: SchedulerConfig,
+}
+
+/// What is asked for, and perhaps a picture to make again, of which what is asked replaces parts.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// What is asked for.
+    pub request: Request,
+    /// The picture to make again.
+    pub past: Option<Past>,
+}
+
+impl From<Request> for Asked {
+    fn from(request: Request) -> Self {
+        Self { request, past: None }
+    }
+}
+
+impl Asked {
+    /// The fields that have a value, before any default.
+    ///
+    /// # Errors
+    /// As [`Request::check`].
+    pub fn merged(&self) -> Result<Request, Refusal> {
+        Ok(self.layers()?.request())
+    }
+
+    pub(super) fn layers(&self) -> Result<Layers, Refusal> {
+        let mut layers = Layers::default();
+        layers.below(Origin::Asked, &self.request)?;
+        if let Some(past) = &self.past {
+            layers.below(Origin::Picture, &past.request)?;
+        }
+        Ok(layers)
+    }
+}
+
+/// Several requests as one, and whose each value is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layers {
+    values: Map<String, Value>,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    /// Puts `request` below what is there.
+    ///
+    /// # Errors
+    /// As [`Request::check`].
+    pub fn below(&mut self, origin: Origin, request: &Request) -> Result<(), Refusal> {
+        request.check()?;
+        for (field, value) in values(request) {
+            self.add("", &field, value, origin);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, group: &str, field: &str, value: Value, origin: Origin) {
+        if let Value::Object(fields) = value {
+            fields.into_iter().for_each(|(name, value)| self.add(field, &name, value, origin));
+            return;
+        }
+        let values = match group {
+            "" => &mut self.values,
+            group => match self.values.entry(group).or_insert_with(|| Value::Object(Map::new())) {
+                Value::Object(values) => values,
+                _ => unreachable!("a group of fields is an object in every request"),
+            },
+        };
+        let place = values.entry(field).or_insert(Value::Null);
+        if !is_given(place) {
+            *place = value;
+            if is_given(place) {
+                self.origins.insert(field.to_owned(), origin);
+            }
+        }
+    }
+
+    /// Whether a field has a value.
+    pub fn given(&self, field: &str) -> bool {
+        self.origins.contains_key(field)
+    }
+
+    /// Whose a field's value is.
+    pub fn origin(&self, field: &str) -> Option<Origin> {
+        self.origins.get(field).copied()
+    }
+
+    /// All of it as one request.
+    pub fn request(&self) -> Request {
+        serde_json::from_value(Value::Object(self.values.clone())).expect("each value was written by a request")
+    }
+
+    /// Every field that has a value, and the value.
+    pub fn settings(&self) -> Vec<(String, Value)> {
+        let mut all = Vec::new();
+        for (field, value) in &self.values {
+            match value {
+                Value::Object(fields) => all.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone()))),
+                value => all.push((field.clone(), value.clone())),
+            }
+        }
+        all.retain(|(_, value)| is_given(value));
+        all
+    }
+}
+
+impl Request {
+    /// The names of all fields, those of the device among them.
+    pub fn fields() -> Vec<String> {
+        let mut names = Vec::new();
+        for (name, value) in values(&Request::default()) {
+            match value {
+                Value::Object(group) => names.extend(group.keys().cloned()),
+                _ => names.push(name),
+            }
+        }
+        names
+    }
+
+    /// As a JSON object of the fields that have a value.
+    ///
+    /// # Errors
+    /// As [`Request::check`].
+    pub fn to_json(&self) -> Result<Value, Refusal> {
+        self.check()?;
+        let mut json = values(self);
+        drop_empty(&mut json);
+        Ok(Value::Object(json))
+    }
+}
+
+/// Every field, with or without a value.
+fn values(request: &Request) -> Map<String, Value> {
+    match serde_json::to_value(request).expect("file names were checked, and nothing else can fail") {
+        Value::Object(values) => values,
+        _ => unreachable!("a struct is an object"),
+    }
+}
+
+/// Whether a field has a value. Flags that are off, and lists without entries, have none.
+fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => map.values().any(is_given),
+        _ => true,
+    }
+}
+
+fn drop_empty(map: &mut Map<String, Value>) {
+    map.values_mut().filter_map(Value::as_object_mut).for_each(drop_empty);
+    map.retain(|_, value| is_given(value));
+}

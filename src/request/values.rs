@@ -1,0 +1,67 @@
+//! Values that requests choose by name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::DType;
+
+/// Element type of weights and activations.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32-bit
+    #[default]
+    F32,
+    /// 16-bit storage, 32-bit arithmetic
+    F16,
+}
+
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::F16 => DType::F16,
+        }
+    }
+}
+
+/// Whether something is done. Not a flag, because a model's default may be either.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl From<bool> for Switch {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
+}
+
+/// Whose random numbers a seed starts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Rng {
+    /// `torch.Generator("cpu")`
+    #[default]
+    TorchCpu,
+    /// `torch.Generator("cuda")`
+    TorchCuda,
+}
+
+/// Kinds of machines kernels are written for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum FamilyName {
+    /// Tiles in workgroup memory
+    Gpu,
+    /// Subgroup shuffles, no barriers
+    Cpu,
+}

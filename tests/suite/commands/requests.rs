@@ -1,0 +1,78 @@
+//! `unmist sample`: pictures of earlier versions are made again, and every setting can say where it comes from.
+
+use std::path::{Path, PathBuf};
+
+use unmist::image_io::{read, read_text};
+
+use crate::commands::sample::Folder;
+use crate::commands::usage::{fails, shipped, stable_diffusion, succeeds};
+
+fn picture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures").join(name)
+}
+
+/// Pictures that unmist 0.1.0 wrote before there was a request, with `--class 7,9 --steps 3 --seed 5,6`, and with two
+/// prompts, a negative one, `--guidance-scale 3.5`, two seeds and `--scheduler "DPM++ 2M Karras"`.
+#[test]
+fn pictures_of_earlier_versions_are_made_again() {
+    let folder = Folder::new();
+    let again = folder.path("again.png");
+    for (name, channels) in [("classes_0_1_0.png", 1), ("prompts_0_1_0.png", 3)] {
+        let old = picture(name);
+        succeeds(&["sample", "--from", old.to_str().unwrap(), "--output", &again]);
+        let (before, after) = (read(&old, channels).expect("a picture"), read(&again, channels).expect("a picture"));
+        assert_eq!((before.width, before.height), (after.width, after.height), "{name}");
+        // The last bits differ between devices.
+        let worst = before.data.iter().zip(&after.data).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(1), "{name}: off by {worst:?}");
+        let options = |path: &Path| -> serde_json::Value {
+            let texts = read_text(path).expect("a PNG");
+            let (_, text) = texts.iter().find(|(keyword, _)| keyword == "unmist").expect("it remembers");
+            serde_json::from_str::<serde_json::Value>(text).expect("JSON")["options"].clone()
+        };
+        assert_eq!(options(&old), options(Path::new(&again)), "{name}: what it remembers");
+    }
+}
+
+/// The line of a field: its value and the rest.
+fn setting<'a>(printed: &'a str, field: &str) -> (&'a str, &'a str) {
+    let line = printed.lines().find(|line| line.split_whitespace().next() == Some(field));
+    let line = line.unwrap_or_else(|| panic!("no {field} in:\n{printed}"));
+    let rest = line[field.len()..].trim_start();
+    rest.split_once("  ").map(|(value, origin)| (value.trim(), origin.trim())).expect("three columns")
+}
+
+#[test]
+fn settings_say_where_they_come_from() {
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let out = results.path().join("out.png");
+    let explain = |more: &[&str]| {
+        let printed = succeeds(&[&["sample", "--explain-settings", "--output", out.to_str().unwrap()], more].concat());
+        assert!(!out.exists(), "nothing is made");
+        printed
+    };
+    let fashion = shipped();
+    let fashion = fashion.to_str().unwrap();
+    let printed = explain(&["--model", fashion, "--class", "7", "--guidance-scale", "3"]);
+    assert_eq!(setting(&printed, "guidance_scale"), ("[3.0]", "asked for"));
+    assert_eq!(setting(&printed, "class"), ("[7]", "asked for"));
+    assert_eq!(setting(&printed, "steps"), ("25", "the model's own files"));
+    assert_eq!(setting(&printed, "scheduler"), ("\"ddim\"", "the model's own files"));
+    assert_eq!(setting(&printed, "seed"), ("[0]", "the pipeline's default"));
+    assert!(!printed.contains("clip_skip"), "a model of classes has none:\n{printed}");
+
+    let old = picture("classes_0_1_0.png");
+    let printed = explain(&["--from", old.to_str().unwrap(), "--seed", "4"]);
+    assert_eq!(setting(&printed, "seed"), ("[4]", "asked for"));
+    assert_eq!(setting(&printed, "steps"), ("3", "the picture that is made again"));
+    assert_eq!(setting(&printed, "scheduler"), ("\"DDIMScheduler\"", "the picture that is made again"));
+
+    let xl = stable_diffusion("sdxl");
+    let printed = explain(&["a fox", "--model", xl.to_str().unwrap(), "--width", "64", "--height", "32"]);
+    assert_eq!(setting(&printed, "original_size"), ("[64,32]", "the pipeline's default"));
+    assert_eq!(setting(&printed, "guidance_scale"), ("[5.0]", "the pipeline's default"));
+
+    // What cannot be done has no settings.
+    let run = ["sample", "--explain-settings", "--model", fashion, "--class", "11"];
+    fails(&run, &["--class 11", "0 to 10"], results.path());
+}
