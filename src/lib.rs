@@ -3,15 +3,16 @@
 //! Data flows one way:
 //!
 //! ```text
-//! cli ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        (the only code that names wgpu)
-//!            │                                   │                └─ reference  (the same graph, plain CPU loops: the oracle)
-//!            ├──> checkpoint, tokenizer, rng     └─ ops  (what an operation is: shapes, cost, kernels, test cases)
-//!            └──> image_io
+//! cli ──> request ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        (the only code that names wgpu)
+//!                        │                                   │                └─ reference  (the same graph, plain CPU loops: the oracle)
+//!                        ├──> checkpoint, tokenizer, rng     └─ ops  (what an operation is: shapes, cost, kernels, test cases)
+//!                        └──> image_io
 //! ```
 //!
-//! [`models`] build a [`graph::Graph`] from a typed config; they know nothing of devices. [`graph::passes`] rewrite it.
-//! [`plan`] chooses a kernel and buffers for every node before anything runs. [`backend::Device`] is a GPU or the
-//! [`reference`](mod@reference); [`pipelines`] write the denoise loop out.
+//! A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
+//! [`pipelines`] write the denoise loop out. [`models`] build a [`graph::Graph`] from a typed config; they know nothing
+//! of devices. [`graph::passes`] rewrite it. [`plan`] chooses a kernel and buffers for every node before anything runs.
+//! [`backend::Device`] is a GPU or the [`reference`](mod@reference).
 //!
 //! ```no_run
 //! use unmist::backend::{Device, LoadOptions};
