@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
 use crate::refusal::Refusal;
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
-use crate::schedulers::{Sampling, SchedulerClass, SchedulerConfig, scheduler_by_name};
+use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
 
 /// What of a model counts when a request is resolved.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ pub struct Resolved {
     /// What the pipeline is asked. `image`, `mask` and `latents` are left to who reads the files.
     pub options: SampleOptions,
     /// The scheduler.
-    pub scheduler: SchedulerConfig,
+    pub scheduler: Scheduler,
     /// How the autoencoder works.
     pub tiling: Tiling,
     /// Every value and where it came from, by the names of the fields.
@@ -101,11 +101,14 @@ pub fn resolve(asked: &Asked, model: &Model<'_>) -> Result<Resolved, Refusal> {
     if request.image.is_none() && request.latents.is_none() {
         model.traits.size(&options)?;
     }
+    let scheduler = Scheduler::new(scheduler).map_err(|error| refused("scheduler", None, error))?;
+    let sampling = model.traits.sampling(&options, scheduler.config.class);
+    scheduler.schedule(&sampling).map_err(|error| refused("steps", None, error))?;
     let tiling = request.vae_tiling.as_deref().unwrap_or("auto");
     let tiling = tiling.parse().map_err(|why: String| Refusal::of_value("vae_tiling", tiling, why))?;
 
     // 3. whose each value is
-    let settings = settings(&layers, &scheduler, scheduler_origin, is_ddim);
+    let settings = settings(&layers, &scheduler.config, scheduler_origin, is_ddim);
     Ok(Resolved { request, options, scheduler, tiling, settings })
 }
 
@@ -125,26 +128,29 @@ pub fn scheduler(
         return Ok((past.scheduler.clone(), Origin::Picture));
     }
     let merged = asked.merged()?;
-    let refused = |field: &'static str, value: &str| {
-        let value = value.to_owned();
-        move |error: Error| match error {
-            Error::Refused(refusal) => refusal,
-            Error::Usage(why) | Error::Unsupported(why) | Error::Config(why) => Refusal::of_value(field, value, why),
-            other => Refusal::of_value(field, value, other.to_string()),
-        }
-    };
     let (mut config, mut origin) = (own.clone(), Origin::Model);
     if let Some(name) = merged.scheduler.as_ref().or(generation.scheduler.as_ref()) {
-        config = scheduler_by_name(name, own).map_err(refused("scheduler", name))?;
+        config = scheduler_by_name(name, own).map_err(|error| refused("scheduler", Some(name), error))?;
     }
     if merged.scheduler.is_some() {
         origin = if given.scheduler.is_some() { Origin::Asked } else { Origin::Picture };
     }
     if let Some(name) = &merged.prediction_type {
         let keys = [("prediction_type", Value::from(name.as_str()))];
-        config = config.with_class(config.class, &keys).map_err(refused("prediction_type", name))?;
+        config =
+            config.with_class(config.class, &keys).map_err(|error| refused("prediction_type", Some(name), error))?;
     }
     Ok((config, origin))
+}
+
+/// An error that the value of a field leads to.
+fn refused(field: &'static str, found: Option<&String>, error: Error) -> Refusal {
+    let why = match error {
+        Error::Refused(refusal) => return refusal,
+        Error::Usage(why) | Error::Unsupported(why) | Error::Config(why) => why,
+        other => other.to_string(),
+    };
+    Refusal { found: found.cloned(), ..Refusal::of(field, why) }
 }
 
 /// What the pipeline is asked, of a complete request.

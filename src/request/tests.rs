@@ -20,6 +20,8 @@ impl Known {
             xl: false,
             aesthetic: false,
             consistency: false,
+            distilled: false,
+            max_noise_level: (kind == Kind::Upscale).then_some(350),
             classes,
             own_size: Some((64 * scale, 32 * scale)),
             multiple: 4.max(scale),
@@ -87,7 +89,7 @@ fn the_scheduler_too_remembers_who_chose_it() {
     let chosen = |model: &Known, asked: Asked| {
         let resolved = model.resolve(asked).expect("fits");
         let setting = resolved.settings.iter().find(|setting| setting.field == "scheduler").expect("always there");
-        (resolved.scheduler.class.name(), setting.value.clone(), setting.origin)
+        (resolved.scheduler.config.class.name(), setting.value.clone(), setting.origin)
     };
     let pndm = "PNDMScheduler";
     assert_eq!(chosen(&model, prompt().into()), (pndm, json!(pndm), Origin::Model));
@@ -190,6 +192,12 @@ fn a_refusal_names_the_field_and_what_to_do() {
         ("image", Known::new(Kind::Edit).refused(prompt())),
         ("strength", Known::new(Kind::Edit).refused(Request { image: image(), strength: Some(0.5), ..prompt() })),
         ("mask", Known::new(Kind::Upscale).refused(Request { image: image(), mask: image(), ..prompt() })),
+        (
+            "noise_level",
+            Known::new(Kind::Upscale).refused(Request { image: image(), noise_level: Some(351), ..prompt() }),
+        ),
+        ("steps", plain.refused(Request { steps: Some(0), ..prompt() })),
+        ("denoising_end", plain.refused(Request { denoising_end: Some(2.0), ..prompt() })),
         ("width", plain.refused(Request { width: Some(33), ..prompt() })),
         ("batch_size", plain.refused(Request { batch_size: Some(0), ..prompt() })),
         ("batch_size", plain.refused(Request { batch_size: Some(usize::MAX), ..prompt() })),
@@ -214,7 +222,7 @@ fn a_picture_remembers_no_value_that_follows_from_others() {
     assert_eq!(origin(&resolved, "original_size"), Some(Origin::Pipeline));
     assert_eq!((resolved.request.original_size, resolved.request.crop), (None, None));
     // So that a replay of another size is of that size in every respect.
-    let past = Past { request: resolved.request, scheduler: resolved.scheduler };
+    let past = Past { request: resolved.request, scheduler: resolved.scheduler.config };
     let request = Request { width: Some(128), ..Request::default() };
     let again = model.resolve(Asked { request, past: Some(past) }).expect("fits");
     assert_eq!(again.options.original_size, Some((512, 128)));

@@ -117,7 +117,7 @@ impl Models {
         let facts =
             request::Model { traits: &traits, generation: &self.model.generation, scheduler: &self.model.scheduler };
         let resolved = request::resolve(asked, &facts)?;
-        self.model.pipeline.scheduler = Scheduler::new(resolved.scheduler.clone())?;
+        self.model.pipeline.scheduler = resolved.scheduler.clone();
         self.model.pipeline.set_tiling(resolved.tiling);
         if let Some(refiner) = &mut self.refiner {
             // For its scheduler, the refiner is what the model is for its own.

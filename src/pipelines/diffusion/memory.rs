@@ -64,7 +64,7 @@ impl DiffusionPipeline {
         {
             add("vae.encoder", vae.memory(runtime, Half::Encoder, image.shape[2], image.shape[3]))?;
         }
-        let schedule = self.scheduler.schedule(&self.sampling(options))?;
+        let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
         add("unet", memory(self.step_graph(runtime, &spec, tokens)?))?;
         if let Some(vae) = &self.vae {

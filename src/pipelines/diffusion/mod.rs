@@ -31,7 +31,7 @@ use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
 use crate::overflow::F32Fallback;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
-use crate::schedulers::{Sampling, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
+use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
 use unet::UNet;
 
@@ -69,8 +69,8 @@ pub struct DiffusionPipeline {
     unet: UNet,
     unet_weights: Weights,
     unet_fallback: F32Fallback,
-    /// Enlarging: how the small picture is noised, and up to which timestep.
-    low_res: Option<(Scheduler, usize)>,
+    /// Enlarging: how the small picture is noised.
+    low_res: Option<Scheduler>,
     /// SDXL takes zeros for a missing negative prompt (`force_zeros_for_empty_prompt`).
     zero_negative: bool,
 }
@@ -127,8 +127,7 @@ impl DiffusionPipeline {
         let low_res = match kind {
             Kind::Upscale => {
                 let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("low_res_scheduler")?.text)?;
-                let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64).unwrap_or(350);
-                Some((Scheduler::new(config)?, max as usize))
+                Some(Scheduler::new(config)?)
             }
             _ => None,
         };
@@ -152,6 +151,11 @@ impl DiffusionPipeline {
             xl,
             aesthetic: xl && flag("requires_aesthetics_score", false),
             consistency: checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
+            distilled: unet.time_cond_proj_dim().is_some(),
+            max_noise_level: (kind == Kind::Upscale).then(|| {
+                let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64);
+                max.map_or(350, |max| max as usize)
+            }),
             classes,
             own_size: unet.sample_size().map(|(height, width)| (height * scale, width * scale)),
             multiple,
@@ -209,16 +213,9 @@ impl DiffusionPipeline {
         Ok(())
     }
 
-    /// The run as the model's own pipeline does it: a latent consistency model does all its steps at any strength, in a
-    /// shorter stretch of noise levels.
-    fn sampling(&self, options: &SampleOptions) -> Sampling {
-        let asked = options.sampling.clone();
-        match self.unet.time_cond_proj_dim() {
-            Some(_) if self.scheduler.config.class == SchedulerClass::Lcm => {
-                Sampling { distilled_strength: asked.strength, strength: 1.0, ..asked }
-            }
-            _ => asked,
-        }
+    /// Works out the run.
+    fn schedule(&self, options: &SampleOptions) -> Result<Schedule> {
+        self.scheduler.schedule(&self.traits.sampling(options, self.scheduler.config.class))
     }
 
     /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
@@ -261,7 +258,7 @@ impl DiffusionPipeline {
     ) -> Result<HostTensor> {
         self.check(options)?;
         let shape = self.latent_shape(options)?;
-        let schedule = self.scheduler.schedule(&self.sampling(options))?;
+        let schedule = self.schedule(options)?;
         self.plan(runtime, options)?.check()?;
 
         // 1. what is asked for: text or class, and for guidance its opposite

@@ -126,16 +126,12 @@ impl DiffusionPipeline {
         schedule: &Schedule,
         sources: &mut [S],
     ) -> Result<Start> {
-        let (scheduler, max) = self.low_res.as_ref().expect("load reads it for this kind");
-        let level = options.noise_level;
-        if level > *max {
-            return Err(Refusal::of_value("noise_level", level, format!("this model knows levels up to {max}")).into());
-        }
+        let scheduler = self.low_res.as_ref().expect("load reads it for this kind");
         let small = [shape[0], image.shape[1], image.shape[2], image.shape[3]];
         let noise = draw_each(sources, &small, |source, one| source.randn(one));
         let noise = HostTensor::new(small, noise.data.repeat(shape[0] / sources.len()))?;
         let image = HostTensor::new(small, image.data.repeat(shape[0]))?;
-        let condition = add_noise(runtime, &image, &noise, scheduler.noise_schedule.noising(level)?)?;
+        let condition = add_noise(runtime, &image, &noise, scheduler.noise_schedule.noising(options.noise_level)?)?;
         let latents = scaled(randn_tensor(sources, shape), schedule.init_noise_sigma);
         Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
     }

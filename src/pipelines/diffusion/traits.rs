@@ -2,7 +2,7 @@
 
 use super::SampleOptions;
 use crate::refusal::{Refusal, Remedy};
-use crate::schedulers::Sampling;
+use crate::schedulers::{Sampling, SchedulerClass};
 
 /// What a U-Net was trained to see and to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub struct Traits {
     pub aesthetic: bool,
     /// A latent consistency model: made to need few steps.
     pub consistency: bool,
+    /// The U-Net takes the guidance scale as an input (`time_cond_proj_dim`).
+    pub distilled: bool,
+    /// Enlarging: the largest timestep up to which the small picture can be noised.
+    pub max_noise_level: Option<usize>,
     /// Number of classes, "no class" among them, if pictures can be asked for by class.
     pub classes: Option<usize>,
     /// Rows and columns of the pictures that the model was trained on, where its config says.
@@ -59,6 +63,16 @@ impl Traits {
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
     }
 
+    /// The run as the model's own pipeline does it with a scheduler of this class: a latent consistency model does all
+    /// its steps at any strength, in a shorter stretch of noise levels.
+    pub fn sampling(&self, options: &SampleOptions, scheduler: SchedulerClass) -> Sampling {
+        let asked = options.sampling.clone();
+        if self.distilled && scheduler == SchedulerClass::Lcm {
+            return Sampling { distilled_strength: asked.strength, strength: 1.0, ..asked };
+        }
+        asked
+    }
+
     /// Checks that the values of `options` make sense, each by itself; what fits together, see [`super::check_fits`].
     ///
     /// # Errors
@@ -81,6 +95,10 @@ impl Traits {
                 let why = format!("{entries} for {batch} pictures; expected one, or one for each");
                 return Err(Refusal::of(field, why));
             }
+        }
+        if let Some(max) = self.max_noise_level.filter(|max| options.noise_level > *max) {
+            let why = format!("this model knows levels up to {max}");
+            return Err(Refusal::of_value("noise_level", options.noise_level, why));
         }
         if let Some(rows) = self.classes {
             let classes = options.classes.iter().map(|class| ("class", class));
