@@ -116,7 +116,13 @@ impl Models {
         let traits = Traits { aesthetic: own.aesthetic || refined, ..own };
         let facts =
             request::Model { traits: &traits, generation: &self.model.generation, scheduler: &self.model.scheduler };
-        let resolved = request::resolve(asked, &facts)?;
+        let resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
+            // "This model" says little to who did not choose it.
+            if asked.request.model.is_none() {
+                refusal.why += &format!(" (the model is {})", self.model.checkpoint.path().display());
+            }
+            refusal
+        })?;
         self.model.pipeline.scheduler = resolved.scheduler.clone();
         self.model.pipeline.set_tiling(resolved.tiling);
         if let Some(refiner) = &mut self.refiner {

@@ -181,5 +181,5 @@ fn adapters_of_other_models_are_refused_by_name() {
     let embedding = TextualInversion::open(fixtures().join("lora/embedding_webui.safetensors"), None).expect("sound");
     let classes = Checkpoint::open(fixtures().join("unet2d/pipeline")).expect("there");
     let message = classes.with_textual_inversions(&[embedding]).expect_err("no text").to_string();
-    assert!(message.contains("no text encoder") && message.contains("--embedding"), "{message}");
+    assert!(message.contains("no text encoder") && message.contains("`embedding`"), "{message}");
 }

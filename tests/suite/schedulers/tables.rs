@@ -207,7 +207,7 @@ fn configs_of_other_classes() {
     assert!(config.with_class(ddpm, &[("variance_type", "learned".into())]).is_ok());
 }
 
-/// What cannot be sampled is refused, with the option to change.
+/// What cannot be sampled is refused, with the field to change.
 #[test]
 fn impossible_runs_are_refused() {
     let ddim = |fields: Value| Scheduler::new(config("DDIMScheduler", &fields)).expect("valid");
@@ -216,14 +216,14 @@ fn impossible_runs_are_refused() {
         assert!(error.contains(word), "{error} does not say {word}");
     };
     let plain = ddim(serde_json::json!({}));
-    refused(&plain, Sampling::steps(0), "--steps 0");
-    refused(&plain, Sampling::steps(1001), "--steps 1001");
-    refused(&plain, Sampling { eta: f64::NAN, ..Sampling::steps(5) }, "--eta");
-    refused(&plain, Sampling { eta: -1.0, ..Sampling::steps(5) }, "--eta");
-    refused(&plain, Sampling { eta: 10.0, ..Sampling::steps(5) }, "--eta");
-    refused(&plain, Sampling { strength: 0.0, ..Sampling::steps(5) }, "--strength");
-    refused(&plain, Sampling { strength: 1.1, ..Sampling::steps(5) }, "--strength");
-    refused(&plain, Sampling { strength: 0.1, ..Sampling::steps(5) }, "--strength");
+    refused(&plain, Sampling::steps(0), "`steps` 0");
+    refused(&plain, Sampling::steps(1001), "`steps` 1001");
+    refused(&plain, Sampling { eta: f64::NAN, ..Sampling::steps(5) }, "`eta`");
+    refused(&plain, Sampling { eta: -1.0, ..Sampling::steps(5) }, "`eta`");
+    refused(&plain, Sampling { eta: 10.0, ..Sampling::steps(5) }, "`eta`");
+    refused(&plain, Sampling { strength: 0.0, ..Sampling::steps(5) }, "`strength`");
+    refused(&plain, Sampling { strength: 1.1, ..Sampling::steps(5) }, "`strength`");
+    refused(&plain, Sampling { strength: 0.1, ..Sampling::steps(5) }, "`strength`");
     refused(&plain, Sampling { timesteps: Some(vec![5, 3]), ..Sampling::steps(5) }, "custom");
     refused(&ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
     let pure_noise = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
