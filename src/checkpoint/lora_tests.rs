@@ -30,7 +30,7 @@ fn files_of_every_naming_fit_their_models() {
             "sd1_kohya",
             "sd1",
             &["unet", "text_encoder"][..],
-            91,
+            90,
             &[
                 (
                     "unet",

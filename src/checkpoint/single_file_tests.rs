@@ -113,7 +113,7 @@ const FAMILIES: [&str; 6] = ["sd1", "sd15", "sd21", "sd2_upscaler", "sdxl_base",
 #[test]
 fn every_tensor_of_every_family_has_diffusers_name() {
     for (name, pipeline, tensors) in [
-        ("sd1", "StableDiffusionPipeline", 364),
+        ("sd1", "StableDiffusionPipeline", 362),
         ("sd15", "StableDiffusionPipeline", 1130),
         ("sd21", "StableDiffusionPipeline", 1058),
         ("sd2_upscaler", "StableDiffusionUpscalePipeline", 1263),

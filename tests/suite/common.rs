@@ -1,7 +1,10 @@
 //! Reading fixtures, and comparing with them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use safetensors::{Dtype, SafeTensors};
 use unmist::HostTensor;
@@ -61,6 +64,55 @@ impl Fixture {
     pub fn object(&self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_str(self.text(key)).expect("metadata holds JSON objects")
     }
+}
+
+/// The folder of a Stable Diffusion fixture, as a user has it on disk. All of them share one vocabulary, which only `sd1`
+/// holds in the repository; so this puts the folder together under `target`, with links instead of copies where it can.
+pub fn stable_diffusion(name: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion");
+    let whole = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stable_diffusion").join(name);
+    link_folder(&fixtures.join(name), &whole).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for tokenizer in ["tokenizer", "tokenizer_2"].map(|folder| whole.join(folder)) {
+        for file in ["vocab.json", "merges.txt"].into_iter().filter(|_| tokenizer.is_dir()) {
+            let source = fixtures.join("sd1/tokenizer").join(file);
+            link_file(&source, &tokenizer.join(file)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+    whole
+}
+
+/// Makes `to` a folder of links to the files of `from`. Files that an older version of the fixture had go.
+fn link_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for old in fs::read_dir(to)? {
+        let old = old?;
+        let is_vocabulary = ["vocab.json", "merges.txt"].iter().any(|name| old.file_name() == *name);
+        if !from.join(old.file_name()).exists() && !is_vocabulary {
+            if old.file_type()?.is_dir() { fs::remove_dir_all(old.path())? } else { fs::remove_file(old.path())? }
+        }
+    }
+    for entry in fs::read_dir(from)? {
+        let (entry, target) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        if entry.is_dir() { link_folder(&entry, &target)? } else { link_file(&entry, &target)? }
+    }
+    Ok(())
+}
+
+/// Makes `to` the same file as `from`, or a copy where the file system has no links.
+fn link_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (source, target) = (from.metadata()?, to.metadata().ok());
+    let is_current = |target: fs::Metadata| {
+        Ok::<_, io::Error>(target.len() == source.len() && target.modified()? >= source.modified()?)
+    };
+    if target.map(is_current).transpose()? == Some(true) {
+        return Ok(());
+    }
+    if to.exists() {
+        fs::remove_file(to)?;
+    }
+    fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop))
 }
 
 /// Fails unless every element is within `tolerance` of what is expected, absolutely and relatively added up, and so is

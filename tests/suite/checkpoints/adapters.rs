@@ -12,6 +12,7 @@ use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
+use crate::common::stable_diffusion;
 use crate::device::gpu;
 
 fn fixtures() -> PathBuf {
@@ -19,7 +20,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn open(model: &str) -> Checkpoint {
-    Checkpoint::open(fixtures().join("stable_diffusion").join(model)).expect("the model is there")
+    Checkpoint::open(stable_diffusion(model)).expect("the model is there")
 }
 
 fn lora_file(name: &str) -> Tensors {
@@ -173,7 +174,7 @@ fn adapters_of_other_models_are_refused_by_name() {
         let message = open(model).with_loras(&[(lora, 1.0)]).expect_err("does not fit").to_string();
         parts.iter().for_each(|part| assert!(message.contains(part), "no {part:?} in {message}"));
     };
-    refused("sdxl", lora("sd1_kohya"), &["sd1_kohya.safetensors", "91 layers do not fit", "for another model"]);
+    refused("sdxl", lora("sd1_kohya"), &["sd1_kohya.safetensors", "90 layers do not fit", "for another model"]);
     refused("sd1", lora("sdxl_kohya"), &["lora_te2_text_model_encoder_layers_1_mlp_fc1"]);
     let embedding = TextualInversion::open(fixtures().join("lora/embedding_webui.safetensors"), None).expect("sound");
     let message = open("sdxl").with_textual_inversions(&[embedding]).expect_err("does not fit").to_string();

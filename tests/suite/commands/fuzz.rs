@@ -10,6 +10,7 @@ use unmist::prompt;
 use unmist::tokenizer::Tokenizer;
 
 use crate::checkpoints::fuzz_weights::{Random, fuzz, mutate};
+use crate::common::stable_diffusion;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -17,7 +18,7 @@ fn fixtures() -> PathBuf {
 
 #[test]
 fn prompts() {
-    let tokenizer = Tokenizer::open(fixtures().join("stable_diffusion/sd1/tokenizer")).unwrap();
+    let tokenizer = Tokenizer::open(stable_diffusion("sd1").join("tokenizer")).unwrap();
     let seed = r"a ((red:1.3) fox), [blurry] \(photo\) BREAK it's 3.5% ünïcödé 🍎 (a:-2) <|endoftext|> b]c) [x";
     let accepted = fuzz("prompt", seed.as_bytes(), 20_000, |bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -38,7 +39,7 @@ fn prompts() {
 
 #[test]
 fn tokenizer_files() {
-    let source = fixtures().join("stable_diffusion/sd2/tokenizer");
+    let source = stable_diffusion("sd2").join("tokenizer");
     let dir = tempfile::tempdir().unwrap();
     for changed in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
         for name in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
@@ -83,7 +84,7 @@ fn header_of(file: &[u8]) -> &[u8] {
 fn lora_files() {
     let file = Tensors::open(fixtures().join("lora/sd1_kohya.safetensors")).unwrap();
     let tensors: Vec<_> = file.names().map(|name| (name.to_owned(), file.read_f32(name).unwrap())).collect();
-    let folder = Folder::open(fixtures().join("stable_diffusion/sd1")).unwrap();
+    let folder = Folder::open(stable_diffusion("sd1")).unwrap();
     let (mut whole, mut fitting) = (0, 0);
     for number in 0..600 {
         let random = &mut Random::new(number);
@@ -119,14 +120,14 @@ fn lora_files() {
 
 #[test]
 fn textual_inversions() {
-    let folder = Folder::open(fixtures().join("stable_diffusion/sdxl")).unwrap();
+    let folder = Folder::open(stable_diffusion("sdxl")).unwrap();
     for name in ["embedding_xl", "embedding_webui"] {
         let file = fs::read(fixtures().join(format!("lora/{name}.safetensors"))).unwrap();
         fuzz(name, header_of(&file), 1_000, |header| {
             let tensors = Tensors::from_bytes("fuzzed.safetensors", with_header(&file, &header))?;
             let embedding = TextualInversion::from_tensors(&tensors, None)?;
             let mut encoder = folder.component("text_encoder")?;
-            let mut tokenizer = Tokenizer::open(fixtures().join("stable_diffusion/sdxl/tokenizer"))?;
+            let mut tokenizer = Tokenizer::open(stable_diffusion("sdxl").join("tokenizer"))?;
             embedding.apply(&mut encoder, &mut tokenizer)
         });
     }

@@ -2,3 +2,4 @@
 
 pub mod controls;
 pub mod faulty_kernels;
+mod repository;

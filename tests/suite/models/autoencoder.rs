@@ -127,7 +127,7 @@ fn tiles_are_taken_where_the_whole_does_not_fit() {
         assert_eq!((whole.expect("decodes"), notes), (decode(Tiling::Off, None).0.expect("decodes"), vec![]));
 
         // Room for a tile of 32 x 32 pixels, not for all of it.
-        let little = Some(700 << 10);
+        let little = Some(300 << 10);
         let refused = decode(Tiling::Off, little).0;
         assert!(matches!(refused, Err(Error::Limits(_))), "{}: {refused:?}", device.describe());
         let (tiled, notes) = decode(Tiling::Auto, little);

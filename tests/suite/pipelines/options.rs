@@ -1,7 +1,5 @@
 //! What the options of the Stable Diffusion pipeline promise, beyond agreeing with diffusers.
 
-use std::path::{Path, PathBuf};
-
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::Checkpoint;
 use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions, TextEncoders};
@@ -9,14 +7,11 @@ use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig, scheduler_by_name};
 use unmist::{DType, HostTensor};
 
+use crate::common::stable_diffusion;
 use crate::device::gpu;
 
-fn fixture(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(model)
-}
-
 fn pipeline(model: &str, scheduler: &str) -> DiffusionPipeline {
-    let checkpoint = Checkpoint::open(fixture(model)).expect("the model is there");
+    let checkpoint = Checkpoint::open(stable_diffusion(model)).expect("the model is there");
     let own = DiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
     let config = scheduler_by_name(scheduler, &own).expect("a known name");
     DiffusionPipeline::load(&checkpoint, Scheduler::new(config).expect("sound")).expect("loads")
@@ -123,7 +118,7 @@ fn a_second_part_begins_where_a_level_begins() {
 
 #[test]
 fn prompt_weights_multiply_and_keep_the_mean() {
-    let checkpoint = Checkpoint::open(fixture("sd1")).expect("the model is there");
+    let checkpoint = Checkpoint::open(stable_diffusion("sd1")).expect("the model is there");
     let text = TextEncoders::load(&checkpoint, false).expect("loads");
     let device = Device::Gpu(gpu().clone());
     let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
@@ -174,7 +169,7 @@ fn the_weighting_reaches_the_picture() {
 
 #[test]
 fn old_scheduler_configs_are_mended() {
-    let checkpoint = Checkpoint::open(fixture("sd1")).expect("the model is there");
+    let checkpoint = Checkpoint::open(stable_diffusion("sd1")).expect("the model is there");
     let config = DiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
     assert_eq!(config.steps_offset, 1);
     let old = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}"#;

@@ -10,6 +10,7 @@ use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor};
 
+use crate::common::stable_diffusion;
 use crate::device::gpu;
 
 /// What the project promises after all steps, in [0, 1].
@@ -28,7 +29,7 @@ struct Run {
 
 impl Run {
     fn load(model: &str, name: &str) -> Self {
-        let fixtures = root().join("tests/fixtures/stable_diffusion").join(model);
+        let fixtures = stable_diffusion(model);
         let file = Tensors::open(fixtures.join(format!("runs/{name}.safetensors"))).expect("the fixture is there");
         let meta = file.metadata().clone();
         let call: Value = serde_json::from_str(&meta["call"]).expect("JSON");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use unmist::checkpoint::Checkpoint;
 use unmist::tokenizer::{Padding, Tokenizer};
 
-use crate::common::Fixture;
+use crate::common::{Fixture, stable_diffusion};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -32,9 +32,7 @@ fn whole(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 
 #[test]
 fn a_folder_tokenizes_as_in_transformers() {
-    let folder = |name: &str| {
-        Tokenizer::open(root().join("tests/fixtures/stable_diffusion").join(name).join("tokenizer")).unwrap()
-    };
+    let folder = |name: &str| Tokenizer::open(stable_diffusion(name).join("tokenizer")).unwrap();
     let folders = BTreeMap::from([("sd1", folder("sd1")), ("sd2", folder("sd2"))]);
     let entries = entries("small.json");
     assert!(entries.len() > 25);
@@ -84,7 +82,7 @@ fn textual_inversions_take_their_places() {
     let prompts: BTreeMap<String, Value> = serde_json::from_str(fixture.text("prompts")).unwrap();
     for (name, vectors) in [("webui", 3), ("diffusers", 1), ("xl", 2)] {
         let entry = &prompts[name];
-        let model = root().join("tests/fixtures/stable_diffusion").join(entry["model"].as_str().unwrap());
+        let model = stable_diffusion(entry["model"].as_str().unwrap());
         for (part, folder) in [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")] {
             if !model.join(folder).is_dir() {
                 continue;
@@ -117,6 +115,6 @@ fn a_model_without_tokenizer_uses_clips_vocabulary() {
     assert_eq!(padded(r#"{"vocab_size": 49408, "hidden_act": "gelu"}"#).unwrap(), [49406, 320, 2368, 49407, 0]);
     let message = padded(r#"{"vocab_size": 714}"#).unwrap_err().to_string();
     assert!(message.contains("no folder `tokenizer`") && message.contains("714"), "{message}");
-    let folder = Checkpoint::open(root().join("tests/fixtures/stable_diffusion/sd1")).unwrap();
+    let folder = Checkpoint::open(stable_diffusion("sd1")).unwrap();
     assert_eq!(folder.tokenizer("tokenizer").unwrap().vocabulary(), 714);
 }

@@ -1,0 +1,41 @@
+//! What the repository promises about itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a clone of the repository may carry as fixtures, in bytes.
+const FIXTURES_MAX_BYTES: u64 = 12_000_000;
+
+/// Every file below `folder`.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        let path = entry.expect("a folder entry").path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+#[test]
+fn fixtures_are_small_and_hold_each_vocabulary_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut found = vec![];
+    files(&root, &mut found);
+    assert!(found.len() > 200, "the fixtures are there");
+    let bytes: u64 = found.iter().map(|file| file.metadata().expect("a file").len()).sum();
+    assert!(bytes <= FIXTURES_MAX_BYTES, "tests/fixtures holds {bytes} bytes, more than {FIXTURES_MAX_BYTES}");
+
+    let mut vocabularies = BTreeMap::<Vec<u8>, Vec<PathBuf>>::new();
+    for file in found.into_iter().filter(|file| {
+        ["vocab.json", "merges.txt", "tokenizer.json"].iter().any(|name| file.file_name() == Some(name.as_ref()))
+    }) {
+        vocabularies.entry(fs::read(&file).expect("readable")).or_default().push(file);
+    }
+    assert!(!vocabularies.is_empty());
+    for copies in vocabularies.values() {
+        assert_eq!(
+            copies.len(),
+            1,
+            "one vocabulary, several copies (tests take folders by `stable_diffusion`): {copies:?}"
+        );
+    }
+}
