@@ -2,9 +2,12 @@
 
 use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
+#[cfg(feature = "gpu")]
 use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use crate::graph::{Graph, NodeKind, ValueId, WeightSource, passes};
-use crate::plan::{Plan, PlanOptions, mib};
+#[cfg(feature = "gpu")]
+use crate::plan::Plan;
+use crate::plan::{PlanOptions, mib};
 use crate::reference::ReferenceSession;
 use crate::tensor::{DType, HostTensor};
 
@@ -14,6 +17,7 @@ pub enum Device {
     /// The CPU reference: no kernels, plain loops.
     Reference,
     /// A graphics adapter.
+    #[cfg(feature = "gpu")]
     Gpu(GpuDevice),
 }
 
@@ -50,9 +54,24 @@ impl Device {
         if selector == "reference" {
             return Ok(Device::Reference);
         }
+        Self::open_adapter(selector)
+    }
+
+    #[cfg(feature = "gpu")]
+    fn open_adapter(selector: &str) -> Result<Self> {
         match select_adapter(selector)? {
             Some((_, adapter)) => Ok(Device::Gpu(GpuDevice::open(adapter, Checks::Off)?)),
             None => Ok(Device::Reference),
+        }
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn open_adapter(selector: &str) -> Result<Self> {
+        match selector {
+            "auto" => Ok(Device::Reference),
+            _ => Err(Error::Device(format!(
+                "no adapter {selector}: this build of unmist lacks the feature `gpu` and only has `reference`"
+            ))),
         }
     }
 
@@ -60,6 +79,7 @@ impl Device {
     pub fn describe(&self) -> String {
         match self {
             Device::Reference => "CPU reference".into(),
+            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.describe(),
         }
     }
@@ -81,6 +101,7 @@ impl Device {
                 let total = graph.reference_bytes();
                 Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, total })
             }
+            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 let plan = PlanOptions { max_memory_bytes: Some(u64::MAX), ..options.plan.clone() };
                 let summary = Plan::new(&graph, gpu.caps(), &plan)?.summary();
@@ -98,6 +119,7 @@ impl Device {
     pub fn available_memory(&self, options: &LoadOptions) -> Option<u64> {
         options.plan.max_memory_bytes.or_else(|| match self {
             Device::Reference => host_memory_bytes(),
+            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.caps().memory_bytes,
         })
     }
@@ -123,6 +145,7 @@ impl Device {
                 check_host_memory(&graph, options)?;
                 Box::new(ReferenceSession::new(graph, weights)?)
             }
+            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), options)?, weights)?),
         })
     }

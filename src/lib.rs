@@ -42,12 +42,15 @@
 //! }
 //! ```
 
+#![cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "some items are there for adapters and their checks"))]
+
 pub mod backend;
 pub mod caps;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
 pub mod image_io;
@@ -56,6 +59,7 @@ pub mod models;
 pub mod ops;
 pub mod output;
 pub mod overflow;
+mod parallel;
 pub mod pipelines;
 pub mod plan;
 pub mod prompt;

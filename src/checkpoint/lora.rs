@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
+use crate::parallel::*;
 use serde_json::Value;
 
 use super::ldm_keys::{self, Levels};

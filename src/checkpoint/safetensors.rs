@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -120,13 +119,22 @@ impl Tensors {
         if kind.len() == 0 {
             return Ok(Box::new([])); // which cannot be mapped; the header check refuses it
         }
-        let file = File::open(path).map_err(Error::io(path))?;
+        Self::contents(path).map_err(Error::io(path))
+    }
+
+    #[cfg(feature = "threads")]
+    fn contents(path: &Path) -> std::io::Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
+        let file = std::fs::File::open(path)?;
         // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the file in place
         // while it is mapped could change bytes under a slice; `open` documents that as the caller's duty, as every
         // memory-mapping loader must. Files written by this crate are never rewritten in place (temporary name, then
         // rename).
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(Box::new(map))
+        Ok(Box::new(unsafe { memmap2::Mmap::map(&file) }?))
+    }
+
+    #[cfg(not(feature = "threads"))]
+    fn contents(path: &Path) -> std::io::Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
+        Ok(Box::new(std::fs::read(path)?))
     }
 
     /// The file, or the index of the sharded set.

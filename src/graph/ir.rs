@@ -143,8 +143,8 @@ impl Node {
 }
 
 /// Elements of the largest tensor that a graph may hold. Far beyond any device's memory, so that the plan's own refusal
-/// comes first for every real model; but no product of sizes overflows below it.
-const MAX_ELEMENTS: usize = 1 << 40;
+/// comes first for every real model; but no product of sizes overflows below it. A browser's memory is addressed by 32 bits.
+const MAX_ELEMENTS: usize = if usize::BITS > 32 { 1 << (usize::BITS - 24) } else { 1 << (usize::BITS - 4) };
 
 /// After each run, `output` is copied on the device into `input`: how a denoise loop keeps its state there.
 #[derive(Clone, Debug, PartialEq, Eq)]

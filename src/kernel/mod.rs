@@ -6,6 +6,7 @@ mod template;
 mod unroll;
 
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
+#[cfg(feature = "gpu")]
 pub(crate) use sources::file_name;
 pub use sources::{find_include, find_kernel, includes, kernels};
 pub use template::expand;

@@ -1,6 +1,6 @@
 //! Parity cases: instances of an operation with generated inputs, used by tests, `verify` and `bench` alike.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};

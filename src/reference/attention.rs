@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use crate::tensor::HostTensor;
 

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use super::products::Weights;
 use crate::ops::conv2d::Conv2d;

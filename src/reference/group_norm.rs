@@ -1,6 +1,6 @@
 //! Normalisation over groups of channels.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use crate::tensor::HostTensor;
 

@@ -1,6 +1,6 @@
 //! Normalisation of each row.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use crate::tensor::HostTensor;
 

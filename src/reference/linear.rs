@@ -1,6 +1,6 @@
 //! Matrix product with a weight matrix.
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 use super::products::Weights;
 use crate::tensor::HostTensor;
