@@ -304,6 +304,19 @@ fn noise_writes_a_strip() {
     assert!(worst <= Some(6), "the first picture is noised by at most four standard deviations: {worst:?}");
 }
 
+/// Mesa's search for a Wayland compositor complains where the session has no runtime folder (SSH, containers).
+#[test]
+fn drivers_do_not_complain_on_the_terminal() {
+    for folder in [None, Some("not/absolute")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmist"));
+        command.arg("devices").env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY");
+        folder.map(|folder| command.env("XDG_RUNTIME_DIR", folder));
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success());
+        assert_eq!(text(&output.stderr), "", "XDG_RUNTIME_DIR {folder:?}");
+    }
+}
+
 #[test]
 fn devices_inspect_and_verify_tell_what_they_should() {
     assert!(succeeds(&["devices"]).contains("auto takes"));
