@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use unmist::backend::Session;
 use unmist::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
+use unmist::graph::Rate;
 use unmist::ops::registry;
-use unmist::plan::{Choice, Plan, PlanOptions};
+use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
@@ -40,11 +41,11 @@ fn main() -> Result<()> {
 fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Result<()> {
     let choice = Choice::of_variant(info.name, variant);
     let options = PlanOptions { choice, ..PlanOptions::default() };
-    let mut best: Option<(u64, &unmist::ops::Case, Plan)> = None;
+    let mut best: Option<(u64, &unmist::ops::Case, Program)> = None;
     for case in &info.cases {
         let (graph, _) = case.graph(DType::F32)?;
-        let Ok(plan) = Plan::new(&graph, gpu.caps(), &options) else { continue };
-        let work = plan.cost().flops + plan.cost().bytes;
+        let Ok(plan) = Program::new(&graph, gpu.caps(), &options) else { continue };
+        let work = Rate::ALL.iter().map(|rate| plan.cost(*rate)).map(|cost| cost.flops + cost.bytes).sum::<u64>();
         if best.as_ref().is_none_or(|(most, ..)| work > *most) {
             best = Some((work, case, plan));
         }
@@ -57,7 +58,7 @@ fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Res
     let checked = prepared.check(gpu, variant, Run::Unchecked, None)?;
     assert!(matches!(checked, CaseResult::Equal(_)), "the plan above was made");
 
-    let cost = plan.cost();
+    let cost = plan.cost(Rate::Step);
     let mut session = GpuSession::new(gpu, plan, &HashMap::new())?;
     for (name, tensor) in case.graph(DType::F32)?.1 {
         session.write(name, &tensor)?;

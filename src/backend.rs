@@ -4,10 +4,10 @@ use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
-use crate::graph::{Graph, NodeKind, ValueId, WeightSource, passes};
+use crate::graph::{Graph, NodeKind, WeightSource, passes};
 #[cfg(feature = "gpu")]
-use crate::plan::Plan;
-use crate::plan::{PlanOptions, mib};
+use crate::plan::{BufferRole, Program};
+use crate::plan::{PlanOptions, Port, mib};
 use crate::reference::ReferenceSession;
 use crate::tensor::{DType, HostTensor};
 
@@ -28,20 +28,36 @@ pub struct LoadOptions {
     pub plan: PlanOptions,
     /// Graph passes that are switched off.
     pub disabled_passes: Vec<String>,
+    /// Drops parameters from the device as soon as another model needs loading, rather than keeping them, as long as there
+    /// is room, for the next run. For a process that makes one picture.
+    pub forget_parameters: bool,
 }
 
-/// The memory that a graph takes on a device, bytes. All of it is taken before the first launch, so that the total is
-/// the peak.
+/// The memory that a graph takes on a device, bytes. All of it is taken before the first run, so that the total is the
+/// peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryPlan {
-    /// Weights and tables.
+    /// Weights and tables, as runs read them.
     pub parameters: u64,
     /// What is written before a run.
     pub inputs: u64,
     /// Intermediate values, outputs and scratch; values that are never alive together share their memory.
     pub values: u64,
-    /// Everything.
+    /// What is taken only while it is loaded: the largest parameter from which another one is prepared.
+    pub loading: u64,
+    /// Everything: the peak.
     pub total: u64,
+}
+
+#[cfg(feature = "gpu")]
+impl MemoryPlan {
+    fn of(program: &Program) -> Self {
+        let parameters = program.role_bytes(BufferRole::Parameter) + program.role_bytes(BufferRole::Prepared);
+        let inputs = program.role_bytes(BufferRole::Input);
+        let values = program.role_bytes(BufferRole::Slot) + program.role_bytes(BufferRole::Condition);
+        let total = program.memory_bytes();
+        Self { parameters, inputs, values, loading: total - program.resident_bytes(), total }
+    }
 }
 
 impl Device {
@@ -97,21 +113,12 @@ impl Device {
                     graph.nodes().iter().filter(|n| kind(&n.kind)).map(|n| 4 * n.desc.elements() as u64).sum()
                 };
                 let parameters = bytes(|kind| matches!(kind, NodeKind::Weight(_) | NodeKind::Constant(_)));
-                let inputs = bytes(|kind| matches!(kind, NodeKind::Input));
+                let inputs = bytes(|kind| matches!(kind, NodeKind::Input(_)));
                 let total = graph.reference_bytes();
-                Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, total })
+                Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, loading: 0, total })
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => {
-                let plan = PlanOptions { max_memory_bytes: Some(u64::MAX), ..options.plan.clone() };
-                let summary = Plan::new(&graph, gpu.caps(), &plan)?.summary();
-                Ok(MemoryPlan {
-                    parameters: summary.parameter_bytes,
-                    inputs: summary.input_bytes,
-                    values: summary.slot_bytes,
-                    total: summary.memory_bytes,
-                })
-            }
+            Device::Gpu(gpu) => Ok(MemoryPlan::of(&*gpu.program(&graph, &options.plan)?)),
         }
     }
 
@@ -130,7 +137,7 @@ impl Device {
     /// [`Error::Limits`] if it does not fit, [`Error::Checkpoint`] for its parameters, [`Error::Kernel`] if a
     /// kernel does not compile.
     pub fn load(&self, graph: Graph, weights: &dyn WeightSource, options: &LoadOptions) -> Result<Box<dyn Session>> {
-        self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, &options.plan)
+        self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, options)
     }
 
     /// As [`Device::load`], of a graph that the passes have rewritten already.
@@ -138,16 +145,35 @@ impl Device {
         &self,
         graph: Graph,
         weights: &dyn WeightSource,
-        options: &PlanOptions,
+        options: &LoadOptions,
     ) -> Result<Box<dyn Session>> {
         Ok(match self {
             Device::Reference => {
-                check_host_memory(&graph, options)?;
+                check_host_memory(&graph, &options.plan)?;
                 Box::new(ReferenceSession::new(graph, weights)?)
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => Box::new(GpuSession::new(gpu, Plan::new(&graph, gpu.caps(), options)?, weights)?),
+            Device::Gpu(gpu) => {
+                let program = gpu.program(&graph, &options.plan)?;
+                program.check_memory(gpu.caps(), &options.plan)?;
+                let available = self.available_memory(options);
+                let limit = if options.forget_parameters { Some(0) } else { available };
+                Box::new(GpuSession::within(gpu, program, weights, limit)?)
+            }
         })
+    }
+
+    /// Compiles what a graph needs on this device, before its parameters are loaded.
+    ///
+    /// # Errors
+    /// As [`Device::load`], but for parameters and memory.
+    pub fn compile(&self, graph: &Graph, options: &LoadOptions) -> Result<()> {
+        let _graph = passes::optimize(graph, &options.disabled_passes)?;
+        match self {
+            Device::Reference => Ok(()), // it has nothing to compile
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.compile(&*gpu.program(&_graph, &options.plan)?),
+        }
     }
 }
 
@@ -167,12 +193,15 @@ fn check_host_memory(graph: &Graph, options: &PlanOptions) -> Result<()> {
     }
 }
 
-/// A graph loaded on a device, ready to run any number of times.
-pub trait Session {
-    /// The graph that runs.
-    fn graph(&self) -> &Graph;
+/// A graph loaded on a device, ready to run any number of times. Can be sent to another thread.
+pub trait Session: Send {
+    /// What the caller writes.
+    fn inputs(&self) -> &[Port];
 
-    /// Sets an input; its shape must be the graph's. u32 inputs take whole numbers.
+    /// What the caller reads.
+    fn outputs(&self) -> &[Port];
+
+    /// Sets an input; its shape must be the port's. u32 inputs take whole numbers.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is no such input or the shape differs.
@@ -197,28 +226,34 @@ pub trait Session {
     fn wait(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// Whether there is an input of this name.
+    fn has_input(&self, name: &str) -> bool {
+        self.inputs().iter().any(|port| port.name == name)
+    }
 }
 
-/// The input `name` of `graph`, if `tensor` fits it.
+/// The input `name`, if `tensor` fits it.
 ///
 /// # Errors
-/// [`Error::Shape`] otherwise, naming both shapes or the inputs there are.
-pub(crate) fn check_input(graph: &Graph, name: &str, tensor: &HostTensor) -> Result<ValueId> {
-    let id = graph.find_input(name).ok_or_else(|| Error::Shape(format!("the graph has no input named {name}")))?;
-    let desc = graph.desc(id);
-    if desc.shape != tensor.shape {
-        return Err(Error::Shape(format!("input {name}: expected shape {:?}, found {:?}", desc.shape, tensor.shape)));
+/// [`Error::Shape`] otherwise, naming both shapes.
+pub(crate) fn check_input<'p>(inputs: &'p [Port], name: &str, tensor: &HostTensor) -> Result<&'p Port> {
+    let port = inputs.iter().find(|port| port.name == name);
+    let port = port.ok_or_else(|| Error::Shape(format!("the graph has no input named {name}")))?;
+    if port.shape != tensor.shape {
+        return Err(Error::Shape(format!("input {name}: expected shape {:?}, found {:?}", port.shape, tensor.shape)));
     }
-    if desc.dtype == DType::U32 && tensor.data.iter().any(|v| v.fract() != 0.0 || *v < 0.0 || *v >= 16_777_216.0) {
+    if port.dtype == DType::U32 && tensor.data.iter().any(|v| v.fract() != 0.0 || *v < 0.0 || *v >= 16_777_216.0) {
         return Err(Error::Shape(format!("input {name}: expected whole numbers from 0 to 2^24 - 1")));
     }
-    Ok(id)
+    Ok(port)
 }
 
-/// The output `name` of `graph`.
+/// The output `name`.
 ///
 /// # Errors
 /// [`Error::Shape`] if there is none.
-pub(crate) fn check_output(graph: &Graph, name: &str) -> Result<ValueId> {
-    graph.find_output(name).ok_or_else(|| Error::Shape(format!("the graph has no output named {name}")))
+pub(crate) fn check_output<'p>(outputs: &'p [Port], name: &str) -> Result<&'p Port> {
+    let port = outputs.iter().find(|port| port.name == name);
+    port.ok_or_else(|| Error::Shape(format!("the graph has no output named {name}")))
 }

@@ -49,6 +49,8 @@ pub mod caps;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod content;
+pub mod encode;
 pub mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
@@ -68,6 +70,7 @@ pub mod refusal;
 pub mod request;
 pub mod rng;
 pub mod schedulers;
+pub mod store;
 pub mod tensor;
 pub mod tokenizer;
 pub mod verify;

@@ -1,10 +1,13 @@
 //! Host tensors: a shape and a row-major `Vec<f32>`. What the reference computes on, and what goes in and out of a
 //! device.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// How the elements of a value are stored on a device. Host tensors are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DType {
     /// 32-bit float.
     F32,
@@ -34,7 +37,7 @@ impl DType {
 }
 
 /// A dense row-major f32 tensor in host memory.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct HostTensor {
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,

@@ -17,7 +17,9 @@ use serde_json::Value;
 use super::ldm_keys::{self, Levels};
 use super::weights::check_finite;
 use super::{Component, Json, TensorSource, Tensors, quoted};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::graph::Stored;
 use crate::tensor::HostTensor;
 
 /// What a tensor's name ends with, and what the tensor then is.
@@ -278,6 +280,21 @@ impl TensorSource for Merged {
             weights.iter_mut().zip(sum).for_each(|(weight, sum)| *weight = (f64::from(*weight) + sum) as f32);
         });
         Ok(weight)
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        if self.changes.contains_key(name) { None } else { self.weights.stored(name) }
+    }
+
+    fn content(&self, name: &str) -> Result<ContentId> {
+        let mut id = self.weights.content(name)?;
+        for Change { lora, layer, scale } in self.changes.get(name).into_iter().flatten() {
+            let layer = &lora.layers[*layer];
+            let factor = scale * layer.alpha / layer.rank as f64;
+            let (down, up) = (lora.file.content(&layer.down)?, lora.file.content(&layer.up)?);
+            id = ContentId::of(&[b"lora", id.bytes(), down.bytes(), up.bytes(), &factor.to_le_bytes()]);
+        }
+        Ok(id)
     }
 }
 

@@ -13,7 +13,9 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::header::{self, Stored};
 use super::{Json, TensorSource, convert, quoted};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::graph::{self, StoredType};
 use crate::tensor::HostTensor;
 
 /// Type and shape of a stored tensor.
@@ -36,6 +38,8 @@ pub struct Tensors {
 struct Shard {
     path: PathBuf,
     bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
+    /// Tells the file apart from others, and from itself before a change; none for bytes in memory.
+    file: Option<ContentId>,
 }
 
 impl Tensors {
@@ -52,7 +56,7 @@ impl Tensors {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_sharded(path);
         }
-        Self::from_shard(path, Self::map(path)?)
+        Self::from_shard(path, Self::map(path)?, Some(identity(path)?))
     }
 
     /// Tensors of a `.safetensors` file that is already in memory; `path` only names it in messages.
@@ -60,14 +64,14 @@ impl Tensors {
     /// # Errors
     /// As [`Tensors::open`].
     pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
-        Self::from_shard(path.as_ref(), Box::new(bytes))
+        Self::from_shard(path.as_ref(), Box::new(bytes), None)
     }
 
-    fn from_shard(path: &Path, bytes: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Self> {
+    fn from_shard(path: &Path, bytes: Box<dyn AsRef<[u8]> + Send + Sync>, file: Option<ContentId>) -> Result<Self> {
         let header = header::parse((*bytes).as_ref(), path)?;
         Ok(Self {
             path: path.to_owned(),
-            shards: vec![Shard { path: path.to_owned(), bytes }],
+            shards: vec![Shard { path: path.to_owned(), bytes, file }],
             tensors: header.tensors.into_iter().map(|(name, stored)| (name, (0, stored))).collect(),
             metadata: header.metadata,
         })
@@ -98,7 +102,8 @@ impl Tensors {
                 }
                 all.tensors.insert(name, (all.shards.len(), stored));
             }
-            all.shards.push(Shard { path: shard_path, bytes });
+            let file = Some(identity(&shard_path)?);
+            all.shards.push(Shard { path: shard_path, bytes, file });
             all.metadata.extend(header.metadata);
         }
         Ok(all)
@@ -163,6 +168,10 @@ impl Tensors {
         &self.metadata
     }
 
+    fn no_tensor(&self, name: &str) -> Error {
+        Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name)))
+    }
+
     /// Reads a tensor as f32.
     ///
     /// # Errors
@@ -170,9 +179,9 @@ impl Tensors {
     /// [`Error::Unsupported`] for an element type that is not read (8-bit floats …).
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
         let Some((shard, stored)) = self.tensors.get(name) else {
-            return Err(Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name))));
+            return Err(self.no_tensor(name));
         };
-        let Shard { path, bytes } = &self.shards[*shard];
+        let Shard { path, bytes, .. } = &self.shards[*shard];
         let bytes = &(**bytes).as_ref()[stored.bytes.clone()];
         let data = convert::to_f32(bytes, stored.dtype, &|| format!("{}: tensor {}", path.display(), quoted(name)))?;
         HostTensor::new(stored.shape.clone(), data)
@@ -201,6 +210,38 @@ impl TensorSource for Tensors {
     fn read_f32(&self, name: &str) -> Result<HostTensor> {
         Tensors::read_f32(self, name)
     }
+
+    fn stored(&self, name: &str) -> Option<graph::Stored<'_>> {
+        let (shard, stored) = self.tensors.get(name)?;
+        let dtype = match stored.dtype {
+            Dtype::F32 => StoredType::F32,
+            Dtype::F16 => StoredType::F16,
+            Dtype::BF16 => StoredType::Bf16,
+            _ => return None,
+        };
+        let bytes = (*self.shards[*shard].bytes).as_ref();
+        Some(graph::Stored { dtype, bytes: &bytes[stored.bytes.clone()] })
+    }
+
+    fn content(&self, name: &str) -> Result<ContentId> {
+        let Some((shard, stored)) = self.tensors.get(name) else { return Err(self.no_tensor(name)) };
+        let bytes = (*self.shards[*shard].bytes).as_ref();
+        let place = format!("{:?} {:?} {:?}", stored.dtype, stored.shape, stored.bytes);
+        Ok(match &self.shards[*shard].file {
+            // A mapped file is not to change while it is open; where and when tell its contents apart.
+            Some(file) => ContentId::of(&[b"file", file.bytes(), place.as_bytes()]),
+            None => ContentId::of(&[b"memory", place.as_bytes(), &bytes[stored.bytes.clone()]]),
+        })
+    }
+}
+
+/// What tells a file apart: where it lies, how long it is, and when it was changed last.
+fn identity(path: &Path) -> Result<ContentId> {
+    let full = std::fs::canonicalize(path).map_err(Error::io(path))?;
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    let age = format!("{} {:?}", metadata.len(), changed);
+    Ok(ContentId::of(&[full.as_os_str().as_encoded_bytes(), age.as_bytes()]))
 }
 
 /// `{"weight_map": {tensor: file}}` → file → sorted tensor names. Only plain file names are accepted, so that an index

@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::ldm_config::{self, Inferred};
 use super::ldm_keys::{self, Part, TEXT_TOWERS, Tower};
 use super::{Component, Json, TensorSource, Tensors, quoted};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::graph::Stored;
 use crate::refusal::{Refusal, Remedy};
 use crate::tensor::HostTensor;
 
@@ -219,6 +221,27 @@ impl TensorSource for Translated {
                 Ok(HostTensor::from_fn(shape.clone(), |i| whole.data[i % columns * rows + i / columns]))
             }
         }
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let piece = self.pieces.get(name)?;
+        let whole = self.file.stored(&piece.stored)?;
+        match piece.part {
+            Part::Whole => Some(whole),
+            Part::Third(i) => {
+                let third = whole.bytes.len() / 3;
+                Some(Stored { bytes: &whole.bytes[i * third..(i + 1) * third], ..whole })
+            }
+            Part::Transposed => None,
+        }
+    }
+
+    fn content(&self, name: &str) -> Result<ContentId> {
+        let Some(piece) = self.pieces.get(name) else {
+            return Err(Error::Checkpoint(format!("{}: there is no tensor {}", self.label(), quoted(name))));
+        };
+        let part = format!("{:?}", piece.part);
+        Ok(ContentId::of(&[self.file.content(&piece.stored)?.bytes(), part.as_bytes()]))
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::weights::check_finite;
 use super::{Component, TensorSource, Tensors, quoted};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::graph::{Stored, content_of};
 use crate::tensor::HostTensor;
 use crate::tokenizer::Tokenizer;
 
@@ -174,6 +176,19 @@ impl TensorSource for Extended {
             tensor.data[start..start + self.vectors.len()].copy_from_slice(&self.vectors.data);
         }
         Ok(tensor)
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        if name == self.table { None } else { self.weights.stored(name) }
+    }
+
+    fn content(&self, name: &str) -> Result<ContentId> {
+        let id = self.weights.content(name)?;
+        if name != self.table {
+            return Ok(id);
+        }
+        let first = (self.first as u64).to_le_bytes();
+        Ok(ContentId::of(&[b"embedding", id.bytes(), &first, content_of(&self.vectors).bytes()]))
     }
 }
 

@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{quoted, rename};
+use crate::content::ContentId;
+use crate::encode;
 use crate::error::{Error, Result};
+use crate::graph::{Stored, WeightPart, WeightSource, content_of};
 use crate::tensor::HostTensor;
 
 /// Named tensors, wherever they come from: files ([`super::Tensors`]), memory (a `HashMap`), or another source changed
@@ -22,6 +25,17 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// [`Error::Checkpoint`] if there is no such tensor or it cannot be read.
     fn read_f32(&self, name: &str) -> Result<HostTensor>;
+    /// A tensor of floats as it lies in memory or in a mapped file; `None` if it has to be computed, or is not there.
+    fn stored(&self, _name: &str) -> Option<Stored<'_>> {
+        None
+    }
+    /// Tells contents apart: see [`WeightSource::content`].
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_f32`].
+    fn content(&self, name: &str) -> Result<ContentId> {
+        Ok(content_of(&self.read_f32(name)?))
+    }
 }
 
 impl TensorSource for HashMap<String, HostTensor> {
@@ -126,12 +140,36 @@ impl Weights {
     /// # Panics
     /// If `name` was not in the list given to [`Weights::new`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let (stored_name, shape) =
-            self.tensors.get(name).unwrap_or_else(|| panic!("`{name}` is not among the parameters the model listed"));
+        let (stored_name, shape) = self.find(name);
         let mut tensor = self.source.read_f32(stored_name)?;
         check_finite(&self.source.label(), stored_name, &tensor)?;
         tensor.shape.clone_from(shape); // the same elements: `new` has compared the shapes
         Ok(tensor)
+    }
+
+    /// The name in the file and the expected shape of the model's parameter `name`.
+    fn find(&self, name: &str) -> &(String, Vec<usize>) {
+        self.tensors.get(name).unwrap_or_else(|| panic!("`{name}` is not among the parameters the model listed"))
+    }
+}
+
+impl WeightSource for Weights {
+    fn read(&self, part: &WeightPart) -> Result<HostTensor> {
+        self.tensor(&part.name)
+    }
+
+    fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {
+        let (name, _) = self.find(&part.name);
+        let Some(stored) = self.source.stored(name) else { return Ok(None) };
+        match encode::non_finite(&stored) {
+            None => Ok(Some(stored)),
+            // Read again for the message, which shows the element.
+            Some(_) => check_finite(&self.source.label(), name, &self.source.read_f32(name)?).map(|()| None),
+        }
+    }
+
+    fn content(&self, part: &WeightPart) -> Result<ContentId> {
+        self.source.content(&self.find(&part.name).0)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::verify::random_inputs;
@@ -10,10 +11,10 @@ use crate::backend::{Device, Session};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSession;
-use crate::graph::passes;
+use crate::graph::{Rate, passes};
 use crate::models::{LoadedModel, Sizes};
 use crate::ops::Cost;
-use crate::plan::{Plan, mib};
+use crate::plan::{Program, mib};
 use crate::request::{DeviceRequest, Precision};
 
 /// Lines of each table.
@@ -71,10 +72,10 @@ pub fn run(args: Args) -> Result<()> {
     let load = args.device.load_options()?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     load.plan.choice.check_nodes(&graph)?;
-    let plan = Plan::new(&graph, gpu.caps(), &load.plan)?;
-    let (planned, cost) = (plan.memory_bytes(), plan.cost());
+    let program = Arc::new(Program::new(&graph, gpu.caps(), &load.plan)?);
+    let (planned, cost) = (program.resident_bytes(), program.cost(Rate::Step));
     let start = Instant::now();
-    let mut session = GpuSession::new(&gpu, plan, &weights)?;
+    let mut session = GpuSession::new(&gpu, program, &weights)?;
     for (name, tensor) in &random_inputs(model.as_ref(), &graph)? {
         session.write(name, tensor)?;
     }
@@ -107,7 +108,7 @@ pub fn run(args: Args) -> Result<()> {
 
     // 3. launch by launch
     let times = session.profile()?;
-    print(&tables(session.plan(), &times));
+    print(&tables(session.program(), &times));
     Ok(())
 }
 
@@ -123,15 +124,15 @@ fn rates(time: Duration, cost: Cost) -> String {
 }
 
 /// The kernels and the nodes that take most of the time.
-fn tables(plan: &Plan, times: &[Duration]) -> String {
+fn tables(program: &Program, times: &[Duration]) -> String {
     let total: Duration = times.iter().sum();
     let mut kernels: BTreeMap<&str, (usize, Duration, Cost)> = BTreeMap::new();
     let mut nodes: BTreeMap<usize, (Duration, Cost)> = BTreeMap::new();
-    for (step, time) in plan.steps.iter().zip(times) {
-        let kernel = kernels.entry(plan.kernels[step.kernel].key.name).or_default();
-        *kernel = (kernel.0 + 1, kernel.1 + *time, kernel.2 + step.cost);
-        let node = nodes.entry(step.value.index()).or_default();
-        *node = (node.0 + *time, node.1 + step.cost);
+    for (launch, time) in program.step.iter().zip(times) {
+        let kernel = kernels.entry(program.kernels[launch.kernel].name.as_str()).or_default();
+        *kernel = (kernel.0 + 1, kernel.1 + *time, kernel.2 + launch.cost);
+        let node = nodes.entry(launch.value).or_default();
+        *node = (node.0 + *time, node.1 + launch.cost);
     }
     let share = |time: Duration| 100.0 * time.as_secs_f64() / total.as_secs_f64().max(1e-9);
     let mut text =
@@ -145,10 +146,16 @@ fn tables(plan: &Plan, times: &[Duration]) -> String {
     let mut nodes: Vec<_> = nodes.into_iter().collect();
     nodes.sort_by_key(|(_, (time, _))| std::cmp::Reverse(*time));
     for (index, (time, cost)) in nodes.into_iter().take(TOP) {
-        let node = &plan.graph.nodes()[index];
-        let variant = plan.steps.iter().find(|s| s.value.index() == index).map_or("", |s| s.variant);
-        let op = node.op().map_or(String::new(), |op| format!("{op} by {variant}"));
-        text += &format!("{:5.1} % {}  {} {op} -> {}\n", share(time), rates(time, cost), node.name, node.desc.label());
+        let value = &program.values[index];
+        let variant = program.step.iter().find(|launch| launch.value == index).map_or("", |l| l.variant.as_str());
+        text += &format!(
+            "{:5.1} % {}  {} {} by {variant} -> {}\n",
+            share(time),
+            rates(time, cost),
+            value.name,
+            value.op,
+            value.label()
+        );
     }
     text
 }

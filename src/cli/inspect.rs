@@ -7,10 +7,10 @@ use crate::backend::Device;
 use crate::caps::Caps;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::passes;
+use crate::graph::{Rate, passes};
 use crate::models::{LoadedModel, Sizes};
 use crate::pipelines::{DiffusionPipeline, Runtime, STABLE_DIFFUSION_PIPELINES, SampleOptions, Tiling};
-use crate::plan::{self, Decision, Plan};
+use crate::plan::{self, Decision, Program};
 use crate::request::{DeviceRequest, Precision};
 use crate::schedulers::Scheduler;
 
@@ -82,31 +82,33 @@ pub fn run(args: Args) -> Result<()> {
     };
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     load.plan.choice.check_nodes(&graph)?;
-    let plan = Plan::new(&graph, &caps, &load.plan)?;
+    let program = Program::new(&graph, &caps, &load.plan)?;
     let choices = plan::explain(&graph, &caps, &load.plan.choice)?;
     if args.json {
         let choices: Vec<_> =
             choices.iter().map(|(node, decision)| serde_json::json!({"node": node, "decision": decision})).collect();
-        let steps: Vec<_> = plan
-            .steps
-            .iter()
-            .map(|s| {
-                let desc = graph.desc(s.value);
+        let launches: Vec<_> = Rate::ALL
+            .into_iter()
+            .flat_map(|rate| program.list(rate).iter().map(move |launch| (rate, launch)))
+            .map(|(rate, launch)| {
+                let value = &program.values[launch.value];
                 serde_json::json!({
-                    "node": s.name, "kernel": plan.kernels[s.kernel].key.name, "shape": desc.shape, "dtype": desc.dtype.name(),
-                    "workgroups": s.workgroups, "flops": s.cost.flops, "bytes": s.cost.bytes,
+                    "node": value.name, "rate": rate.name(), "kernel": program.kernels[launch.kernel].name,
+                    "shape": value.shape, "dtype": value.dtype.name(), "workgroups": launch.workgroups,
+                    "flops": launch.cost.flops, "bytes": launch.cost.bytes,
                 })
             })
             .collect();
         let json = serde_json::json!({
             "model": path, "component": component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
-            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": steps, "choices": choices, "summary": plan.summary(),
+            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": launches, "choices": choices,
+            "summary": program.summary(),
         });
         print(&format!("{json:#}\n"));
         return Ok(());
     }
     print(&format!(
-        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{plan}\nchoices:\n{}",
+        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{program}\nchoices:\n{}",
         path.display(),
         component,
         weights.parameters(),

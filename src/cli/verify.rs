@@ -192,7 +192,7 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
 /// Inputs of the kind that each of the graph's inputs takes.
 pub(super) fn random_inputs(model: &dyn Model, graph: &Graph) -> Result<NamedTensors> {
     let mut inputs = NamedTensors::new();
-    for (seed, node) in graph.nodes().iter().filter(|n| n.kind == NodeKind::Input).enumerate() {
+    for (seed, node) in graph.nodes().iter().filter(|n| matches!(n.kind, NodeKind::Input(_))).enumerate() {
         let fill = match (model.index_bound(&node.name), node.desc.dtype) {
             (Some(bound), _) => Fill::Index(bound as u32),
             (None, DType::U32) => continue, // follows from the others

@@ -1,11 +1,18 @@
 //! One opened device: features, limits, compiled pipelines.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use super::cache::DiskCache;
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement, host_memory_bytes};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::kernel::{Access, Kernel, file_name};
+use crate::parallel::*;
+use crate::plan::{PlanOptions, Program};
+use crate::store::Store;
 
 /// Whether wgpu adds bounds checks to kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +23,10 @@ pub enum Checks {
     Off,
 }
 
-/// An opened GPU (or CPU driver) and its compiled kernels. Cheap to clone.
+/// Programs that a device remembers: those of a few models at a few sizes.
+const MAX_PROGRAMS: usize = 64;
+
+/// An opened GPU (or CPU driver), its compiled kernels, programs and parameters. Cheap to clone.
 #[derive(Clone)]
 pub struct GpuDevice {
     inner: Arc<Inner>,
@@ -28,10 +38,23 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
-    pipelines: Mutex<HashMap<(Checks, String), Pipeline>>,
+    /// Each compiled once, whoever asks first; the others wait.
+    pipelines: Mutex<Pipelines>,
+    cache: Option<DiskCache>,
+    /// By graph and options; the oldest go first.
+    programs: Mutex<Vec<(ContentId, Arc<Program>)>>,
+    /// How many programs were planned, ever.
+    planned: AtomicU64,
+    store: Store<wgpu::Buffer>,
     /// The first error that was not returned by the call that caused it, device loss included.
     failure: Arc<Mutex<Option<String>>>,
 }
+
+/// A kernel as it came from the compiler, or what that said.
+type Compiled = std::result::Result<Pipeline, String>;
+
+/// Kernels by checks and hash.
+type Pipelines = HashMap<(Checks, ContentId), Arc<OnceLock<Compiled>>>;
 
 /// A compiled kernel.
 #[derive(Clone)]
@@ -47,11 +70,16 @@ impl GpuDevice {
     /// [`Error::Device`] with the driver's reason.
     pub fn open(adapter: wgpu::Adapter, checks: Checks) -> Result<Self> {
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let wanted = wgpu::Features::SUBGROUP
+        let mut wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
             | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
             | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+            | wgpu::Features::PIPELINE_CACHE;
+        if info.device_type == wgpu::DeviceType::Cpu {
+            // Its memory is the host's: parameters are written where kernels read them, without a staging copy.
+            wanted |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+        }
         let features = adapter.features() & wanted;
         let matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let experimental_features = if matrices {
@@ -104,7 +132,20 @@ impl GpuDevice {
                 record(&seen, format!("the device was lost ({reason:?}): {message}"));
             }
         });
-        let inner = Inner { adapter, device, queue, caps, pipelines: Mutex::new(HashMap::new()), failure };
+        let caches = features.contains(wgpu::Features::PIPELINE_CACHE);
+        let identity = format!("{info:?}");
+        let inner = Inner {
+            adapter,
+            device,
+            queue,
+            caps,
+            pipelines: Mutex::default(),
+            cache: caches.then(|| DiskCache::open(ContentId::of(&[identity.as_bytes()]))).flatten(),
+            programs: Mutex::default(),
+            planned: AtomicU64::new(0),
+            store: Store::default(),
+            failure,
+        };
         Ok(Self { inner: Arc::new(inner), checks })
     }
 
@@ -116,6 +157,40 @@ impl GpuDevice {
     /// Whether kernels are compiled with bounds checks.
     pub fn checks(&self) -> Checks {
         self.checks
+    }
+
+    /// The parameters that this device holds, for all sessions.
+    pub fn store(&self) -> &Store<wgpu::Buffer> {
+        &self.inner.store
+    }
+
+    /// The program of a graph that the passes have rewritten; planned once, and remembered.
+    ///
+    /// # Errors
+    /// As [`Program::of_any_size`].
+    pub fn program(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
+        // How much memory there is decides whether a program may run, not what it is.
+        let options = PlanOptions { max_memory_bytes: None, ..options.clone() };
+        let id = ContentId::of_debug(&(graph, &options));
+        let known = |programs: &[(ContentId, Arc<Program>)]| {
+            programs.iter().find(|(known, _)| *known == id).map(|(_, program)| program.clone())
+        };
+        if let Some(program) = known(&self.inner.programs.lock().expect("no holder of this lock panics")) {
+            return Ok(program);
+        }
+        let program = Arc::new(Program::of_any_size(graph, &self.inner.caps, &options)?);
+        self.inner.planned.fetch_add(1, Ordering::Relaxed);
+        let mut programs = self.inner.programs.lock().expect("no holder of this lock panics");
+        if programs.len() == MAX_PROGRAMS {
+            programs.remove(0);
+        }
+        programs.push((id, program.clone()));
+        Ok(program)
+    }
+
+    /// How many programs were planned on this device so far.
+    pub fn programs_planned(&self) -> u64 {
+        self.inner.planned.load(Ordering::Relaxed)
     }
 
     /// Features and limits as plans see them.
@@ -156,6 +231,93 @@ impl GpuDevice {
         &self.inner.queue
     }
 
+    /// A buffer of `bytes`, mapped for writing if asked.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if there is no memory for it.
+    pub(super) fn create_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped: bool,
+    ) -> Result<wgpu::Buffer> {
+        let device = &self.inner.device;
+        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: mapped };
+        let buffer = device.create_buffer(&descriptor);
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(Error::Limits(format!(
+                "{} has no room for {} more; use --precision f16, a smaller --batch-size or picture, or another --device",
+                self.describe(),
+                crate::plan::mib(bytes)
+            ))),
+        }
+    }
+
+    /// Waits until everything submitted has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely())?;
+        self.check()
+    }
+
+    /// Waits until this submission has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub(super) fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    fn poll(&self, wait: wgpu::PollType) -> Result<()> {
+        let lost = |e: wgpu::PollError| Error::Device(format!("{}: {e}", self.describe()));
+        self.inner.device.poll(wait).map(drop).map_err(lost)
+    }
+
+    /// The contents of a part of a buffer, after everything submitted before.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub(super) fn fetch(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.fetch_all(&[(buffer, offset, bytes)])
+    }
+
+    /// The contents of parts of buffers (buffer, offset, bytes), one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub(super) fn fetch_all(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
+        let device = &self.inner.device;
+        let staging = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size: ranges.iter().map(|(_, _, bytes)| bytes).sum(),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
+        let mut end = 0;
+        for (buffer, offset, bytes) in ranges {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, end, *bytes);
+            end += bytes;
+        }
+        self.inner.queue.submit([encoder.finish()]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+            // The receiver only goes away after this callback ran or the wait below failed; then nobody needs the
+            // message.
+            drop(sender.send(result));
+        });
+        self.wait()?;
+        let lost = |what: String| Error::Device(format!("{}: {what}", self.describe()));
+        receiver.recv().map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
+        let view = staging.slice(..).get_mapped_range().map_err(|e| lost(e.to_string()))?;
+        Ok(view.to_vec())
+    }
+
     /// Returns the failure recorded by the driver's callbacks, if any.
     ///
     /// # Errors
@@ -170,18 +332,30 @@ impl GpuDevice {
         }
     }
 
+    /// Compiles all kernels of a program, several at once; what is compiled already costs nothing.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with the compiler's message and the kernel's file.
+    pub fn compile(&self, program: &Program) -> Result<()> {
+        (&program.kernels).into_par_iter().try_for_each(|kernel| self.pipeline(kernel).map(drop))
+    }
+
     /// The compiled form of `kernel`; compiled once per device.
     ///
     /// # Errors
     /// [`Error::Kernel`] with the compiler's message and the kernel's file.
     pub(super) fn pipeline(&self, kernel: &Kernel) -> Result<Pipeline> {
-        let mut pipelines = self.inner.pipelines.lock().expect("no holder of this lock panics");
-        let key = (self.checks, kernel.wgsl.clone());
-        if let Some(pipeline) = pipelines.get(&key) {
-            return Ok(pipeline.clone());
-        }
+        let cell = {
+            let mut pipelines = self.inner.pipelines.lock().expect("no holder of this lock panics");
+            pipelines.entry((self.checks, kernel.hash)).or_default().clone()
+        };
+        cell.get_or_init(|| self.compile_kernel(kernel)).clone().map_err(Error::Kernel)
+    }
+
+    fn compile_kernel(&self, kernel: &Kernel) -> Compiled {
+        let id = ContentId::of(&[kernel.hash.bytes(), &[u8::from(self.checks == Checks::On)]]);
         let device = &self.inner.device;
-        let label = kernel.key.name;
+        let label = kernel.name.as_str();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(label),
@@ -221,6 +395,7 @@ impl GpuDevice {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
+        let (cache, known) = self.driver_cache(&id).map_or((None, None), |(cache, known)| (Some(cache), known));
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(label),
             layout: Some(&pipeline_layout),
@@ -230,14 +405,27 @@ impl GpuDevice {
                 constants: &[],
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: cache.as_ref(),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Kernel(format!("{} on {}: {error}", file_name(label), self.describe())));
+            return Err(format!("{} on {}: {error}", file_name(label), self.describe()));
         }
-        let pipeline = Pipeline { pipeline, layout };
-        pipelines.insert(key, pipeline.clone());
-        Ok(pipeline)
+        if let (Some(disk), Some(data)) = (&self.inner.cache, cache.and_then(|cache| cache.get_data()))
+            && known.as_ref() != Some(&data)
+        {
+            disk.save(&id, &data);
+        }
+        Ok(Pipeline { pipeline, layout })
+    }
+
+    /// The driver's cache for one kernel, and what was on disk of it.
+    fn driver_cache(&self, id: &ContentId) -> Option<(wgpu::PipelineCache, Option<Vec<u8>>)> {
+        let known = self.inner.cache.as_ref()?.load(id);
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: known.as_deref(), fallback: true };
+        // SAFETY: the data is what `get_data` returned for this adapter and driver: the file is named by them and carries
+        // a checksum.
+        let cache = unsafe { self.inner.device.create_pipeline_cache(&descriptor) };
+        Some((cache, known))
     }
 }
 

@@ -1,9 +1,12 @@
-//! The only code that names wgpu: adapters, pipelines, and the encoding of a plan.
+//! The only code that names wgpu: adapters, pipelines, and programs on devices.
 
 mod adapters;
+mod cache;
 mod device;
+mod load;
 mod profile;
 mod session;
+mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};

@@ -1,15 +1,16 @@
-//! How long each launch of a plan takes, by the device's own clock.
+//! How long each launch of a program takes, by the device's own clock.
 
 use std::time::Duration;
 
 use super::session::GpuSession;
 use crate::error::{Error, Result};
+use crate::graph::Rate;
 
 /// Launches timed in one submission: two queries each, and wgpu allows 4096 in a set.
 const MAX_LAUNCHES: usize = 2048;
 
 impl GpuSession {
-    /// Runs the plan once and returns the time of each of its steps. Every launch is a compute pass of its own here, so
+    /// Runs the step list once and returns the time of each launch. The condition must have run before ([`Session::run`]). Every launch is a compute pass of its own here, so
     /// that none overlaps the next: the sum is more than an ordinary run takes. Outputs are computed; state is not
     /// carried.
     ///
@@ -17,6 +18,7 @@ impl GpuSession {
     /// [`Error::Unsupported`] if the device has no timestamp queries; [`Error::Device`] if it was lost.
     pub fn profile(&mut self) -> Result<Vec<Duration>> {
         let device = self.gpu.device().clone();
+        let program = self.program().clone();
         if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Unsupported(format!(
                 "{}: it has no timestamp queries, so single launches cannot be timed",
@@ -24,8 +26,8 @@ impl GpuSession {
             )));
         }
         let period = f64::from(self.gpu.queue().get_timestamp_period());
-        let mut times = Vec::with_capacity(self.plan.steps.len());
-        for submission in &self.submissions {
+        let mut times = Vec::with_capacity(self.program().step.len());
+        for submission in &self.step.submissions {
             let mut left = *submission;
             while left > 0 {
                 let (first, count) = (times.len(), left.min(MAX_LAUNCHES));
@@ -45,18 +47,18 @@ impl GpuSession {
                     device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
                 for i in 0..count {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some(&self.plan.steps[first + i].name),
+                        label: Some(&program.values[program.step[first + i].value].name),
                         timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
                             query_set: &queries,
                             beginning_of_pass_write_index: Some(2 * i as u32),
                             end_of_pass_write_index: Some(2 * i as u32 + 1),
                         }),
                     });
-                    self.dispatch(&mut pass, first + i);
+                    self.dispatch(&mut pass, Rate::Step, first + i);
                 }
                 encoder.resolve_query_set(&queries, 0..2 * count as u32, &ticks, 0);
                 self.gpu.queue().submit([encoder.finish()]);
-                let bytes = self.fetch(&ticks, 0, 16 * count as u64)?;
+                let bytes = self.gpu.fetch(&ticks, 0, 16 * count as u64)?;
                 let tick = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("chunks of 8"));
                 times.extend(bytes.chunks_exact(16).map(|pair| {
                     let ticks = tick(&pair[8..]).saturating_sub(tick(&pair[..8]));

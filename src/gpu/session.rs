@@ -1,13 +1,14 @@
-//! A plan on a device: buffers, bind groups, and one command stream per run.
+//! A program on a device: its buffers, bind groups, and one command stream per run.
 
-use half::slice::HalfFloatSliceExt;
+use std::sync::Arc;
 
-use super::device::{Checks, GpuDevice, Pipeline};
+use super::device::{GpuDevice, Pipeline};
+use super::load::{Loader, bind_groups};
 use crate::backend::{Session, check_input, check_output};
+use crate::encode::{decode, encode, padded_bytes};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeKind, ValueId, WeightSource};
-use crate::kernel::Access;
-use crate::plan::{BufferIndex, BufferRole, Plan, PlanStep};
+use crate::graph::{Rate, WeightSource};
+use crate::plan::{BufferIndex, Port, Program, Value, submissions};
 use crate::tensor::{DType, HostTensor};
 
 /// Bytes before each buffer's contents when guard bands are on; a multiple of every backend's offset alignment.
@@ -15,171 +16,157 @@ const GUARD_BYTES: u64 = 256;
 /// Bytes after them: enough for some rows of a tile. Without bounds checks the bindings reach to their end, because
 /// drivers drop what is written outside a binding, and the band would never see it.
 const GUARD_BYTES_AFTER: u64 = 32 << 10;
+
 /// What fills the guard bands of a buffer, its slots before they are written and its padding: a quiet NaN in f32 and in
 /// f16, so that reading what was never written shows. Arithmetic hands a NaN's bits on, so each buffer has its own: what
 /// is read from one band and written into another shows too.
-fn guard_pattern(buffer: BufferIndex) -> u32 {
+pub(super) fn guard_pattern(buffer: BufferIndex) -> u32 {
     let half = 0x7fc1 + (buffer % 60) as u32;
     half << 16 | half
 }
 
-/// A plan loaded on a device.
+/// Bytes of both guard bands of a buffer whose contents begin at `base`.
+pub(super) fn bands(base: u64) -> u64 {
+    if base == 0 { 0 } else { base + GUARD_BYTES_AFTER }
+}
+
+/// A program loaded on a device.
 pub struct GpuSession {
     pub(super) gpu: GpuDevice,
-    pub(super) plan: Plan,
-    buffers: Vec<wgpu::Buffer>,
+    program: Arc<Program>,
+    /// By index; `None` for what was there only while the program was loaded.
+    buffers: Vec<Option<Arc<wgpu::Buffer>>>,
     pipelines: Vec<Pipeline>,
-    bind_groups: Vec<wgpu::BindGroup>,
-    /// How many steps go into each submission, so that none outlasts a driver's watchdog.
-    pub(super) submissions: Vec<usize>,
+    condition: List,
+    pub(super) step: List,
+    /// An input of the condition was written since its list has run.
+    condition_changed: bool,
     last: Option<wgpu::SubmissionIndex>,
     /// Where each buffer's contents begin: [`GUARD_BYTES`] with guard bands, else 0.
     base: u64,
 }
 
-/// Work per submission: as [`crate::plan::PlanOptions::max_launch_flops`], for the sum of many launches.
-const SUBMISSION_FLOPS: u64 = 50_000_000_000;
+/// The launches of one rate, ready to be encoded.
+pub(super) struct List {
+    bind_groups: Vec<wgpu::BindGroup>,
+    /// How many launches go into each submission.
+    pub submissions: Vec<usize>,
+}
 
 impl GpuSession {
-    /// Compiles the plan's kernels, creates its buffers and uploads its parameters.
+    /// Compiles the program's kernels, creates its buffers, uploads what parameters the device does not hold yet, and
+    /// runs what depends on them alone. Parameters that no session uses are evicted where memory runs out.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile;
     /// [`Error::Limits`] if memory runs out.
-    pub fn new(gpu: &GpuDevice, plan: Plan, weights: &dyn WeightSource) -> Result<Self> {
-        Self::with_base(gpu, plan, weights, 0)
+    pub fn new(gpu: &GpuDevice, program: impl Into<Arc<Program>>, weights: &dyn WeightSource) -> Result<Self> {
+        Self::within(gpu, program, weights, None)
     }
 
-    /// As [`GpuSession::new`], with a band of known bytes before and after every buffer's contents: see
-    /// [`GpuSession::check_guard_bands`].
+    /// As [`GpuSession::new`]; parameters that no session uses are also evicted where they and this session would take
+    /// more than `limit` bytes.
     ///
     /// # Errors
     /// As [`GpuSession::new`].
-    pub fn with_guard_bands(gpu: &GpuDevice, plan: Plan, weights: &dyn WeightSource) -> Result<Self> {
-        Self::with_base(gpu, plan, weights, GUARD_BYTES)
+    pub fn within(
+        gpu: &GpuDevice,
+        program: impl Into<Arc<Program>>,
+        weights: &dyn WeightSource,
+        limit: Option<u64>,
+    ) -> Result<Self> {
+        let program = program.into();
+        match Self::load(gpu, &program, weights, 0, limit) {
+            Err(Error::Limits(_)) if gpu.store().evict_unused() => {
+                gpu.free_dropped();
+                Self::load(gpu, &program, weights, 0, limit)
+            }
+            result => result,
+        }
     }
 
-    fn with_base(gpu: &GpuDevice, plan: Plan, weights: &dyn WeightSource, base: u64) -> Result<Self> {
+    /// As [`GpuSession::new`], with a band of known bytes before and after every buffer's contents
+    /// ([`GpuSession::check_guard_bands`]), and so with parameters of its own.
+    ///
+    /// # Errors
+    /// As [`GpuSession::new`].
+    pub fn with_guard_bands(
+        gpu: &GpuDevice,
+        program: impl Into<Arc<Program>>,
+        weights: &dyn WeightSource,
+    ) -> Result<Self> {
+        Self::load(gpu, &program.into(), weights, GUARD_BYTES, None)
+    }
+
+    fn load(
+        gpu: &GpuDevice,
+        program: &Arc<Program>,
+        weights: &dyn WeightSource,
+        base: u64,
+        limit: Option<u64>,
+    ) -> Result<Self> {
         gpu.check()?;
-        let device = gpu.device();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let pipelines = plan.kernels.iter().map(|kernel| gpu.pipeline(kernel)).collect::<Result<Vec<_>>>()?;
-        let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffers: Vec<_> = plan
-            .buffers
-            .iter()
-            .map(|b| {
-                let label = match b.role {
-                    BufferRole::Input => "input",
-                    BufferRole::Parameter => "parameter",
-                    BufferRole::Slot => "slot",
-                    BufferRole::Absent => "absent",
-                };
-                device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some(label),
-                    size: b.bytes + bands(base),
-                    usage: storage,
-                    mapped_at_creation: false,
-                })
+        gpu.compile(program)?;
+        let pipelines = program.kernels.iter().map(|kernel| gpu.pipeline(kernel)).collect::<Result<Vec<_>>>()?;
+        let buffers = Loader::new(gpu, program, &pipelines, weights, base).load(limit)?;
+        let list = |rate: Rate| -> Result<List> {
+            let launches = program.list(rate);
+            Ok(List {
+                bind_groups: bind_groups(gpu, program, launches, &pipelines, &buffers, base)?,
+                submissions: submissions(launches),
             })
-            .collect();
-        let params = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("params"),
-            size: plan.params_bytes().max(256),
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        if pollster::block_on(scope.pop()).is_some() {
-            return Err(Error::Limits(format!(
-                "{} has no room for the {} this run needs; use --precision f16, a smaller --batch-size or picture, or another --device",
-                gpu.describe(),
-                crate::plan::mib(plan.memory_bytes())
-            )));
-        }
-        let mut params_bytes = vec![0u8; plan.params_bytes() as usize];
-        for (slot, step) in params_bytes.chunks_exact_mut(256).zip(&plan.steps) {
-            slot[..step.params.len()].copy_from_slice(&step.params);
-        }
-        gpu.queue().write_buffer(&params, 0, &params_bytes);
-
-        let bind_groups = plan
-            .steps
-            .iter()
-            .enumerate()
-            .map(|(i, step)| bind_group(gpu, &plan, &pipelines, &buffers, &params, base, i, step))
-            .collect();
-        let submissions = group_steps(&plan.steps);
-        let mut session =
-            Self { gpu: gpu.clone(), plan, buffers, pipelines, bind_groups, submissions, last: None, base };
-        if base > 0 {
-            for (index, (buffer, b)) in session.buffers.iter().zip(&session.plan.buffers).enumerate() {
-                let words = (b.bytes + bands(base)) as usize / 4;
-                gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&vec![guard_pattern(index); words]));
-            }
-        }
-        session.upload_parameters(weights)?;
+        };
+        let (condition, step) = (list(Rate::Condition)?, list(Rate::Step)?);
         gpu.check()?;
-        Ok(session)
+        Ok(Self {
+            gpu: gpu.clone(),
+            program: program.clone(),
+            buffers,
+            pipelines,
+            condition,
+            step,
+            condition_changed: true,
+            last: None,
+            base,
+        })
     }
 
-    /// The plan that runs.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// The program that runs.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 
-    fn upload_parameters(&mut self, weights: &dyn WeightSource) -> Result<()> {
-        let mut pending = 0;
-        for (id, node) in self.plan.graph.values() {
-            let tensor = match &node.kind {
-                NodeKind::Weight(spec) => spec.load(weights, &node.desc.shape)?,
-                NodeKind::Constant(tensor) => (**tensor).clone(),
-                NodeKind::Input | NodeKind::Op(..) => continue,
-            };
-            let bytes = encode(&tensor, node.desc.dtype);
-            pending += bytes.len();
-            self.gpu.queue().write_buffer(self.buffer(id), self.base, &bytes);
-            if pending > 64 << 20 {
-                // wgpu stages writes in host memory until the next submission: keep that from growing to a second copy
-                // of the model.
-                self.gpu.queue().submit([]);
-                self.poll()?;
-                pending = 0;
-            }
-        }
-        self.gpu.queue().submit([]);
-        Ok(())
+    fn buffer(&self, index: BufferIndex) -> &wgpu::Buffer {
+        self.buffers[index].as_ref().expect("only sources are dropped, and no port is one")
     }
 
-    fn buffer(&self, value: ValueId) -> &wgpu::Buffer {
-        &self.buffers[self.plan.buffer_of(value).expect("inputs, parameters and outputs keep their buffers")]
-    }
-
-    /// Encodes step `i` of the plan.
-    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
-        let step = &self.plan.steps[i];
-        let [x, y, z] = step.workgroups;
-        pass.set_pipeline(&self.pipelines[step.kernel].pipeline);
-        pass.set_bind_group(0, &self.bind_groups[i], &[]);
+    /// Encodes launch `i` of a list.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, rate: Rate, i: usize) {
+        let launch = &self.program.list(rate)[i];
+        let list = if rate == Rate::Condition { &self.condition } else { &self.step };
+        let [x, y, z] = launch.workgroups;
+        pass.set_pipeline(&self.pipelines[launch.kernel].pipeline);
+        pass.set_bind_group(0, &list.bind_groups[i], &[]);
         pass.dispatch_workgroups(x, y, z);
     }
 
-    fn poll(&self) -> Result<()> {
-        self.gpu
-            .device()
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|e| Error::Device(format!("{}: {e}", self.gpu.describe())))?;
-        self.gpu.check()
-    }
-
-    /// The contents of a value that still has its buffer after a run: outputs, and everything if the plan shares no
+    /// The contents of a value that still has its buffer after a run: outputs, and everything if the program shares no
     /// memory.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
-    pub fn value(&self, id: ValueId) -> Result<HostTensor> {
-        let desc = self.plan.graph.desc(id);
-        let bytes = self.fetch(self.buffer(id), self.base, desc.bytes())?;
-        HostTensor::new(desc.shape.clone(), decode(&bytes, desc.dtype, desc.elements()))
+    ///
+    /// # Panics
+    /// If other values have shared its buffer.
+    pub fn value(&self, value: &Value) -> Result<HostTensor> {
+        let buffer = value.buffer.expect("asked for a value that keeps its buffer");
+        self.tensor(buffer, &value.shape, value.dtype)
+    }
+
+    fn tensor(&self, buffer: BufferIndex, shape: &[usize], dtype: DType) -> Result<HostTensor> {
+        let elements = shape.iter().product();
+        let bytes = self.gpu.fetch(self.buffer(buffer), self.base, padded_bytes(elements, dtype) as u64)?;
+        HostTensor::new(shape, decode(&bytes, dtype, elements))
     }
 
     /// Checks that no kernel wrote outside the buffers it was given.
@@ -194,223 +181,103 @@ impl GpuSession {
         let ranges: Vec<_> = self
             .buffers
             .iter()
-            .zip(&self.plan.buffers)
+            .zip(&self.program.buffers)
+            .map(|(buffer, b)| (&**buffer.as_ref().expect("with guard bands every buffer stays"), b))
             .flat_map(|(buffer, b)| [(buffer, 0, self.base), (buffer, self.base + b.bytes, after)])
             .collect();
-        let bytes = self.fetch_all(&ranges)?;
+        let bytes = self.gpu.fetch_all(&ranges)?;
         let mut rest = bytes.as_slice();
         for (index, (_, _, length)) in ranges.iter().enumerate() {
             let (band, others) = rest.split_at(*length as usize);
             rest = others;
             let pattern = guard_pattern(index / 2).to_le_bytes();
             if let Some(at) = band.chunks_exact(4).position(|word| word != pattern) {
-                let b = &self.plan.buffers[index / 2];
+                let b = &self.program.buffers[index / 2];
                 let place = if index % 2 == 0 {
                     format!("{} bytes before", *length as usize - 4 * at)
                 } else {
                     format!("{} bytes behind", 4 * at)
                 };
                 return Err(Error::Kernel(format!(
-                    "a kernel wrote {place} the {} bytes of buffer {} ({:?})",
+                    "a kernel wrote {place} the {} bytes of buffer {} ({})",
                     b.bytes,
                     index / 2,
-                    b.role
+                    b.role.name()
                 )));
             }
         }
         Ok(())
     }
 
-    /// The contents of a part of a buffer, after everything submitted before.
-    pub(super) fn fetch(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-        self.fetch_all(&[(buffer, offset, bytes)])
-    }
-
-    /// The contents of parts of buffers (buffer, offset, bytes), one after the other.
-    fn fetch_all(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
-        let device = self.gpu.device();
-        let bytes = ranges.iter().map(|(_, _, bytes)| bytes).sum();
-        let staging = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging"),
-            size: bytes,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-        let mut end = 0;
-        for (buffer, offset, bytes) in ranges {
-            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, end, *bytes);
-            end += bytes;
-        }
-        self.gpu.queue().submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver only goes away after this callback ran or the wait below failed; then nobody needs the
-            // message.
-            drop(sender.send(result));
-        });
-        self.poll()?;
-        let lost = |what: String| Error::Device(format!("{}: {what}", self.gpu.describe()));
-        receiver.recv().map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
-        let view = staging.slice(..).get_mapped_range().map_err(|e| lost(e.to_string()))?;
-        Ok(view.to_vec())
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "called from one place, with what that place has at hand")]
-fn bind_group(
-    gpu: &GpuDevice,
-    plan: &Plan,
-    pipelines: &[Pipeline],
-    buffers: &[wgpu::Buffer],
-    params: &wgpu::Buffer,
-    base: u64,
-    index: usize,
-    step: &PlanStep,
-) -> wgpu::BindGroup {
-    let reflection = &plan.kernels[step.kernel].reflection;
-    let reach = if gpu.checks() == Checks::Off { bands(base) - base } else { 0 };
-    let mut storage = step.bindings.iter();
-    let entries: Vec<_> = reflection
-        .bindings
-        .iter()
-        .map(|binding| {
-            let (buffer, offset, size) = match binding.access {
-                Access::Uniform => (params, 256 * index as u64, u64::from(reflection.params_size)),
-                Access::Read | Access::ReadWrite => {
-                    let (buffer, bytes) = storage.next().expect("the plan binds every storage binding of the kernel");
-                    (&buffers[*buffer], base, (*bytes + reach).min(gpu.caps().max_binding_bytes))
-                }
-            };
-            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset,
-                size: wgpu::BufferSize::new(size),
-            });
-            wgpu::BindGroupEntry { binding: binding.index, resource }
-        })
-        .collect();
-    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(&step.name),
-        layout: &pipelines[step.kernel].layout,
-        entries: &entries,
-    })
-}
-
-/// Bytes of both guard bands of a buffer whose contents begin at `base`.
-fn bands(base: u64) -> u64 {
-    if base == 0 { 0 } else { base + GUARD_BYTES_AFTER }
-}
-
-/// Splits the steps into runs of bounded work.
-fn group_steps(steps: &[PlanStep]) -> Vec<usize> {
-    let mut groups = Vec::new();
-    let (mut count, mut flops) = (0, 0);
-    for step in steps {
-        if count > 0 && flops + step.cost.flops > SUBMISSION_FLOPS {
-            groups.push(std::mem::take(&mut count));
-            flops = 0;
-        }
-        count += 1;
-        flops += step.cost.flops;
-    }
-    groups.push(count);
-    groups
-}
-
-impl Session for GpuSession {
-    fn graph(&self) -> &Graph {
-        &self.plan.graph
-    }
-
-    fn write(&mut self, input: &str, tensor: &HostTensor) -> Result<()> {
-        let id = check_input(&self.plan.graph, input, tensor)?;
-        self.gpu.check()?;
-        let mut bytes = encode(tensor, self.plan.graph.desc(id).dtype);
-        if self.base > 0 {
-            // No kernel may count on what lies between the last element and the end of its vector.
-            let end = tensor.len() * self.plan.graph.desc(id).dtype.size();
-            let pattern = guard_pattern(id.index()).to_le_bytes();
-            bytes[end..].iter_mut().zip(pattern.iter().cycle()).for_each(|(b, g)| *b = *g);
-        }
-        self.gpu.queue().write_buffer(self.buffer(id), self.base, &bytes);
-        Ok(())
-    }
-
-    fn run(&mut self) -> Result<()> {
-        self.gpu.check()?;
-        let mut first = 0;
-        for (number, &count) in self.submissions.iter().enumerate() {
-            let mut encoder =
-                self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+    /// Submits the launches of a list, and at the end of the step list its copies.
+    fn submit(&mut self, rate: Rate) -> Result<()> {
+        let groups = if rate == Rate::Condition { &self.condition.submissions } else { &self.step.submissions };
+        let (mut first, last_group) = (0, groups.len() - 1);
+        for (number, count) in groups.clone().into_iter().enumerate() {
+            let label = Some(rate.name());
+            let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
             {
-                let mut pass = encoder
-                    .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
-                (first..first + count).for_each(|i| self.dispatch(&mut pass, i));
+                let mut pass =
+                    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
+                (first..first + count).for_each(|i| self.dispatch(&mut pass, rate, i));
             }
             first += count;
-            if number + 1 == self.submissions.len() {
-                for carry in self.plan.graph.carries() {
-                    let from = check_output(&self.plan.graph, &carry.output)?;
-                    let to = self.plan.graph.find_input(&carry.input).expect("Graph::carry checked both names");
-                    encoder.copy_buffer_to_buffer(
-                        self.buffer(from),
-                        self.base,
-                        self.buffer(to),
-                        self.base,
-                        self.plan.graph.desc(from).bytes(),
-                    );
+            if rate == Rate::Step && number == last_group {
+                for carry in &self.program.carries {
+                    let (from, to) = (self.buffer(carry.from), self.buffer(carry.to));
+                    encoder.copy_buffer_to_buffer(from, self.base, to, self.base, carry.bytes);
                 }
             }
             let submission = self.gpu.queue().submit([encoder.finish()]);
             // Let one submission run while the next is encoded, no more: progress stays honest and the queue short.
             if let Some(previous) = self.last.replace(submission) {
-                let wait = wgpu::PollType::Wait { submission_index: Some(previous), timeout: None };
-                self.gpu.device().poll(wait).map_err(|e| Error::Device(format!("{}: {e}", self.gpu.describe())))?;
+                self.gpu.wait_for(previous)?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Session for GpuSession {
+    fn inputs(&self) -> &[Port] {
+        &self.program.inputs
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.program.outputs
+    }
+
+    fn write(&mut self, input: &str, tensor: &HostTensor) -> Result<()> {
+        let port = check_input(&self.program.inputs, input, tensor)?;
+        self.gpu.check()?;
+        let mut bytes = encode(tensor, port.dtype);
+        if self.base > 0 {
+            // No kernel may count on what lies between the last element and the end of its vector.
+            let pattern = guard_pattern(port.buffer).to_le_bytes();
+            let padding = &mut bytes[tensor.len() * port.dtype.size()..];
+            padding.iter_mut().zip(pattern.iter().cycle()).for_each(|(b, g)| *b = *g);
+        }
+        self.gpu.queue().write_buffer(self.buffer(port.buffer), self.base, &bytes);
+        self.condition_changed |= port.rate == Rate::Condition;
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.gpu.check()?;
+        if std::mem::take(&mut self.condition_changed) && !self.program.condition.is_empty() {
+            self.submit(Rate::Condition)?;
+        }
+        self.submit(Rate::Step)?;
         self.gpu.check()
     }
 
     fn read(&mut self, output: &str) -> Result<HostTensor> {
         self.gpu.check()?;
-        let id = check_output(&self.plan.graph, output)?;
-        self.value(id)
+        let port = check_output(&self.program.outputs, output)?;
+        self.tensor(port.buffer, &port.shape, port.dtype)
     }
 
     fn wait(&mut self) -> Result<()> {
-        self.poll()
-    }
-}
-
-/// Elements as stored on the device, padded to whole 4-element vectors.
-fn encode(tensor: &HostTensor, dtype: DType) -> Vec<u8> {
-    let padded = tensor.len().next_multiple_of(4);
-    let mut bytes = Vec::with_capacity(padded * dtype.size());
-    match dtype {
-        DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&tensor.data)),
-        DType::F16 => {
-            // Whole slices at once, which the processor's own instructions convert.
-            let mut halves = [half::f16::ZERO; 1024];
-            for chunk in tensor.data.chunks(halves.len()) {
-                let halves = &mut halves[..chunk.len()];
-                halves.convert_from_f32_slice(chunk);
-                bytes.extend_from_slice(bytemuck::cast_slice(halves));
-            }
-        }
-        DType::U32 => tensor.data.iter().for_each(|v| bytes.extend_from_slice(&(*v as u32).to_le_bytes())),
-    }
-    bytes.resize(padded * dtype.size(), 0);
-    bytes
-}
-
-fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
-    let word = |c: &[u8]| [c[0], c[1], c[2], c[3]];
-    match dtype {
-        DType::F32 => bytes.chunks_exact(4).take(elements).map(|c| f32::from_le_bytes(word(c))).collect(),
-        DType::F16 => {
-            bytes.chunks_exact(2).take(elements).map(|c| half::f16::from_le_bytes([c[0], c[1]]).to_f32()).collect()
-        }
-        DType::U32 => bytes.chunks_exact(4).take(elements).map(|c| u32::from_le_bytes(word(c)) as f32).collect(),
+        self.gpu.wait()
     }
 }

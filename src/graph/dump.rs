@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use super::ir::{Graph, NodeKind};
+use super::ir::{Graph, NodeKind, Rate};
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (id, node) in self.values() {
             write!(f, "%{} = ", id.index())?;
             match &node.kind {
-                NodeKind::Input => write!(f, "input")?,
+                NodeKind::Input(Rate::Step) => write!(f, "input")?,
+                NodeKind::Input(rate) => write!(f, "input({})", rate.name())?,
                 NodeKind::Weight(spec) if spec.parts.len() > 1 => write!(f, "weight({} parts)", spec.parts.len())?,
                 NodeKind::Weight(_) => write!(f, "weight")?,
                 NodeKind::Constant(_) => write!(f, "constant")?,

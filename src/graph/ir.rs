@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::tensor::{DType, HostTensor};
@@ -70,7 +72,7 @@ impl TensorDesc {
 }
 
 /// One tensor of a checkpoint: its name and the shape it must have there.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct WeightPart {
     /// Key in the checkpoint, e.g. `down_blocks.0.resnets.0.conv1.weight`.
     pub name: String,
@@ -79,7 +81,7 @@ pub struct WeightPart {
 }
 
 /// How a checkpoint tensor is laid out for the kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum WeightLayout {
     /// Elements in checkpoint order (possibly with another shape).
     AsIs,
@@ -89,7 +91,7 @@ pub enum WeightLayout {
 }
 
 /// A parameter: one checkpoint tensor, or several concatenated along their first dimension (fused Q, K, V projections).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct WeightSpec {
     /// Checkpoint tensors, concatenated along dimension 0 after `layout` is applied to each.
     pub parts: Vec<WeightPart>,
@@ -97,11 +99,38 @@ pub struct WeightSpec {
     pub layout: WeightLayout,
 }
 
+/// How often a value changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rate {
+    /// Never: it depends on parameters alone.
+    Once,
+    /// With the condition of a run: the prompt, the class, the picture to edit.
+    Condition,
+    /// With every run of the graph, such as every step of a denoise loop.
+    #[default]
+    Step,
+}
+
+impl Rate {
+    /// From the rarest change to the most frequent.
+    pub const ALL: [Rate; 3] = [Self::Once, Self::Condition, Self::Step];
+
+    /// `once`, `condition` or `step`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Once => "once",
+            Self::Condition => "condition",
+            Self::Step => "step",
+        }
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeKind {
-    /// Written by the caller before a run.
-    Input,
+    /// Written by the caller: before every run, or when the condition changes.
+    Input(Rate),
     /// A parameter from the checkpoint.
     Weight(WeightSpec),
     /// A table computed on the host when the graph was built.
@@ -206,7 +235,7 @@ impl Graph {
 
     /// The input called `name`.
     pub fn find_input(&self, name: &str) -> Option<ValueId> {
-        self.values().find(|(_, n)| matches!(n.kind, NodeKind::Input) && n.name == name).map(|(id, _)| id)
+        self.values().find(|(_, n)| matches!(n.kind, NodeKind::Input(_)) && n.name == name).map(|(id, _)| id)
     }
 
     /// The output called `name`.
@@ -221,7 +250,13 @@ impl Graph {
 
     /// A value that the caller writes before each run.
     pub fn input(&mut self, name: impl Into<String>, desc: TensorDesc) -> ValueId {
-        self.insert(name, NodeKind::Input, desc)
+        self.insert(name, NodeKind::Input(Rate::Step), desc)
+    }
+
+    /// A value that the caller writes when what is asked for changes, such as the encoded prompt. What depends on such
+    /// values and on parameters alone is computed once for all steps of a run.
+    pub fn condition(&mut self, name: impl Into<String>, desc: TensorDesc) -> ValueId {
+        self.insert(name, NodeKind::Input(Rate::Condition), desc)
     }
 
     /// A parameter; `shape` is the checkpoint's, `dtype` how it is stored on the device.
@@ -347,6 +382,19 @@ impl Graph {
             }
         }
         peak
+    }
+
+    /// How often each value changes: as often as what it is computed from.
+    pub fn rates(&self) -> Vec<Rate> {
+        let mut rates: Vec<Rate> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            rates.push(match node.kind {
+                NodeKind::Input(rate) => rate,
+                NodeKind::Weight(_) | NodeKind::Constant(_) => Rate::Once,
+                NodeKind::Op(..) => node.inputs().map(|v| rates[v.index()]).max().unwrap_or(Rate::Once),
+            });
+        }
+        rates
     }
 
     /// How often each value is read, outputs included.

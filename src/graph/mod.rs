@@ -9,5 +9,5 @@ pub mod passes;
 pub mod range;
 mod weights;
 
-pub use ir::{Carry, Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
-pub use weights::WeightSource;
+pub use ir::{Carry, Graph, Node, NodeKind, Rate, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
+pub use weights::{Stored, StoredType, WeightSource, content_of};

@@ -111,7 +111,7 @@ fn finish(graph: &Graph, old: &Graph, rename: impl Fn(ValueId) -> ValueId) -> Re
     old.outputs().iter().for_each(|(_, v)| live[rename(*v).index()] = true);
     let ids: Vec<_> = graph.values().map(|(id, _)| id).collect();
     for id in ids.iter().rev() {
-        live[id.index()] |= matches!(graph.node(*id).kind, NodeKind::Input);
+        live[id.index()] |= matches!(graph.node(*id).kind, NodeKind::Input(_));
         if live[id.index()] {
             graph.node(*id).inputs().for_each(|v| live[v.index()] = true);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::ir::{Graph, Node, NodeKind, ValueId};
 use super::weights::WeightSource;
+use crate::encode;
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -23,10 +24,16 @@ pub fn halves(graph: &Graph) -> impl Iterator<Item = &Node> {
 pub fn large_weights(graph: &Graph, weights: &dyn WeightSource) -> Result<Vec<String>> {
     let mut large = Vec::new();
     for node in graph.nodes().iter().filter(|node| node.desc.dtype == DType::F16) {
-        if let NodeKind::Weight(spec) = &node.kind
-            && spec.load(weights, &node.desc.shape)?.data.iter().any(|v| v.abs() > F16_MAX)
-        {
-            large.push(node.name.clone());
+        let NodeKind::Weight(spec) = &node.kind else { continue };
+        for part in &spec.parts {
+            let largest = match weights.stored(part)? {
+                Some(stored) => encode::max_abs(&stored),
+                None => weights.read(part)?.data.iter().fold(0.0, |largest, v| v.abs().max(largest)),
+            };
+            if largest > F16_MAX {
+                large.push(node.name.clone());
+                break;
+            }
         }
     }
     Ok(large)

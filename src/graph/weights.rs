@@ -1,20 +1,76 @@
-//! From checkpoint tensors to parameters in the layout the kernels read.
+//! Where a graph's parameters come from.
+
+use std::collections::HashMap;
 
 use super::ir::{WeightLayout, WeightPart, WeightSpec};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 
-/// Where a graph's parameters come from.
-pub trait WeightSource {
+/// A source of checkpoint tensors.
+pub trait WeightSource: Send + Sync {
     /// The tensor `part.name`, whose shape must be `part.shape`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the tensor is missing, has another shape, or cannot be read.
     fn read(&self, part: &WeightPart) -> Result<HostTensor>;
+
+    /// The same tensor as it lies in memory or in a mapped file, if it does and its elements are floats.
+    ///
+    /// # Errors
+    /// As [`WeightSource::read`].
+    fn stored(&self, _part: &WeightPart) -> Result<Option<Stored<'_>>> {
+        Ok(None)
+    }
+
+    /// Tells contents apart: tensors of one id are equal, so that a device needs to hold them once. Cheap where the tensor
+    /// lies in a file; otherwise the elements are hashed.
+    ///
+    /// # Errors
+    /// As [`WeightSource::read`].
+    fn content(&self, part: &WeightPart) -> Result<ContentId> {
+        Ok(content_of(&self.read(part)?))
+    }
+}
+
+/// The id of a tensor's elements.
+pub fn content_of(tensor: &HostTensor) -> ContentId {
+    let shape: Vec<u8> = tensor.shape.iter().flat_map(|d| (*d as u64).to_le_bytes()).collect();
+    ContentId::of(&[b"elements", &shape, bytemuck::cast_slice(&tensor.data)])
+}
+
+/// Element types in which a checkpoint stores floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float.
+    F16,
+    /// The upper half of a 32-bit float.
+    Bf16,
+}
+
+impl StoredType {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A tensor's little-endian elements where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// Their type.
+    pub dtype: StoredType,
+    /// `product of the dimensions · size` bytes.
+    pub bytes: &'a [u8],
 }
 
 /// In-memory parameters: tests and tools.
-impl WeightSource for std::collections::HashMap<String, HostTensor> {
+impl WeightSource for HashMap<String, HostTensor> {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
         let tensor =
             self.get(&part.name).ok_or_else(|| Error::Checkpoint(format!("tensor {} is missing", part.name)))?;
@@ -44,10 +100,15 @@ impl WeightSpec {
         }
         HostTensor::new(shape, data)
     }
-}
 
-impl WeightSource for crate::checkpoint::Weights {
-    fn read(&self, part: &WeightPart) -> Result<HostTensor> {
-        self.tensor(&part.name)
+    /// The id of what [`WeightSpec::load`] would return.
+    ///
+    /// # Errors
+    /// As [`WeightSource::content`].
+    pub fn content(&self, source: &dyn WeightSource) -> Result<ContentId> {
+        let parts = self.parts.iter().map(|part| source.content(part)).collect::<Result<Vec<_>>>()?;
+        let layout = format!("{:?}", self.layout);
+        let pieces: Vec<&[u8]> = std::iter::once(layout.as_bytes()).chain(parts.iter().map(ContentId::bytes)).collect();
+        Ok(ContentId::of(&pieces))
     }
 }

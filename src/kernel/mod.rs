@@ -11,6 +11,9 @@ pub(crate) use sources::file_name;
 pub use sources::{find_include, find_kernel, includes, kernels};
 pub use template::expand;
 
+use serde::{Deserialize, Serialize};
+
+use crate::content::ContentId;
 use crate::error::Result;
 use crate::ops::Const;
 use crate::tensor::DType;
@@ -26,13 +29,30 @@ pub struct KernelKey {
     pub storage: Vec<(&'static str, DType)>,
 }
 
-/// A kernel ready to be compiled by a device.
-#[derive(Clone, Debug)]
+impl KernelKey {
+    /// What tells instances of one file apart: `TILE_M=64 HAS_BIAS=true x:f16`.
+    fn settings(&self) -> String {
+        let constants = self.constants.iter().map(|(name, value)| match value {
+            Const::U32(v) => format!("{name}={v}"),
+            Const::Bool(v) => format!("{name}={v}"),
+            Const::F32(v) => format!("{name}={v}"),
+        });
+        let storage = self.storage.iter().map(|(name, dtype)| format!("{name}:{}", dtype.name()));
+        constants.chain(storage).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A kernel ready to be compiled by a device: plain data.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Kernel {
-    /// Its key.
-    pub key: KernelKey,
-    /// Complete WGSL.
+    /// File below `wgsl/`, without extension.
+    pub name: String,
+    /// Constants and element types that make this instance of the file.
+    pub settings: String,
+    /// Complete WGSL; its entry point is `main`.
     pub wgsl: String,
+    /// SHA-256 of `wgsl`: equal kernels share a pipeline, in this process and in the cache on disk.
+    pub hash: ContentId,
     /// Bindings, parameters, workgroup size.
     pub reflection: Reflection,
 }
@@ -41,11 +61,12 @@ impl Kernel {
     /// Expands and parses the kernel.
     ///
     /// # Errors
-    /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not
-    /// parse or validate.
-    pub fn build(key: KernelKey) -> Result<Self> {
+    /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not parse or
+    /// validate.
+    pub fn build(key: &KernelKey) -> Result<Self> {
         let wgsl = expand(key.name, &find_kernel(key.name)?, &key.constants, &key.storage)?;
         let reflection = reflect(key.name, &wgsl)?;
-        Ok(Self { key, wgsl, reflection })
+        let hash = ContentId::of(&[wgsl.as_bytes()]);
+        Ok(Self { name: key.name.into(), settings: key.settings(), wgsl, hash, reflection })
     }
 }

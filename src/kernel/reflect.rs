@@ -5,11 +5,13 @@ use naga::proc::{GlobalCtx, Layouter};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, Scalar, ScalarKind, StorageAccess, Type, TypeInner, VectorSize};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 /// How a kernel uses a binding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Access {
     /// `var<storage, read>`
     Read,
@@ -20,7 +22,7 @@ pub enum Access {
 }
 
 /// One `@group(0) @binding(n)` variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Binding {
     /// Binding number.
     pub index: u32,
@@ -34,7 +36,7 @@ pub struct Binding {
 }
 
 /// Scalar type of a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum ParamType {
     /// `u32`
     U32,
@@ -45,7 +47,7 @@ pub enum ParamType {
 }
 
 /// One field of the uniform struct.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ParamField {
     /// Field name.
     pub name: String,
@@ -56,7 +58,7 @@ pub struct ParamField {
 }
 
 /// A kernel's interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Reflection {
     /// Bindings in order of their number.
     pub bindings: Vec<Binding>,

@@ -120,7 +120,7 @@ pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Resu
     }
     let graph = model.graph(&Sizes::of(&given)?, dtype)?;
     let mut inputs = NamedTensors::new();
-    for node in graph.nodes().iter().filter(|n| n.kind == NodeKind::Input) {
+    for node in graph.nodes().iter().filter(|n| matches!(n.kind, NodeKind::Input(_))) {
         let tensor = given.remove(&node.name).expect("a graph's inputs are those its model lists or completes");
         if let Some(bound) = model.index_bound(&node.name) {
             check_indices(&node.name, &tensor, bound)?;

@@ -88,7 +88,7 @@ impl UNet2DModel {
         let mut graph = Graph::new();
         let sample = graph.input("sample", TensorDesc::f32([batch, height, width, self.config.in_channels]));
         let timestep = graph.input("timestep", TensorDesc::f32([batch]));
-        let class_labels = self.class_labels_desc(batch).map(|desc| graph.input("class_labels", desc));
+        let class_labels = self.class_labels_desc(batch).map(|desc| graph.condition("class_labels", desc));
         let out = self.build(&mut Layers::new(&mut graph, dtype), UNet2DInputs { sample, timestep, class_labels })?;
         graph.output("sample", out);
         Ok(graph)

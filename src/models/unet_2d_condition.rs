@@ -83,11 +83,12 @@ impl UNet2DConditionModel {
         timestep: ValueId,
     ) -> Result<UNet2DConditionInputs> {
         let (c, batch) = (&self.config, sizes.batch);
-        let input = |graph: &mut Graph, name: &str, width: usize| graph.input(name, TensorDesc::f32([batch, width]));
+        let input =
+            |graph: &mut Graph, name: &str, width: usize| graph.condition(name, TensorDesc::f32([batch, width]));
         let text = TensorDesc::f32([batch, sizes.tokens, self.text_width()]);
-        let encoder_hidden_states = graph.input("encoder_hidden_states", text);
+        let encoder_hidden_states = graph.condition("encoder_hidden_states", text);
         let timestep_cond = c.time_cond_proj_dim.map(|width| input(graph, "timestep_cond", width));
-        let class_labels = self.class_labels_desc(batch).map(|desc| graph.input("class_labels", desc));
+        let class_labels = self.class_labels_desc(batch).map(|desc| graph.condition("class_labels", desc));
         let (mut text_embeds, mut time_ids) = (None, None);
         if let Some(TextTime { time_embed_dim, input_dim }) = c.text_time {
             let embedded = sizes.time_ids * time_embed_dim;

@@ -57,7 +57,7 @@ use crate::graph::TensorDesc;
 use crate::tensor::{DType, HostTensor};
 
 /// Work and memory traffic of one execution, as the roofline model counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts two.
     pub flops: u64,

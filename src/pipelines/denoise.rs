@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::Layers;
 use crate::ops::scale_noise::LearnedVariance;
+use crate::overflow::MAGNITUDE;
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
 use crate::tensor::{DType, HostTensor};
@@ -85,7 +86,7 @@ pub fn step_graph(
     let sample = g.model_input("model_input", state, coefficients, spec.branches)?;
     let mut model_output = model(&mut Layers::new(g, dtype), ModelCall { sample, timestep })?;
     if spec.branches > 1 {
-        let weights = g.input("guidance_weights", TensorDesc::f32([spec.branches, spec.batch()]));
+        let weights = g.condition("guidance_weights", TensorDesc::f32([spec.branches, spec.batch()]));
         let guided = g.guidance("guidance", model_output, weights)?;
         model_output = match spec.rescale {
             Some((factor, branch)) => g.guidance_rescale("guidance_rescale", guided, model_output, factor, branch)?,
@@ -110,14 +111,16 @@ pub fn step_graph(
     // 4. for inpainting, what shall stay
     if spec.masked {
         let mask = [&[1], &shape[1..shape.len() - 1], &[1]].concat();
-        let original = g.input("original", TensorDesc::f32(shape.clone()));
-        let original_noise = g.input("original_noise", TensorDesc::f32(shape.clone()));
-        let mask = g.input("mask", TensorDesc::f32(mask));
+        let original = g.condition("original", TensorDesc::f32(shape.clone()));
+        let original_noise = g.condition("original_noise", TensorDesc::f32(shape.clone()));
+        let mask = g.condition("mask", TensorDesc::f32(mask));
         let level = g.input("original_level", TensorDesc::f32([2]));
         next = g.masked_latents("masked_latents", next, original, original_noise, mask, level)?;
     }
     g.output("state", next);
     g.output("pred_original_sample", x0);
+    let magnitude = g.max_abs("state_magnitude", next)?;
+    g.output(MAGNITUDE, magnitude);
     g.carry("state", "state")?;
     Ok(graph)
 }
@@ -236,12 +239,10 @@ impl DenoiseLoop<'_> {
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
         let slots = self.schedule.memory_slots;
-        let has_noise = self.session.graph().find_input("noise").is_some();
-        let masked = self.session.graph().find_input("original_level").is_some();
-        let model_batch = {
-            let timestep = self.session.graph().find_input("timestep").expect("step_graph makes this input");
-            self.session.graph().shape(timestep)[0]
-        };
+        let has_noise = self.session.has_input("noise");
+        let masked = self.session.has_input("original_level");
+        let timestep = self.session.inputs().iter().find(|port| port.name == "timestep");
+        let model_batch = timestep.expect("step_graph makes this input").shape[0];
         let first = sample.channels_last();
         let mut state = HostTensor::zeros([&[1 + slots], &first.shape[..]].concat());
         state.data[..first.len()].copy_from_slice(&first.data);
@@ -265,8 +266,9 @@ impl DenoiseLoop<'_> {
                 self.session.write("original_level", &HostTensor::new([2], vec![a as f32, b as f32])?)?;
             }
             self.session.run()?;
-            if i == 0 {
-                self.finite_sample(1)?; // what overflows does so at once, mostly: the other steps need not be waited for
+            // What overflows does so at once, mostly: the other steps need not be waited for.
+            if i == 0 && self.session.read(MAGNITUDE)?.data.iter().any(|v| !v.is_finite()) {
+                self.finite_sample(1)?;
             }
             observe(Progress {
                 done: i + 1,

@@ -3,8 +3,9 @@
 
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, TensorDesc, WeightPart, WeightSource};
+use crate::graph::{Graph, Stored, TensorDesc, WeightPart, WeightSource};
 use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
 use crate::overflow::F32Fallback;
 use crate::prompt::{Piece, Window, parse, windows};
@@ -219,7 +220,7 @@ impl TextEncoder {
         let graph = self.with_vocabulary(used.tokens.len()).graph_of(batch, length, &outputs, runtime.dtype)?;
         let mut session = self.fallback.load(runtime.device, &graph, &used, runtime.load)?;
         session.write("input_ids", &positions)?;
-        if session.graph().find_input("pooled_rows").is_some() {
+        if session.has_input("pooled_rows") {
             session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;
         }
         session.run()?;
@@ -268,13 +269,30 @@ impl<'a> UsedTokens<'a> {
 impl WeightSource for UsedTokens<'_> {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
         let whole = self.weights.tensor(&part.name)?;
-        if part.name.strip_suffix(".weight") != Some(TOKEN_EMBEDDING) {
+        if !is_token_table(part) {
             return Ok(whole);
         }
         let width = whole.shape[1];
         let rows = self.tokens.iter().flat_map(|token| &whole.data[token * width..][..width]);
         HostTensor::new([self.tokens.len(), width], rows.copied().collect())
     }
+
+    fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {
+        if is_token_table(part) { Ok(None) } else { self.weights.stored(part) }
+    }
+
+    fn content(&self, part: &WeightPart) -> Result<ContentId> {
+        let id = self.weights.content(part)?;
+        if !is_token_table(part) {
+            return Ok(id);
+        }
+        let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| (*token as u64).to_le_bytes()).collect();
+        Ok(ContentId::of(&[b"tokens", id.bytes(), &tokens]))
+    }
+}
+
+fn is_token_table(part: &WeightPart) -> bool {
+    part.name.strip_suffix(".weight") == Some(TOKEN_EMBEDDING)
 }
 
 /// The vectors `[M, S, D]` of M windows with the weights `[M, S]` of their tokens.

@@ -1,162 +1,171 @@
-//! Which buffer each value lives in. Values that are never alive together share a slot; parameters and inputs have
-//! buffers of their own.
+//! The second half of planning: which buffer each tensor lives in, and which list each launch belongs to.
 //!
-//! Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs read-only (the same
-//! buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's limit. Slots are chosen
-//! greedily: the smallest free one that is large enough, else the largest free one grown, else a new one.
-//!
-//! A view (`reshape`) has the buffer of the value that it shows, and keeps it alive.
+//! Values that are never alive together share a slot; parameters, inputs and what one list computes for a later one have
+//! buffers of their own. Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs
+//! read-only (the same buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's limit.
+//! Slots are chosen greedily: the smallest free one that is large enough, else the largest free one grown, else a new
+//! one. No list finds anything in a slot that another list has left there, so all lists share them.
 
-use super::{BufferIndex, BufferPlan, BufferRole};
-use crate::graph::{Graph, NodeKind, ValueId};
-use crate::ops::Op;
+use super::lower::{Draft, Drafts, Tensor};
+use super::{Buffer, BufferIndex, BufferRole, Launch};
+use crate::graph::{Graph, NodeKind, Rate};
 
-pub(super) struct Memory {
-    buffers: Vec<BufferPlan>,
-    value_buffers: Vec<Option<BufferIndex>>,
-    value_bytes: Vec<u64>,
-    /// For each value, the node after which it is no longer needed; `usize::MAX` for outputs, parameters and inputs.
-    last_use: Vec<usize>,
-    /// Values whose last use is the node of this index.
-    dying: Vec<Vec<ValueId>>,
-    /// For each value the one whose buffer it has: itself, unless it is a view.
-    shown: Vec<ValueId>,
+/// The result.
+pub(super) struct Placed {
+    pub buffers: Vec<Buffer>,
+    /// The buffer of each value of the graph that still holds it when a run has ended.
+    pub kept: Vec<Option<BufferIndex>>,
+    pub once: Vec<Launch>,
+    pub condition: Vec<Launch>,
+    pub step: Vec<Launch>,
+}
+
+/// Gives every tensor a buffer. With `reuse` off, no two share one.
+pub(super) fn place(graph: &Graph, drafts: &Drafts, reuse: bool) -> Placed {
+    let mut memory = Memory::new(graph, drafts, reuse);
+    let [once, condition, step] = Rate::ALL.map(|rate| memory.list(drafts, rate));
+    let kept = drafts.shown.iter().map(|shown| memory.places[*shown].filter(|_| memory.lasting[*shown])).collect();
+    Placed { buffers: memory.buffers, kept, once, condition, step }
+}
+
+struct Memory {
+    buffers: Vec<Buffer>,
+    /// The buffer of each tensor, once it has one.
+    places: Vec<Option<BufferIndex>>,
+    /// Whether a tensor keeps its buffer for ever.
+    lasting: Vec<bool>,
     free: Vec<BufferIndex>,
     absent: Option<BufferIndex>,
-    reuse: bool,
 }
 
 impl Memory {
-    pub(super) fn new(graph: &Graph, reuse: bool) -> Self {
-        let count = graph.nodes().len();
-        let shown = shown_values(graph);
-        let mut last_use: Vec<usize> = (0..count).collect();
-        for (id, node) in graph.values() {
-            node.inputs().for_each(|v| last_use[shown[v.index()].index()] = id.index());
-        }
-        for (id, node) in graph.values() {
-            if node.op().is_none() {
-                last_use[id.index()] = usize::MAX;
+    fn new(graph: &Graph, drafts: &Drafts, reuse: bool) -> Self {
+        let count = drafts.bytes.len();
+        // The most frequent launch that reads each tensor.
+        let mut read_by: Vec<Option<Rate>> = vec![None; count];
+        for draft in &drafts.launches {
+            for tensor in read(draft) {
+                read_by[tensor] = read_by[tensor].max(Some(draft.rate));
             }
         }
-        graph.outputs().iter().for_each(|(_, v)| last_use[shown[v.index()].index()] = usize::MAX);
-        let mut dying = vec![Vec::new(); count];
-        for (id, _) in graph.values().filter(|(id, _)| shown[id.index()] == *id) {
-            if last_use[id.index()] != usize::MAX {
-                dying[last_use[id.index()]].push(id);
-            }
-        }
-        let mut memory = Self {
-            buffers: Vec::new(),
-            value_buffers: vec![None; count],
-            value_bytes: graph.nodes().iter().map(|n| n.desc.bytes()).collect(),
-            last_use,
-            dying,
-            shown,
-            free: Vec::new(),
-            absent: None,
-            reuse,
-        };
+        let mut lasting: Vec<bool> = (0..count).map(|t| !reuse || read_by[t] > Some(drafts.rates[t])).collect();
+        let outputs: Vec<Tensor> = graph.outputs().iter().map(|(_, value)| drafts.shown[value.index()]).collect();
+        outputs.iter().for_each(|value| lasting[*value] = true);
+
+        let mut memory =
+            Self { buffers: Vec::new(), places: vec![None; count], lasting, free: Vec::new(), absent: None };
         for (id, node) in graph.values() {
+            let value = id.index();
             let role = match node.kind {
-                NodeKind::Input => BufferRole::Input,
-                NodeKind::Weight(_) | NodeKind::Constant(_) => BufferRole::Parameter,
+                NodeKind::Input(_) => BufferRole::Input,
+                NodeKind::Weight(_) | NodeKind::Constant(_) => {
+                    let source = reuse && !outputs.contains(&value) && read_by[value] == Some(Rate::Once);
+                    if source { BufferRole::Source } else { BufferRole::Parameter }
+                }
                 NodeKind::Op(..) => continue,
             };
-            memory.buffers.push(BufferPlan { bytes: node.desc.bytes().max(16), role });
-            memory.value_buffers[id.index()] = Some(memory.buffers.len() - 1);
+            memory.lasting[value] = true;
+            memory.places[value] = Some(memory.add(drafts.bytes[value], role));
         }
         memory
     }
 
-    /// The buffer of a value that has been defined.
-    pub(super) fn buffer(&self, value: ValueId) -> BufferIndex {
-        self.value_buffers[value.index()].expect("nodes come after the nodes they read")
+    /// The launches of one rate with their buffers.
+    fn list(&mut self, drafts: &Drafts, rate: Rate) -> Vec<Launch> {
+        let list: Vec<&Draft> = drafts.launches.iter().filter(|draft| draft.rate == rate).collect();
+        let mut last_use = vec![0; drafts.bytes.len()];
+        for (i, draft) in list.iter().enumerate() {
+            draft.bindings.iter().filter_map(|(tensor, ..)| *tensor).for_each(|tensor| last_use[tensor] = i);
+        }
+        // Whatever the lists before have left in slots is not needed any more.
+        self.free = (0..self.buffers.len()).filter(|b| self.buffers[*b].role == BufferRole::Slot).collect();
+        let outputs: Vec<BufferIndex> =
+            self.lasting.iter().zip(&self.places).filter_map(|(lasting, place)| place.filter(|_| *lasting)).collect();
+        self.free.retain(|buffer| !outputs.contains(buffer));
+
+        let mut launches = Vec::with_capacity(list.len());
+        for (i, draft) in list.iter().enumerate() {
+            let mut bindings = Vec::with_capacity(draft.bindings.len());
+            for &(tensor, bytes, _) in &draft.bindings {
+                let buffer = match tensor {
+                    None => self.absent(),
+                    Some(tensor) => self.place(tensor, drafts),
+                };
+                bindings.push((buffer, bytes));
+            }
+            for tensor in draft.bindings.iter().filter_map(|(tensor, ..)| *tensor) {
+                if last_use[tensor] == i && !self.lasting[tensor] {
+                    // Taken, so that a tensor that is bound twice is freed once.
+                    self.free.extend(self.places[tensor].take());
+                }
+            }
+            launches.push(Launch {
+                value: draft.value,
+                variant: draft.variant.to_owned(),
+                kernel: draft.kernel,
+                bindings,
+                params: draft.params.clone(),
+                workgroups: draft.workgroups,
+                cost: draft.cost,
+            });
+        }
+        launches
     }
 
-    /// Gives `value` a slot.
-    pub(super) fn define(&mut self, value: ValueId) -> BufferIndex {
-        let buffer = self.allocate(self.value_bytes[value.index()]);
-        self.value_buffers[value.index()] = Some(buffer);
+    /// The buffer of a tensor; a new one, or a free slot, if this launch is the first to write it.
+    fn place(&mut self, tensor: Tensor, drafts: &Drafts) -> BufferIndex {
+        if let Some(buffer) = self.places[tensor] {
+            return buffer;
+        }
+        let bytes = drafts.bytes[tensor];
+        let buffer = if self.lasting[tensor] {
+            let role = match drafts.rates[tensor] {
+                Rate::Once => BufferRole::Prepared,
+                Rate::Condition => BufferRole::Condition,
+                Rate::Step => BufferRole::Slot,
+            };
+            self.add(bytes, role)
+        } else {
+            self.slot(bytes)
+        };
+        self.places[tensor] = Some(buffer);
         buffer
     }
 
-    /// Whether `value` is a view, which then has its buffer, and no launch makes it.
-    pub(super) fn is_view(&mut self, value: ValueId) -> bool {
-        let shown = self.shown[value.index()];
-        if shown != value {
-            self.value_buffers[value.index()] = Some(self.buffer(shown));
+    /// A slot of at least `bytes`.
+    fn slot(&mut self, bytes: u64) -> BufferIndex {
+        let bytes = bytes.max(16);
+        let size = |b: &BufferIndex| self.buffers[*b].bytes;
+        let fits = self.free.iter().enumerate().filter(|(_, b)| size(b) >= bytes).min_by_key(|(_, b)| size(b));
+        let largest = self.free.iter().enumerate().max_by_key(|(_, b)| size(b));
+        match fits.or(largest).map(|(position, _)| position) {
+            Some(position) => {
+                let buffer = self.free.swap_remove(position);
+                self.buffers[buffer].bytes = self.buffers[buffer].bytes.max(bytes);
+                buffer
+            }
+            None => self.add(bytes, BufferRole::Slot),
         }
-        shown != value
     }
 
-    /// A slot of at least `bytes`.
-    pub(super) fn allocate(&mut self, bytes: u64) -> BufferIndex {
-        let bytes = bytes.max(16);
-        let fits = self
-            .free
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| self.buffers[**b].bytes >= bytes)
-            .min_by_key(|(_, b)| self.buffers[**b].bytes);
-        let largest = self.free.iter().enumerate().max_by_key(|(_, b)| self.buffers[**b].bytes);
-        if let Some((position, _)) = fits.or(largest) {
-            let buffer = self.free.swap_remove(position);
-            self.buffers[buffer].bytes = self.buffers[buffer].bytes.max(bytes);
-            return buffer;
-        }
-        self.buffers.push(BufferPlan { bytes, role: BufferRole::Slot });
+    fn add(&mut self, bytes: u64, role: BufferRole) -> BufferIndex {
+        self.buffers.push(Buffer { bytes: bytes.max(16), role });
         self.buffers.len() - 1
     }
 
-    /// Makes a slot available again.
-    pub(super) fn release(&mut self, buffer: BufferIndex) {
-        if self.reuse {
-            self.free.push(buffer);
-        }
-    }
-
-    /// Frees the slots of the values last used by the node `value`.
-    pub(super) fn end_of(&mut self, value: ValueId) {
-        for dead in std::mem::take(&mut self.dying[value.index()]) {
-            debug_assert_eq!(self.last_use[dead.index()], value.index());
-            if let Some(buffer) = self.value_buffers[dead.index()] {
-                self.release(buffer);
-            }
-        }
-    }
-
     /// The buffer bound where an optional input is absent.
-    pub(super) fn absent(&mut self) -> BufferIndex {
-        *self.absent.get_or_insert_with(|| {
-            self.buffers.push(BufferPlan { bytes: 16, role: BufferRole::Absent });
-            self.buffers.len() - 1
-        })
-    }
-
-    /// All buffers, and the buffer of each value that still holds it when a run has ended.
-    pub(super) fn finish(self) -> (Vec<BufferPlan>, Vec<Option<BufferIndex>>) {
-        let kept = |(i, buffer): (usize, &Option<BufferIndex>)| {
-            buffer.filter(|_| !self.reuse || self.last_use[self.shown[i].index()] == usize::MAX)
-        };
-        let value_buffers = self.value_buffers.iter().enumerate().map(kept).collect();
-        (self.buffers, value_buffers)
+    fn absent(&mut self) -> BufferIndex {
+        match self.absent {
+            Some(buffer) => buffer,
+            None => *self.absent.insert({
+                self.buffers.push(Buffer { bytes: 16, role: BufferRole::Absent });
+                self.buffers.len() - 1
+            }),
+        }
     }
 }
 
-/// For each value the one whose buffer it has. A view whose elements are stored otherwise is a copy; so is an output
-/// that shows an input or a parameter, since an output may be copied to the very input it shows.
-fn shown_values(graph: &Graph) -> Vec<ValueId> {
-    let mut shown: Vec<ValueId> = Vec::with_capacity(graph.nodes().len());
-    for (id, node) in graph.values() {
-        let of = match &node.kind {
-            NodeKind::Op(Op::Reshape(_), inputs) => inputs[0].expect("a reshape has an input"),
-            _ => id,
-        };
-        let of = if of == id { id } else { shown[of.index()] };
-        let is_output = graph.outputs().iter().any(|(_, v)| *v == id);
-        let copied = graph.desc(of).dtype != node.desc.dtype || (is_output && graph.node(of).op().is_none());
-        shown.push(if copied { id } else { of });
-    }
-    shown
+/// The tensors that a launch reads. Kernels declare what they write `read_write`, but none reads it.
+fn read(draft: &Draft) -> impl Iterator<Item = Tensor> + '_ {
+    draft.bindings.iter().filter(|(.., written)| !written).filter_map(|(tensor, ..)| *tensor)
 }

@@ -4,14 +4,21 @@ use std::collections::HashMap;
 
 use crate::backend::{Session, check_input, check_output};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeKind, ValueId, WeightSource};
+use crate::graph::{Graph, NodeKind, Rate, ValueId, WeightSource};
+use crate::plan::Port;
 use crate::tensor::{DType, HostTensor};
 
 /// A graph on the CPU reference. Values stored as f16 are rounded to f16 after each operation, as a device stores them.
 pub struct ReferenceSession {
     graph: Graph,
+    /// By [`ValueId::index`].
+    rates: Vec<Rate>,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
     values: HashMap<ValueId, HostTensor>,
-    /// Keep every intermediate value after a run, not only the outputs.
+    /// The rarest rate at which anything has changed since the last run: what changes less often is still there.
+    changed: Rate,
+    /// Keep every intermediate value after a run, not only what the next one may need.
     keep_all: bool,
 }
 
@@ -26,11 +33,25 @@ impl ReferenceSession {
             let tensor = match &node.kind {
                 NodeKind::Weight(spec) => spec.load(weights, &node.desc.shape)?,
                 NodeKind::Constant(tensor) => (**tensor).clone(),
-                NodeKind::Input | NodeKind::Op(..) => continue,
+                NodeKind::Input(_) | NodeKind::Op(..) => continue,
             };
             values.insert(id, stored(tensor, node.desc.dtype));
         }
-        Ok(Self { graph, values, keep_all: false })
+        let rates = graph.rates();
+        let port = |name: &str, id: ValueId| Port {
+            name: name.to_owned(),
+            shape: graph.shape(id).to_vec(),
+            dtype: graph.desc(id).dtype,
+            rate: rates[id.index()],
+            buffer: id.index(),
+        };
+        let inputs = graph
+            .values()
+            .filter(|(_, node)| matches!(node.kind, NodeKind::Input(_)))
+            .map(|(id, node)| port(&node.name, id))
+            .collect();
+        let outputs = graph.outputs().iter().map(|(name, id)| port(name, *id)).collect();
+        Ok(Self { inputs, outputs, rates, graph, values, changed: Rate::Once, keep_all: false })
     }
 
     /// Keeps every intermediate value, for [`ReferenceSession::value`].
@@ -43,6 +64,12 @@ impl ReferenceSession {
     pub fn value(&self, id: ValueId) -> Option<&HostTensor> {
         self.values.get(&id)
     }
+
+    /// Whether a value that was computed is needed again: by the next run, whose other values it outlives, or by the
+    /// caller.
+    fn outlives(&self, id: ValueId, readers: &[Option<Rate>]) -> bool {
+        readers[id.index()] > Some(self.rates[id.index()])
+    }
 }
 
 /// Rounds to the stored element type.
@@ -54,49 +81,65 @@ pub(crate) fn stored(mut tensor: HostTensor, dtype: DType) -> HostTensor {
 }
 
 impl Session for ReferenceSession {
-    fn graph(&self) -> &Graph {
-        &self.graph
+    fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.outputs
     }
 
     fn write(&mut self, input: &str, tensor: &HostTensor) -> Result<()> {
-        let id = check_input(&self.graph, input, tensor)?;
-        self.values.insert(id, stored(tensor.clone(), self.graph.desc(id).dtype));
+        let port = check_input(&self.inputs, input, tensor)?;
+        let id = self.graph.find_input(input).expect("the ports are the graph's");
+        self.changed = self.changed.min(port.rate);
+        self.values.insert(id, stored(tensor.clone(), port.dtype));
         Ok(())
     }
 
     fn run(&mut self) -> Result<()> {
         let mut uses = self.graph.use_counts();
+        // The most frequent operation that reads each value.
+        let mut readers: Vec<Option<Rate>> = vec![None; self.rates.len()];
+        for (id, node) in self.graph.values() {
+            node.inputs().for_each(|v| readers[v.index()] = readers[v.index()].max(Some(self.rates[id.index()])));
+        }
         for (id, node) in self.graph.values() {
             let NodeKind::Op(op, inputs) = &node.kind else { continue };
-            let mut tensors = Vec::with_capacity(inputs.len());
-            for input in inputs {
-                tensors.push(match input {
-                    Some(v) => Some(self.values.get(v).ok_or_else(|| {
-                        Error::Shape(format!("input {} was never written", self.graph.node(*v).name))
-                    })?),
-                    None => None,
-                });
+            // What did not change is there, or nothing that runs will read it.
+            if self.rates[id.index()] >= self.changed {
+                let mut tensors = Vec::with_capacity(inputs.len());
+                for input in inputs {
+                    tensors.push(match input {
+                        Some(v) => Some(self.values.get(v).ok_or_else(|| {
+                            Error::Shape(format!("input {} was never written", self.graph.node(*v).name))
+                        })?),
+                        None => None,
+                    });
+                }
+                let result = op.reference(&tensors);
+                assert_eq!(
+                    result.shape,
+                    node.desc.shape,
+                    "the reference of {} and its shape inference disagree",
+                    op.name()
+                );
+                self.values.insert(id, stored(result, node.desc.dtype));
             }
-            let result = op.reference(&tensors);
-            assert_eq!(
-                result.shape,
-                node.desc.shape,
-                "the reference of {} and its shape inference disagree",
-                op.name()
-            );
-            self.values.insert(id, stored(result, node.desc.dtype));
             if self.keep_all {
                 continue;
             }
             for input in inputs.iter().flatten() {
                 uses[input.index()] -= 1;
-                if uses[input.index()] == 0 && self.graph.node(*input).op().is_some() {
+                let computed = self.graph.node(*input).op().is_some();
+                if uses[input.index()] == 0 && computed && !self.outlives(*input, &readers) {
                     self.values.remove(input);
                 }
             }
         }
+        self.changed = Rate::Step;
         for carry in self.graph.carries() {
-            let from = check_output(&self.graph, &carry.output)?;
+            let from = self.graph.find_output(&carry.output).expect("Graph::carry checked both names");
             let to = self.graph.find_input(&carry.input).expect("Graph::carry checked both names");
             let value = self.values[&from].clone();
             self.values.insert(to, value);
@@ -105,7 +148,8 @@ impl Session for ReferenceSession {
     }
 
     fn read(&mut self, output: &str) -> Result<HostTensor> {
-        let id = check_output(&self.graph, output)?;
+        check_output(&self.outputs, output)?;
+        let id = self.graph.find_output(output).expect("the ports are the graph's");
         self.values.get(&id).cloned().ok_or_else(|| Error::Shape(format!("output {output} was read before a run")))
     }
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use super::compare::{Difference, Tolerance, compare};
 use crate::backend::Session;
+use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::gpu::{Checks, GpuDevice, GpuSession};
 use crate::graph::{Graph, NodeKind};
-use crate::kernel::{Kernel, reflect};
+use crate::kernel::reflect;
 use crate::ops::{Case, Size};
-use crate::plan::{Choice, Plan, PlanOptions};
+use crate::plan::{Choice, PlanOptions, Program};
 use crate::reference::stored;
 use crate::tensor::{DType, HostTensor};
 
@@ -153,13 +154,13 @@ impl PreparedCase {
     /// # Errors
     /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
     pub fn check(&self, gpu: &GpuDevice, variant: &str, run: Run, kernel: Option<&str>) -> Result<CaseResult> {
-        let Some(plan) = self.plan(gpu, variant)? else {
+        let Some(program) = self.program(gpu, variant)? else {
             return Ok(CaseResult::Unsupported(format!("{variant} cannot run it")));
         };
-        if kernel.is_some_and(|name| !plan.kernels.iter().any(|k| k.key.name == name)) {
+        if kernel.is_some_and(|name| !program.kernels.iter().any(|k| k.name == name)) {
             return Ok(CaseResult::Unsupported("it launches other kernels".into()));
         }
-        self.run(gpu, plan, run).map(CaseResult::Equal)
+        self.run(gpu, program, run).map(CaseResult::Equal)
     }
 
     /// As [`PreparedCase::check`], with the text of kernels replaced.
@@ -167,43 +168,44 @@ impl PreparedCase {
     /// # Errors
     /// As [`PreparedCase::check`]; [`Error::Kernel`] too if nothing was replaced, or by a text with other bindings.
     pub fn check_edited(&self, gpu: &GpuDevice, variant: &str, run: Run, edit: Edit<'_>) -> Result<Difference> {
-        let mut plan =
-            self.plan(gpu, variant)?.ok_or_else(|| Error::Kernel(format!("{variant} cannot run this case")))?;
+        let mut program =
+            self.program(gpu, variant)?.ok_or_else(|| Error::Kernel(format!("{variant} cannot run this case")))?;
         let mut edited = false;
-        for kernel in &mut plan.kernels {
-            let Some(wgsl) = edit(kernel.key.name, &kernel.wgsl) else { continue };
-            let reflection = reflect(kernel.key.name, &wgsl)?;
+        for kernel in &mut program.kernels {
+            let Some(wgsl) = edit(&kernel.name, &kernel.wgsl) else { continue };
+            let reflection = reflect(&kernel.name, &wgsl)?;
             let same = reflection.bindings == kernel.reflection.bindings
                 && reflection.params == kernel.reflection.params
                 && reflection.params_size == kernel.reflection.params_size;
             if !same {
-                return Err(Error::Kernel(format!("{}: the other text has other bindings", kernel.key.name)));
+                return Err(Error::Kernel(format!("{}: the other text has other bindings", kernel.name)));
             }
-            *kernel = Kernel { key: kernel.key.clone(), wgsl, reflection };
+            kernel.hash = ContentId::of(&[wgsl.as_bytes()]);
+            (kernel.wgsl, kernel.reflection) = (wgsl, reflection);
             edited = true;
         }
         if !edited {
             return Err(Error::Kernel(format!("{} {variant}: no kernel was replaced", self.op)));
         }
-        self.run(gpu, plan, run)
+        self.run(gpu, program, run)
     }
 
     /// `None` if the variant cannot run the case on this device.
-    fn plan(&self, gpu: &GpuDevice, variant: &str) -> Result<Option<Plan>> {
+    fn program(&self, gpu: &GpuDevice, variant: &str) -> Result<Option<Program>> {
         let choice = Choice::of_variant(self.op, variant);
-        match Plan::new(&self.graph, gpu.caps(), &PlanOptions { choice, ..PlanOptions::default() }) {
-            Ok(plan) => Ok(Some(plan)),
+        match Program::new(&self.graph, gpu.caps(), &PlanOptions { choice, ..PlanOptions::default() }) {
+            Ok(program) => Ok(Some(program)),
             Err(Error::Usage(_)) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    fn run(&self, gpu: &GpuDevice, mut plan: Plan, run: Run) -> Result<Difference> {
+    fn run(&self, gpu: &GpuDevice, mut program: Program, run: Run) -> Result<Difference> {
         if run == Run::Folded {
-            fold(&mut plan);
+            fold(&mut program);
         }
         let gpu = gpu.with_checks(if run == Run::Checked { Checks::On } else { Checks::Off });
-        let mut device = GpuSession::with_guard_bands(&gpu, plan, &HashMap::new())?;
+        let mut device = GpuSession::with_guard_bands(&gpu, program, &HashMap::new())?;
         for (name, tensor) in &self.inputs {
             device.write(name, tensor)?;
         }
@@ -226,12 +228,13 @@ impl PreparedCase {
 }
 
 /// See [`Run::Folded`]. Only kernels that unfold their index take part; others give y a meaning.
-fn fold(plan: &mut Plan) {
-    for step in &mut plan.steps {
-        if let [x, 1, 1] = step.workgroups
-            && plan.kernels[step.kernel].wgsl.contains("flat_index(")
+fn fold(program: &mut Program) {
+    let Program { kernels, once, condition, step, .. } = program;
+    for launch in [once, condition, step].into_iter().flatten() {
+        if let [x, 1, 1] = launch.workgroups
+            && kernels[launch.kernel].wgsl.contains("flat_index(")
         {
-            step.workgroups = [x / 2 + 1, 2, 1];
+            launch.workgroups = [x / 2 + 1, 2, 1];
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Where a whole graph on a device first departs from the reference.
 
+use std::sync::Arc;
+
 use super::compare::{Tolerance, compare};
 use crate::backend::Session;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::{Graph, WeightSource};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{PlanOptions, Program};
 use crate::reference::ReferenceSession;
 use crate::tensor::HostTensor;
 
@@ -15,7 +17,7 @@ pub struct Divergence {
     /// Name of the node.
     pub node: String,
     /// Kernels that computed it.
-    pub kernels: Vec<&'static str>,
+    pub kernels: Vec<String>,
     /// What differs.
     pub error: Error,
 }
@@ -33,7 +35,8 @@ pub fn first_divergence(
     bound: f64,
 ) -> Result<Option<Divergence>> {
     let options = PlanOptions { reuse_memory: false, ..options.clone() };
-    let mut device = GpuSession::new(gpu, Plan::new(graph, gpu.caps(), &options)?, weights)?;
+    let program = Arc::new(Program::new(graph, gpu.caps(), &options)?);
+    let mut device = GpuSession::new(gpu, program.clone(), weights)?;
     let mut oracle = ReferenceSession::new(graph.clone(), weights)?.keep_all();
     for (name, tensor) in inputs {
         device.write(name, tensor)?;
@@ -43,10 +46,9 @@ pub fn first_divergence(
     oracle.run()?;
     for (id, node) in graph.values().filter(|(_, n)| n.op().is_some()) {
         let expected = oracle.value(id).expect("the reference keeps every value of a run");
-        if let Err(error) = compare(&device.value(id)?, expected, Tolerance::l2(bound)) {
-            let plan = device.plan();
-            let kernels =
-                plan.steps.iter().filter(|s| s.value == id).map(|s| plan.kernels[s.kernel].key.name).collect();
+        if let Err(error) = compare(&device.value(&program.values[id.index()])?, expected, Tolerance::l2(bound)) {
+            let launches = program.launches().filter(|launch| launch.value == id.index());
+            let kernels = launches.map(|launch| program.kernels[launch.kernel].name.clone()).collect();
             return Ok(Some(Divergence { node: node.name.clone(), kernels, error }));
         }
     }

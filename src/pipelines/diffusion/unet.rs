@@ -81,14 +81,15 @@ impl UNet {
         let ModelCall { mut sample, timestep } = call;
         match self {
             Self::Pixels(model) => {
-                let class_labels = model.class_labels_desc(sizes.batch).map(|desc| m.graph.input("class_labels", desc));
+                let class_labels =
+                    model.class_labels_desc(sizes.batch).map(|desc| m.graph.condition("class_labels", desc));
                 model.build(m, UNet2DInputs { sample, timestep, class_labels })
             }
             Self::Latents(model) => {
                 let beside = model.config.in_channels - m.graph.desc(sample).channels();
                 if beside > 0 {
                     let desc = TensorDesc::f32([sizes.batch, sizes.height, sizes.width, beside]);
-                    let condition = m.graph.input("condition", desc);
+                    let condition = m.graph.condition("condition", desc);
                     sample = m.graph.concat("sample_and_condition", sample, condition, -1)?;
                 }
                 let inputs = model.inputs(m.graph, sizes, sample, timestep)?;

@@ -9,7 +9,7 @@ use unmist::gpu::GpuSession;
 use unmist::graph::{Graph, NodeKind, TensorDesc};
 use unmist::ops::activation::ActivationKind;
 use unmist::ops::{Case, Knobs, LowerContext, registry};
-use unmist::plan::{Choice, Decision, Forced, Plan, PlanOptions, Tuned, TunedEntry, explain};
+use unmist::plan::{Choice, Decision, Forced, PlanOptions, Program, Tuned, TunedEntry, explain};
 use unmist::reference::ReferenceSession;
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
@@ -157,7 +157,7 @@ fn settings(case: &Case, variant: &str) -> Vec<Knobs> {
 fn check(case: &Case, options: &PlanOptions) -> unmist::Result<()> {
     let (graph, inputs) = case.graph(DType::F32)?;
     let weights = HashMap::<String, HostTensor>::new();
-    let mut device = GpuSession::with_guard_bands(gpu(), Plan::new(&graph, gpu().caps(), options)?, &weights)?;
+    let mut device = GpuSession::with_guard_bands(gpu(), Program::new(&graph, gpu().caps(), options)?, &weights)?;
     let mut oracle = ReferenceSession::new(graph, &weights)?;
     for (name, tensor) in &inputs {
         device.write(name, tensor)?;

@@ -8,7 +8,7 @@ use unmist::gpu::GpuSession;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
 use unmist::pipelines::{DenoiseSpec, coefficients, step_graph};
-use unmist::plan::{Plan, PlanOptions};
+use unmist::plan::{PlanOptions, Program};
 use unmist::reference::ReferenceSession;
 use unmist::schedulers::{NoiseScale, Sampling, Schedule, Scheduler, Step};
 use unmist::verify::{Tolerance, compare};
@@ -132,8 +132,8 @@ fn step_graph_agrees_with_step_apply() {
             // The reference takes every case; the device takes some of every class, which between them use every
             // operation.
             if i % 8 == 0 || learned(&schedule) {
-                let plan =
-                    Plan::new(&graph, gpu().caps(), &PlanOptions::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let plan = Program::new(&graph, gpu().caps(), &PlanOptions::default())
+                    .unwrap_or_else(|e| panic!("{what}: {e}"));
                 sessions.push(Box::new(
                     GpuSession::new(gpu(), plan, &no_weights).unwrap_or_else(|e| panic!("{what}: {e}")),
                 ));

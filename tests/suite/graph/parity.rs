@@ -12,7 +12,7 @@ use unmist::ops::Family;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
 use unmist::ops::conv2d::Conv2d;
-use unmist::plan::{BufferRole, Choice, Plan, PlanOptions};
+use unmist::plan::{BufferRole, Choice, PlanOptions, Program};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
@@ -27,7 +27,7 @@ fn model() -> (Graph, Weights) {
 }
 
 fn run(graph: &Graph, weights: &Weights, options: &PlanOptions) -> HostTensor {
-    let plan = Plan::new(graph, gpu().caps(), options).expect("fits");
+    let plan = Program::new(graph, gpu().caps(), options).expect("fits");
     let mut session = GpuSession::with_guard_bands(gpu(), plan, weights).expect("loads");
     session.write("sample", &Fill::Normal.tensor(&[2, 8, 12, 3], 1)).expect("fits");
     session.write("timestep", &HostTensor { shape: vec![2], data: vec![900.0, 3.0] }).expect("fits");
@@ -71,7 +71,7 @@ fn sharing_memory_is_bit_equal_and_saves() {
     let shared = PlanOptions::default();
     let unshared = PlanOptions { reuse_memory: false, ..PlanOptions::default() };
     assert_eq!(run(&graph, &weights, &shared), run(&graph, &weights, &unshared));
-    let slots = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").role_bytes(&BufferRole::Slot);
+    let slots = |options| Program::new(&graph, gpu().caps(), options).expect("fits").role_bytes(BufferRole::Slot);
     assert!(2 * slots(&shared) < slots(&unshared), "{} against {}", slots(&shared), slots(&unshared));
 }
 
@@ -80,24 +80,26 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
     // Proved on the plan itself: replay the steps and watch who wrote each buffer last.
     let (graph, _) = model();
     for graph in [graph.clone(), passes::optimize(&graph, &[]).expect("rewrites")] {
-        let shared = Plan::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
-        let unshared = Plan::new(&graph, gpu().caps(), &PlanOptions { reuse_memory: false, ..PlanOptions::default() })
-            .expect("fits");
-        assert_eq!(shared.steps.len(), unshared.steps.len());
+        let shared = Program::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
+        let unshared =
+            Program::new(&graph, gpu().caps(), &PlanOptions { reuse_memory: false, ..PlanOptions::default() })
+                .expect("fits");
+        assert_eq!(shared.launches().count(), unshared.launches().count());
         let mut holder: HashMap<usize, usize> = HashMap::new(); // shared buffer → unshared buffer whose contents it holds
-        for (s, u) in shared.steps.iter().zip(&unshared.steps) {
+        for (s, u) in shared.launches().zip(unshared.launches()) {
             let reflection = &shared.kernels[s.kernel].reflection;
             let storage: Vec<_> =
                 reflection.bindings.iter().filter(|b| b.access != unmist::kernel::Access::Uniform).collect();
             for ((binding, (a, _)), (b, _)) in storage.iter().zip(&s.bindings).zip(&u.bindings) {
                 let reads_before_writing = binding.access == unmist::kernel::Access::Read;
-                let preset = shared.buffers[*a].role != BufferRole::Slot;
+                let role = shared.buffers[*a].role;
+                let preset = !matches!(role, BufferRole::Slot | BufferRole::Prepared | BufferRole::Condition);
                 if reads_before_writing && !preset {
                     assert_eq!(
                         holder.get(a),
                         Some(b),
                         "{}: {} was overwritten before it was read",
-                        s.name,
+                        shared.values[s.value].name,
                         binding.name
                     );
                 }
@@ -107,7 +109,7 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
                     assert!(
                         s.bindings.iter().filter(|(other, _)| other == a).count() == 1,
                         "{}: writes a buffer it also reads",
-                        s.name
+                        shared.values[s.value].name
                     );
                     holder.insert(*a, *b);
                 }
@@ -123,7 +125,7 @@ fn long_launches_are_split_and_give_the_same_result() {
     let choice = Choice::of_family(Family::Gpu);
     let whole = PlanOptions { choice, ..PlanOptions::default() };
     let split = PlanOptions { max_launch_flops: 20_000, ..whole.clone() };
-    let steps = |options| Plan::new(&graph, gpu().caps(), options).expect("fits").steps.len();
+    let steps = |options| Program::new(&graph, gpu().caps(), options).expect("fits").step.len();
     assert!(steps(&split) > steps(&whole), "nothing was split");
     assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
 }
@@ -139,7 +141,7 @@ fn carried_state_stays_on_the_device() {
         Ok(g)
     };
     let graph = build().expect("sound");
-    let plan = Plan::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
+    let plan = Program::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
     let mut session = GpuSession::new(gpu(), plan, &HashMap::new()).expect("loads");
     session.write("x", &HostTensor::zeros([3, 5])).expect("fits");
     for _ in 0..4 {
@@ -156,7 +158,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     graph.output("y", y);
     let mut caps = gpu().caps().clone();
     caps.max_binding_bytes = 128 << 20;
-    let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("1 GiB in one binding").to_string();
+    let message = Program::new(&graph, &caps, &PlanOptions::default()).expect_err("1 GiB in one binding").to_string();
     assert!(
         message.contains("1024.0 MiB") && message.contains("128.0 MiB") && message.contains("--precision f16"),
         "{message}"
@@ -164,7 +166,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 
     let (graph, _) = model();
     caps.memory_bytes = Some(1 << 16);
-    let message = Plan::new(&graph, &caps, &PlanOptions::default()).expect_err("more than 64 KiB").to_string();
+    let message = Program::new(&graph, &caps, &PlanOptions::default()).expect_err("more than 64 KiB").to_string();
     assert!(message.contains("there are 0.1 MiB"), "{message}");
 }
 
@@ -181,7 +183,7 @@ fn scratch_that_does_not_fit_is_refused_too() {
         let mut caps = gpu().caps().clone();
         caps.max_binding_bytes = bytes;
         let choice = Choice::of_variant("conv2d", variant);
-        Plan::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
+        Program::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
     };
     let message = plan(60_000, "tiled").expect_err("the padded input takes 64 KiB").to_string();
     assert!(message.contains("conv_in: scratch") && message.contains("--force conv2d=naive"), "{message}");
@@ -194,7 +196,7 @@ fn a_lost_device_is_an_error_and_not_a_hang() {
     let (_, adapter) = unmist::gpu::select_adapter("auto").expect("lists").expect("there is one");
     let own = unmist::gpu::GpuDevice::open(adapter, unmist::gpu::Checks::On).expect("opens");
     let (graph, weights) = model();
-    let plan = Plan::new(&graph, own.caps(), &PlanOptions::default()).expect("fits");
+    let plan = Program::new(&graph, own.caps(), &PlanOptions::default()).expect("fits");
     let mut session = GpuSession::new(&own, plan, &weights).expect("loads");
     own.destroy();
     let message = session.run().expect_err("the device is gone").to_string();

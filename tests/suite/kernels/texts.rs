@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use unmist::caps::Caps;
 use unmist::kernel::{self, Access, Kernel};
 use unmist::ops::registry;
-use unmist::plan::{Choice, Plan, PlanOptions};
+use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::{DType, Error};
 
 /// Devices that refuse nothing: of both kinds, with subgroups of two sizes.
@@ -49,7 +49,7 @@ fn collect_kernels() -> Vec<Kernel> {
     let plans = instances.par_iter().flat_map_iter(|(op, variant, graph)| {
         devices.iter().flat_map(move |caps| {
             let choice = Choice::of_variant(op, variant);
-            match Plan::new(graph, caps, &PlanOptions { choice, ..PlanOptions::default() }) {
+            match Program::new(graph, caps, &PlanOptions { choice, ..PlanOptions::default() }) {
                 Ok(plan) => plan.kernels,
                 Err(Error::Usage(_)) => Vec::new(), // the variant does not support this case or this device
                 Err(other) => panic!("{op} {variant}: {other}"),
@@ -128,7 +128,7 @@ fn dump(folder: &Path) -> std::io::Result<()> {
     for (number, kernel) in kernels().iter().enumerate() {
         let (module, info) = validated(kernel);
         let translations = translate(&module, &info, false).expect("the caller has translated every kernel");
-        let name = format!("{}-{number:04}", kernel.key.name.replace('/', "-"));
+        let name = format!("{}-{number:04}", kernel.name.replace('/', "-"));
         std::fs::write(folder.join(format!("{name}.wgsl")), &kernel.wgsl)?;
         std::fs::write(folder.join(format!("{name}.metal")), translations.msl)?;
         std::fs::write(folder.join(format!("{name}.hlsl")), translations.hlsl)?;
@@ -137,9 +137,7 @@ fn dump(folder: &Path) -> std::io::Result<()> {
         let bindings: String =
             kernel.reflection.bindings.iter().map(|b| if b.access == Access::Uniform { 'u' } else { 's' }).collect();
         let subgroups = if kernel.reflection.uses_subgroups { "subgroups" } else { "" };
-        let setting = |(constant, value): &(&str, unmist::ops::Const)| format!("{constant}={value:?}");
-        let constants: Vec<_> = kernel.key.constants.iter().map(setting).collect();
-        table += &format!("{name}\t{}\t{bindings}\t{subgroups}\t{}\n", kernel.key.name, constants.join(" "));
+        table += &format!("{name}\t{}\t{bindings}\t{subgroups}\t{}\n", kernel.name, kernel.settings);
     }
     std::fs::write(folder.join("kernels.tsv"), table)
 }
@@ -147,7 +145,7 @@ fn dump(folder: &Path) -> std::io::Result<()> {
 #[test]
 fn every_kernel_translates_for_every_backend() {
     let kernels = kernels();
-    let asked_for: BTreeSet<_> = kernels.iter().map(|kernel| kernel.key.name).collect();
+    let asked_for: BTreeSet<_> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
     let unused: Vec<_> = kernel::kernels().map(|(name, _)| name).filter(|name| !asked_for.contains(name)).collect();
     assert!(unused.is_empty(), "no case launches {unused:?}");
     let failures: Vec<_> = kernels
@@ -155,7 +153,7 @@ fn every_kernel_translates_for_every_backend() {
         .flat_map_iter(|kernel| {
             let (module, info) = validated(kernel);
             [true, false].map(|checked| {
-                let failure = |e| format!("{:?}, checked: {checked}: {e}", kernel.key);
+                let failure = |e| format!("{:?}, checked: {checked}: {e}", (&kernel.name, &kernel.settings));
                 translate(&module, &info, checked).map_err(failure).err()
             })
         })
@@ -180,10 +178,13 @@ fn kernels_that_need_more_than_webgpu_promises_say_so() {
             ("workgroup memory", kernel.reflection.workgroup_memory, minimum.workgroup_memory_bytes),
             ("invocations", x * y * z, minimum.max_workgroup_invocations),
         ];
-        let requires = Header::of(kernel.key.name).value("requires").unwrap_or_default();
+        let requires = Header::of(&kernel.name).value("requires").unwrap_or_default();
         for (what, needed, promised) in needs {
             if needed > promised && !requires.contains(what) {
-                failures.push(format!("{:?} needs {needed} {what}; its `requires:` must say so", kernel.key));
+                failures.push(format!(
+                    "{:?} needs {needed} {what}; its `requires:` must say so",
+                    (&kernel.name, &kernel.settings)
+                ));
             }
         }
     }

@@ -9,7 +9,7 @@ use unmist::gpu::GpuSession;
 use unmist::graph::Graph;
 use unmist::models::UNet2DModel;
 use unmist::ops::Family;
-use unmist::plan::{Choice, Plan, PlanOptions};
+use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::reference::ReferenceSession;
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
@@ -141,7 +141,7 @@ fn every_block_agrees_with_diffusers() {
     fixture.write_inputs(&mut oracle);
     oracle.run().expect("runs");
     let options = PlanOptions { reuse_memory: false, ..PlanOptions::default() };
-    let plan = Plan::new(&graph, gpu().caps(), &options).expect("fits");
+    let plan = Program::new(&graph, gpu().caps(), &options).expect("fits");
     let mut device = GpuSession::new(gpu(), plan, &fixture.weights).expect("loads");
     fixture.write_inputs(&mut device);
     device.run().expect("runs");
@@ -163,7 +163,7 @@ fn every_block_agrees_with_diffusers() {
         };
         let reference = in_torch_layout(oracle.value(id).expect("all values are kept"));
         compare(&reference, &truth, Tolerance::l2(1e-5)).unwrap_or_else(|e| panic!("reference, {module}: {e}"));
-        let found = in_torch_layout(&device.value(id).expect("all values are kept"));
+        let found = in_torch_layout(&device.value(&device.program().values[id.index()]).expect("all values are kept"));
         compare(&found, &truth, Tolerance::l2(1e-4)).unwrap_or_else(|e| panic!("device, {module}: {e}"));
         compared += 1;
     }
