@@ -1,8 +1,8 @@
-//! Times every kernel variant on its operation's largest parity case: `cargo bench [-- OPERATION]`.
+//! Times every kernel variant on its operation's shapes of real models (Stable Diffusion 1.5, XL, their autoencoder), or
+//! on its largest small case where it has none: `cargo bench [-- OPERATION]`.
 //!
-//! Each variant is compared with the reference before it is timed. The cases are small, so the figures rank variants on
-//! one device and show regressions; they are no measure of a device's peak. `UNMIST_BENCH_DEVICE` chooses the device,
-//! as `--device` does.
+//! Each variant is compared with the reference before it is timed, on a sample of elements where the whole would take
+//! minutes. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -10,13 +10,15 @@ use std::time::Instant;
 use unmist::backend::Session;
 use unmist::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use unmist::graph::Rate;
-use unmist::ops::registry;
+use unmist::ops::{Case, Size, registry};
 use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
-/// Runs per sample; one wait for all of them, so that its cost is shared.
-const RUNS: u32 = 20;
+/// Runs per sample, at most; one wait for all of them, so that its cost is shared.
+const RUNS: f64 = 20.0;
+/// Seconds per sample, about.
+const SAMPLE_SECONDS: f64 = 0.5;
 /// Samples; the fastest counts, the others were disturbed.
 const SAMPLES: u32 = 5;
 
@@ -37,23 +39,38 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Times the case with the most work among those that the variant can run.
+/// Times a variant on the operation's shapes of real models; without any, on the small case with the most work.
 fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Result<()> {
-    let choice = Choice::of_variant(info.name, variant);
-    let options = PlanOptions { choice, ..PlanOptions::default() };
-    let mut best: Option<(u64, &unmist::ops::Case, Program)> = None;
-    for case in &info.cases {
-        let (graph, _) = case.graph(DType::F32)?;
-        let Ok(plan) = Program::new(&graph, gpu.caps(), &options) else { continue };
-        let work = Rate::ALL.iter().map(|rate| plan.cost(*rate)).map(|cost| cost.flops + cost.bytes).sum::<u64>();
-        if best.as_ref().is_none_or(|(most, ..)| work > *most) {
-            best = Some((work, case, plan));
+    let plan = |case: &Case| -> Result<Option<Program>> {
+        let options = PlanOptions { choice: Choice::of_variant(info.name, variant), ..PlanOptions::default() };
+        match Program::new(&case.structure(DType::F32)?, gpu.caps(), &options) {
+            Ok(plan) => Ok(Some(plan)),
+            Err(unmist::Error::Usage(_)) => Ok(None), // the variant cannot compute it
+            Err(other) => Err(other),
+        }
+    };
+    let work = |plan: &Program| -> u64 {
+        Rate::ALL.iter().map(|rate| plan.cost(*rate)).map(|cost| cost.flops + cost.bytes).sum()
+    };
+    let mut cases = Vec::new();
+    for case in info.cases_of(Size::Perf) {
+        cases.extend(plan(case)?.map(|plan| (case, plan)));
+    }
+    if cases.is_empty() {
+        for case in info.cases_of(Size::Small) {
+            let Some(plan) = plan(case)? else { continue };
+            if cases.first().is_none_or(|(_, largest)| work(&plan) > work(largest)) {
+                cases = vec![(case, plan)];
+            }
         }
     }
-    let Some((_, case, plan)) = best else {
+    if cases.is_empty() {
         println!("{:<22} {:<12} cannot run here", info.name, variant);
-        return Ok(());
-    };
+    }
+    cases.into_iter().try_for_each(|(case, plan)| time_case(gpu, info.name, variant, case, plan))
+}
+
+fn time_case(gpu: &GpuDevice, operation: &str, variant: &str, case: &Case, plan: Program) -> Result<()> {
     let prepared = PreparedCase::new(case, Storage::F32)?.expect("every case is stored in f32");
     let checked = prepared.check(gpu, variant, Run::Unchecked, None)?;
     assert!(matches!(checked, CaseResult::Equal(_)), "the plan above was made");
@@ -63,18 +80,21 @@ fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Res
     for (name, tensor) in case.graph(DType::F32)?.1 {
         session.write(name, &tensor)?;
     }
-    session.run()?; // compiles what the driver left to the first run
+    // The first run compiles what the driver left to it, and says how long the samples may be.
+    let start = Instant::now();
+    session.run()?;
     session.wait()?;
+    let runs = (SAMPLE_SECONDS / start.elapsed().as_secs_f64()).clamp(1.0, RUNS) as u32;
     let mut seconds = f64::INFINITY;
     for _ in 0..SAMPLES {
         let start = Instant::now();
-        (0..RUNS).try_for_each(|_| session.run())?;
+        (0..runs).try_for_each(|_| session.run())?;
         session.wait()?;
-        seconds = seconds.min(start.elapsed().as_secs_f64() / f64::from(RUNS));
+        seconds = seconds.min(start.elapsed().as_secs_f64() / f64::from(runs));
     }
     println!(
         "{:<22} {:<12} {:<40} {:>10.1} {:>9.3} {:>8.3}",
-        info.name,
+        operation,
         variant,
         case.label,
         seconds * 1e6,

@@ -1,6 +1,6 @@
 //! Elementwise activation functions.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -127,6 +127,12 @@ impl Operation for Activation {
 
     fn cases() -> Vec<Case> {
         let case = |label, kind| Case::new(label, Activation { kind }, vec![CaseInput::normal([2, 3, 5, 7])]);
+        // Far from zero, where powers of e overflow and tails matter.
+        let far = |label, kind| {
+            let x =
+                CaseInput { desc: TensorDesc::f32([2, 4, 8, 8]), fill: Fill::Uniform(-90.0, 90.0), always_f32: false };
+            Case::new(label, Activation { kind }, vec![Some(x)])
+        };
         vec![
             case("silu, 210 elements", ActivationKind::Silu),
             case("gelu, 210 elements", ActivationKind::Gelu),
@@ -136,6 +142,12 @@ impl Operation for Activation {
             case("tanh, 210 elements", ActivationKind::Tanh),
             case("gelu by tanh, 210 elements", ActivationKind::GeluTanh),
             case("sigmoid, 210 elements", ActivationKind::Sigmoid),
+            far("silu far from zero, two whole workgroups", ActivationKind::Silu),
+            far("gelu far from zero, two whole workgroups", ActivationKind::Gelu),
+            far("quick_gelu far from zero, two whole workgroups", ActivationKind::QuickGelu),
+            far("mish far from zero, two whole workgroups", ActivationKind::Mish),
+            far("tanh far from zero, two whole workgroups", ActivationKind::Tanh),
+            far("gelu by tanh far from zero, two whole workgroups", ActivationKind::GeluTanh),
         ]
     }
 }

@@ -63,6 +63,7 @@ impl Operation for AddNoise {
             case("odd number of elements", &[3, 5, 7, 3]),
             case("latents", &[2, 3, 5, 4]),
             case("one image", &[1, 9, 7, 1]),
+            case("two whole workgroups", &[2, 4, 8, 8]),
         ]
     }
 }

@@ -82,6 +82,7 @@ impl Operation for AvgPool {
             case("odd sides, 6 channels", [3, 7, 5, 6]),
             case("odd height, 8 channels", [2, 9, 6, 8]),
             case("odd width, 36 channels", [3, 4, 7, 36]),
+            case("two whole workgroups", [2, 16, 16, 4]),
         ]
     }
 }

@@ -191,6 +191,8 @@ impl Operation for Binary {
         };
         vec![
             case("add, 210 elements", BinaryKind::Add, &[2, 3, 5, 7], &[2, 3, 5, 7]),
+            case("add, two whole workgroups", BinaryKind::Add, &[2, 4, 8, 8], &[2, 4, 8, 8]),
+            case("mul by a vector per image, two whole workgroups", BinaryKind::Mul, &[2, 32, 8], &[2, 1, 8]),
             case("mul, 105 elements", BinaryKind::Mul, &[3, 5, 7], &[3, 5, 7]),
             case("add a vector per image, 7 channels", BinaryKind::Add, &[3, 3, 5, 7], &[3, 1, 1, 7]),
             case("mul by a vector per image, 6 channels", BinaryKind::Mul, &[2, 5, 6], &[2, 1, 6]),
@@ -201,6 +203,8 @@ impl Operation for Binary {
             case("mul by one number", BinaryKind::Mul, &[2, 9, 7], &[1]),
             case("a column and a row, whole vectors", BinaryKind::Mul, &[5, 1], &[8]),
             case("a is the smaller, 7 channels", BinaryKind::Add, &[7], &[3, 2, 7]),
+            case("alternating in three dimensions", BinaryKind::Add, &[3, 1, 7], &[1, 5, 1]),
+            case("alternating in four dimensions", BinaryKind::Mul, &[3, 1, 2, 1], &[1, 5, 1, 7]),
             case("alternating in six dimensions", BinaryKind::Add, &[2, 1, 3, 1, 2, 1], &[1, 3, 1, 2, 1, 5]),
             case("alternating in five dimensions, whole vectors", BinaryKind::Mul, &[3, 1, 2, 1, 8], &[1, 2, 1, 3, 8]),
         ]

@@ -58,7 +58,8 @@ impl Operation for BlendTiles {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::blend_tiles(inputs.get(0), inputs.optional(ABOVE), inputs.optional(LEFT), self)
+        let (above, left) = (inputs.optional(ABOVE), inputs.optional(LEFT));
+        reference::blend_tiles(inputs.get(0), above, left, self.rows, self.columns)
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -108,6 +109,7 @@ impl Operation for BlendTiles {
             case("above alone", [4, 0], [3, 6, 5, 4], 9, 0),
             case("left alone, odd number of elements", [0, 2], [1, 7, 5, 3], 0, 3),
             case("the first tile", [0, 0], [2, 3, 5, 3], 0, 0),
+            case("both seams, two whole workgroups", [3, 5], [2, 8, 8, 4], 8, 8),
         ]
     }
 }

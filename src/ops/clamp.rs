@@ -66,6 +66,7 @@ impl Operation for Clamp {
             case("both bounds, 210 elements", -0.75, 1.25, &[2, 3, 5, 7]),
             case("only the lower bound, odd number of elements", 0.0, 20.0, &[3, 11, 5]),
             case("only the upper bound", -30.0, -0.5, &[2, 7, 9, 4]),
+            case("two whole workgroups", -0.5, 0.25, &[2, 4, 8, 8]),
         ]
     }
 }

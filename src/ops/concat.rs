@@ -112,6 +112,8 @@ impl Operation for Concat {
             case("tokens, 7 and 2", 1, &[3, 7, 5], &[3, 2, 5]),
             case("frames of a film, whole vectors", 1, &[2, 3, 5, 2, 4], &[2, 1, 5, 2, 4]),
             case("one dimension", 0, &[7], &[5]),
+            case("two whole workgroups of vectors", 3, &[2, 4, 4, 4], &[2, 4, 4, 12]),
+            case("two whole workgroups, channels 3 and 5", 3, &[2, 4, 8, 3], &[2, 4, 8, 5]),
         ]
     }
 }

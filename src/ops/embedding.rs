@@ -93,6 +93,7 @@ impl Operation for Embedding {
             case("labels, 6 columns", &[5], 10, [10, 6]),
             case("tokens, 20 columns", &[3, 7], 50, [50, 20]),
             case("positions, 132 columns", &[77], 77, [77, 132]),
+            case("two whole workgroups", &[2, 8], 21, [21, 32]),
             case("indices beyond the table, 5 columns", &[2, 9], 11, [7, 5]),
             case("indices beyond the table, 8 columns", &[2, 9], 11, [7, 8]),
         ]

@@ -81,6 +81,7 @@ impl Operation for Emphasis {
             case("odd number of elements", &[3, 5, 7]),
             case("two windows", &[2, 77, 12]),
             case("one token", &[1, 1, 3]),
+            case("two whole workgroups", &[2, 16, 16]),
         ]
     }
 }

@@ -36,7 +36,7 @@ impl Operation for FourierEmbedding {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::fourier_embedding(inputs.get(0), inputs.get(1), self)
+        reference::fourier_embedding(inputs.get(0), inputs.get(1), self.log, self.flip_sin_to_cos)
     }
 
     fn variants() -> &'static [Variant<Self>] {

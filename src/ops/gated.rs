@@ -90,6 +90,7 @@ impl Operation for Gated {
             case("6 channels", ActivationKind::Gelu, &[2, 9, 12]),
             case("20 channels", ActivationKind::Gelu, &[2, 9, 40]),
             case("132 channels", ActivationKind::Gelu, &[2, 33, 264]),
+            case("two whole workgroups", ActivationKind::Silu, &[2, 32, 16]),
             case("GLU, 5 channels", ActivationKind::Sigmoid, &[2, 7, 10]),
             case("ReGLU, 9 channels", ActivationKind::Relu, &[7, 18]),
             case("SwiGLU, 36 channels", ActivationKind::Silu, &[2, 5, 72]),

@@ -79,6 +79,7 @@ impl Operation for Guidance {
             case("latents", 2, &[2, 3, 5, 4]),
             case("three branches", 3, &[2, 5, 3, 1]),
             case("one branch", 1, &[3, 5, 3]),
+            case("two whole workgroups", 2, &[2, 4, 8, 8]),
         ]
     }
 }

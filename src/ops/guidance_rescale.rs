@@ -99,6 +99,7 @@ impl Operation for GuidanceRescale {
             case("latents", 0.5, 1, 2, &[2, 24, 20, 4]),
             case("first of three branches", 1.0, 0, 3, &[2, 5, 3, 1]),
             case("nothing changes", 0.0, 1, 2, &[1, 5, 3]),
+            case("two whole workgroups", 0.6, 1, 2, &[2, 4, 8, 8]),
         ]
     }
 }

@@ -83,6 +83,7 @@ impl Operation for MaskedLatents {
             case("one channel", &[2, 3, 3, 5, 1]),
             case("a sound", &[2, 2, 13, 5]),
             case("a film", &[1, 2, 3, 2, 5, 4]),
+            case("two whole workgroups", &[2, 2, 4, 8, 4]),
         ]
     }
 }

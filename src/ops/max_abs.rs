@@ -1,7 +1,7 @@
 //! The largest magnitude among a tensor's elements, in parts.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, no_knobs,
+    Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -76,6 +76,15 @@ impl Operation for MaxAbs {
             case("one part and one element", &[17, 241]),
             case("several parts", &[2, 37, 41, 5]),
             case("one element", &[1]),
+            case("two elements", &[2]),
+            case("three elements", &[3]),
+            // So many parts that a vector left out of each changes the largest value of some.
+            case("64 parts", &[64, 4096]),
+            Case::new(
+                "nothing but zeros, padded",
+                MaxAbs,
+                vec![Some(CaseInput { desc: TensorDesc::f32([5]), fill: Fill::Uniform(0.0, 0.0), always_f32: false })],
+            ),
         ]
     }
 }

@@ -69,6 +69,7 @@ impl Operation for ModelInput {
             case("once, no memory", 1, &[1, 2, 5, 4, 3]),
             case("twice, odd number of elements, memory", 2, &[3, 3, 5, 7, 3]),
             case("twice, latents", 2, &[2, 2, 6, 5, 4]),
+            case("twice, two whole workgroups", 2, &[2, 1, 8, 8, 4]),
         ]
     }
 }

@@ -77,6 +77,7 @@ impl Operation for PredOriginalSample {
             case("odd number of elements", &[1, 3, 5, 7, 3], 3),
             case("with memory", &[3, 2, 4, 5, 4], 4),
             case("learned variance", &[1, 2, 5, 7, 3], 6),
+            case("two whole workgroups", &[2, 2, 8, 8, 4], 4),
         ]
     }
 }

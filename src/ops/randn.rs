@@ -76,6 +76,7 @@ impl Operation for Randn {
             case("latents", &[3, 8, 9, 4]),
             case("rows", &[5, 7]),
             case("one dimension", &[1001]),
+            case("two whole workgroups", &[2, 8, 8, 4]),
         ]
     }
 }

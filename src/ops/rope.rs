@@ -170,6 +170,8 @@ impl Operation for Rope {
             case("halves, heads of 64", halves, 64, &[2, 33, 128], 33, 32),
             case("neighbours, part of a head, a picture", interleaved, 20, &[2, 3, 5, 40], 15, 6),
             case("halves, part of a head, positions of each image", halves, 24, &[2, 9, 48], 18, 8),
+            case("neighbours, two whole workgroups", interleaved, 16, &[2, 8, 32], 8, 8),
+            case("halves, two whole workgroups", halves, 16, &[2, 8, 32], 8, 8),
         ]
     }
 }

@@ -63,6 +63,9 @@ impl Operation for Scale {
             case("latents of an autoencoder", 1.0 / 0.18215, 0.0, &[2, 7, 9, 4]),
             case("pictures to 0..1", 0.5, 0.5, &[2, 5, 7, 3]),
             case("negative factor, odd number of elements", -3.25, 0.125, &[3, 11, 5]),
+            case("two whole workgroups", 0.75, -2.0, &[2, 4, 8, 8]),
+            // 65 632 workgroups of 256 elements: more than one row of a dispatch.
+            case("more workgroups than a dispatch has in a row", 1.5, 0.25, &[4099, 4099]).large(),
         ]
     }
 }

@@ -43,7 +43,8 @@ impl Operation for ScaleNoise {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::scale_noise(inputs.get(0), inputs.get(1), inputs.get(2), self.kind)
+        let range = self.kind == LearnedVariance::Range;
+        reference::scale_noise(inputs.get(0), inputs.get(1), inputs.get(2), range)
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -86,6 +87,7 @@ impl Operation for ScaleNoise {
             case("range, odd number of elements", LearnedVariance::Range, &[3, 5, 7, 3], Fill::Uniform(-1.0, 1.0)),
             case("range, outside the bounds", LearnedVariance::Range, &[2, 4, 3, 4], Fill::Normal),
             case("direct", LearnedVariance::Direct, &[2, 5, 3, 3], Fill::Uniform(0.001, 0.5)),
+            case("two whole workgroups", LearnedVariance::Range, &[2, 8, 8, 4], Fill::Uniform(-1.0, 1.0)),
         ]
     }
 }

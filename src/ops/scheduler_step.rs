@@ -81,6 +81,7 @@ impl Operation for SchedulerStep {
             case("learned variance", &[1, 2, 5, 7, 3], 6, true),
             case("four slots, rows that share a vector", &[5, 3, 5, 7, 3], 3, true),
             case("one slot, no noise", &[2, 2, 3, 5, 4], 4, false),
+            case("one slot, two whole workgroups", &[2, 1, 8, 8, 4], 4, true),
         ]
     }
 }

@@ -115,6 +115,8 @@ impl Operation for Slice {
             case("4 of 9 tokens", 1, 3, 4, &[3, 9, 5]),
             case("2 of 5 rows of a film, whole vectors", 2, 2, 2, &[2, 3, 5, 2, 4]),
             case("one dimension", 0, 2, 3, &[7]),
+            case("two whole workgroups of vectors", 3, 4, 8, &[2, 4, 8, 16]),
+            case("two whole workgroups, odd start", 3, 3, 8, &[2, 4, 8, 13]),
         ]
     }
 }

@@ -97,6 +97,9 @@ impl Operation for Softmax {
             case("one vector of four a row", &[9, 4], Fill::Normal),
             case("one past a workgroup", &[2, 9, 260], Fill::Normal),
             case("long rows", &[2, 3, 2052], Fill::Normal),
+            case("whole workgroups in every variant", &[64, 8], Fill::Normal),
+            case("rows of 10 000", &[3, 10_000], Fill::Normal).too_long_for_naive().large(),
+            case("scores of 64 x 64 pixels over themselves, one head", &[4096, 4096], Fill::Normal).perf(),
             // e^x itself would overflow, or be zero in every term; the differences from the largest x are exact in f32.
             case("nearly one-hot", &[4, 9, 36], Fill::Uniform(-400.0, 400.0)),
             case("large negative", &[4, 9, 36], Fill::Uniform(-1010.0, -1000.0)),

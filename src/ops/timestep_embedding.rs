@@ -76,7 +76,8 @@ impl Operation for TimestepEmbedding {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        reference::timestep_embedding(inputs.get(0), inputs.get(1), self)
+        let (dim, flip, scale) = (self.dim, self.flip_sin_to_cos, self.scale);
+        reference::timestep_embedding(inputs.get(0), inputs.get(1), dim, flip, scale)
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -117,6 +118,7 @@ impl Operation for TimestepEmbedding {
             case("angles up to 1000, cosines first, odd", 77, true, 1.0, (0.0, 1000.0)),
             case("angles around 0, sines first, odd", 15, false, 1.0, (-3.0, 3.0)),
             case("scaled angles, cosines first", 34, true, 1000.0, (0.0, 1.0)),
+            case_of("two whole workgroups", &[8], 64, false, 1.0, (0.0, 1000.0)),
         ]
     }
 }

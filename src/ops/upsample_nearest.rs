@@ -110,6 +110,9 @@ impl Operation for UpsampleNearest {
             case("smaller in one direction, 36 channels", [3, 10], [2, 7, 5, 36]),
             // 22 · (26/44) is 13 exactly and just below it in f32, where torch takes row 12.
             case("rounded as torch rounds, 4 channels", [44, 6], [2, 26, 3, 4]),
+            case("two whole workgroups", [8, 8], [2, 4, 4, 4]),
+            case("an autoencoder's last enlargement", [1024, 1024], [1, 512, 512, 4]).large(),
+            case("128 x 128 x 512 to twice", [256, 256], [1, 128, 128, 512]).perf(),
         ]
     }
 }

@@ -1,15 +1,15 @@
 //! Seams between tiles of a picture.
 
-use crate::ops::blend_tiles::BlendTiles;
 use crate::tensor::HostTensor;
 
-/// The first rows of `x` slide from the last rows of `above` to `x` itself, then the first columns likewise from the
-/// last of `left`.
+/// The first `rows` of `x` slide from the last ones of `above` to `x` itself, then the first `columns` likewise from
+/// the last ones of `left`.
 pub fn blend_tiles(
     x: &HostTensor,
     above: Option<&HostTensor>,
     left: Option<&HostTensor>,
-    op: &BlendTiles,
+    rows: usize,
+    columns: usize,
 ) -> HostTensor {
     let (height, width, channels) = (x.shape[1], x.shape[2], x.shape[3]);
     let at = |t: &HostTensor, n: usize, h: usize, w: usize, c: usize| {
@@ -19,13 +19,13 @@ pub fn blend_tiles(
         let (c, w, h) = (i % channels, i / channels % width, i / (channels * width) % height);
         let n = i / (channels * width * height);
         let mut value = at(x, n, h, w, c);
-        if let Some(above) = above.filter(|_| h < op.rows) {
-            let share = h as f64 / op.rows as f64;
-            value = at(above, n, above.shape[1] - op.rows + h, w, c) * (1.0 - share) + value * share;
+        if let Some(above) = above.filter(|_| h < rows) {
+            let share = h as f64 / rows as f64;
+            value = at(above, n, above.shape[1] - rows + h, w, c) * (1.0 - share) + value * share;
         }
-        if let Some(left) = left.filter(|_| w < op.columns) {
-            let share = w as f64 / op.columns as f64;
-            value = at(left, n, h, left.shape[2] - op.columns + w, c) * (1.0 - share) + value * share;
+        if let Some(left) = left.filter(|_| w < columns) {
+            let share = w as f64 / columns as f64;
+            value = at(left, n, h, left.shape[2] - columns + w, c) * (1.0 - share) + value * share;
         }
         value as f32
     })

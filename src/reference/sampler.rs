@@ -1,6 +1,5 @@
 //! The operations of a sampling step, from the formulas.
 
-use crate::ops::scale_noise::LearnedVariance;
 use crate::tensor::HostTensor;
 
 /// `input_scale · state[0]`, `repeat` times along the batch.
@@ -31,22 +30,20 @@ pub fn pred_original_sample(state: &HostTensor, model_output: &HostTensor, coeff
     })
 }
 
-/// Noise times the standard deviation that the model predicted.
+/// Noise times the standard deviation that the model predicted in its last channels, v: √v, or if `range`, the
+/// exponential of half of what lies between two logarithms, at −1 … 1.
 pub fn scale_noise(
     noise: &HostTensor,
     model_output: &HostTensor,
     coefficients: &HostTensor,
-    kind: LearnedVariance,
+    range: bool,
 ) -> HostTensor {
     let channels = *noise.shape.last().expect("inference checked the shape");
     let (min_log, max_log) = (f64::from(coefficients.data[4]), f64::from(coefficients.data[5]));
     HostTensor::from_fn(noise.shape.as_slice(), |i| {
         let v = output_at(model_output, i, channels, true);
         let fraction = (v + 1.0) / 2.0;
-        let deviation = match kind {
-            LearnedVariance::Direct => v.sqrt(),
-            LearnedVariance::Range => (0.5 * (fraction * max_log + (1.0 - fraction) * min_log)).exp(),
-        };
+        let deviation = if range { (0.5 * (fraction * max_log + (1.0 - fraction) * min_log)).exp() } else { v.sqrt() };
         (deviation * f64::from(noise.data[i])) as f32
     })
 }

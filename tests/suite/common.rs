@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use safetensors::{Dtype, SafeTensors};
 use unmist::HostTensor;
+use unmist::verify::{Tolerance, compare};
 
 /// A safetensors file of `tests/fixtures`: float tensors, integer lists, and JSON texts in the metadata.
 pub struct Fixture {
@@ -118,15 +119,6 @@ fn link_file(from: &Path, to: &Path) -> io::Result<()> {
 /// Fails unless every element is within `tolerance` of what is expected, absolutely and relatively added up, and so is
 /// the whole in relative L2. NaN fails.
 pub fn check_close(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
-    assert_eq!(found.len(), expected.len(), "{what}: number of elements");
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        let (f, e) = (f64::from(*f), f64::from(*e));
-        let within = (f - e).abs() <= tolerance * (1.0 + e.abs());
-        assert!(within, "{what}: element {i} is {f}, expected {e}");
-        difference += (f - e).powi(2);
-        norm += e.powi(2);
-    }
-    let relative = (difference / f64::max(norm, 1e-30)).sqrt();
-    assert!(relative <= tolerance, "{what}: relative L2 {relative:.2e} > {tolerance:.0e}");
+    let tensor = |data: &[f32]| HostTensor { shape: vec![data.len()], data: data.to_vec() };
+    compare(&tensor(found), &tensor(expected), Tolerance::near(tolerance)).unwrap_or_else(|e| panic!("{what}: {e}"));
 }

@@ -6,3 +6,4 @@ pub mod requests;
 pub mod sample;
 pub mod sample_pictures;
 pub mod usage;
+pub mod verify;

@@ -1,0 +1,84 @@
+//! Which variant can compute which case, pinned: a variant that stops covering a case it covered fails here, on a
+//! machine without any device. `UNMIST_PIN=1` writes the file anew.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use unmist::DType;
+use unmist::caps::Caps;
+use unmist::graph::NodeKind;
+use unmist::ops::{LowerContext, registry};
+
+/// Kinds of devices: column headings and what they can do.
+fn devices() -> [(&'static str, Caps); 4] {
+    let with = |is_cpu, size| Caps {
+        is_cpu,
+        subgroup_sizes: Some([size; 2]),
+        max_binding_bytes: 1 << 30,
+        max_buffer_bytes: 1 << 32,
+        workgroup_memory_bytes: 32 << 10,
+        max_workgroup_invocations: 1024,
+        ..Caps::webgpu_minimum()
+    };
+    [
+        ("the least that WebGPU promises", Caps::webgpu_minimum()),
+        ("a GPU with subgroups of 32", with(false, 32)),
+        ("a CPU driver with subgroups of 8, as lavapipe", with(true, 8)),
+        ("a CPU driver with subgroups of 4, as SwiftShader", with(true, 4)),
+    ]
+}
+
+fn table() -> String {
+    let devices = devices();
+    let mut text = String::from("Which variant can compute which parity case (y), on\n");
+    for (number, (name, _)) in devices.iter().enumerate() {
+        writeln!(text, "  {}. {name}", number + 1).expect("writing to a String cannot fail");
+    }
+    text += "Compared by tests/suite/kernels/legality.rs; written by it with UNMIST_PIN=1.\n";
+    for info in registry() {
+        for (index, variant) in info.variants.iter().enumerate() {
+            writeln!(text, "\n{} {variant}", info.name).expect("as above");
+            for case in &info.cases {
+                let graph = case.structure(DType::F32).expect("cases fit their operation");
+                let node = graph.nodes().last().expect("the operation is the last node");
+                let NodeKind::Op(op, inputs) = &node.kind else { panic!("the operation is the last node") };
+                let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
+                let legal = devices.iter().map(|(_, caps)| {
+                    let context = LowerContext { inputs: &inputs, output: &node.desc, caps };
+                    if op.legal(index, &context).is_ok() { 'y' } else { '-' }
+                });
+                let legal: String = legal.collect();
+                writeln!(text, "  {legal}  {}", case.label).expect("as above");
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_variant_covers_the_cases_it_covered() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/legality.txt");
+    let found = table();
+    if std::env::var_os("UNMIST_PIN").is_some() {
+        std::fs::write(&path, &found).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    let pinned = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let missing: Vec<_> = pinned.lines().filter(|line| !found.lines().any(|l| l == *line)).collect();
+    let new: Vec<_> = found.lines().filter(|line| !pinned.lines().any(|l| l == *line)).collect();
+    assert!(
+        pinned == found,
+        "tests/legality.txt does not say what is; if the change is wanted, run with UNMIST_PIN=1.\nno longer:\n{}\nnew:\n{}",
+        missing.join("\n"),
+        new.join("\n")
+    );
+}
+
+#[test]
+fn cases_have_names_of_their_own() {
+    for info in registry() {
+        let mut labels: Vec<_> = info.cases.iter().map(|case| case.label).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), info.cases.len(), "{}: two cases have one label", info.name);
+    }
+}
