@@ -34,6 +34,8 @@ pub enum Error {
     Usage(String),
     /// As [`Error::Usage`], of a field of a [`Request`](crate::request::Request).
     Refused(Refusal),
+    /// The run was asked to stop ([`Cancel`](crate::pipelines::Cancel)).
+    Cancelled,
     /// A file could not be read or written.
     Io {
         /// The file.
@@ -62,6 +64,7 @@ impl Error {
             Error::Device(m) => format!("device: {m}"),
             Error::Usage(m) => format!("usage: {m}"),
             Error::Refused(refusal) => format!("usage: {}", refusal.in_words(name)),
+            Error::Cancelled => "cancelled: the run was asked to stop".into(),
             Error::Io { path, source } => format!("io: {}: {source}", path.display()),
         }
     }

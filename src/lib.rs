@@ -34,7 +34,8 @@
 //!         ..pipeline.defaults()
 //!     };
 //!     let device = Device::open("auto")?;
-//!     let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+//!     let load = LoadOptions::default();
+//!     let runtime = Runtime::new(&device, &load, DType::F32);
 //!     // [4, 1, 32, 32] in [0, 1]
 //!     let images = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(0)], &mut |_| Ok(()))?;
 //!     println!("{:?}", images.shape);

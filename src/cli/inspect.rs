@@ -143,7 +143,7 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
     let mut pipeline = DiffusionPipeline::load(checkpoint, scheduler)?;
     pipeline.set_tiling(args.vae_tiling);
     let (device, load) = (args.device.open()?, args.device.load_options()?);
-    let runtime = Runtime { device: &device, load: &load, dtype: args.precision.dtype() };
+    let runtime = Runtime::new(&device, &load, args.precision.dtype());
     let options = SampleOptions {
         batch_size: args.batch_size,
         prompts: vec![String::new()],

@@ -1,6 +1,7 @@
 //! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the
 //! first step to the last.
 
+use super::Cancel;
 use crate::backend::Session;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -223,6 +224,8 @@ pub struct DenoiseLoop<'a> {
     pub session: Box<dyn Session + 'a>,
     /// The run.
     pub schedule: &'a Schedule,
+    /// Asked after each step whether to go on.
+    pub cancel: Option<&'a Cancel>,
 }
 
 impl DenoiseLoop<'_> {
@@ -231,7 +234,8 @@ impl DenoiseLoop<'_> {
     /// intermediate results.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device was lost; what `observe` returns.
+    /// [`Error::Device`] if the device was lost; [`Error::Cancelled`] if the run was asked to stop; what `observe`
+    /// returns.
     pub fn run<S: NoiseSource>(
         &mut self,
         sample: &HostTensor,
@@ -276,6 +280,9 @@ impl DenoiseLoop<'_> {
                 timestep: step.timestep,
                 session: self.session.as_mut(),
             })?;
+            if self.cancel.is_some_and(Cancel::is_cancelled) {
+                return Err(Error::Cancelled);
+            }
         }
         self.finite_sample(self.schedule.steps.len())
     }

@@ -5,7 +5,11 @@ mod denoise;
 mod diffusion;
 mod text;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::backend::{Device, LoadOptions};
+use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 pub use autoencoder::{Autoencoder, Tiling};
@@ -25,4 +29,45 @@ pub struct Runtime<'a> {
     pub load: &'a LoadOptions,
     /// How weights and activations are stored.
     pub dtype: DType,
+    /// Asked between the steps of a run, and between its stages, whether to go on.
+    pub cancel: Option<&'a Cancel>,
+}
+
+impl<'a> Runtime<'a> {
+    /// A runtime whose runs go on to their end.
+    pub fn new(device: &'a Device, load: &'a LoadOptions, dtype: DType) -> Self {
+        Self { device, load, dtype, cancel: None }
+    }
+
+    /// The same, whose runs end with [`Error::Cancelled`] soon after `cancel` says so.
+    pub fn with_cancel(self, cancel: &'a Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
+    }
+
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if not.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        match self.cancel {
+            Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A request to stop, from any thread. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks every run that looks at this, or at a clone, to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a run was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -120,13 +120,17 @@ impl TextEncoders {
     /// The graph of each encoder by its name, for `batch` prompts of `count` windows.
     ///
     /// # Errors
-    /// As [`CLIPTextModel::graph_of`].
-    pub fn graphs(&self, batch: usize, count: usize, dtype: DType) -> Result<Vec<(&'static str, Graph)>> {
+    /// A refusal if more layers are skipped than there are; as [`CLIPTextModel::graph_of`].
+    pub fn graphs(
+        &self,
+        batch: usize,
+        count: usize,
+        clip_skip: usize,
+        dtype: DType,
+    ) -> Result<Vec<(&'static str, Graph)>> {
         let graph = |encoder: &TextEncoder| {
-            let length = encoder.model.config.max_position_embeddings;
-            let outputs = encoder.outputs(TextOutput::LastHiddenState, self.xl);
-            let tokens = (batch * count * length).min(encoder.model.config.vocab_size);
-            Ok((encoder.name, encoder.with_vocabulary(tokens).graph_of(batch * count, length, &outputs, dtype)?))
+            let outputs = encoder.outputs(encoder.states(clip_skip, self.xl)?, self.xl);
+            Ok((encoder.name, encoder.graph(batch * count, &outputs, dtype)?))
         };
         self.encoders.iter().map(graph).collect()
     }
@@ -166,11 +170,33 @@ impl TextEncoder {
         std::iter::once(states).chain(pooled.then_some(TextOutput::TextEmbeds)).collect()
     }
 
-    /// The model with so many tokens.
-    fn with_vocabulary(&self, tokens: usize) -> CLIPTextModel {
+    /// Which states the U-Net sees, with so many of the last layers left out.
+    fn states(&self, clip_skip: usize, xl: bool) -> Result<TextOutput> {
+        let layers = self.model.config.num_hidden_layers;
+        // SDXL was trained on the layer before the last, without the final norm.
+        let from_end = clip_skip + usize::from(xl);
+        if from_end > layers {
+            let why = format!("the text encoder has {layers} layers");
+            return Err(Refusal::of_value("clip_skip", clip_skip, why).into());
+        }
+        Ok(match (xl, from_end) {
+            (true, k) => TextOutput::HiddenState(layers - k),
+            (false, 0) => TextOutput::LastHiddenState,
+            (false, k) => TextOutput::NormedHiddenState(layers - k),
+        })
+    }
+
+    /// Rows of the table of token vectors for so many windows: one for each token, if all are different.
+    fn table_rows(&self, windows: usize) -> usize {
+        let config = &self.model.config;
+        (windows * config.max_position_embeddings).min(config.vocab_size)
+    }
+
+    /// The model on so many windows, with the vectors of no more tokens than they can hold.
+    fn graph(&self, windows: usize, outputs: &[TextOutput], dtype: DType) -> Result<Graph> {
         let mut model = self.model.clone();
-        model.config.vocab_size = tokens;
-        model
+        model.config.vocab_size = self.table_rows(windows);
+        model.graph_of(windows, self.model.config.max_position_embeddings, outputs, dtype)
     }
 
     fn windows(&self, prompt: &str, weighting: bool) -> Result<Vec<Window>> {
@@ -188,18 +214,8 @@ impl TextEncoder {
         xl: bool,
     ) -> Result<(HostTensor, Option<HostTensor>)> {
         let config = &self.model.config;
-        let (layers, length) = (config.num_hidden_layers, config.max_position_embeddings);
-        // SDXL was trained on the layer before the last, without the final norm.
-        let from_end = clip_skip + usize::from(xl);
-        if from_end > layers {
-            let why = format!("the text encoder has {layers} layers");
-            return Err(Refusal::of_value("clip_skip", clip_skip, why).into());
-        }
-        let states = match (xl, from_end) {
-            (true, k) => TextOutput::HiddenState(layers - k),
-            (false, 0) => TextOutput::LastHiddenState,
-            (false, k) => TextOutput::NormedHiddenState(layers - k),
-        };
+        let length = config.max_position_embeddings;
+        let states = self.states(clip_skip, xl)?;
         let outputs = self.outputs(states, xl);
 
         // Every window of every prompt in one batch; short prompts are filled up with empty windows.
@@ -214,10 +230,10 @@ impl TextEncoder {
             }
         }
         let batch = prompts.len() * count;
-        let used = UsedTokens::new(&self.weights, &ids);
+        let used = UsedTokens::new(&self.weights, &ids, self.table_rows(batch));
         let positions = HostTensor::new([batch, length], used.positions(&ids))?;
         let input_ids = HostTensor::new([batch, length], ids)?;
-        let graph = self.with_vocabulary(used.tokens.len()).graph_of(batch, length, &outputs, runtime.dtype)?;
+        let graph = self.graph(batch, &outputs, runtime.dtype)?;
         let mut session = self.fallback.load(runtime.device, &graph, &used, runtime.load)?;
         session.write("input_ids", &positions)?;
         if session.has_input("pooled_rows") {
@@ -249,14 +265,17 @@ struct UsedTokens<'a> {
     weights: &'a Weights,
     /// The tokens, sorted.
     tokens: Vec<usize>,
+    /// Rows of the table; those beyond the tokens are zeros. The same for all prompts of one length, so that they share
+    /// a program.
+    rows: usize,
 }
 
 impl<'a> UsedTokens<'a> {
-    fn new(weights: &'a Weights, ids: &[f32]) -> Self {
+    fn new(weights: &'a Weights, ids: &[f32], rows: usize) -> Self {
         let mut tokens: Vec<_> = ids.iter().map(|id| *id as usize).collect();
         tokens.sort_unstable();
         tokens.dedup();
-        Self { weights, tokens }
+        Self { weights, tokens, rows }
     }
 
     /// Where the vectors of `ids` stand in the smaller table.
@@ -274,7 +293,9 @@ impl WeightSource for UsedTokens<'_> {
         }
         let width = whole.shape[1];
         let rows = self.tokens.iter().flat_map(|token| &whole.data[token * width..][..width]);
-        HostTensor::new([self.tokens.len(), width], rows.copied().collect())
+        let mut table: Vec<f32> = rows.copied().collect();
+        table.resize(self.rows * width, 0.0);
+        HostTensor::new([self.rows, width], table)
     }
 
     fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {

@@ -19,7 +19,7 @@ use record::Record;
 use run::Job;
 
 use super::{model_path, print};
-use crate::backend::Device;
+use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::output::check_writable;
 use crate::pipelines::{Kind, Traits};
@@ -72,7 +72,9 @@ pub fn run(args: Args) -> Result<()> {
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
     report_device(&device, record.as_ref());
-    let job = Job { args: &args, load: resolved.request.device.load_options()?, device: &device, output: &output };
+    // One picture, and the process ends: what one stage has loaded need not wait for another.
+    let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
+    let job = Job { args: &args, load, device: &device, output: &output };
     let schedulers = models.schedulers();
     let images = job.run(&resolved, models)?;
 

@@ -27,7 +27,7 @@ impl Job<'_> {
     pub fn run(&self, resolved: &Resolved, models: Models) -> Result<HostTensor> {
         let options = &resolved.options;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
-        let runtime = Runtime { device: self.device, load: &self.load, dtype };
+        let runtime = Runtime::new(self.device, &self.load, dtype);
         let mut pipeline = models.model.pipeline;
         let windows = pipeline.windows(options)?;
         if windows > 1 {

@@ -9,23 +9,16 @@ use crate::models::ClassEmbedding;
 use crate::pipelines::text::{TextConditioning, TextEncoders};
 use crate::tensor::HostTensor;
 
-/// What stays the same in every step.
-pub(super) struct Condition {
-    /// Inputs of the step's graph, by name.
-    pub inputs: Vec<(&'static str, HostTensor)>,
-    /// Tokens of the text.
-    pub tokens: usize,
-}
+/// Inputs of the step's graph, by name, that stay the same in every step.
+pub(super) type Condition = Vec<(&'static str, HostTensor)>;
 
 impl DiffusionPipeline {
     /// Encodes what `options` ask for, for each branch of the prediction.
     pub(super) fn encode_condition(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<Condition> {
         let guidance = self.guidance(options);
         let (branches, mut inputs) = (guidance.branches, guidance.inputs);
-        let mut tokens = 0;
         if let Some(encoders) = &self.text {
             let text = self.encode_text(encoders, runtime, options, branches)?;
-            tokens = text.hidden_states.shape[1];
             if self.unet.has_text_time() {
                 let missing = || Error::Config("the U-Net needs pooled text, the text encoders return none".into());
                 inputs.push(("text_embeds", text.pooled.ok_or_else(missing)?));
@@ -34,7 +27,7 @@ impl DiffusionPipeline {
             inputs.push(("encoder_hidden_states", text.hidden_states));
         }
         inputs.extend(self.class_labels(options, branches)?.map(|labels| ("class_labels", labels)));
-        Ok(Condition { inputs, tokens })
+        Ok(inputs)
     }
 
     /// The class of each sample of each branch ("no class" first), or for enlarging how noisy the small picture is; if

@@ -50,11 +50,9 @@ impl DiffusionPipeline {
         };
         let memory = |graph| Ok((runtime.device.memory(&graph, runtime.load)?, None));
 
-        let mut tokens = 0;
         if let Some(text) = &self.text {
             let windows = self.windows(options)?;
-            tokens = windows * text.window();
-            for (component, graph) in text.graphs(batch, windows, runtime.dtype)? {
+            for (component, graph) in text.graphs(batch, windows, options.clip_skip, runtime.dtype)? {
                 add(component, memory(graph))?;
             }
         }
@@ -66,7 +64,7 @@ impl DiffusionPipeline {
         }
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
-        add("unet", memory(self.step_graph(runtime, &spec, tokens)?))?;
+        add("unet", memory(self.step_graph(runtime, &spec, self.tokens(options)?)?))?;
         if let Some(vae) = &self.vae {
             add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
         }

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
 use crate::overflow::F32Fallback;
+use crate::parallel;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
@@ -228,12 +229,18 @@ impl DiffusionPipeline {
         lists.into_iter().try_fold(1, |most, list| Ok(most.max(text.windows(list, options.weighting)?)))
     }
 
+    /// Tokens of text that the U-Net sees for each picture; 0 without text.
+    fn tokens(&self, options: &SampleOptions) -> Result<usize> {
+        self.text.as_ref().map_or(Ok(0), |text| Ok(self.windows(options)? * text.window()))
+    }
+
     /// Makes pictures `[N, C, H, W]` in [0, 1]. `sources` holds one noise source for the whole batch or one for each
     /// picture.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model
-    /// or the device; [`Error::Device`] if the device is lost; what `observe` returns.
+    /// or the device; [`Error::Device`] if the device is lost; [`Error::Cancelled`] if the run was asked to stop;
+    /// what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
@@ -260,20 +267,24 @@ impl DiffusionPipeline {
         let shape = self.latent_shape(options)?;
         let schedule = self.schedule(options)?;
         self.plan(runtime, options)?.check()?;
+        let graph = self.step_graph(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
+        let compile = || runtime.device.compile(&graph, runtime.load);
+        parallel::meanwhile(compile, || {
+            // 1. what is asked for: text or class, and for guidance its opposite
+            let condition = self.encode_condition(runtime, options)?;
+            runtime.check_cancelled()?;
 
-        // 1. what is asked for: text or class, and for guidance its opposite
-        let condition = self.encode_condition(runtime, options)?;
+            // 2. noise, or a noised picture; and what the U-Net or the loop is shown of a picture
+            let start = self.start(runtime, options, &shape, &schedule, sources)?;
+            runtime.check_cancelled()?;
 
-        // 2. noise, or a noised picture; and what the U-Net or the loop is shown of a picture
-        let start = self.start(runtime, options, &shape, &schedule, sources)?;
-
-        // 3. every step
-        let graph = self.step_graph(runtime, &self.spec(options, &schedule, &shape), condition.tokens)?;
-        let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
-        for (name, tensor) in condition.inputs.iter().chain(&start.inputs) {
-            session.write(name, tensor)?;
-        }
-        DenoiseLoop { session, schedule: &schedule }.run(&start.latents, sources, observe)
+            // 3. every step
+            let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
+            for (name, tensor) in condition.iter().chain(&start.inputs) {
+                session.write(name, tensor)?;
+            }
+            DenoiseLoop { session, schedule: &schedule, cancel: runtime.cancel }.run(&start.latents, sources, observe)
+        })
     }
 
     /// Pictures `[N, C, H, W]` in [0, 1] of what the U-Net works on.

@@ -125,7 +125,7 @@ fn a_run_with_a_lora_gives_diffusers_picture() {
         ..SampleOptions::default()
     };
     let (device, load) = (Device::Gpu(gpu().clone()), LoadOptions::default());
-    let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let images = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(0)], &mut |_| Ok(())).expect("samples");
     let truth = truths.read_f32("images").expect("sound");
     assert_eq!(images.shape, truth.shape);

@@ -63,7 +63,7 @@ fn stages_take_what_was_planned_and_are_freed_in_turn() {
     let device = Device::Gpu(gpu.clone());
     let pipeline = load(&shipped());
     let load = LoadOptions { forget_parameters: true, ..load_options(None) };
-    let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let plan = pipeline.plan(&runtime, &options()).expect("plans");
     let names: Vec<_> = plan.stages.iter().map(|s| s.component.as_str()).collect();
     assert_eq!(names, ["text_encoder", "unet", "vae.decoder"]);
@@ -98,13 +98,13 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
         let mut pipeline = load(&shipped());
         let plan = {
             let load = load_options(None);
-            pipeline.plan(&Runtime { device: &device, load: &load, dtype: DType::F32 }, &options()).expect("plans")
+            pipeline.plan(&Runtime::new(&device, &load, DType::F32), &options()).expect("plans")
         };
         let (unet, decoder) = (total(&plan, "unet"), total(&plan, "vae.decoder"));
         let mut refusal = |limit: u64, tiling: Tiling| -> Option<String> {
             pipeline.set_tiling(tiling);
             let load = load_options(Some(limit));
-            let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+            let runtime = Runtime::new(&device, &load, DType::F32);
             let mut steps = 0;
             let result = pipeline.sample_latents(&runtime, &options(), &mut [TorchCpu::new(1)], &mut |_| {
                 steps += 1;
@@ -138,7 +138,7 @@ fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
     let mut plan = |limit, tiling| {
         pipeline.set_tiling(tiling);
         let load = load_options(limit);
-        let runtime = Runtime { device: &device, load: &load, dtype: DType::F32 };
+        let runtime = Runtime::new(&device, &load, DType::F32);
         let mut plan = pipeline.plan(&runtime, &options).expect("plans");
         plan.stages.retain(|stage| stage.component == "vae.decoder");
         plan
@@ -166,7 +166,7 @@ fn a_unet_that_overflows_f16_goes_on_with_f32_where_it_does() {
     let mut steps = 0;
     let mut sample = |dtype| -> Result<HostTensor> {
         let load = load_options(None);
-        let runtime = Runtime { device: &device, load: &load, dtype };
+        let runtime = Runtime::new(&device, &load, dtype);
         pipeline.sample_latents(&runtime, &options, &mut [TorchCpu::new(1)], &mut |_| {
             steps += 1;
             Ok(())

@@ -5,3 +5,5 @@ pub mod denoise_step;
 pub mod memory;
 pub mod overflow;
 pub mod parity;
+pub mod program;
+pub mod store;

@@ -50,7 +50,8 @@ fn check(what: &str, found: &HostTensor, expected: &HostTensor) {
 
 /// Encoding and decoding against the truth of a component, whose latents are not scaled.
 fn check_truth(truth: &NamedTensors, vae: &Autoencoder, device: &Device, scale: f32) {
-    let runtime = Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(device, &load, DType::F32);
     let latent = each(&truth["decoder/latent"], |v| v * scale);
     let pictures = vae.decode(&runtime, &latent).expect("decodes");
     let expected = each(&truth["decoder/out"], |v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
@@ -89,7 +90,8 @@ fn tiles_agree_with_diffusers() {
     // The picture is larger than one tile, and tiles show: without them, or with others, the result is another.
     for tiling in [Tiling::Off, Tiling::Pixels(24)] {
         let other = vae(&fixtures().join("inpaint"), tiling);
-        let runtime = Runtime { device: &Device::Reference, load: &LoadOptions::default(), dtype: DType::F32 };
+        let load = LoadOptions::default();
+        let runtime = Runtime::new(&Device::Reference, &load, DType::F32);
         let latent = each(&truth["decoder/latent"], |v| v * 0.18215);
         let pictures = other.decode(&runtime, &latent).expect("decodes");
         let expected = each(&truth["decoder/out"], |v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
@@ -102,7 +104,8 @@ fn tiles_of_the_tiny_autoencoder_hide_their_seams() {
     let folder = fixtures().join("taesd");
     let latent = HostTensor::from_fn([2, 4, 20, 28], |i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0);
     let device = Device::Gpu(gpu().clone());
-    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let whole = vae(&folder, Tiling::Off).decode(&runtime, &latent).expect("decodes");
     let tiled = vae(&folder, Tiling::Pixels(64)).decode(&runtime, &latent).expect("decodes");
     assert_ne!(whole, tiled);
@@ -121,7 +124,7 @@ fn tiles_are_taken_where_the_whole_does_not_fit() {
             let plan = PlanOptions { max_memory_bytes, ..PlanOptions::default() };
             let load = LoadOptions { plan, ..LoadOptions::default() };
             let vae = vae(&folder, tiling);
-            (vae.decode(&Runtime { device: &device, load: &load, dtype: DType::F32 }, &latent), vae.take_notes())
+            (vae.decode(&Runtime::new(&device, &load, DType::F32), &latent), vae.take_notes())
         };
         let (whole, notes) = decode(Tiling::Auto, None);
         assert_eq!((whole.expect("decodes"), notes), (decode(Tiling::Off, None).0.expect("decodes"), vec![]));
@@ -181,7 +184,7 @@ fn check_overflow(folder: &tempfile::TempDir, wide_weights: bool) {
 
         let decode = |dtype| {
             let vae = vae(folder.path(), Tiling::Auto);
-            let picture = vae.decode(&Runtime { device: &device, load: &LoadOptions::default(), dtype }, &latent);
+            let picture = vae.decode(&Runtime::new(&device, &LoadOptions::default(), dtype), &latent);
             (picture.expect("decodes"), vae.take_notes())
         };
         let (half, full) = (decode(DType::F16), decode(DType::F32));
@@ -199,7 +202,8 @@ fn what_overflows_f32_too_is_refused() {
     let folder = scaled_copy("vae", "decoder.conv_in.weight", 3e38);
     let vae = vae(folder.path(), Tiling::Auto);
     let device = Device::Gpu(gpu().clone());
-    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let result = vae.decode(&runtime, &HostTensor::from_fn([1, 4, 6, 10], |i| i as f32));
     assert!(matches!(&result, Err(Error::Checkpoint(m)) if m.contains("decoder")), "{result:?}");
 }

@@ -83,7 +83,7 @@ impl Run {
         let watch = self.file.info("trajectory").is_some();
         self.pipeline
             .sample(
-                &Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 },
+                &Runtime::new(device, &LoadOptions::default(), DType::F32),
                 &self.options,
                 &mut sources,
                 &mut |mut progress| {

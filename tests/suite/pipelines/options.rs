@@ -19,7 +19,8 @@ fn pipeline(model: &str, scheduler: &str) -> DiffusionPipeline {
 
 fn latents(pipeline: &DiffusionPipeline, options: &SampleOptions, seeds: &[u64]) -> unmist::Result<HostTensor> {
     let device = Device::Gpu(gpu().clone());
-    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let mut sources: Vec<_> = seeds.iter().map(|s| TorchCpu::new(*s)).collect();
     pipeline.sample_latents(&runtime, options, &mut sources, &mut |_| Ok(()))
 }
@@ -121,7 +122,8 @@ fn prompt_weights_multiply_and_keep_the_mean() {
     let checkpoint = Checkpoint::open(stable_diffusion("sd1")).expect("the model is there");
     let text = TextEncoders::load(&checkpoint, false).expect("loads");
     let device = Device::Gpu(gpu().clone());
-    let runtime = Runtime { device: &device, load: &LoadOptions::default(), dtype: DType::F32 };
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(&device, &load, DType::F32);
     let encode = |prompt: &str, weighting: bool| {
         let prompts = [prompt.to_owned()];
         let count = text.windows(&prompts, weighting).expect("fits");

@@ -109,7 +109,8 @@ impl Run {
     fn sample(&self, device: &Device) -> HostTensor {
         let mut sources: Vec<_> = self.seeds.iter().map(|s| TorchCpu::new(*s)).collect();
         if self.file.info("images").is_none() {
-            let runtime = Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 };
+            let load = LoadOptions::default();
+            let runtime = Runtime::new(device, &load, DType::F32);
             return self
                 .pipeline
                 .sample_latents(&runtime, &self.options, &mut sources, &mut |_| Ok(()))
@@ -117,7 +118,7 @@ impl Run {
         }
         self.pipeline
             .sample(
-                &Runtime { device, load: &LoadOptions::default(), dtype: DType::F32 },
+                &Runtime::new(device, &LoadOptions::default(), DType::F32),
                 &self.options,
                 &mut sources,
                 &mut |_| Ok(()),
