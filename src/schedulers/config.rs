@@ -5,11 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, parse_object};
+use super::fields::Fields;
 use super::options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
     SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
+use crate::checkpoint::Json;
 use crate::{Error, Result};
 
 /// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class
@@ -180,7 +181,9 @@ impl SchedulerConfig {
     /// [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names
     /// not known here.
     pub fn from_json(text: &str) -> Result<Self> {
-        let mut given = parse_object(text)?;
+        let Value::Object(mut given) = Json::parse("scheduler_config.json", text.to_owned())?.value else {
+            return Err(Error::Config("scheduler_config.json: expected a JSON object".into()));
+        };
         let class = match given.get("_class_name") {
             Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
             None => return Err(Error::Config("scheduler_config.json has no \"_class_name\"".into())),

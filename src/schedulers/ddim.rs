@@ -4,7 +4,7 @@
 //! x_t, and fresh noise of which `eta` gives the share (0: deterministic, 1: DDPM's). (The paper writes α for ᾱ.)
 
 use super::betas::stored;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::{Sampling, Scheduler, timesteps};
 use crate::refusal::Refusal;
@@ -38,7 +38,7 @@ fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sa
 
     let pred_epsilon = if sampling.use_clipped_model_output {
         // GLIDE: the noise that, with the clipped x_0, gives x_t.
-        (Linear::sample() - alpha * Linear::x0()) / sigma
+        (Combination::sample() - alpha * Combination::x0()) / sigma
     } else {
         pred_epsilon(config.prediction_type, alpha, sigma)
     };
@@ -50,7 +50,8 @@ fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sa
         return Err(Refusal::of_value("eta", sampling.eta, why).into());
     }
     let pred_sample_direction = direction_squared.max(0.0).sqrt() * pred_epsilon;
-    let prev_sample = alpha_prod_t_prev.sqrt() * Linear::x0() + pred_sample_direction + std_dev_t * Linear::noise();
+    let prev_sample =
+        alpha_prod_t_prev.sqrt() * Combination::x0() + pred_sample_direction + std_dev_t * Combination::noise();
 
     let x0 = X0::new(config.prediction_type, alpha, sigma, config.clip);
     let draws_noise = sampling.eta > 0.0;

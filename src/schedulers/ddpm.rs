@@ -4,7 +4,7 @@
 //! trained timesteps, "t − 1" is the next one visited, and α_t, β_t are those of the whole stride.
 
 use super::betas::stored;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::VarianceType;
 use super::step::{NoiseScale, Schedule, Step, X0};
 use super::{Sampling, Scheduler, timesteps};
@@ -38,7 +38,8 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
     // Eq. 7, the mean: μ̃_t = √ᾱ_{t-1} β_t / (1 − ᾱ_t) x_0 + √α_t (1 − ᾱ_{t-1}) / (1 − ᾱ_t) x_t.
     let pred_original_sample_coeff = alpha_prod_t_prev.sqrt() * current_beta_t / beta_prod_t;
     let current_sample_coeff = current_alpha_t.sqrt() * beta_prod_t_prev / beta_prod_t;
-    let pred_prev_sample = pred_original_sample_coeff * Linear::x0() + current_sample_coeff * Linear::sample();
+    let pred_prev_sample =
+        pred_original_sample_coeff * Combination::x0() + current_sample_coeff * Combination::sample();
 
     // Eq. 7, the variance: β̃_t = (1 − ᾱ_{t-1}) / (1 − ᾱ_t) β_t; kept above 0 for its logarithm, as diffusers does.
     let variance_small = (beta_prod_t_prev / beta_prod_t * current_beta_t).max(1e-20);
@@ -60,7 +61,7 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
     // Eq. 15: x_0 ≈ (x_t − √(1−ᾱ_t) ε_θ) / √ᾱ_t.
     let x0 = X0::new(config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), config.clip);
     Ok(Step {
-        prev_sample: pred_prev_sample + noise_coeff * Linear::noise(),
+        prev_sample: pred_prev_sample + noise_coeff * Combination::noise(),
         draws_noise,
         noise_scale,
         ..Step::new(t as f64, x0, noise_schedule.noising(t)?)

@@ -4,8 +4,8 @@
 //! With ρ = σ/α, x/α obeys d(x/α)/dρ = ε; ε is interpolated through its last values by a polynomial in ln ρ, and
 //! integrated over ρ.
 
+use super::combination::Combination;
 use super::exponential::Level;
-use super::linear::Linear;
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
 use super::{Sampling, Scheduler};
@@ -35,12 +35,12 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         // Memory: the previous ε, most recent first.
         let (from, to) = (Level::new(rhos[i]), Level::new(rhos[i + 1]));
         let epsilon = from.epsilon(config, true);
-        let m = |back: usize| if back == 0 { epsilon.clone() } else { Linear::memory(back - 1) };
+        let m = |back: usize| if back == 0 { epsilon.clone() } else { Combination::memory(back - 1) };
         let nodes: Vec<f64> = (0..order).map(|back| rhos[i - back].ln()).collect();
         let integral = (0..order).map(|j| integrated_lagrange(&nodes, j, rhos[i], rhos[i + 1]) * m(j));
-        let increment = integral.fold(Linear::zero(), |sum, term| sum + term);
+        let increment = integral.fold(Combination::zero(), |sum, term| sum + term);
         Step {
-            prev_sample: to.alpha * (Linear::sample() / from.alpha + increment),
+            prev_sample: to.alpha * (Combination::sample() / from.alpha + increment),
             memory: (0..memory_slots).map(m).collect(),
             ..from.step(run.timesteps[i], config)
         }

@@ -4,8 +4,8 @@
 //!
 //! Each step calls the model once, and takes the differences that a higher order needs from the previous steps.
 
+use super::combination::Combination;
 use super::exponential::{Differences, Level, dpm_output, dpm_update, is_sde};
-use super::linear::Linear;
 use super::options::{FinalSigmasType, SolverType};
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
@@ -36,13 +36,13 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
 
         // Memory: the previous outputs, most recent first.
         let output = dpm_output(config, levels[i]);
-        let m = |back: usize| if back == 0 { output.clone() } else { Linear::memory(back - 1) };
+        let m = |back: usize| if back == 0 { output.clone() } else { Combination::memory(back - 1) };
         let differences = differences(&levels, i, order, m);
         let (from, to) = (levels[i], levels[i + 1]);
         // The third order has only one form.
         let solver_type = if order == 3 { SolverType::Heun } else { config.solver_type };
         Step {
-            prev_sample: dpm_update(config.algorithm_type, solver_type, from, to, Linear::sample(), differences),
+            prev_sample: dpm_update(config.algorithm_type, solver_type, from, to, Combination::sample(), differences),
             memory: (0..memory_slots).map(m).collect(),
             draws_noise: is_sde(config.algorithm_type),
             ..levels[i].step(run.timesteps[i], config)
@@ -53,7 +53,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
 }
 
 /// Divided differences of the last `order` outputs, in units of the coming step's length h.
-fn differences(levels: &[Level], i: usize, order: usize, m: impl Fn(usize) -> Linear) -> Differences {
+fn differences(levels: &[Level], i: usize, order: usize, m: impl Fn(usize) -> Combination) -> Differences {
     let h = levels[i + 1].lambda - levels[i].lambda;
     // Length of the step that came `back` steps before this one, in units of h.
     let r = |back: usize| (levels[i - back].lambda - levels[i - back - 1].lambda) / h;

@@ -4,9 +4,9 @@
 //! Steps come in groups: a step of order 1, one of order 2, one of order 3, all from the same start and each reaching
 //! further with the outputs that the ones before found on the way. A group's last step is its result.
 
+use super::combination::Combination;
 use super::config::SchedulerConfig;
 use super::exponential::{Differences, Level, dpm_output, dpm_update, is_sde};
-use super::linear::Linear;
 use super::options::{FinalSigmasType, SolverType};
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
@@ -28,11 +28,11 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         // A run that begins in the middle of a group (image-to-image) has fewer outputs than the group's order needs.
         let order = orders[i].min(i - begin + 1);
         let output = dpm_output(config, levels[i]);
-        let m = |back: usize| if back == 0 { output.clone() } else { Linear::memory(back - 1) };
-        let sample = if order == 1 { Linear::sample() } else { Linear::memory(group_sample) };
+        let m = |back: usize| if back == 0 { output.clone() } else { Combination::memory(back - 1) };
+        let sample = if order == 1 { Combination::sample() } else { Combination::memory(group_sample) };
         let from = levels[i + 1 - order];
         let differences = differences(&levels, i, order, config.solver_type, &m);
-        let mut memory: Vec<Linear> = (0..outputs).map(m).collect();
+        let mut memory: Vec<Combination> = (0..outputs).map(m).collect();
         memory.push(sample.clone());
         Step {
             prev_sample: dpm_update(
@@ -75,7 +75,7 @@ fn differences(
     i: usize,
     order: usize,
     solver_type: SolverType,
-    m: &impl Fn(usize) -> Linear,
+    m: &impl Fn(usize) -> Combination,
 ) -> Differences {
     let start = levels[i + 1 - order].lambda;
     let h = levels[i + 1].lambda - start;

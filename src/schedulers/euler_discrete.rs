@@ -6,7 +6,7 @@
 //! The sample is x = x_0 + σ ε, and follows dx/dσ = (x − x_0)/σ.
 
 use super::betas::Noising;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::{PredictionType, SchedulerClass, TimestepType};
 use super::sigmas::{ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
@@ -24,10 +24,10 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let steps = (begin..levels.timesteps.len()).map(|i| {
         let sigma = sigmas[i];
         let (sigma_down, sigma_up) = if is_ancestral { ancestral(sigma, sigmas[i + 1]) } else { (sigmas[i + 1], 0.0) };
-        let derivative = (Linear::sample() - Linear::x0()) / sigma;
+        let derivative = (Combination::sample() - Combination::x0()) / sigma;
         Step {
             input_scale: 1.0 / sigma.hypot(1.0),
-            prev_sample: Linear::sample() + (sigma_down - sigma) * derivative + sigma_up * Linear::noise(),
+            prev_sample: Combination::sample() + (sigma_down - sigma) * derivative + sigma_up * Combination::noise(),
             draws_noise: is_ancestral,
             ..Step::new(
                 if continuous { 0.25 * sigma.ln() } else { levels.timesteps[i] },

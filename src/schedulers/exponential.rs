@@ -7,8 +7,8 @@
 //! eq. 18 and 19 there for the SDE.
 
 use super::betas::Noising;
+use super::combination::Combination;
 use super::config::SchedulerConfig;
-use super::linear::Linear;
 use super::options::{AlgorithmType, SolverType};
 use super::step::{NoiseScale, Step, X0, pred_epsilon};
 
@@ -36,9 +36,9 @@ impl Level {
     }
 
     /// The noise that the model's output implies, after clipping if `clipped`.
-    pub fn epsilon(&self, config: &SchedulerConfig, clipped: bool) -> Linear {
+    pub fn epsilon(&self, config: &SchedulerConfig, clipped: bool) -> Combination {
         if clipped {
-            (Linear::sample() - self.alpha * Linear::x0()) / self.sigma
+            (Combination::sample() - self.alpha * Combination::x0()) / self.sigma
         } else {
             pred_epsilon(config.prediction_type, self.alpha, self.sigma)
         }
@@ -48,9 +48,9 @@ impl Level {
 /// The model's output and its divided differences at the level where a step starts: as many of them as the step's
 /// order.
 pub struct Differences {
-    pub d0: Linear,
-    pub d1: Option<Linear>,
-    pub d2: Option<Linear>,
+    pub d0: Combination,
+    pub d1: Option<Combination>,
+    pub d2: Option<Combination>,
 }
 
 /// A DPM-Solver step of `sample` from level `s` to level `t`: order 1, 2 or 3 by the differences given.
@@ -62,9 +62,9 @@ pub fn dpm_update(
     solver_type: SolverType,
     s: Level,
     t: Level,
-    sample: Linear,
+    sample: Combination,
     differences: Differences,
-) -> Linear {
+) -> Combination {
     use AlgorithmType::*;
     let h = t.lambda - s.lambda;
     if h == 0.0 {
@@ -105,7 +105,7 @@ pub fn dpm_update(
     if let Some(d2) = d2 {
         update = update + c2 * d2;
     }
-    update + noise * Linear::noise()
+    update + noise * Combination::noise()
 }
 
 /// Whether the algorithm adds fresh noise in each step.
@@ -114,10 +114,10 @@ pub fn is_sde(algorithm_type: AlgorithmType) -> bool {
 }
 
 /// What the DPM-Solvers integrate and remember: x_0 or ε.
-pub fn dpm_output(config: &SchedulerConfig, level: Level) -> Linear {
+pub fn dpm_output(config: &SchedulerConfig, level: Level) -> Combination {
     use AlgorithmType::*;
     match config.algorithm_type {
         DpmSolver | SdeDpmSolver => level.epsilon(config, config.clip != super::options::Clip::None),
-        DpmSolverPlusPlus | SdeDpmSolverPlusPlus | Deis => Linear::x0(),
+        DpmSolverPlusPlus | SdeDpmSolverPlusPlus | Deis => Combination::x0(),
     }
 }

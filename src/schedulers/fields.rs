@@ -1,41 +1,14 @@
-//! Reading one config object field by field, each value checked, each problem named.
+//! Reading a scheduler's config field by field, each value checked, each problem named. Unlike a model's config
+//! (`models/config.rs`), where an unknown field is refused, it may hold fields of other schedulers, which are not seen:
+//! diffusers' schedulers are interchangeable in the same way.
 
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
 use super::options::Named;
+use crate::checkpoint::Json;
 use crate::{Error, Result};
-
-/// Parses a JSON object as Python writes it: with bare `Infinity`, `-Infinity` and `NaN`, which become strings here.
-///
-/// # Errors
-/// [`Error::Config`] if it is no JSON object.
-pub(super) fn parse_object(text: &str) -> Result<Map<String, Value>> {
-    let mut strict = String::with_capacity(text.len());
-    // Every second piece between unescaped quotes is the inside of a string.
-    let mut inside_string = false;
-    for piece in split_at_quotes(text) {
-        if inside_string {
-            strict.push_str(piece);
-        } else {
-            strict
-                .push_str(&piece.replace("-Infinity", "\"-∞\"").replace("Infinity", "\"∞\"").replace("NaN", "\"NaN\""));
-        }
-        inside_string ^= piece.ends_with('"');
-    }
-    serde_json::from_str(&strict).map_err(|e| Error::Config(format!("scheduler_config.json is not a JSON object: {e}")))
-}
-
-/// Pieces that end after each quote that is not escaped by a backslash.
-fn split_at_quotes(text: &str) -> impl Iterator<Item = &str> {
-    let mut escaped = false;
-    text.split_inclusive(move |c| {
-        let is_quote = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        is_quote
-    })
-}
 
 /// A JSON object of which only the keys in `known` are seen. A missing key and `null` both mean the default.
 pub(super) struct Fields<'a> {
@@ -66,7 +39,8 @@ impl<'a> Fields<'a> {
     /// A finite number in `range`, or the infinity that is the default.
     pub fn number(&self, key: &str, default: f64, range: RangeInclusive<f64>) -> Result<f64> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        if default == f64::NEG_INFINITY && value.as_str() == Some("-∞") {
+        // Pictures that earlier versions made remember the infinity as a sign.
+        if default == f64::NEG_INFINITY && (Json::number(value) == Some(default) || value.as_str() == Some("-∞")) {
             return Ok(default);
         }
         let expected = || match *range.end() == f64::MAX {

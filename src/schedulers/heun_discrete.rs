@@ -4,7 +4,7 @@
 //! derivatives at its two ends. The last step, to σ = 0, is Euler's alone.
 
 use super::betas::Noising;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::sigmas::{init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
@@ -19,7 +19,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let levels = k_diffusion(scheduler, sampling)?;
     let sigmas = &levels.sigmas;
     let n = levels.timesteps.len();
-    let step_at = |i: usize, prev_sample: Linear, memory: Vec<Linear>| {
+    let step_at = |i: usize, prev_sample: Combination, memory: Vec<Combination>| {
         let x0 = X0::new(config.prediction_type, 1.0, sigmas[i], config.clip);
         Step {
             input_scale: 1.0 / sigmas[i].hypot(1.0),
@@ -33,15 +33,15 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let (sigma, sigma_next) = (sigmas[i], sigmas[i + 1]);
         let dt = sigma_next - sigma;
         // Line 5 and 6: the derivative at σ_i and Euler's step.
-        let derivative = (Linear::sample() - Linear::x0()) / sigma;
-        let euler = Linear::sample() + dt * derivative.clone();
-        steps.push(step_at(i, euler, vec![Linear::sample(), derivative]));
+        let derivative = (Combination::sample() - Combination::x0()) / sigma;
+        let euler = Combination::sample() + dt * derivative.clone();
+        steps.push(step_at(i, euler, vec![Combination::sample(), derivative]));
         // Line 8 and 9: the derivative at σ_{i+1} and the step with the mean of both.
         if i + 1 < n {
-            let derivative_next = (Linear::sample() - Linear::x0()) / sigma_next;
-            let mean = (Linear::memory(DERIVATIVE) + derivative_next) / 2.0;
-            let keep = vec![Linear::memory(SAMPLE), Linear::memory(DERIVATIVE)];
-            steps.push(step_at(i + 1, Linear::memory(SAMPLE) + dt * mean, keep));
+            let derivative_next = (Combination::sample() - Combination::x0()) / sigma_next;
+            let mean = (Combination::memory(DERIVATIVE) + derivative_next) / 2.0;
+            let keep = vec![Combination::memory(SAMPLE), Combination::memory(DERIVATIVE)];
+            steps.push(step_at(i + 1, Combination::memory(SAMPLE) + dt * mean, keep));
         }
     }
     Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 2, steps })

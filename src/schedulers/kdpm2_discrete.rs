@@ -7,7 +7,7 @@
 //! alone.
 
 use super::betas::{Noising, stored};
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::SchedulerClass;
 use super::sigmas::{SigmaTable, ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
@@ -35,18 +35,18 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let (sigma_down, sigma_up) = if is_ancestral { ancestral(sigma, sigma_next) } else { (sigma_next, 0.0) };
         // The geometric mean; 0 for the last step.
         let sigma_interpol = stored((sigma * sigma_down).sqrt());
-        let derivative = (Linear::sample() - Linear::x0()) / sigma;
+        let derivative = (Combination::sample() - Combination::x0()) / sigma;
         steps.push(Step {
-            prev_sample: Linear::sample() + (sigma_interpol - sigma) * derivative,
-            memory: vec![Linear::sample()],
+            prev_sample: Combination::sample() + (sigma_interpol - sigma) * derivative,
+            memory: vec![Combination::sample()],
             ..call(levels.timesteps[i], sigma, sigma)
         });
         if i + 1 < n {
-            let derivative = (Linear::sample() - Linear::x0()) / sigma_interpol;
-            let step = (sigma_down - sigma) * derivative + sigma_up * Linear::noise();
+            let derivative = (Combination::sample() - Combination::x0()) / sigma_interpol;
+            let step = (sigma_down - sigma) * derivative + sigma_up * Combination::noise();
             steps.push(Step {
-                prev_sample: Linear::memory(SAMPLE) + step,
-                memory: vec![Linear::memory(SAMPLE)],
+                prev_sample: Combination::memory(SAMPLE) + step,
+                memory: vec![Combination::memory(SAMPLE)],
                 draws_noise: is_ancestral,
                 ..call(table.timestep_of(sigma_interpol), sigma_interpol, sigma_next)
             });

@@ -3,7 +3,7 @@
 //!
 //! The model jumps to the clean picture in one call; more steps noise it again to a lower level and jump once more.
 
-use super::linear::Linear;
+use super::combination::Combination;
 use super::step::{Schedule, Step, X0};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
@@ -23,14 +23,14 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let scaled_timestep = timestep as f64 * config.timestep_scaling;
         let c_skip = SIGMA_DATA.powi(2) / (scaled_timestep.powi(2) + SIGMA_DATA.powi(2));
         let c_out = scaled_timestep / scaled_timestep.hypot(SIGMA_DATA);
-        let denoised = c_out * Linear::x0() + c_skip * Linear::sample();
+        let denoised = c_out * Combination::x0() + c_skip * Combination::sample();
         let x0 = X0::new(config.prediction_type, at.signal, at.noise, config.clip);
         let step = Step::new(timestep as f64, x0, at);
         Ok(match timesteps.get(i + 1) {
             None => Step { prev_sample: denoised, ..step },
             Some(&prev_timestep) => {
                 let prev = noise_schedule.noising(prev_timestep)?;
-                let prev_sample = prev.signal * denoised + prev.noise * Linear::noise();
+                let prev_sample = prev.signal * denoised + prev.noise * Combination::noise();
                 Step { prev_sample, draws_noise: true, ..step }
             }
         })

@@ -4,7 +4,7 @@
 //! The derivative is interpolated by a polynomial through its last values, up to four, and integrated over the step.
 
 use super::betas::Noising;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::sigmas::{init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
@@ -20,15 +20,15 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let begin = sampling.begin(levels.timesteps.len())?;
     let steps = (begin..levels.timesteps.len()).map(|i| {
         let sigma = sigmas[i];
-        let derivative = (Linear::sample() - Linear::x0()) / sigma;
+        let derivative = (Combination::sample() - Combination::x0()) / sigma;
         // diffusers takes the order from the step's index even when the run begins later (image-to-image) and there are
         // not so many derivatives yet; the missing ones are the zeros that memory holds.
         let order = ORDER.min(i + 1);
-        let derivatives = |back: usize| if back == 0 { derivative.clone() } else { Linear::memory(back - 1) };
+        let derivatives = |back: usize| if back == 0 { derivative.clone() } else { Combination::memory(back - 1) };
         let step = (0..order).map(|j| lms_coefficient(sigmas, i, order, j) * derivatives(j));
         Step {
             input_scale: 1.0 / sigma.hypot(1.0),
-            prev_sample: step.fold(Linear::sample(), |sum, term| sum + term),
+            prev_sample: step.fold(Combination::sample(), |sum, term| sum + term),
             memory: (0..ORDER - 1).map(derivatives).collect(),
             ..Step::new(
                 levels.timesteps[i],

@@ -7,6 +7,7 @@
 
 mod beta_quantile;
 mod betas;
+mod combination;
 mod config;
 mod ddim;
 mod ddpm;
@@ -19,7 +20,6 @@ mod fields;
 mod heun_discrete;
 mod kdpm2_discrete;
 mod lcm;
-mod linear;
 mod lms_discrete;
 mod names;
 mod options;
@@ -31,8 +31,8 @@ mod timesteps;
 mod unipc_multistep;
 
 pub use betas::{NoiseSchedule, Noising};
+pub use combination::Combination;
 pub use config::SchedulerConfig;
-pub use linear::Linear;
 pub use names::scheduler_by_name;
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,

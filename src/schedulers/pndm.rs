@@ -6,7 +6,7 @@
 //! (`prk`). With `skip_prk_steps` the history instead builds up over multistep formulas of lower order, the first of
 //! which is done twice.
 
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::{PredictionType, TimestepSpacing};
 use super::step::{Schedule, Step, X0};
 use super::timesteps::{check_steps, linspace, trailing};
@@ -27,8 +27,8 @@ const CUR_MODEL_OUTPUT: usize = 4;
 struct Transfer {
     timestep: isize,
     prev_timestep: isize,
-    sample: Linear,
-    model_output: Linear,
+    sample: Combination,
+    model_output: Combination,
 }
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -103,42 +103,42 @@ fn prk_then_plms(visited: &[isize], stride: isize) -> Result<Vec<isize>> {
 }
 
 /// One of the four evaluations of a Runge–Kutta step (eq. 13): ε = (e_1 + 2 e_2 + 2 e_3 + e_4)/6.
-fn prk(counter: usize, timestep: isize, start: isize, stride: isize) -> (Transfer, Vec<Linear>) {
-    let m = Linear::model_output();
-    let sum = if counter.is_multiple_of(4) { Linear::zero() } else { Linear::memory(CUR_MODEL_OUTPUT) };
-    let mut memory: Vec<Linear> = (0..5).map(Linear::memory).collect();
+fn prk(counter: usize, timestep: isize, start: isize, stride: isize) -> (Transfer, Vec<Combination>) {
+    let m = Combination::model_output();
+    let sum = if counter.is_multiple_of(4) { Combination::zero() } else { Combination::memory(CUR_MODEL_OUTPUT) };
+    let mut memory: Vec<Combination> = (0..5).map(Combination::memory).collect();
     let mut model_output = m.clone();
     match counter % 4 {
         0 => {
             memory = remember(&m);
-            memory[CUR_SAMPLE] = Linear::sample();
+            memory[CUR_SAMPLE] = Combination::sample();
             memory[CUR_MODEL_OUTPUT] = sum + m / 6.0;
         }
         1 | 2 => memory[CUR_MODEL_OUTPUT] = sum + m / 3.0,
         _ => model_output = sum + m / 6.0,
     }
-    let sample = if counter.is_multiple_of(4) { Linear::sample() } else { Linear::memory(CUR_SAMPLE) };
+    let sample = if counter.is_multiple_of(4) { Combination::sample() } else { Combination::memory(CUR_SAMPLE) };
     let to_prev = if counter.is_multiple_of(2) { stride / 2 } else { 0 };
     (Transfer { timestep: start, prev_timestep: timestep - to_prev, sample, model_output }, memory)
 }
 
 /// A linear multistep (eq. 12) of as many model outputs as there are, `outputs` with this one, up to four.
-fn plms(counter: usize, timestep: isize, outputs: usize, stride: isize) -> (Transfer, Vec<Linear>) {
-    let m = Linear::model_output();
-    let e = |back: usize| if back == 0 { Linear::model_output() } else { Linear::memory(ETS[back - 1]) };
+fn plms(counter: usize, timestep: isize, outputs: usize, stride: isize) -> (Transfer, Vec<Combination>) {
+    let m = Combination::model_output();
+    let e = |back: usize| if back == 0 { Combination::model_output() } else { Combination::memory(ETS[back - 1]) };
     let mut memory = remember(&m);
     let mut transfer =
-        Transfer { timestep, prev_timestep: timestep - stride, sample: Linear::sample(), model_output: m.clone() };
+        Transfer { timestep, prev_timestep: timestep - stride, sample: Combination::sample(), model_output: m.clone() };
     if counter == 0 {
-        memory[CUR_SAMPLE] = Linear::sample();
+        memory[CUR_SAMPLE] = Combination::sample();
     } else if counter == 1 {
         // The first step once more, from where it started, with the mean of both its ends. This output is not
         // remembered.
         transfer.timestep = timestep + stride;
         transfer.prev_timestep = timestep;
-        transfer.sample = Linear::memory(CUR_SAMPLE);
-        transfer.model_output = (m + Linear::memory(ETS[0])) / 2.0;
-        memory = (0..5).map(Linear::memory).collect();
+        transfer.sample = Combination::memory(CUR_SAMPLE);
+        transfer.model_output = (m + Combination::memory(ETS[0])) / 2.0;
+        memory = (0..5).map(Combination::memory).collect();
     } else {
         transfer.model_output = match outputs {
             2 => (3.0 * e(0) - e(1)) / 2.0,
@@ -150,12 +150,18 @@ fn plms(counter: usize, timestep: isize, outputs: usize, stride: isize) -> (Tran
 }
 
 /// The memory with a new model output in front of the others.
-fn remember(model_output: &Linear) -> Vec<Linear> {
-    vec![model_output.clone(), Linear::memory(0), Linear::memory(1), Linear::memory(3), Linear::memory(4)]
+fn remember(model_output: &Combination) -> Vec<Combination> {
+    vec![
+        model_output.clone(),
+        Combination::memory(0),
+        Combination::memory(1),
+        Combination::memory(3),
+        Combination::memory(4),
+    ]
 }
 
 /// The transfer φ of eq. 11.
-fn prev_sample(scheduler: &Scheduler, transfer: Transfer) -> Result<Linear> {
+fn prev_sample(scheduler: &Scheduler, transfer: Transfer) -> Result<Combination> {
     let Transfer { timestep, prev_timestep, sample, mut model_output } = transfer;
     let alphas_cumprod = &scheduler.noise_schedule.alphas_cumprod;
     let final_alpha_cumprod = if scheduler.config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };

@@ -1,7 +1,7 @@
 //! One sampling step as plain data, and the whole run as a list of them.
 
 use super::betas::Noising;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::{Clip, PredictionType};
 use crate::{Error, HostTensor, Result};
 
@@ -30,9 +30,9 @@ pub struct Step {
     /// `pred_original_sample` from sample and `model_output`.
     pub x0: X0,
     /// The sample for the next step.
-    pub prev_sample: Linear,
+    pub prev_sample: Combination,
     /// Each memory slot's value for the next step, from the values before this one.
-    pub memory: Vec<Linear>,
+    pub memory: Vec<Combination>,
     /// Whether fresh noise is drawn in this step (so that the random stream advances exactly as diffusers').
     pub draws_noise: bool,
     /// What the noise is multiplied with, element by element, before it enters `prev_sample`.
@@ -89,11 +89,11 @@ impl X0 {
 
 /// The noise ε in x_t = `alpha`·x_0 + `sigma`·ε that the model's output implies (before any clipping of x_0), α² + σ² =
 /// 1.
-pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> Linear {
+pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> Combination {
     match prediction_type {
-        PredictionType::Epsilon => Linear::model_output(),
-        PredictionType::Sample => (Linear::sample() - alpha * Linear::model_output()) / sigma,
-        PredictionType::VPrediction => alpha * Linear::model_output() + sigma * Linear::sample(),
+        PredictionType::Epsilon => Combination::model_output(),
+        PredictionType::Sample => (Combination::sample() - alpha * Combination::model_output()) / sigma,
+        PredictionType::VPrediction => alpha * Combination::model_output() + sigma * Combination::sample(),
     }
 }
 
@@ -133,7 +133,7 @@ impl Step {
             timestep,
             input_scale: 1.0,
             x0,
-            prev_sample: Linear::sample(),
+            prev_sample: Combination::sample(),
             memory: vec![],
             draws_noise: false,
             noise_scale: NoiseScale::One,
@@ -171,7 +171,7 @@ impl Step {
                 sample.shape, term.shape
             )));
         }
-        let combine = |combination: &Linear| {
+        let combine = |combination: &Combination| {
             let coefficients = combination.coefficients(terms.len() - 4);
             HostTensor::from_fn(sample.shape.as_slice(), |i| {
                 let sum: f64 = coefficients.iter().zip(&terms).map(|(k, term)| k * f64::from(term.data[i])).sum();

@@ -5,7 +5,7 @@
 //! back up to t'. γ is diffusers' `eta`: 0 is deterministic, 1 jumps to the clean picture each time, as LCM.
 
 use super::betas::stored;
-use super::linear::Linear;
+use super::combination::Combination;
 use super::options::Clip;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::timesteps::distilled;
@@ -29,13 +29,13 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let timestep_s = stored(stored(1.0 - eta) * prev_timestep as f64).floor() as usize;
         let (at, at_s) = (noise_schedule.noising(timestep)?, noise_schedule.noising(timestep_s)?);
         let pred_epsilon = pred_epsilon(config.prediction_type, at.signal, at.noise);
-        let pred_noised_sample = at_s.signal * Linear::x0() + at_s.noise * pred_epsilon;
+        let pred_noised_sample = at_s.signal * Combination::x0() + at_s.noise * pred_epsilon;
 
         let x0 = X0::new(config.prediction_type, at.signal, at.noise, Clip::None);
         let step = Step::new(timestep as f64, x0, at);
         Ok(if eta > 0.0 && i + 1 < timesteps.len() {
             let alpha_prod_t_prev_s = stored(alphas_cumprod[prev_timestep] / alphas_cumprod[timestep_s]);
-            let noise = (1.0 - alpha_prod_t_prev_s).max(0.0).sqrt() * Linear::noise();
+            let noise = (1.0 - alpha_prod_t_prev_s).max(0.0).sqrt() * Combination::noise();
             let prev_sample = alpha_prod_t_prev_s.sqrt() * pred_noised_sample + noise;
             Step { prev_sample, draws_noise: true, ..step }
         } else {

@@ -4,8 +4,8 @@
 //! When the model has been called at the sample that the previous step predicted, its output first *corrects* that step
 //! (UniC), at no extra call; then the next step is *predicted* (UniP) from the corrected sample.
 
+use super::combination::Combination;
 use super::exponential::Level;
-use super::linear::Linear;
 use super::options::SolverType;
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
@@ -26,20 +26,20 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let mut steps = vec![];
     let mut last_order = 0;
     for i in begin..n {
-        let output = if config.predict_x0 { Linear::x0() } else { levels[i].epsilon(config, false) };
+        let output = if config.predict_x0 { Combination::x0() } else { levels[i].epsilon(config, false) };
         let solver = Solver { levels: &levels, predict_x0: config.predict_x0, solver_type: config.solver_type };
 
         let correct = i > begin && !config.disable_corrector.contains(&(i - 1));
         let sample = if correct {
-            let m = |back: usize| Linear::memory(LAST_OUTPUT + back);
-            solver.correct(i - 1, last_order, Linear::memory(LAST_SAMPLE), m, output.clone())
+            let m = |back: usize| Combination::memory(LAST_OUTPUT + back);
+            solver.correct(i - 1, last_order, Combination::memory(LAST_SAMPLE), m, output.clone())
         } else {
-            Linear::sample()
+            Combination::sample()
         };
 
         let order = if config.lower_order_final { config.solver_order.min(n - i) } else { config.solver_order };
         let order = order.min(i - begin + 1);
-        let m = |back: usize| if back == 0 { output.clone() } else { Linear::memory(LAST_OUTPUT + back - 1) };
+        let m = |back: usize| if back == 0 { output.clone() } else { Combination::memory(LAST_OUTPUT + back - 1) };
         let prev_sample = solver.predict(i, order, sample.clone(), m);
         let memory = std::iter::once(sample).chain((0..config.solver_order).map(m)).collect();
         steps.push(Step { prev_sample, memory, ..levels[i].step(run.timesteps[i], config) });
@@ -90,7 +90,7 @@ impl Solver<'_> {
     }
 
     /// UniP: the step from level i, with the outputs m(0) at level i, m(1) at level i − 1, …
-    fn predict(&self, i: usize, order: usize, sample: Linear, m: impl Fn(usize) -> Linear) -> Linear {
+    fn predict(&self, i: usize, order: usize, sample: Combination, m: impl Fn(usize) -> Combination) -> Combination {
         if self.levels[i].lambda == self.levels[i + 1].lambda {
             // A step of no length, as the last one where spaced levels end at the final one.
             return sample;
@@ -110,7 +110,14 @@ impl Solver<'_> {
     }
 
     /// UniC: the same step done again, with the output at its end as one more.
-    fn correct(&self, i: usize, order: usize, sample: Linear, m: impl Fn(usize) -> Linear, at_end: Linear) -> Linear {
+    fn correct(
+        &self,
+        i: usize,
+        order: usize,
+        sample: Combination,
+        m: impl Fn(usize) -> Combination,
+        at_end: Combination,
+    ) -> Combination {
         let interval = self.interval(i, order);
         let mut step = interval.sample * sample + interval.m0 * m(0);
         let mut r = interval.r.clone();

@@ -49,7 +49,7 @@ impl std::str::FromStr for Tiling {
 }
 
 /// The two kinds of autoencoder.
-enum Model {
+enum AutoencoderModel {
     Kl(AutoencoderKL),
     Tiny(AutoencoderTiny),
 }
@@ -67,7 +67,7 @@ pub(super) enum Half {
 pub struct Autoencoder {
     /// Whether pictures are encoded and decoded in tiles.
     pub tiling: Tiling,
-    model: Model,
+    model: AutoencoderModel,
     weights: Weights,
     /// Per channel: latents for the U-Net = latents of the autoencoder · factor + offset.
     scale: Vec<(f64, f64)>,
@@ -94,12 +94,12 @@ impl Autoencoder {
             Some("AutoencoderTiny") => {
                 let model = AutoencoderTiny::from_json(&component.config)?;
                 let parameters = model.parameters()?;
-                (Model::Tiny(model), parameters)
+                (AutoencoderModel::Tiny(model), parameters)
             }
             None | Some("AutoencoderKL") => {
                 let model = AutoencoderKL::from_json(&component.config)?;
                 let parameters = model.parameters()?;
-                (Model::Kl(model), parameters)
+                (AutoencoderModel::Kl(model), parameters)
             }
             Some(other) => {
                 return Err(Error::Unsupported(format!(
@@ -109,8 +109,8 @@ impl Autoencoder {
             }
         };
         let scale = match &model {
-            Model::Tiny(tiny) => vec![(tiny.config.scaling_factor, 0.0); tiny.config.latent_channels],
-            Model::Kl(AutoencoderKL { config: c }) => (0..c.latent_channels)
+            AutoencoderModel::Tiny(tiny) => vec![(tiny.config.scaling_factor, 0.0); tiny.config.latent_channels],
+            AutoencoderModel::Kl(AutoencoderKL { config: c }) => (0..c.latent_channels)
                 .map(|i| match (&c.latents_mean, &c.latents_std) {
                     (Some(mean), Some(std)) if xl => {
                         let factor = c.scaling_factor / std[i];
@@ -120,7 +120,7 @@ impl Autoencoder {
                 })
                 .collect(),
         };
-        let upcast = matches!(&model, Model::Kl(kl) if xl && kl.config.force_upcast);
+        let upcast = matches!(&model, AutoencoderModel::Kl(kl) if xl && kl.config.force_upcast);
         let weights = Weights::new(component.tensors, &parameters)?;
         Ok(Self {
             tiling: Tiling::Auto,
@@ -137,8 +137,8 @@ impl Autoencoder {
     /// Rows (and columns) of the picture for one of a latent.
     pub fn downscale(&self) -> usize {
         match &self.model {
-            Model::Kl(model) => model.config.downscale(),
-            Model::Tiny(model) => model.config.downscale(),
+            AutoencoderModel::Kl(model) => model.config.downscale(),
+            AutoencoderModel::Tiny(model) => model.config.downscale(),
         }
     }
 
@@ -154,7 +154,7 @@ impl Autoencoder {
     }
 
     fn has_distribution(&self) -> bool {
-        matches!(self.model, Model::Kl(_))
+        matches!(self.model, AutoencoderModel::Kl(_))
     }
 
     /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
@@ -183,8 +183,8 @@ impl Autoencoder {
         let g = &mut graph;
         let x = g.input("moments", TensorDesc::f32(moments.shape.clone()));
         let latent = match &self.model {
-            Model::Tiny(_) => x,
-            Model::Kl(model) => {
+            AutoencoderModel::Tiny(_) => x,
+            AutoencoderModel::Kl(model) => {
                 let (mean, logvar) = model.distribution(g, x)?;
                 let noise = g.input("noise", g.desc(mean).clone());
                 // exp(0.5 v) is the learned_range formula between the bounds -1 and 1.
@@ -266,8 +266,8 @@ impl Autoencoder {
                 let x = graph.input("x", TensorDesc::f32([1, height, width, self.in_channels()]));
                 let m = &mut Layers::new(&mut graph, dtype);
                 match &self.model {
-                    Model::Kl(model) => model.moments(m, x)?,
-                    Model::Tiny(model) => model.encode(m, x)?,
+                    AutoencoderModel::Kl(model) => model.moments(m, x)?,
+                    AutoencoderModel::Tiny(model) => model.encode(m, x)?,
                 }
             }
             Half::Decoder => {
@@ -275,8 +275,8 @@ impl Autoencoder {
                 let latent = self.unscale(&mut graph, x)?;
                 let m = &mut Layers::new(&mut graph, dtype);
                 let sample = match &self.model {
-                    Model::Kl(model) => model.decode(m, latent)?,
-                    Model::Tiny(model) => model.decode(m, latent)?,
+                    AutoencoderModel::Kl(model) => model.decode(m, latent)?,
+                    AutoencoderModel::Tiny(model) => model.decode(m, latent)?,
                 };
                 graph.scale("to_unit_range", sample, 0.5, 0.5)?
             }
@@ -287,8 +287,8 @@ impl Autoencoder {
 
     fn in_channels(&self) -> usize {
         match &self.model {
-            Model::Kl(model) => model.config.in_channels,
-            Model::Tiny(model) => model.config.in_channels,
+            AutoencoderModel::Kl(model) => model.config.in_channels,
+            AutoencoderModel::Tiny(model) => model.config.in_channels,
         }
     }
 
@@ -423,8 +423,8 @@ impl Autoencoder {
     fn tile_pixels(&self) -> usize {
         match (self.tiling, &self.model) {
             (Tiling::Pixels(pixels), _) => pixels,
-            (_, Model::Kl(model)) => model.config.sample_size.0,
-            (_, Model::Tiny(_)) => 512, // no config says so
+            (_, AutoencoderModel::Kl(model)) => model.config.sample_size.0,
+            (_, AutoencoderModel::Tiny(_)) => 512, // no config says so
         }
     }
 

@@ -1,14 +1,14 @@
 //! Linear combinations of the tensors at hand in one step of a scheduler.
 //!
 //! Every scheduler's update is such a combination, with coefficients that depend on the step alone. Writing the update
-//! with [`Linear`] values in place of tensors gives those coefficients: the code reads like the paper, and the sample
+//! with [`Combination`] values in place of tensors gives those coefficients: the code reads like the paper, and the sample
 //! itself is only touched later, by one kernel that serves them all.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// Coefficients of a linear combination, one a tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Linear {
+pub struct Combination {
     /// Of `sample`, x_t.
     pub sample: f64,
     /// Of `model_output` (without the channels of a learned variance).
@@ -21,7 +21,7 @@ pub struct Linear {
     pub memory: Vec<f64>,
 }
 
-impl Linear {
+impl Combination {
     /// Nothing: all coefficients 0.
     pub fn zero() -> Self {
         Self::default()
@@ -80,37 +80,37 @@ impl Linear {
     }
 }
 
-impl Add for Linear {
-    type Output = Linear;
-    fn add(self, other: Linear) -> Linear {
+impl Add for Combination {
+    type Output = Combination;
+    fn add(self, other: Combination) -> Combination {
         self.zip(other, |a, b| a + b)
     }
 }
 
-impl Sub for Linear {
-    type Output = Linear;
-    fn sub(self, other: Linear) -> Linear {
+impl Sub for Combination {
+    type Output = Combination;
+    fn sub(self, other: Combination) -> Combination {
         self.zip(other, |a, b| a - b)
     }
 }
 
-impl Neg for Linear {
-    type Output = Linear;
-    fn neg(self) -> Linear {
+impl Neg for Combination {
+    type Output = Combination;
+    fn neg(self) -> Combination {
         self.map(|a| -a)
     }
 }
 
-impl Mul<Linear> for f64 {
-    type Output = Linear;
-    fn mul(self, of: Linear) -> Linear {
+impl Mul<Combination> for f64 {
+    type Output = Combination;
+    fn mul(self, of: Combination) -> Combination {
         of.map(|a| self * a)
     }
 }
 
-impl Div<f64> for Linear {
-    type Output = Linear;
-    fn div(self, by: f64) -> Linear {
+impl Div<f64> for Combination {
+    type Output = Combination;
+    fn div(self, by: f64) -> Combination {
         self.map(|a| a / by)
     }
 }
