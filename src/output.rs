@@ -1,4 +1,4 @@
-//! Writing results: whole files or none. And hashing files.
+//! Writing results, whole files or none; and hashing files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -79,7 +79,7 @@ pub fn numbered(path: impl AsRef<Path>, index: usize, count: usize) -> PathBuf {
 }
 
 enum Destination {
-    /// A regular file, there or to be made, with links resolved (a link stays a link).
+    /// A regular file, existing or to be made, with links resolved (a link stays a link).
     File(PathBuf),
     /// `/dev/null`, a pipe …: written in place. Renaming a file over a device would remove the device.
     Device,
@@ -101,7 +101,7 @@ fn destination(path: &Path) -> Result<Destination> {
         }
         if kind.permissions().readonly() {
             return Err(Error::Usage(format!(
-                "{shown}: the file is there and read-only; remove it or give another name"
+                "{shown}: the file exists and is read-only; remove it or give another name"
             )));
         }
         return Ok(Destination::File(target));

@@ -17,7 +17,7 @@ use crate::tokenizer::Tokenizer;
 
 /// What a plain bracket multiplies by.
 const BRACKET: f64 = 1.1;
-/// If a window ends within so many tokens after a comma, it is cut at the comma.
+/// A window that ends within this many tokens after a comma is cut at the comma.
 const COMMA_REACH: usize = 20;
 
 /// A piece of a prompt.
@@ -88,7 +88,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
                 taken
             }
             _ => {
-                // Up to the next character with a meaning; this one has none here, or is text.
+                // Up to the next character that can mean something; this one means nothing here.
                 let end =
                     rest.char_indices().skip(1).find(|(_, c)| "\\()[]:".contains(*c)).map_or(rest.len(), |(at, _)| at);
                 parser.words(&rest[..end])?;
@@ -112,7 +112,7 @@ impl Parser {
         self.pieces.push(Piece::Text(text.to_owned(), 1.0));
     }
 
-    /// Text in which `BREAK` may stand, as a word of its own; the white space round it goes with it.
+    /// Text that may contain `BREAK` as a word of its own; the white space around it goes too.
     fn words(&mut self, text: &str) -> Result<()> {
         if whole_word(text, "AND").is_some() {
             return Err(Error::Unsupported(
@@ -148,7 +148,7 @@ impl Parser {
         for from in std::mem::take(&mut self.square) {
             self.multiply(from, 1.0 / BRACKET);
         }
-        // Neighbours of one weight become one piece, so that words that brackets and escapes cut are whole again.
+        // Neighbours with the same weight become one piece, which mends words that brackets and escapes cut.
         let mut merged: Vec<Piece> = Vec::new();
         for piece in self.pieces {
             match (merged.last_mut(), piece) {
@@ -217,7 +217,7 @@ fn whole_word(text: &str, word: &str) -> Option<usize> {
 
 /// Divides the tokens of all pieces into windows of `length` places (start and end included).
 ///
-/// A window is left early at `BREAK`, and at a comma if one stands near its end.
+/// A window ends early at `BREAK`, and at a comma near its end.
 ///
 /// # Errors
 /// [`Error::Config`] if a window has no room for text; otherwise as [`Tokenizer::encode`].

@@ -114,7 +114,7 @@ impl HostTensor {
         let mut sorted = order.to_vec();
         sorted.sort_unstable();
         if !sorted.into_iter().eq(0..self.shape.len()) {
-            return Err(Error::Shape(format!("{order:?} is no order of the dimensions of {:?}", self.shape)));
+            return Err(Error::Shape(format!("{order:?} is not an order of the dimensions of {:?}", self.shape)));
         }
         Ok(self.reordered(order))
     }
@@ -157,7 +157,7 @@ impl HostTensor {
                 part.shape.len() == shape.len() && (0..shape.len()).all(|d| d == axis || part.shape[d] == shape[d]);
             if !fits {
                 return Err(Error::Shape(format!(
-                    "{:?} and {:?} cannot be joined along dimension {axis}: another one differs",
+                    "{:?} and {:?} cannot be joined along dimension {axis}: another dimension differs",
                     first.shape, part.shape
                 )));
             }

@@ -1,9 +1,9 @@
 //! CLIP's tokenizer: text → token ids, byte-pair encoding over bytes.
 //!
 //! The encoding itself is `instant-clip-tokenizer`'s, which also brings the vocabulary that OpenAI's and OpenCLIP's
-//! text encoders share. Round it stand the steps that transformers' `CLIPTokenizer` takes: special tokens cut out of
+//! text encoders share. Around it are the steps that transformers' `CLIPTokenizer` takes: special tokens cut out of
 //! the raw text, Unicode normal form C, lower case, tokens added by textual inversion. The ids are the same for every
-//! text that the tests hold.
+//! text in the tests.
 //!
 //! Source: Radford et al. 2021, arXiv:2103.00020, section 2.4; Sennrich et al. 2016, arXiv:1508.07909.
 
@@ -114,7 +114,7 @@ impl Tokenizer {
         Self::new(&vocab, &merges, &added, &setting)
     }
 
-    /// `added`: tokens beyond the vocabulary; `setting`: the names of special tokens by `bos_token` and the like.
+    /// `added` are tokens beyond the vocabulary; `setting` finds a special token's name by `bos_token` and the like.
     fn new(
         vocab: &Json,
         merges: &[String],
@@ -162,7 +162,7 @@ impl Tokenizer {
             let wrong = |why: &str| bad(format!("merge {} of merges.txt, {merge:?}: {why}", i + 1));
             let Some((left, right)) = merge.split_once(' ').filter(|(_, right)| !right.contains(char::is_whitespace))
             else {
-                return Err(wrong("expected two tokens and a space between"));
+                return Err(wrong("expected two tokens with a space between them"));
             };
             if !known.contains(left) || !known.contains(right) {
                 return Err(wrong("its parts are neither bytes nor earlier merges"));
@@ -218,7 +218,7 @@ impl Tokenizer {
         let word = normalise(word);
         if word.trim().is_empty() || self.added.iter().any(|(other, _)| *other == word) {
             return Err(Error::Usage(format!(
-                "the token {word:?} cannot be added: it is empty or there already; give it another name"
+                "the token {word:?} cannot be added: it is empty or exists already; give it another name"
             )));
         }
         self.added.push((word, ids));
@@ -287,7 +287,7 @@ impl Tokenizer {
         }));
     }
 
-    /// `[start, ids…, end, padding…]`, `length` tokens in all. Ids that find no place are left out: `length − 2` do.
+    /// `[start, ids…, end, padding…]`, `length` tokens in all. Only the first `length − 2` ids fit; the rest is left out.
     pub fn window(&self, ids: &[u32], length: usize) -> Vec<u32> {
         let mut window = vec![self.start];
         window.extend(&ids[..ids.len().min(length.saturating_sub(2))]);
@@ -303,13 +303,13 @@ enum Piece<'a, T> {
     Token(&'a T),
 }
 
-/// Cuts `text` at every occurrence of a token, the first in the text first, of those the longest (`tokens` come longest
-/// first).
+/// Cuts `text` at every occurrence of a token, from left to right; where several begin, the longest counts (`tokens`
+/// come longest first).
 fn cut<'a, T>(mut text: &'a str, tokens: &'a [(String, T)]) -> Vec<Piece<'a, T>> {
     let mut pieces = Vec::new();
     loop {
         let found = tokens.iter().filter_map(|token| text.find(token.0.as_str()).map(|at| (at, token)));
-        // Of equal places `min_by_key` takes the first, which is the longest.
+        // Among equal places `min_by_key` takes the first, which is the longest.
         let Some((at, (name, token))) = found.min_by_key(|(at, _)| *at) else { break };
         pieces.extend([Piece::Text(&text[..at]), Piece::Token(token)]);
         text = &text[at + name.len()..];

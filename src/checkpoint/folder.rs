@@ -247,7 +247,7 @@ fn pipeline_class(index: &Json) -> Result<String> {
     })
 }
 
-/// The class a component's configuration names.
+/// The class that a component's configuration names.
 fn class_name(config: &Json) -> Option<String> {
     let value = &config.value;
     value["_class_name"].as_str().or_else(|| value["architectures"][0].as_str()).map(str::to_owned)
@@ -312,7 +312,7 @@ fn variants(files: &[String]) -> Vec<String> {
     found
 }
 
-/// Names in a folder, sorted. Names that are not UTF-8 are none that a model uses.
+/// Names in a folder, sorted. Models use no names that are not UTF-8.
 fn list(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {

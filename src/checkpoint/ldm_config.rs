@@ -1,6 +1,6 @@
 //! Configurations of a single-file checkpoint, inferred from the shapes of its tensors.
 //!
-//! What shapes do not tell: the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in SD 2 and
+//! Shapes do not tell everything: not the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in SD 2 and
 //! XL), the groups of the norms (32), what the U-Net predicts, the noise schedule, the scale of the latents and the
 //! size of the pictures it was trained on. These are the values that the published models of each family have.
 
@@ -57,7 +57,7 @@ impl Shapes<'_> {
         let shape = self.0.info(name).map(|info| info.shape);
         shape.and_then(|shape| shape.get(axis).copied()).ok_or_else(|| {
             Error::Checkpoint(format!(
-                "{}: to tell what model this is, tensor `{name}` with at least {} dimensions is needed, found {}; fetch the file again",
+                "{}: a model is recognised by its tensor `{name}` of at least {} dimensions, found {}; fetch the file again",
                 self.0.path().display(),
                 axis + 1,
                 shape.map_or("none".into(), |shape| format!("shape {shape:?}"))
@@ -168,8 +168,8 @@ fn text_encoder(shapes: &Shapes, prefix: &str, tower: Tower) -> Result<(Value, u
 fn heads(channels: usize, what: &str) -> Result<usize> {
     if channels == 0 || !channels.is_multiple_of(64) {
         return Err(Error::Unsupported(format!(
-            "the {what} has {channels} channels, which are no multiple of the 64 that one attention head has in this family; \
-             give the model as a diffusers folder, whose config.json tells the heads"
+            "the {what} has {channels} channels, not a multiple of 64, the size of an attention head in this family; \
+             give the model as a diffusers folder, whose config.json holds the number of heads"
         )));
     }
     Ok(channels / 64)
@@ -281,8 +281,8 @@ fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
     Ok(())
 }
 
-/// XL's vector is the pooled text, then 6 embedded numbers (sizes, crop, target), of the refiner 5 (an aesthetic score
-/// for the target): their width.
+/// The width of an embedded number in XL's vector condition, which is the pooled text and then 6 such numbers (sizes,
+/// crop, target); in the refiner 5, with an aesthetic score for the target.
 fn size_embedding_width(width: usize, found: &Inferred) -> Result<usize> {
     let pooled =
         found.configs.get("text_encoder_2").and_then(|config| config["projection_dim"].as_u64()).unwrap_or(0) as usize;
@@ -290,7 +290,7 @@ fn size_embedding_width(width: usize, found: &Inferred) -> Result<usize> {
     let rest = width.saturating_sub(pooled);
     if rest == 0 || !rest.is_multiple_of(numbers) {
         return Err(Error::Unsupported(format!(
-            "the U-Net's vector condition has {width} elements, which are not {pooled} of the pooled text and {numbers} embedded sizes; \
+            "the U-Net's vector condition has {width} elements, which do not divide into {pooled} of the pooled text and {numbers} embedded sizes; \
              give the model as a diffusers folder"
         )));
     }

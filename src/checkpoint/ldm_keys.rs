@@ -89,7 +89,7 @@ const OPEN_CLIP_LAYER: &[(&str, &str)] = &[
     ("mlp.c_proj.", "mlp.fc2."),
 ];
 
-/// What a new tensor is of the stored one.
+/// Which part of a stored tensor a new one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
@@ -185,14 +185,14 @@ pub fn unet_aliases(levels: &Levels) -> Vec<(String, String)> {
     stems.into_iter().filter_map(|old| Some((unet(&old, levels, "add_embedding")?, old))).collect()
 }
 
-/// The diffusers name of an autoencoder key (without prefix), of an autoencoder with `levels` levels.
+/// The diffusers name of a key (without prefix) of an autoencoder with `levels` levels.
 pub fn vae(key: &str, levels: usize) -> Option<String> {
     if key.starts_with("quant_conv.") || key.starts_with("post_quant_conv.") {
         return Some(key.to_owned());
     }
     let (side, key) = key.split_once('.').filter(|(side, _)| ["encoder", "decoder"].contains(side))?;
     if let Some(rest) = translate(key, VAE_PARTS) {
-        // Residual blocks of the middle name their shortcut as those of the levels do.
+        // The middle's residual blocks call their shortcut what the levels' do.
         return Some(format!("{side}.{}", rest.replace(".nin_shortcut.", ".conv_shortcut.")));
     }
     // `down.LEVEL.block.N.…`, `down.LEVEL.downsample.conv.…`; the original counts the decoder's levels from the finest.

@@ -1,8 +1,8 @@
 //! LoRA files: low-rank changes of a model's weights, merged into them as they are read.
 //!
 //! A layer of rank r changes a weight W `[C_out, …]` to `W + scale · (alpha / r) · up · down`, with `up` `[C_out, r]`
-//! and `down` `[r, …]`; of a convolution `down` has the kernel. The stored weights stay as they are: without the LoRA
-//! they read the same.
+//! and `down` `[r, …]`; for a convolution, `down` has the kernel. The stored weights stay as they are: without the
+//! LoRA they read the same.
 //!
 //! Names are those of kohya's sd-scripts (`lora_unet_…`, `lora_te_…`, in diffusers' or in the original naming) and of
 //! diffusers, before and since PEFT. Source: Hu et al. 2021, arXiv:2106.09685.
@@ -83,7 +83,7 @@ impl Lora {
     /// Opens a LoRA file and checks that every layer is whole.
     ///
     /// # Errors
-    /// As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that make no layer;
+    /// As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that belong to no whole layer;
     /// [`Error::Unsupported`] for other kinds of adapter (LoHa, LoKr, DoRA …), by the name of one of their tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_tensors(Tensors::open(path)?)
@@ -133,7 +133,7 @@ impl Lora {
             let (rank, up_rank) = (shape(down).first().copied().unwrap_or(0), shape(up).get(1).copied().unwrap_or(0));
             if rank == 0 || rank != up_rank {
                 return Err(Error::Checkpoint(format!(
-                    "{shown}: layer {}: down {:?} and up {:?} should agree in the rank, the first dimension of down and the second of up; \
+                    "{shown}: layer {}: down {:?} and up {:?} should have the same rank, the first dimension of down and the second of up; \
                      fetch the file again",
                     quoted(name),
                     shape(down),
@@ -381,7 +381,7 @@ fn settings(file: &Tensors) -> Result<Settings> {
             json.value.as_object().into_iter().flatten().find(|(name, value)| name.ends_with(key) && **value == true);
         if let Some((name, _)) = set {
             return Err(Error::Unsupported(format!(
-                "{}: {} is set in the metadata, which is not supported",
+                "{}: {} is set in the metadata, and not supported",
                 file.path().display(),
                 quoted(name)
             )));
@@ -391,7 +391,7 @@ fn settings(file: &Tensors) -> Result<Settings> {
 }
 
 impl Settings {
-    /// The alpha of a layer: its own in `alpha_pattern`, or that of all.
+    /// The alpha of a layer: its own in `alpha_pattern`, or the one for all layers.
     fn alpha(&self, component: &str, layer: &str) -> Result<Option<f64>> {
         let pattern = self.0[format!("{component}.alpha_pattern")].as_object();
         let own = pattern.into_iter().flatten().find(|(module, _)| layer.ends_with(module.as_str()));

@@ -1,4 +1,4 @@
-//! A model on disk, whichever way it lies there.
+//! A model on disk, in whatever layout.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,7 +44,7 @@ impl Checkpoint {
         Ok(Self { source, changed: BTreeMap::new(), tokenizers: BTreeMap::new() })
     }
 
-    /// Prefers weight files of a variant, as [`Folder::with_variant`]. To be called before what changes the weights.
+    /// Prefers weight files of a variant, as [`Folder::with_variant`]. Call this before anything that changes the weights.
     ///
     /// # Errors
     /// As [`Folder::with_variant`]; [`Error::Refused`] for a single file, which has no variants.
@@ -181,7 +181,7 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer of a text encoder, `tokenizer` or `tokenizer_2`: of its folder, or else CLIP's own vocabulary,
+    /// The tokenizer of a text encoder, `tokenizer` or `tokenizer_2`: from its folder, or else CLIP's own vocabulary,
     /// padded as the encoder was trained (OpenAI's with the end token, OpenCLIP's, known by its plain `gelu`, with
     /// token 0).
     ///
@@ -206,8 +206,8 @@ impl Checkpoint {
         Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
     }
 
-    /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its name
-    /// below the folder (of a single file its own).
+    /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its path
+    /// below the folder (a single file with its own name).
     ///
     /// # Errors
     /// As [`Checkpoint::component`].

@@ -110,7 +110,7 @@ impl Tensors {
     }
 
     fn map(path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
-        // Asked before opening: opening a named pipe would wait for a writer for ever.
+        // Checked before opening, because opening a named pipe waits for a writer.
         let kind = std::fs::metadata(path).map_err(Error::io(path))?;
         if kind.is_dir() {
             return Err(Error::Checkpoint(format!("{}: expected a .safetensors file, found a folder", path.display())));
@@ -275,7 +275,7 @@ fn parse_index(index: &Json) -> Result<BTreeMap<String, Vec<String>>> {
 /// bytes.
 ///
 /// # Errors
-/// What `out` reports.
+/// Whatever error `out` reports.
 pub fn write(
     out: &mut dyn Write,
     tensors: &[(&str, &HostTensor)],

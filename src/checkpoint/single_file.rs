@@ -92,8 +92,7 @@ impl SingleFile {
         Ok(json(&self.file, name, config.clone()))
     }
 
-    /// New name → where it lies. A key that the map does not know stays under its own name, so that the model reports
-    /// it.
+    /// New name → where it is stored. A key that the map does not know keeps its name, so that the model reports it.
     fn pieces(&self, component: &str) -> BTreeMap<String, Piece> {
         let mut pieces = BTreeMap::new();
         let mut add = |stored: &str, new: Vec<(String, Part)>| {
@@ -153,7 +152,7 @@ fn json(file: &Tensors, name: &str, value: Value) -> Json {
     Json { path: format!("{} ({name}, inferred)", file.path().display()).into(), text, value }
 }
 
-/// Says what the file is instead, where it is not a checkpoint in the original layout.
+/// Refuses a file that is not a checkpoint in the original layout, and says what it is instead.
 fn recognise(file: &Tensors) -> Result<()> {
     if file.info("model.diffusion_model.input_blocks.0.0.weight").is_some() {
         return Ok(());
@@ -178,7 +177,7 @@ fn recognise(file: &Tensors) -> Result<()> {
     )))
 }
 
-/// Where a tensor of the new name lies.
+/// Where the tensor with a new name is stored.
 #[derive(Debug)]
 struct Piece {
     stored: String,

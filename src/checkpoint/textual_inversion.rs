@@ -125,7 +125,7 @@ impl TextualInversion {
         }
         if tokenizer.vocabulary() as usize > rows {
             return Err(Error::Checkpoint(format!(
-                "{}: the tokenizer has {} tokens, the text encoder vectors for {rows}; they do not belong together",
+                "{}: the tokenizer has {} tokens, but the text encoder has vectors for {rows}; they do not belong together",
                 encoder.tensors.label(),
                 tokenizer.vocabulary()
             )));
@@ -270,7 +270,8 @@ mod tests {
         assert!(message(encoder("text_encoder", "other", 49408)).contains("no token embedding"));
         assert!(message(encoder("text_encoder_2", TABLES[0], 49408)).contains("no vectors for text_encoder_2"));
         assert!(
-            message(encoder("text_encoder", TABLES[0], 714)).contains("49408 tokens, the text encoder vectors for 714")
+            message(encoder("text_encoder", TABLES[0], 714))
+                .contains("49408 tokens, but the text encoder has vectors for 714")
         );
     }
 }

@@ -37,7 +37,7 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
         return Err(Error::Limits(format!(
-            "{shown}: {width}×{height} pixels are more than the {MAX_BYTES} bytes a picture may have; give a smaller one"
+            "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a smaller one"
         )));
     }
     let orientation = decoder.orientation().map_err(bad)?;

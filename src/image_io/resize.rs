@@ -1,6 +1,6 @@
 //! Resizing exactly as Pillow does, because the pictures that diffusers resizes become the input of a model.
 //!
-//! Pillow resamples 8-bit pictures in two passes, one a direction, each rounded to 8 bits. An output pixel is a
+//! Pillow resamples 8-bit pictures in two passes, one for each direction, each rounded to 8 bits. An output pixel is a
 //! weighted mean of the input pixels under a window that grows with the reduction (so that reducing does not alias);
 //! the weights are rounded to fixed point. Source: Pillow's documentation of `Image.resize` with `Resampling.LANCZOS`.
 

@@ -14,8 +14,8 @@ use crate::tensor::HostTensor;
 const GAP: usize = 2;
 const GAP_VALUE: u8 = 255;
 
-/// Several pictures of one size as one, row by row, with a white gap of 2 pixels. `columns` of `None` chooses a shape
-/// near a square, without empty places where that stays within 1:2.
+/// Several pictures of one size as one, row by row, with a white gap of 2 pixels. Without `columns` the shape is
+/// nearly square, and has no empty places if that keeps it within 1:2.
 ///
 /// # Errors
 /// [`Error::Usage`] if there is no picture or `columns` is zero, [`Error::Shape`] if the sizes differ.

@@ -28,9 +28,9 @@ pub struct NoiseSchedule {
 /// Coefficients of the forward process: x_t = `signal`·x_0 + `noise`·ε.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noising {
-    /// √ᾱ_t (1 for schedulers that count in σ).
+    /// √ᾱ_t (1 for schedulers that work in σ).
     pub signal: f64,
-    /// √(1 − ᾱ_t) (σ_t for schedulers that count in σ).
+    /// √(1 − ᾱ_t) (σ_t for schedulers that work in σ).
     pub noise: f64,
 }
 

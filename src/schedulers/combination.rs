@@ -1,8 +1,8 @@
 //! Linear combinations of the tensors at hand in one step of a scheduler.
 //!
 //! Every scheduler's update is such a combination, with coefficients that depend on the step alone. Writing the update
-//! with [`Combination`] values in place of tensors gives those coefficients: the code reads like the paper, and the sample
-//! itself is only touched later, by one kernel that serves them all.
+//! with [`Combination`] values in place of tensors gives those coefficients: the code reads like the paper, and the
+//! sample itself is only touched later, by one kernel that serves them all.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 

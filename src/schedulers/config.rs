@@ -178,8 +178,8 @@ impl SchedulerConfig {
     /// Parses the text of a `scheduler_config.json`, whose `_class_name` says which scheduler.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is no JSON object or a value makes no sense; [`Error::Unsupported`] for names
-    /// not known here.
+    /// [`Error::Config`] if it is not a JSON object or a value makes no sense; [`Error::Unsupported`] for names that
+    /// the engine does not know.
     pub fn from_json(text: &str) -> Result<Self> {
         let Value::Object(mut given) = Json::parse("scheduler_config.json", text.to_owned())?.value else {
             return Err(Error::Config("scheduler_config.json: expected a JSON object".into()));
@@ -188,8 +188,7 @@ impl SchedulerConfig {
             Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
             None => return Err(Error::Config("scheduler_config.json has no \"_class_name\"".into())),
         };
-        // diffusers lists here the keys that it wrote without having been given them; another class takes its own
-        // defaults for them.
+        // diffusers lists the keys here that it filled in by itself; another class uses its own defaults for them.
         if let Some(Value::Array(defaulted)) = given.remove("_use_default_values") {
             given.retain(|key, _| !defaulted.iter().any(|d| d.as_str() == Some(key)));
         }

@@ -1,6 +1,6 @@
 //! Reading a scheduler's config field by field, each value checked, each problem named. Unlike a model's config
-//! (`models/config.rs`), where an unknown field is refused, it may hold fields of other schedulers, which are not seen:
-//! diffusers' schedulers are interchangeable in the same way.
+//! (`models/config.rs`), where an unknown field is refused, it may hold fields of other schedulers, which are not
+//! looked at: as in diffusers, one file serves them all.
 
 use std::ops::RangeInclusive;
 
@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
     /// A finite number in `range`, or the infinity that is the default.
     pub fn number(&self, key: &str, default: f64, range: RangeInclusive<f64>) -> Result<f64> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        // Pictures that earlier versions made remember the infinity as a sign.
+        // Pictures made by earlier versions spell the infinity "-∞".
         if default == f64::NEG_INFINITY && (Json::number(value) == Some(default) || value.as_str() == Some("-∞")) {
             return Ok(default);
         }

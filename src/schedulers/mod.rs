@@ -2,7 +2,7 @@
 //!
 //! A [`Scheduler`] is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of
 //! [`Step`]s in which every number is worked out, so that nothing is left to decide while sampling. Reading order:
-//! `linear.rs` (how a step is written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables
+//! `combination.rs` (how a step is written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables
 //! they share.
 
 mod beta_quantile;
@@ -84,7 +84,7 @@ impl Scheduler {
         schedule.checked()
     }
 
-    /// The timestep at which the share `share` of the noise is gone.
+    /// The timestep at which `share` of the noise is gone.
     fn cutoff(&self, field: &'static str, share: f64) -> Result<f64> {
         if !(share > 0.0 && share < 1.0) {
             return Err(Refusal::of_value(field, share, "expected a number above 0 and below 1").into());
@@ -93,14 +93,14 @@ impl Scheduler {
         Ok((trained - share * trained).round_ties_even())
     }
 
-    /// The noise level of the whole run at which one begins that another model has done up to the share `start` of its
-    /// noise.
+    /// The noise level to begin at, counted in the whole run, when another model has taken away the share `start` of
+    /// its noise.
     fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
         use SchedulerClass::{HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
         let cutoff = self.cutoff("denoising_start", start)?;
         let steps = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.steps;
         let mut below = steps.iter().filter(|step| step.timestep < cutoff).count();
-        // Two calls of the model a level, but the last: never begin with the second.
+        // Every level but the last takes two calls of the model: never begin with the second.
         let calls = match self.config.class {
             HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => 2,
             _ => 1,

@@ -1,4 +1,4 @@
-//! The names that samplers go by in other programs, and which scheduler and options each means.
+//! What other programs call their samplers, and which scheduler and options each name means.
 
 use serde_json::{Map, Value};
 
@@ -66,7 +66,7 @@ const SCHEDULES: &[(&[&str], &str)] = &[
 /// punctuation do not matter.
 ///
 /// # Errors
-/// [`Error::Refused`] listing all names, if there is none such; [`Error::Config`] or [`Error::Unsupported`] if
+/// [`Error::Refused`] listing all names, if there is no such scheduler; [`Error::Config`] or [`Error::Unsupported`] if
 /// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
@@ -98,7 +98,7 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
     let samplers: Vec<_> = SAMPLERS.iter().map(|(names, ..)| names[0]).collect();
     let schedules: Vec<_> = SCHEDULES.iter().map(|(names, _)| names[0]).collect();
     let why = format!(
-        "no such scheduler; there are {}; each may be followed by one of {}; diffusers' class names do too",
+        "no such scheduler; there are {}; each may be followed by one of {}; diffusers' class names work too",
         samplers.join(", "),
         schedules.join(", ")
     );

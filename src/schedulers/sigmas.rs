@@ -1,4 +1,4 @@
-//! Noise levels for the schedulers that count in σ = √((1 − ᾱ)/ᾱ), the noise-to-signal ratio of x_t.
+//! Noise levels for the schedulers that work in σ = √((1 − ᾱ)/ᾱ), the noise-to-signal ratio of x_t.
 //!
 //! Two families share these: those of k-diffusion (Euler, Heun, LMS, …), whose sample is x_0 + σ ε, and the exponential
 //! integrators (DPM-Solver, UniPC, DEIS), whose sample is the usual √ᾱ x_0 + √(1−ᾱ) ε. They visit slightly different
@@ -21,7 +21,7 @@ pub struct Sigmas {
 }
 
 impl Sigmas {
-    /// The levels as float32 holds them.
+    /// The levels rounded to float32.
     ///
     /// # Errors
     /// [`Error::Config`] if they rise.
@@ -97,7 +97,7 @@ impl SigmaTable {
 /// another spacing within the range of these, and timesteps from σ.
 ///
 /// # Errors
-/// [`Error::Usage`] for a number of steps, custom timesteps or custom sigmas that cannot be had.
+/// [`Error::Usage`] for a number of steps, custom timesteps or custom sigmas that this scheduler cannot take.
 pub fn k_diffusion(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas> {
     let config = &scheduler.config;
     let table = SigmaTable::new(scheduler);
@@ -150,7 +150,7 @@ pub fn k_diffusion(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas>
 /// another spacing over the whole trained range.
 ///
 /// # Errors
-/// [`Error::Usage`] for a number of steps or custom timesteps that cannot be had.
+/// [`Error::Usage`] for a number of steps or custom timesteps that this scheduler cannot take.
 pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas> {
     let config = &scheduler.config;
     let table = SigmaTable::new(scheduler);
@@ -213,8 +213,8 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
     Ok(run)
 }
 
-/// The whole timestep for one found from σ: rounded for Karras and Lu spacing, cut off for the others and for cosine
-/// betas in DPM-Solver, as in diffusers. (Cut off, the first of them is T − 1 or T − 2 by the last bit of ln σ in
+/// The whole timestep for one found from σ: rounded for Karras and Lu spacing, truncated for the others and for cosine
+/// betas in DPM-Solver, as in diffusers. (Truncated, the first of them is T − 1 or T − 2 by the last bit of ln σ in
 /// float32, which in numpy depends on the processor.)
 fn whole_timestep(scheduler: &Scheduler, timestep: f64) -> f64 {
     use super::options::BetaSchedule::SquaredcosCapV2;

@@ -141,8 +141,9 @@ impl Step {
         }
     }
 
-    /// The step on host tensors: the reference for kernels that do the same. Takes the sample, the model's output,
-    /// noise if the step draws any, and the memory, which it replaces. Returns `prev_sample` and
+    /// The step on host tensors, for loops that keep the sample on the host (`examples/scheduler_loop.rs`), and the
+    /// measure of the graph of a step, whose kernels [`crate::reference`] checks one by one. Takes the sample, the
+    /// model's output, noise if the step draws any, and the memory, which it replaces. Returns `prev_sample` and
     /// `pred_original_sample`.
     ///
     /// Tensors are `[N, C, …]`, arithmetic is f64.
@@ -248,7 +249,7 @@ impl X0 {
     }
 }
 
-/// The `ratio`-quantile of |values|, linear between the two nearest, as `torch.quantile`.
+/// The `ratio`-quantile of |values|, linear between the two nearest, as in `torch.quantile`.
 fn quantile_of_abs(values: &[f32], ratio: f64) -> f64 {
     let mut sorted: Vec<f32> = values.iter().map(|x| x.abs()).collect();
     sorted.sort_by(f32::total_cmp);

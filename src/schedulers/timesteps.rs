@@ -9,8 +9,8 @@ use super::options::TimestepSpacing;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
-/// `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD): every
-/// (T/`original_inference_steps`)-th, of which as many are taken at even distances, from the last, or from where
+/// Picks `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD). Those are every
+/// (T/`original_inference_steps`)-th; the picked ones lie at even distances, beginning at the last, or where
 /// `distilled_strength` says.
 ///
 /// # Errors
