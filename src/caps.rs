@@ -7,9 +7,9 @@ pub struct Caps {
     pub is_cpu: bool,
     /// Who made the device, as a PCI number (0x10de NVIDIA, 0x1002 AMD, 0x8086 Intel), or what stands for it.
     pub vendor: u32,
-    /// Its architecture, where the interface tells (a browser's adapter information); Vulkan, Metal and DX12 do not.
+    /// Its architecture, where the interface says it (a browser does; Vulkan, Metal and DX12 do not).
     pub architecture: Option<String>,
-    /// Compute units or multiprocessors, where the interface tells.
+    /// Compute units or multiprocessors, where the interface says it.
     pub compute_units: Option<u32>,
     /// Whether kernels can calculate in f16 (`enable f16`). Storing f16 needs no feature.
     pub f16: bool,

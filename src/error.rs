@@ -32,7 +32,7 @@ pub enum Error {
     Device(String),
     /// An argument is out of range.
     Usage(String),
-    /// As [`Error::Usage`], of a field of a [`Request`](crate::request::Request).
+    /// Like [`Error::Usage`], for a field of a [`Request`](crate::request::Request).
     Refused(Refusal),
     /// The run was asked to stop ([`Cancel`](crate::pipelines::Cancel)).
     Cancelled,

@@ -1,12 +1,12 @@
-//! What cannot be done as it was asked, and what can be done instead: said with the fields of a
-//! [`Request`](crate::request::Request), so that a command line can name its flags, a server its JSON.
+//! What cannot be done as asked, and what can be done instead, in terms of the fields of a
+//! [`Request`](crate::request::Request): a command line then names its flags, a server its JSON.
 
 use std::fmt::{self, Display};
 
-/// A field's name as the caller's user knows it: `--guidance-scale`, or `guidance_scale`.
+/// A field's name as the user knows it: `--guidance-scale`, or `guidance_scale`.
 pub type Naming<'a> = &'a dyn Fn(&str) -> String;
 
-/// A field whose value cannot be had.
+/// A field with a value that cannot be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     /// The field at fault, a name in [`crate::request::Request`].

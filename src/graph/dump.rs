@@ -1,4 +1,4 @@
-//! The stable text form of a graph: one line a node, for `unmist inspect`, snapshots and debugging.
+//! The stable text form of a graph: one line for each node, for `unmist inspect`, snapshots and debugging.
 
 use std::fmt;
 

@@ -142,7 +142,7 @@ pub enum NodeKind {
 /// One node and the description of its output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Where it stands in the model, e.g. `down_blocks.0.resnets.0.conv1`; the name of an input.
+    /// Its path in the model, e.g. `down_blocks.0.resnets.0.conv1`, or the name of an input.
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
@@ -162,7 +162,7 @@ impl Node {
         .copied()
     }
 
-    /// The operation, if the node is one.
+    /// The operation, if the node is the result of one.
     pub fn op(&self) -> Option<&Op> {
         match &self.kind {
             NodeKind::Op(op, _) => Some(op),
@@ -172,7 +172,8 @@ impl Node {
 }
 
 /// Elements of the largest tensor that a graph may hold. Far beyond any device's memory, so that the plan's own refusal
-/// comes first for every real model; but no product of sizes overflows below it. A browser's memory is addressed by 32 bits.
+/// comes first for every real model; but no product of sizes overflows below it. (A browser's memory has 32-bit
+/// addresses.)
 const MAX_ELEMENTS: usize = if usize::BITS > 32 { 1 << (usize::BITS - 24) } else { 1 << (usize::BITS - 4) };
 
 /// After each run, `output` is copied on the device into `input`: how a denoise loop keeps its state there.
@@ -291,7 +292,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::Unsupported`] naming the node, if the inputs do not fit the operation;
-    /// [`Error::Limits`] if a tensor has more than 2⁴⁰ elements.
+    /// [`Error::Limits`] if a tensor has more than 2⁴⁰ elements (2²⁸ where addresses have 32 bits).
     pub fn push(&mut self, name: impl Into<String>, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<ValueId> {
         let (name, op) = (name.into(), op.into());
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.desc(v))).collect();

@@ -1,5 +1,5 @@
-//! Named rewrites Graph → Graph. Each keeps what the graph computes and can be switched off, which is how the tests
-//! show that it does.
+//! Named rewrites Graph → Graph. None changes what the graph computes; each can be switched off, which is how the tests
+//! show that.
 
 use std::collections::HashMap;
 
@@ -51,8 +51,8 @@ pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
     Ok(graph)
 }
 
-/// A graph under reconstruction: nodes of the old one are visited in order and copied or replaced; what nothing reads
-/// any more is dropped at the end.
+/// A graph being rewritten: the old one's nodes are visited in order and copied or replaced; what nothing reads any more
+/// is dropped at the end.
 struct Rewrite<'a> {
     old: &'a Graph,
     uses: Vec<usize>,
@@ -163,7 +163,7 @@ fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
             return Ok(None);
         }
         let (a, b) = (inputs[0].expect("a sum has two inputs"), inputs[1].expect("a sum has two inputs"));
-        // Of two candidates take the later one: the earlier is the shortcut, which then is its residual.
+        // Take the later of two candidates: the earlier is the shortcut, which becomes its residual.
         for (producer, summand) in [(b, a), (a, b)] {
             let Some((op, of)) = r.only_use(producer) else { continue };
             let (shape, added) = (r.old.shape(producer), r.old.shape(summand));
@@ -195,8 +195,8 @@ fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// Three projections of one input that only attention reads → one product; with keys and values of another input, those
-/// two.
+/// Three projections of one input that only attention reads → one product; if keys and values come from another input,
+/// those two.
 fn fuse_qkv(graph: &Graph) -> Result<Graph> {
     Rewrite::new(graph).run(|r, node, op, inputs| {
         let Op::Attention(attention) = op else { return Ok(None) };

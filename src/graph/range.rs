@@ -1,5 +1,5 @@
-//! How large the values of a graph get, and storing in f32 those that f16 cannot hold: what [`crate::overflow`] does
-//! its work with.
+//! How large the values of a graph get, and how to store in f32 those that f16 cannot hold: the tools of
+//! [`crate::overflow`].
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! The texts of kernels: compiled into the binary (`build.rs` writes the table: every file below `wgsl/` is in it), or
-//! read from the folder that the environment variable `UNMIST_WGSL` names, laid out like `wgsl/`, each time that a
-//! kernel is built: for writing kernels without compiling anything.
+//! read from the folder that the environment variable `UNMIST_WGSL` names, laid out like `wgsl/`, each time a
+//! kernel is built: kernels can then be written without compiling anything.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub fn includes() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.iter().filter_map(|(name, text)| Some((name.strip_prefix(INCLUDES)?, *text)))
 }
 
-/// The folder that kernels are read from instead of the built-in ones, if the user wants that.
+/// The folder to read kernels from instead of the built-in ones, if the user names one.
 fn folder() -> Option<PathBuf> {
     std::env::var_os("UNMIST_WGSL").filter(|value| !value.is_empty()).map(PathBuf::from)
 }

@@ -67,7 +67,7 @@ impl State<'_> {
         Ok(())
     }
 
-    /// The line `const NAME: type = value;` with the value replaced, if `line` declares a constant that is to be.
+    /// `line` with its value replaced, if it declares a constant (`const NAME: type = value;`) that the launch sets.
     fn replacement(&self, line: &str) -> Result<Option<(&'static str, String)>> {
         let Some(rest) = line.strip_prefix("const ") else { return Ok(None) };
         let Some((name, rest)) = rest.split_once(':') else { return Ok(None) };

@@ -1,8 +1,8 @@
-//! `//!unroll`: writes a counted loop out.
+//! `//!unroll`: writes out a counted loop.
 //!
-//! Compilers for GPUs unroll short loops by themselves and so keep small arrays in registers. CPU drivers do not: there
-//! every access to such an array in a loop goes through memory, one lane at a time, ten times slower. In the file it
-//! stays a loop that reads as one:
+//! Compilers for GPUs unroll short loops by themselves and so keep small arrays in registers. CPU drivers do not: every
+//! access to such an array in a loop goes through memory there, one lane at a time, ten times slower. The file keeps a
+//! readable loop:
 //!
 //! ```wgsl
 //! //!unroll
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! becomes `{ const i = 0u; … } { const i = 1u; … } …`. The bounds are products and quotients of literals and `const`
-//! lines; the closing brace stands in the column of `for`, or the loop is one line. Loops inside are written out where
+//! lines; the closing brace is in the column of `for`, or the loop is one line. Loops inside are written out only if
 //! they ask for it themselves.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use crate::error::{Error, Result};
 
 const DIRECTIVE: &str = "//!unroll";
-/// More copies than this are a mistake: no register file holds what they would compute.
+/// More copies than this are a mistake: no register file could hold their results.
 const MOST: u32 = 128;
 
 /// Writes out every loop of `text` that asks for it.
@@ -39,7 +39,7 @@ pub(super) fn unroll(kernel: &str, text: &str) -> Result<String> {
 
 struct Unroller<'a> {
     kernel: &'a str,
-    /// Every `const NAME: u32 = …;` whose value can be told.
+    /// Every `const NAME: u32 = …;` whose value can be worked out.
     constants: HashMap<&'a str, u32>,
 }
 

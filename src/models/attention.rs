@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::ops::attention::{Attention, Packing};
 
-/// `Attention` of diffusers as U-Nets without text and autoencoders use it: norm, self-attention over all pixels,
+/// diffusers' `Attention` as autoencoders and U-Nets without text use it: norm, self-attention over all pixels,
 /// projection, shortcut.
 #[derive(Clone, Copy, Debug)]
 pub struct SelfAttention2D {
@@ -14,7 +14,7 @@ pub struct SelfAttention2D {
     pub heads: usize,
     /// Channels of each head.
     pub head_dim: usize,
-    /// Groups of the norm; none: no norm.
+    /// Groups of the norm; `None` leaves the norm out.
     pub groups: Option<usize>,
     /// Epsilon of the norm.
     pub eps: f64,
@@ -23,8 +23,7 @@ pub struct SelfAttention2D {
 }
 
 impl SelfAttention2D {
-    /// The heads for `channels` under diffusers' `attention_head_dim`, where null stands for one head as wide as the
-    /// channels.
+    /// The heads for `channels` by diffusers' `attention_head_dim`; null means one head over all channels.
     ///
     /// # Errors
     /// [`Error::Config`] if a head would be wider than the channels.

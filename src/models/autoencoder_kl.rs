@@ -1,4 +1,5 @@
-//! `AutoencoderKL`: between pictures and the latents that Stable Diffusion works on (Rombach et al. 2022, appendix G).
+//! `AutoencoderKL`: turns pictures into the latents that Stable Diffusion works on, and back (Rombach et al. 2022,
+//! appendix G).
 
 use super::attention::SelfAttention2D;
 use super::config::ConfigReader;
@@ -102,7 +103,7 @@ impl AutoencoderKLConfig {
             return Err(r.wrong("latents_std", "a list of positive numbers"));
         }
         if config.latents_mean.is_some() != config.latents_std.is_some() {
-            return Err(r.wrong("latents_std", "given exactly if latents_mean is"));
+            return Err(r.wrong("latents_std", "given if, and only if, latents_mean is"));
         }
         r.finish()?;
         Ok(config)
@@ -137,7 +138,7 @@ impl AutoencoderKLConfig {
         m.conv3x3(&format!("{path}.conv_out"), h, out_channels)
     }
 
-    /// How many pixels one latent stands for, in each direction.
+    /// How many pixels one latent covers in each direction.
     pub fn downscale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }

@@ -1,4 +1,4 @@
-//! `AutoencoderTiny`: a small and fast replacement of [`super::AutoencoderKL`] for previews (madebyollin's TAESD).
+//! `AutoencoderTiny`: a small and fast stand-in for [`super::AutoencoderKL`], for previews (madebyollin's TAESD).
 //!
 //! Its latents are those that the U-Net works on: they are not scaled, and the encoder returns them without a
 //! distribution.
@@ -49,8 +49,8 @@ impl AutoencoderTinyConfig {
         }
         r.only("upsample_fn", &[json!("nearest")])?;
         r.only("shift_factor", &[json!(0), json!(0.0)])?;
-        // A copy of decoder_block_out_channels; how latents are stored as 8-bit pictures, which nothing here does; f16
-        // suffices.
+        // A copy of decoder_block_out_channels; how to store latents as 8-bit pictures, which nothing here does; and that
+        // f16 is enough.
         r.ignore(&["block_out_channels", "latent_magnitude", "latent_shift", "force_upcast"]);
         let list =
             |key: &str, default: [usize; 4]| -> Result<Vec<usize>> { Ok(r.counts(key)?.unwrap_or(default.to_vec())) };
@@ -102,7 +102,7 @@ impl AutoencoderTinyConfig {
         Ok(config)
     }
 
-    /// How many pixels one latent stands for, in each direction.
+    /// How many pixels one latent covers in each direction.
     pub fn downscale(&self) -> usize {
         1 << (self.encoder_block_out_channels.len() - 1)
     }
@@ -256,7 +256,7 @@ pub struct EncoderTiny(pub AutoencoderTiny);
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderTiny(pub AutoencoderTiny);
 
-/// Pictures this large are what the models were trained with; no config says so.
+/// The models were trained on pictures of this size; no config says so.
 const SAMPLE_SIZE: usize = 512;
 
 impl Model for EncoderTiny {

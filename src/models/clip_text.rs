@@ -1,5 +1,5 @@
-//! `CLIPTextModel` and `CLIPTextModelWithProjection`: from token ids to what a U-Net is conditioned on (Radford et al.
-//! 2021).
+//! `CLIPTextModel` and `CLIPTextModelWithProjection`: turn token ids into the vectors that condition a U-Net (Radford
+//! et al. 2021).
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::ops::activation::ActivationKind;
 use crate::ops::attention::{Attention, Packing};
 use crate::tensor::{DType, HostTensor};
 
-/// How the token is found whose state stands for the whole text.
+/// How to find the token whose state represents the whole text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOfText {
     /// The largest id: configs written before transformers 4.31 have the wrong `eos_token_id` 2, and the true one is
@@ -23,7 +23,7 @@ pub enum EndOfText {
     Id(usize),
 }
 
-/// Where the vectors of the tokens stand in a checkpoint.
+/// The name of the token vectors in a checkpoint.
 pub(crate) const TOKEN_EMBEDDING: &str = "text_model.embeddings.token_embedding";
 
 /// The fields of `config.json` that say what a CLIP text encoder computes; see `CLIPTextConfig` in transformers for
@@ -113,8 +113,8 @@ const NO_EFFECT: &[&str] = &[
 
 impl CLIPTextConfig {
     /// Reads a `config.json`: a text encoder's own, or that of a whole CLIP model, which holds it as `text_config`.
-    /// `class_name` tells `CLIPTextModelWithProjection` from `CLIPTextModel`; without it the config's `architectures`
-    /// do.
+    /// `class_name` tells `CLIPTextModelWithProjection` from `CLIPTextModel`; without it, the config's
+    /// `architectures` do.
     ///
     /// # Errors
     /// [`Error::Config`] if a value makes no sense, [`Error::Unsupported`] for a value or a field that the
@@ -168,8 +168,8 @@ impl CLIPTextConfig {
 /// One result of a text encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextOutput {
-    /// `hidden_states.K`, `[N, T, hidden_size]`: what goes into layer K; for K = number of layers what comes out of the
-    /// last one. None is normed.
+    /// `hidden_states.K`, `[N, T, hidden_size]`: the input of layer K; for K = number of layers the output of the last
+    /// one. The final layer norm is not applied.
     HiddenState(usize),
     /// The same after the final layer norm, as clip skip takes it: `final_layer_norm.K`.
     NormedHiddenState(usize),
@@ -210,7 +210,7 @@ impl CLIPTextModel {
         Ok(Self { config: CLIPTextConfig::from_json(json, class_name)? })
     }
 
-    /// Everything the model can return, but hidden states after the final layer norm.
+    /// Everything the model can return, except hidden states after the final layer norm.
     pub fn outputs(&self) -> Vec<TextOutput> {
         let mut outputs: Vec<_> = (0..=self.config.num_hidden_layers).map(TextOutput::HiddenState).collect();
         outputs.extend([TextOutput::LastHiddenState, TextOutput::PoolerOutput]);
@@ -290,14 +290,14 @@ impl CLIPTextModel {
         };
         let position = |ids: &[f32]| match self.config.end_of_text {
             EndOfText::Id(id) => ids.iter().position(|i| *i as usize == id).unwrap_or(0),
-            // Of several equal ids the first.
+            // The first of several equal ids.
             EndOfText::LargestId => (0..ids.len()).rev().max_by_key(|i| ids[*i] as usize).unwrap_or(0),
         };
         let rows = input_ids.data.chunks(tokens.max(1)).enumerate().map(|(n, ids)| (n * tokens + position(ids)) as f32);
         HostTensor::new([batch], rows.collect())
     }
 
-    /// What goes into each of the first `layers` layers, and what comes out of the last of them.
+    /// The inputs of the first `layers` layers, and the output of the last of them.
     fn hidden_states(&self, m: &mut Layers<'_>, input_ids: ValueId, layers: usize) -> Result<Vec<ValueId>> {
         let c = &self.config;
         let (batch, tokens) = (m.graph.shape(input_ids)[0], m.graph.shape(input_ids)[1]);
@@ -323,8 +323,7 @@ impl CLIPTextModel {
         Ok(states)
     }
 
-    /// `CLIPEncoderLayer`: attention to earlier tokens, feed-forward; each with its norm before and added to what it
-    /// got.
+    /// `CLIPEncoderLayer`: attention to earlier tokens, then feed-forward; each normalises its input and is added to it.
     fn layer(&self, m: &mut Layers<'_>, path: &str, x: ValueId) -> Result<ValueId> {
         let c = &self.config;
         let at = |name: &str| format!("{path}.{name}");
@@ -349,7 +348,7 @@ impl CLIPTextModel {
     fn project(&self, m: &mut Layers<'_>, pooled: ValueId) -> Result<ValueId> {
         let missing = || {
             Error::Unsupported(
-                "text_embeds of a CLIPTextModel, which has no projection: CLIPTextModelWithProjection has".into(),
+                "text_embeds: a CLIPTextModel has no projection, a CLIPTextModelWithProjection has".into(),
             )
         };
         m.linear("text_projection", pooled, self.config.projection_dim.ok_or_else(missing)?, false)

@@ -9,8 +9,8 @@ use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::ops::activation::ActivationKind;
 
-/// The fields of one config object. A missing field and `null` both mean the default; fields nobody asked for are
-/// refused by [`ConfigReader::finish`].
+/// The fields of one config object. A missing field and `null` both mean the default;
+/// [`ConfigReader::finish`] refuses fields that nobody asked for.
 pub struct ConfigReader<'a> {
     file: String,
     fields: &'a Map<String, Value>,
@@ -201,7 +201,7 @@ impl<'a> ConfigReader<'a> {
         ActivationKind::from_config(name).map(Some).map_err(|_| known())
     }
 
-    /// Refuses a field that has a value other than `neutral`, which is what the engine does.
+    /// Refuses a field with any value but the `neutral` ones, which describe what the engine does.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming field and value.
@@ -215,7 +215,7 @@ impl<'a> ConfigReader<'a> {
         }
     }
 
-    /// Notes fields that do not change what a model computes.
+    /// Accepts fields that do not change what a model computes.
     pub fn ignore(&self, keys: &[&str]) {
         self.seen.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
     }
@@ -236,7 +236,7 @@ impl<'a> ConfigReader<'a> {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
-            "{}: unknown fields {}; what they would change is not known, so the model is refused",
+            "{}: unknown fields {}; the engine does not know what they change, so it refuses the model",
             self.file,
             unknown.join(", ")
         )))

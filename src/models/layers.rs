@@ -1,5 +1,5 @@
-//! Layers with parameters: each takes its place in the checkpoint (`down_blocks.0.resnets.0.conv1`) and adds its
-//! weights and its operation.
+//! Layers with parameters: each is told its path in the checkpoint (`down_blocks.0.resnets.0.conv1`), and adds its
+//! weights and its operation to a graph.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, WeightLayout};

@@ -28,8 +28,8 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`Error::Config`] if there is no such model, [`Error::Usage`] if it has no such half,
-    /// [`Error::Unsupported`] for a class that the engine does not have; as the config of the class and
-    /// [`Weights::new`].
+    /// [`Error::Unsupported`] for a class that the engine does not have; and what the class's config and
+    /// [`Weights::new`] report.
     pub fn open(checkpoint: &Checkpoint, name: &str) -> Result<Self> {
         let (stem, half) = name.split_once('.').map_or((name, None), |(stem, half)| (stem, Some(half)));
         let component = checkpoint.component(stem)?;
@@ -39,7 +39,9 @@ impl LoadedModel {
         let index_class = checkpoint.index().and_then(|index| index.value.get(stem)?.get(1)?.as_str());
         let class_name = index_class.map(str::to_owned).or(component.class_name);
         let class_name = class_name.ok_or_else(|| {
-            Error::Config(format!("{file}: neither it nor model_index.json names the class of {stem} (`_class_name`)"))
+            Error::Config(format!(
+                "{file}: neither this file nor model_index.json names the class of {stem} (`_class_name`)"
+            ))
         })?;
 
         let model: Box<dyn Model> = match (class_name.as_str(), half) {
@@ -58,7 +60,7 @@ impl LoadedModel {
                 )));
             }
             ("UNet2DModel" | "UNet2DConditionModel" | "CLIPTextModel" | "CLIPTextModelWithProjection", Some(_)) => {
-                return Err(Error::Usage(format!("{name}: {stem} is one model without halves")));
+                return Err(Error::Usage(format!("{name}: {stem} is one model and has no halves")));
             }
             _ => {
                 return Err(Error::Unsupported(format!(

@@ -1,9 +1,9 @@
-//! Models: from a typed config to a graph. They know nothing of devices.
+//! Models: each turns a typed config into a graph. They know nothing of devices.
 //!
 //! Names are those of diffusers and transformers, verbatim, because they are the keys of the checkpoints. Reading
 //! order: [`Layers`] (a layer with its parameters), `resnet.rs`, `attention.rs`, `embeddings.rs` (the blocks all U-Nets
 //! share), then [`UNet2DModel`]. Stable Diffusion: [`CLIPTextModel`] reads the prompt, [`UNet2DConditionModel`] with
-//! its [`Transformer2DModel`] denoises a latent, [`AutoencoderKL`] makes a picture of it.
+//! its [`Transformer2DModel`] denoises a latent, [`AutoencoderKL`] turns that into a picture.
 
 mod attention;
 mod autoencoder_kl;

@@ -1,5 +1,5 @@
 //! What all models that run on their own have in common: named inputs, sizes, a graph. `unmist run`, `inspect` and
-//! `verify` know no more.
+//! `verify` need nothing else.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -81,7 +81,7 @@ pub trait Model: Debug {
         None
     }
 
-    /// Adds the inputs of the graph that follow from those given, or have a default.
+    /// Adds those inputs of the graph that follow from the given ones or have a default.
     ///
     /// # Errors
     /// [`Error::Shape`] if the given ones do not fit.
@@ -104,7 +104,7 @@ pub(super) fn parameters_of(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 }
 
 /// The graph for inputs as users have them (pictures `[N, C, H, W]`, one timestep for all pictures), and all its inputs
-/// as it takes them.
+/// in the graph's own layout.
 ///
 /// # Errors
 /// [`Error::Usage`] for a name that is missing or unknown, [`Error::Shape`] for a shape or an index that does
@@ -112,7 +112,10 @@ pub(super) fn parameters_of(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Result<(Graph, NamedTensors)> {
     let names = model.input_names();
     if let Some(unknown) = given.keys().find(|name| !names.contains(&name.as_str())) {
-        return Err(Error::Usage(format!("`{unknown}` is no input of this model, which takes {}", names.join(", "))));
+        return Err(Error::Usage(format!(
+            "`{unknown}` is not an input of this model, which takes {}",
+            names.join(", ")
+        )));
     }
     model.complete(&mut given)?;
     if let Some(missing) = names.iter().find(|name| !given.contains_key(**name)) {

@@ -107,12 +107,12 @@ impl ResnetBlock2D {
     }
 }
 
-/// `x / factor`, nothing for 1.
+/// `x / factor`; adds no operation for 1.
 pub(super) fn divide(m: &mut Layers<'_>, path: &str, x: ValueId, factor: f64) -> Result<ValueId> {
     if factor == 1.0 { Ok(x) } else { m.graph.scale(path, x, 1.0 / factor, 0.0) }
 }
 
-/// `Downsample2D` with a convolution of stride 2. `padding` 0 stands for one row below and one column to the right, as
+/// `Downsample2D` with a convolution of stride 2. `padding` 0 means one row below and one column to the right, like
 /// TensorFlow's "same".
 ///
 /// # Errors

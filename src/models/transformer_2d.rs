@@ -40,7 +40,7 @@ impl Transformer2DModel {
         let channels = m.graph.desc(x).channels();
         if self.heads > channels {
             return Err(Error::Config(format!(
-                "{path}: {channels} channels cannot be divided into {} heads (attention_head_dim, which is the number of heads here)",
+                "{path}: {channels} channels cannot be divided into {} heads (attention_head_dim, here the number of heads)",
                 self.heads
             )));
         }
@@ -64,8 +64,8 @@ impl Transformer2DModel {
         }
     }
 
-    /// `BasicTransformerBlock`: attention over the picture, attention over the text, feed-forward; each with its norm
-    /// before and added to what it got.
+    /// `BasicTransformerBlock`: attention over the picture, attention over the text, feed-forward; each normalises its
+    /// input and is added to it.
     fn block(&self, m: &mut Layers<'_>, path: &str, x: ValueId, text: ValueId) -> Result<ValueId> {
         let at = |name: &str| format!("{path}.{name}");
 

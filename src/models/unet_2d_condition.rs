@@ -1,8 +1,8 @@
 //! `UNet2DConditionModel`: predicts the noise in a latent from the latent, the timestep and a text (Rombach et al.
 //! 2022; Podell et al. 2023).
 //!
-//! The text is seen by the transformers' second attention only, whose keys and values do not depend on the latent: of
-//! all nodes of the graph they are those that can be reached from `encoder_hidden_states` alone.
+//! Only the transformers' second attention sees the text, and its keys and values do not depend on the latent: they are
+//! the nodes of the graph that `encoder_hidden_states` alone determines.
 
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
@@ -293,7 +293,7 @@ impl Model for UNet2DConditionModel {
         if let Some(width) = self.config.time_cond_proj_dim
             && let Some(batch) = inputs.get("sample").map(|s| s.shape[0])
         {
-            // Without a bias, a projection of zeros is as good as none.
+            // A projection without a bias turns zeros into zeros, so it can be left out.
             inputs.entry("timestep_cond".into()).or_insert_with(|| HostTensor::zeros([batch, width]));
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::graph::ValueId;
 /// What conditions the blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Conditions {
-    /// The time embedding `[N, E]`, class and the like added.
+    /// The time embedding `[N, E]`, with class and the like added.
     pub emb: ValueId,
     /// The same, activated: most residual blocks activate it before they project it, and once is enough.
     pub temb: ValueId,
@@ -31,7 +31,7 @@ impl UNet2DConditionConfig {
         }
     }
 
-    /// A residual block of `block`, and the time embedding as it takes it.
+    /// A residual block of `block`, and the form of the time embedding that it takes.
     fn resnet_of(&self, block: &ConditionBlock, conditions: Conditions) -> (ResnetBlock2D, Option<ValueId>) {
         let resnet = self.resnet(block.channels);
         match block.kind {
@@ -127,7 +127,7 @@ impl UNet2DConditionConfig {
         let sampler = format!("{path}.upsamplers.0");
         match block.kind {
             ConditionBlockType::Resnet => ResnetBlock2D { resample: Resample::Up, ..resnet }.build(m, &sampler, h, emb),
-            // To the size of the next skip: twice this one, or one less where an odd size was halved.
+            // Up to the size of the next skip: twice this one, or one less where an odd size was halved.
             _ => {
                 let (height, width) = (m.graph.shape(*next)[1], m.graph.shape(*next)[2]);
                 upsample_2d(m, &sampler, h, block.channels, height, width)

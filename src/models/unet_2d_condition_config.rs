@@ -43,7 +43,7 @@ pub enum ConditionClassEmbedding {
     None,
     /// A table of this many rows (`num_class_embeds`).
     Table(usize),
-    /// As the timestep is embedded, by an MLP of its own.
+    /// Embedded like the timestep, by an MLP of its own.
     Timestep,
     /// The caller gives the embedding.
     Identity,
@@ -106,8 +106,8 @@ pub struct UNet2DConditionConfig {
     pub resnet_out_scale_factor: f64,
 }
 
-/// Fields that change nothing here: training only; what a trainer noted about its moving average; options of kinds of
-/// blocks and embeddings that are refused; the precision of attention's softmax, which is always f32.
+/// Fields that change nothing here: for training only; a trainer's notes about its moving average; options of blocks
+/// and embeddings that are refused anyway; the precision of attention's softmax, which is always f32.
 const NO_EFFECT: &[&str] = &[
     "dropout",
     "decay",
@@ -138,7 +138,7 @@ impl UNet2DConditionConfig {
         r.only("dual_cross_attention", &[json!(false)])?;
         r.only("attention_type", &[json!("default")])?;
         r.only("cross_attention_norm", &[])?;
-        // diffusers refuses it too: `attention_head_dim` has been the number of heads ever since.
+        // diffusers refuses it too: `attention_head_dim` means the number of heads.
         r.only("num_attention_heads", &[])?;
         for key in ["norm_num_groups", "attention_head_dim", "cross_attention_dim"] {
             if r.is_null(key) {
@@ -215,7 +215,7 @@ impl Blocks {
         let levels = channels.len();
         if down.len() != levels || up.len() != levels {
             return Err(Error::Config(format!(
-                "{}: block_out_channels has {levels} entries, down_block_types {} and up_block_types {}; they must be as many",
+                "{}: block_out_channels has {levels} entries, down_block_types {} and up_block_types {}; they need the same number",
                 r.file(),
                 down.len(),
                 up.len()
@@ -249,7 +249,7 @@ impl Blocks {
         (0..self.channels.len()).map(block).collect()
     }
 
-    /// The up blocks' residual blocks are one more than the down blocks'.
+    /// An up block has one residual block more than its down block.
     fn up(&self) -> Vec<ConditionBlock> {
         let last = self.channels.len() - 1;
         let block = |i: usize| ConditionBlock {
@@ -262,7 +262,7 @@ impl Blocks {
         (0..=last).map(block).collect()
     }
 
-    /// A given `null` means no mid block; a missing field the usual one.
+    /// An explicit `null` means no mid block; a missing field means the usual one.
     fn mid(&self, r: &ConfigReader<'_>) -> Result<Option<ConditionBlock>> {
         let kind = match r.text("mid_block_type")? {
             None if r.is_null("mid_block_type") => return Ok(None),

@@ -46,7 +46,7 @@ pub enum ClassEmbedding {
     None,
     /// A table of this many rows (`num_class_embeds`).
     Table(usize),
-    /// As the timestep is embedded, by an MLP of its own.
+    /// Embedded like the timestep, by an MLP of its own.
     Timestep,
     /// The caller gives the embedding.
     Identity,
@@ -113,7 +113,7 @@ impl UNet2DConfig {
             r.texts("up_block_types")?.unwrap_or(vec!["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]);
         if down.len() != block_out_channels.len() || up.len() != block_out_channels.len() {
             return Err(Error::Config(format!(
-                "{}: block_out_channels has {} entries, down_block_types {} and up_block_types {}; they must be as many",
+                "{}: block_out_channels has {} entries, down_block_types {} and up_block_types {}; they need the same number",
                 r.file(),
                 block_out_channels.len(),
                 down.len(),
@@ -191,7 +191,7 @@ fn up_block(r: &ConfigReader<'_>, name: &str) -> Result<UpBlockType> {
     }
 }
 
-/// A given `null` means no mid block; a missing field the usual one.
+/// An explicit `null` means no mid block; a missing field means the usual one.
 fn mid_block(r: &ConfigReader<'_>) -> Result<bool> {
     match r.text("mid_block_type")? {
         Some("UNetMidBlock2D") => Ok(true),
@@ -200,7 +200,7 @@ fn mid_block(r: &ConfigReader<'_>) -> Result<bool> {
     }
 }
 
-/// A given `null` means one head; a missing field heads of 8 channels.
+/// An explicit `null` means one head; a missing field means heads of 8 channels.
 fn attention_head_dim(r: &ConfigReader<'_>) -> Result<Option<usize>> {
     match r.optional_count("attention_head_dim")? {
         None if !r.is_null("attention_head_dim") => Ok(Some(8)),

@@ -111,7 +111,7 @@ impl Operation for Transpose {
         sorted.sort_unstable();
         if !sorted.into_iter().eq(0..x.shape.len()) {
             let (order, shape) = (&self.order, &x.shape);
-            return Err(Error::Shape(format!("{order:?} is no order of the dimensions of x {shape:?}")));
+            return Err(Error::Shape(format!("{order:?} is not an order of the dimensions of x {shape:?}")));
         }
         Ok(x.with_shape(self.order.iter().map(|d| x.shape[*d]).collect::<Vec<_>>()))
     }

@@ -1,4 +1,4 @@
-//! One operation on one device, in every way that a fault could hide from the others.
+//! One operation on one device, run in several ways, because a fault can hide in one and show in another.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ use crate::tensor::{DType, HostTensor};
 pub enum Storage {
     /// All of them in f32.
     F32,
-    /// In f16, but for what is f32 in any model.
+    /// In f16, except for what is f32 in every model.
     F16,
     /// As `F16`, with the result in f32: an operation whose result is too large for f16 ([`crate::overflow`]).
     F16ToF32,
@@ -41,7 +41,7 @@ impl Storage {
         }
     }
 
-    /// The graph of `case` stored so; `None` for an operation whose result is f32 in any model, and so never mixed.
+    /// The graph of `case` in this storage; `None` for an operation whose result is f32 in every model, and so never mixed.
     pub fn graph(self, case: &Case) -> Result<Option<Graph>> {
         let dtype = if matches!(self, Self::F16 | Self::F16ToF32) { DType::F16 } else { DType::F32 };
         let mut graph = case.structure(dtype)?;
@@ -92,7 +92,7 @@ impl Run {
     }
 }
 
-/// What came of running a case.
+/// The outcome of running a case.
 #[derive(Debug)]
 pub enum CaseResult {
     /// Compared and equal within the bounds.

@@ -1,4 +1,4 @@
-//! The one comparison of numbers that operations, models, schedulers and pictures are held to.
+//! The one comparison of numbers that operations, models, schedulers and pictures must pass.
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
@@ -26,7 +26,7 @@ pub struct Tolerance {
     pub absolute: f64,
     /// In units of the expected element.
     pub relative: f64,
-    /// In the data's own unit, where that has a meaning: grey levels, times.
+    /// In the data's own unit, where it has one: grey levels, times.
     pub floor: f64,
     /// In units of the last of f16's 11 bits at the expected element's size.
     pub f16_ulps: f64,
@@ -64,7 +64,7 @@ impl Tolerance {
     }
 }
 
-/// The distance of f16 numbers of this magnitude: 10 bits follow the leading one, and below 2⁻¹⁴ it shrinks no more.
+/// The distance of f16 numbers of this magnitude: 10 bits follow the leading one, and below 2⁻¹⁴ the distance stays the same.
 fn f16_ulp(magnitude: f64) -> f64 {
     magnitude.max(0.5f64.powi(14)).log2().floor().exp2() / 1024.0
 }

@@ -1,4 +1,4 @@
-//! Where a whole graph on a device first departs from the reference.
+//! Where a whole graph on a device first differs from the reference.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::plan::{PlanOptions, Program};
 use crate::reference::ReferenceSession;
 use crate::tensor::HostTensor;
 
-/// Where a graph on a device first departs from the reference.
+/// Where a graph on a device first differs from the reference.
 #[derive(Debug)]
 pub struct Divergence {
     /// Name of the node.

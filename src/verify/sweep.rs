@@ -16,7 +16,7 @@ pub struct Selection<'a> {
     pub variant: Option<&'a str>,
     /// Only what launches this kernel (its path below `wgsl/` without extension).
     pub kernel: Option<&'a str>,
-    /// End with the first failure.
+    /// Stop at the first failure.
     pub stop_at_first: bool,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What came of one variant's comparisons.
+/// The outcome of one variant's comparisons.
 #[derive(Clone, Copy, Debug)]
 pub struct VariantSummary {
     /// Name of the variant.
@@ -66,7 +66,7 @@ pub fn sweep(
     let mut summaries: Vec<_> =
         chosen.map(|&variant| VariantSummary { variant, equal: 0, unsupported: 0, worst: 0.0 }).collect();
     for case in info.cases.iter().filter(|c| selection.sizes.contains(&c.size)) {
-        // Storages of a large case differ in nothing that the small ones do not show.
+        // A large case in another storage shows nothing that the small ones do not.
         let storages: &[Storage] = if case.size == Size::Small { &Storage::ALL } else { &[Storage::F32, Storage::F16] };
         for &storage in storages {
             let Some(prepared) = PreparedCase::new(case, storage)? else { continue };
