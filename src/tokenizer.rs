@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(tokenizer.add("<Fox>", 2).unwrap(), 2256);
         assert_eq!(tokenizer.add("<fox>2", 1).unwrap(), 2258);
         assert_eq!(tokenizer.encode("ab<FOX>ab <fox>2").unwrap(), [501, 2256, 2257, 501, 2258]);
-        assert!(tokenizer.add("<fox>", 1).unwrap_err().to_string().contains("there already"));
+        assert!(tokenizer.add("<fox>", 1).unwrap_err().to_string().contains("exists already"));
         assert!(tokenizer.add(" ", 1).is_err());
     }
 

@@ -1,7 +1,5 @@
-// blend_tiles, naive: v[n, h, w, c] = above[n, H_above - rows + h, w, c] * (1 - h / rows) + x[n, h, w, c] * h / rows,
-// where h < rows, else x[n, h, w, c]
-//                     y[n, h, w, c] = left[n, h, W_left - columns + w, c] * (1 - w / columns) + v[n, h, w, c] * w /
-//                     columns,  where w < columns, else v
+// blend_tiles, naive: v = above[H_above - rows + h] * (1 - h / rows) + x[h] * h / rows where h < rows, else x;
+// y = left[W_left - columns + w] * (1 - w / columns) + v[w] * w / columns where w < columns, else v; all at [n, h, w, c]
 //
 //   x         [N, H, W, C]        f32 or f16
 //   above     [N, H_above, W, C]  f32 or f16, if HAS_ABOVE

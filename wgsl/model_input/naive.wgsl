@@ -30,7 +30,8 @@ fn main(
     if (4u * i >= p.elements) { return; }
     var result = vec4<f32>(0.0);
     for (var lane = 0u; lane < 4u; lane++) {
-        let source = (4u * i + lane) % p.sample; // a whole vector would straddle two repetitions if the sample is not a multiple of 4
+        // One element at a time, because a vector may reach from one repetition into the next.
+        let source = (4u * i + lane) % p.sample;
         result[lane] = coefficients[0] * state[source / 4u][source % 4u];
     }
     y[i] = result;

@@ -19,8 +19,9 @@ struct Params {
     OH: u32,
     OW: u32,
     channel_vectors: u32, // C / 4
-    scale_h: f32, // H / OH, rounded to f32: torch multiplies with that, and where i * H / OH is nearly whole the rounding decides
-    scale_w: f32, // W / OW, likewise
+    // Rounded to f32: torch multiplies with these, and where i * H / OH is nearly whole the rounding decides.
+    scale_h: f32, // H / OH
+    scale_w: f32, // W / OW
 }
 
 @group(0) @binding(0) var<storage, read> x: array<x_vec4>;

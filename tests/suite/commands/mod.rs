@@ -1,5 +1,6 @@
 //! The command line as a user meets it: results, messages, files.
 
+mod examples;
 pub mod fuzz;
 pub mod pictures;
 pub mod requests;

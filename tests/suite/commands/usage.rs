@@ -182,7 +182,7 @@ fn components_and_inputs_that_do_not_fit_are_refused() {
     };
     refused("vae", &["vae.encoder", "vae.decoder"]);
     refused("vae.middle", &["vae.encoder", "vae.decoder"]);
-    refused("unet.encoder", &["unet.encoder", "without halves"]);
+    refused("unet.encoder", &["unet.encoder", "no halves"]);
     refused("vae.decoder", &["in.safetensors", "`input_ids` is no input", "latent"]);
     refused("safety_checker", &["safety_checker", "unet"]);
     refused("tokenizer", &["tokenizer"]);
