@@ -23,6 +23,10 @@ pub enum Checks {
     Off,
 }
 
+/// Bytes of a driver's cache that holds nothing: wgpu's header and Vulkan's. Drivers that have a cache of their own, such
+/// as Mesa's, leave it so.
+const EMPTY_CACHE: usize = 64 + 32;
+
 /// Programs that a device remembers: those of a few models at a few sizes.
 const MAX_PROGRAMS: usize = 64;
 
@@ -411,6 +415,7 @@ impl GpuDevice {
             return Err(format!("{} on {}: {error}", file_name(label), self.describe()));
         }
         if let (Some(disk), Some(data)) = (&self.inner.cache, cache.and_then(|cache| cache.get_data()))
+            && data.len() > EMPTY_CACHE
             && known.as_ref() != Some(&data)
         {
             disk.save(&id, &data);

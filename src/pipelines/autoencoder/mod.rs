@@ -402,6 +402,17 @@ impl Autoencoder {
         last.expect("there is at least one way")
     }
 
+    /// Compiles what one half needs on the device, run whole or in tiles as it will be.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::memory`] and [`crate::backend::Device::compile`].
+    pub(super) fn compile(&self, runtime: &Runtime<'_>, half: Half, height: usize, width: usize) -> Result<()> {
+        let (_, pixels) = self.memory(runtime, half, height, width)?;
+        let limit = pixels.map_or(usize::MAX, |pixels| self.tiles(half, pixels).size);
+        let graph = self.graph(half, height.min(limit), width.min(limit), self.dtype(runtime))?;
+        runtime.device.compile(&graph, runtime.load)
+    }
+
     /// The ways in which one half may run, in the order in which they are tried: whole (`None`), or in tiles.
     fn ways(&self, half: Half, height: usize, width: usize) -> Vec<Option<Tiles>> {
         let larger = |tiles: &Tiles| height.max(width) > tiles.size;

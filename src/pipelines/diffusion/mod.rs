@@ -21,7 +21,7 @@ pub use options::SampleOptions;
 pub use traits::{Kind, Traits};
 
 use super::Runtime;
-use super::autoencoder::{Autoencoder, Tiling};
+use super::autoencoder::{Autoencoder, Half, Tiling};
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
 use super::text::TextEncoders;
 use crate::checkpoint::{Checkpoint, Weights};
@@ -268,7 +268,12 @@ impl DiffusionPipeline {
         let schedule = self.schedule(options)?;
         self.plan(runtime, options)?.check()?;
         let graph = self.step_graph(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
-        let compile = || runtime.device.compile(&graph, runtime.load);
+        // What comes last is compiled while what comes first runs.
+        let compile = || -> Result<()> {
+            runtime.device.compile(&graph, runtime.load)?;
+            let [_, _, height, width] = shape;
+            self.vae.as_ref().map_or(Ok(()), |vae| vae.compile(runtime, Half::Decoder, height, width))
+        };
         parallel::meanwhile(compile, || {
             // 1. what is asked for: text or class, and for guidance its opposite
             let condition = self.encode_condition(runtime, options)?;
