@@ -71,6 +71,7 @@ pub mod refusal;
 pub mod request;
 pub mod rng;
 pub mod schedulers;
+pub mod session;
 pub mod store;
 pub mod tensor;
 pub mod tokenizer;

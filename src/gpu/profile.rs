@@ -11,7 +11,7 @@ const MAX_LAUNCHES: usize = 2048;
 
 impl GpuSession {
     /// Runs the step list once and returns the time of each launch. The condition must have run before
-    /// ([`crate::backend::Session::run`]). Every launch is a compute pass of its own here, so that none overlaps the
+    /// ([`crate::session::Session::run`]). Every launch is a compute pass of its own here, so that none overlaps the
     /// next: the sum is more than an ordinary run takes. Outputs are computed; state is not carried.
     ///
     /// # Errors

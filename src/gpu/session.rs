@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::device::{GpuDevice, Pipeline};
 use super::load::{Loader, bind_groups};
-use crate::backend::{Session, check_input, check_output};
 use crate::encode::{decode, encode, padded_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Rate, WeightSource};
 use crate::plan::{BufferIndex, Port, Program, Value, submissions};
+use crate::session::{Session, check_input, check_output};
 use crate::tensor::{DType, HostTensor};
 
 /// Bytes before each buffer's contents when guard bands are on; a multiple of every backend's offset alignment.

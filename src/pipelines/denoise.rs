@@ -2,7 +2,6 @@
 //! first step to the last.
 
 use super::Cancel;
-use crate::backend::Session;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::Layers;
@@ -10,6 +9,7 @@ use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::MAGNITUDE;
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
+use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
 
 /// Everything that shapes the graph of one denoise step.

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{Session, check_input, check_output};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind, Rate, ValueId, WeightSource};
 use crate::plan::Port;
+use crate::session::{Session, check_input, check_output};
 use crate::tensor::{DType, HostTensor};
 
 /// A graph on the CPU reference. Values stored as f16 are rounded to f16 after each operation, as a device stores them.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::compare::{Difference, Tolerance, compare};
-use crate::backend::Session;
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::gpu::{Checks, GpuDevice, GpuSession};
@@ -12,6 +11,7 @@ use crate::kernel::reflect;
 use crate::ops::{Case, Size};
 use crate::plan::{Choice, PlanOptions, Program};
 use crate::reference::stored;
+use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
 
 /// How a case's values are stored.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::compare::{Tolerance, compare};
-use crate::backend::Session;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::{Graph, WeightSource};
 use crate::plan::{PlanOptions, Program};
 use crate::reference::ReferenceSession;
+use crate::session::Session;
 use crate::tensor::HostTensor;
 
 /// Where a graph on a device first differs from the reference.

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use crate::backend::Session;
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc};
 use crate::pipelines::Runtime;
+use crate::session::Session;
 use crate::tensor::HostTensor;
 
 /// Neighbouring tiles share a quarter of their rows or columns.
