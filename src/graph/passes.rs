@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 
 use super::ir::{Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::attention::{Attention, Packing};
 use crate::ops::binary::BinaryKind;
 use crate::ops::linear::Linear;
 use crate::ops::{Op, linear};
+use crate::refusal::Refusal;
 
 /// One rewrite.
 pub struct Pass {
-    /// Name for `--disable-pass`.
+    /// Name, for who switches it off.
     pub name: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
@@ -38,11 +39,11 @@ pub const PASSES: &[Pass] = &[
 /// Runs every pass but those named in `disabled`.
 ///
 /// # Errors
-/// [`Error::Usage`] if `disabled` names a pass that does not exist.
+/// [`Error::Refused`] if `disabled` names a pass that does not exist.
 pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
     if let Some(unknown) = disabled.iter().find(|name| !PASSES.iter().any(|p| p.name == **name)) {
         let names: Vec<_> = PASSES.iter().map(|p| p.name).collect();
-        return Err(Error::Usage(format!("--disable-pass {unknown}: there are {}", names.join(", "))));
+        return Err(Refusal::of_value("disable_pass", unknown, format!("there are {}", names.join(", "))).into());
     }
     let mut graph = graph.clone();
     for pass in PASSES.iter().filter(|p| !disabled.iter().any(|d| d == p.name)) {

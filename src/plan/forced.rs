@@ -1,10 +1,11 @@
-//! Variants that the user asks for: `--force conv2d=naive`, of a shape, of a node, with a setting.
+//! Variants that the user asks for: `conv2d=naive`, of a shape, of a node, with a setting.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::ops::{Knobs, LowerContext, Op, registry};
+use crate::refusal::Refusal;
 
 /// What a forced variant is meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +53,9 @@ impl Forced {
     /// `node:NAME`.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the operation or the variant does not exist, or the text is of another form.
+    /// [`Error::Refused`] if the operation or the variant does not exist, or the text is of another form.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = |why: String| Error::Usage(format!("--force {text}: {why}"));
+        let wrong = |why: String| Error::from(Refusal::of_value("force", text, why));
         let form = "expected TARGET=VARIANT or TARGET=VARIANT:NAME=VALUE,…, e.g. conv2d=naive; TARGET is an operation, \
                     OPERATION@SHAPE or a node's name";
         let (target, variant) = text.split_once('=').ok_or_else(|| wrong(form.into()))?;
@@ -116,7 +117,8 @@ impl Forced {
         let common = |name: &str| name.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
         let longest = names.iter().map(|name| common(name)).max().unwrap_or(0);
         let similar: Vec<&str> = names.iter().filter(|name| common(name) == longest).take(5).copied().collect();
-        Err(Error::Usage(format!("no node is called {wanted}; similar names: {}", similar.join(", "))))
+        let why = format!("no node is called {wanted}; similar names: {}", similar.join(", "));
+        Err(Refusal::of("force", why).into())
     }
 }
 

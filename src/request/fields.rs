@@ -101,9 +101,9 @@ pub struct Request {
     /// is clipped [default: the model's generation_config.json, else off]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum, value_name = "on|off"))]
     pub use_clipped_model_output: Option<Switch>,
-    /// Classifier-free guidance: how far to go from "no class" or the negative prompt towards what is asked, and
-    /// beyond; several, comma-separated: one for each prompt or picture [default: the model's generation_config.json,
-    /// else 1 (off) for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
+    /// Classifier-free guidance: how far to go from "no class" or the negative prompt to what is asked and beyond; 1 is
+    /// none. Several, comma-separated: one for each prompt or picture [default: the model's generation_config.json, else
+    /// 1 for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "F[,F…]"))]
     pub guidance_scale: Vec<f64>,
     /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]

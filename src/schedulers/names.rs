@@ -7,8 +7,8 @@ use super::options::{
     Named,
     SchedulerClass::{self, *},
 };
+use crate::Result;
 use crate::refusal::Refusal;
-use crate::{Error, Result};
 
 /// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler,
 /// and the config keys that it implies. The correspondence is that of diffusers' documentation, except that DPM++ SDE
@@ -82,8 +82,8 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
                 let Some((schedule, keys)) = schedule else { continue };
                 let keys = parse(keys);
                 if let Some((key, _)) = keys.iter().find(|(key, _)| !class.reads(key)) {
-                    let message = format!("{name:?}: {} has no schedule {} (\"{key}\")", class.name(), schedule[0]);
-                    return Err(Error::Unsupported(message));
+                    let why = format!("{} has no schedule {} (\"{key}\")", class.name(), schedule[0]);
+                    return Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into());
                 }
                 // A schedule replaces the one that the model's config may ask for.
                 let spacings = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"];

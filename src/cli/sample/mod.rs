@@ -69,11 +69,11 @@ pub fn run(args: Args) -> Result<()> {
     };
 
     // 3. the pictures
+    // One picture, and the process ends: what one stage has loaded need not wait for another.
+    let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
     report_device(&device, record.as_ref());
-    // One picture, and the process ends: what one stage has loaded need not wait for another.
-    let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
     let job = Job { args: &args, load, device: &device, output: &output };
     let schedulers = models.schedulers();
     let images = job.run(&resolved, models)?;
@@ -120,7 +120,7 @@ impl Models {
             request::Model { traits: &traits, generation: &self.model.generation, scheduler: &self.model.scheduler };
         let resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
             // "This model" says little to who did not choose it.
-            if asked.request.model.is_none() {
+            if asked.request.model.is_none() && refusal.why.contains("this model") {
                 refusal.why += &format!(" (the model is {})", self.model.checkpoint.path().display());
             }
             refusal

@@ -89,7 +89,7 @@ impl Traits {
             ("prompt_2", options.prompts_2.len()),
             ("negative_prompt_2", options.negative_prompts_2.len()),
             ("class", options.classes.len()),
-            ("guidance_scale", options.guidance_scale.len().max(1)),
+            ("guidance_scale", options.guidance_scale.len()),
         ] {
             if entries > 1 && entries != batch {
                 let why = format!("{entries} for {batch} pictures; expected one, or one for each");
@@ -109,6 +109,9 @@ impl Traits {
         }
         // Less than 1 would be a mixture of the class and of none, which guidance is not.
         let least = if options.classes.is_empty() { f64::NEG_INFINITY } else { 1.0 };
+        if options.guidance_scale.is_empty() {
+            return Err(Refusal::of("guidance_scale", "there is none; 1 is no guidance"));
+        }
         for scale in &options.guidance_scale {
             if !scale.is_finite() {
                 return Err(Refusal::of_value("guidance_scale", scale, "expected a finite number"));
@@ -134,7 +137,7 @@ impl Traits {
     /// A refusal if neither the options nor the model say, or if they are not multiples of what the model needs.
     pub fn size(&self, options: &SampleOptions) -> Result<(usize, usize), Refusal> {
         let fits = |n: usize| n > 0 && n.is_multiple_of(self.multiple) && n <= MAX_SIDE;
-        let expected = format!("multiples of {} from {0} to {MAX_SIDE}", self.multiple);
+        let expected = format!("multiples of {}, at most {MAX_SIDE}", self.multiple);
         let given = match (&options.image, &options.latents) {
             (Some(image), _) => Some(("image", image)),
             (None, Some(latents)) => Some(("latents", latents)),

@@ -152,3 +152,42 @@ fn another_seed_or_order_of_noise_makes_another_picture() {
     let other = run.sample(&Device::Reference, &mut |_, _| {});
     assert!(max_abs(&other.data, &truth.data) > 0.1, "the seed has no effect");
 }
+
+#[test]
+fn each_class_has_its_own_guidance() {
+    let mut run = Run::load("fashion_ddim_guidance");
+    let sample = |run: &Run| run.sample(&Device::Gpu(gpu().clone()), &mut |_, _| {});
+    let options = SampleOptions {
+        batch_size: 3,
+        classes: vec![7, 9, 1],
+        guidance_scale: vec![1.0, 3.0, 1.0],
+        sampling: Sampling { use_clipped_model_output: true, ..Sampling::steps(3) },
+        ..SampleOptions::default()
+    };
+    run.options = options.clone();
+    run.seeds = vec![4, 5, 6];
+    let together = sample(&run);
+    let one = together.len() / 3;
+    for i in 0..3 {
+        run.options = SampleOptions {
+            batch_size: 1,
+            classes: vec![options.classes[i]],
+            guidance_scale: vec![options.guidance_scale[i]],
+            ..options.clone()
+        };
+        run.seeds = vec![4 + i as u64];
+        let error = max_abs(&sample(&run).data, &together.data[i * one..][..one]);
+        // Other tiles of a larger batch add in another order.
+        assert!(error < 1e-3, "picture {i}: {error:.1e}");
+    }
+    // Guidance does something, and less than none is refused.
+    run.options.guidance_scale = vec![3.0];
+    let guided = sample(&run);
+    assert!(max_abs(&guided.data, &together.data[2 * one..]) > 1e-2);
+    run.options.guidance_scale = vec![0.5];
+    let device = Device::Reference;
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(&device, &load, DType::F32);
+    let refused = run.pipeline.sample(&runtime, &run.options, &mut [TorchCpu::new(0)], &mut |_| Ok(()));
+    assert!(refused.expect_err("no guidance is 1").to_string().contains("`guidance_scale` 0.5"));
+}
