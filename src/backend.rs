@@ -9,6 +9,7 @@ use crate::graph::{Graph, NodeKind, WeightSource, passes};
 use crate::plan::{BufferRole, Program};
 use crate::plan::{PlanOptions, mib};
 use crate::reference::ReferenceSession;
+use crate::refusal::Advised;
 pub use crate::session::Session;
 
 /// A device that runs graphs. Cheap to clone.
@@ -85,9 +86,10 @@ impl Device {
     fn open_adapter(selector: &str) -> Result<Self> {
         match selector {
             "auto" => Ok(Device::Reference),
-            _ => Err(Error::Device(format!(
-                "no adapter {selector}: this build of unmist lacks the feature `gpu` and only has `reference`"
-            ))),
+            _ => Err(Error::Device(
+                format!("no adapter {selector}: this build of unmist lacks the feature `gpu` and only has `reference`")
+                    .into(),
+            )),
         }
     }
 
@@ -184,11 +186,11 @@ impl Device {
 fn check_host_memory(graph: &Graph, options: &PlanOptions) -> Result<()> {
     let needed = graph.reference_bytes();
     match options.max_memory_bytes.or_else(host_memory_bytes) {
-        Some(available) if needed > available => Err(Error::Limits(format!(
-            "the CPU reference needs {} of memory for this run, there are {}; use a smaller --batch-size or picture, or another --device",
-            mib(needed),
-            mib(available)
-        ))),
+        Some(available) if needed > available => {
+            let (needed, available) = (mib(needed), mib(available));
+            let why = format!("the CPU reference needs {needed} of memory for this run, there are {available}");
+            Err(Error::Limits(Advised::from(why).or_less_work()))
+        }
         _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::refusal::{Naming, Refusal, quoted};
+use crate::refusal::{Advised, Naming, Refusal, quoted};
 
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -25,11 +25,11 @@ pub enum Error {
     /// Well-formed, but the engine does not do it; the value is named, never guessed.
     Unsupported(String),
     /// The work does not fit into this device's memory or limits: make it smaller or choose another device.
-    Limits(String),
+    Limits(Advised),
     /// A WGSL kernel did not parse, validate or compile: a bug in the engine or the driver.
     Kernel(String),
     /// No such device, or the device was lost.
-    Device(String),
+    Device(Advised),
     /// An argument is out of range.
     Usage(String),
     /// Like [`Error::Usage`], for a field of a [`Request`](crate::request::Request).
@@ -59,9 +59,9 @@ impl Error {
             Error::Config(m) => format!("config: {m}"),
             Error::Shape(m) => format!("shape: {m}"),
             Error::Unsupported(m) => format!("unsupported: {m}"),
-            Error::Limits(m) => format!("limits: {m}"),
+            Error::Limits(m) => format!("limits: {}", m.in_words(name)),
             Error::Kernel(m) => format!("kernel: {m}"),
-            Error::Device(m) => format!("device: {m}"),
+            Error::Device(m) => format!("device: {}", m.in_words(name)),
             Error::Usage(m) => format!("usage: {m}"),
             Error::Refused(refusal) => format!("usage: {}", refusal.in_words(name)),
             Error::Cancelled => "cancelled: the run was asked to stop".into(),

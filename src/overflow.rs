@@ -9,6 +9,7 @@ use crate::backend::{Device, LoadOptions, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, WeightSource, passes, range};
 use crate::plan::Port;
+use crate::refusal::Remedy;
 use crate::tensor::HostTensor;
 
 /// Values that get this large are stored in f32: a quarter of what f16 holds, because another step or another picture
@@ -127,14 +128,18 @@ impl WatchedSession<'_> {
     fn session(&mut self) -> Result<&mut (dyn Session + 'static)> {
         self.session
             .as_deref_mut()
-            .ok_or_else(|| Error::Limits(format!("the {} could not be loaded", self.fallback.model)))
+            .ok_or_else(|| Error::Limits(format!("the {} could not be loaded", self.fallback.model).into()))
     }
 
     /// Loads `graph` in place of what is loaded, and gives it the inputs of when the results were last looked at.
     fn replace(&mut self, graph: Graph) -> Result<()> {
         self.session = None;
         let in_context = |e: Error| match e {
-            Error::Limits(m) => Error::Limits(format!("the {} overflows f16, and in f32 {m}", self.fallback.model)),
+            Error::Limits(mut limit) => {
+                limit.why = format!("the {} overflows f16, and in f32 {}", self.fallback.model, limit.why);
+                limit.instead.retain(|remedy| !matches!(remedy, Remedy::Set("precision", _)));
+                Error::Limits(limit)
+            }
             other => other,
         };
         let mut session = self.device.load_optimized(graph, self.weights, self.options).map_err(in_context)?;

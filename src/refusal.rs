@@ -1,6 +1,7 @@
 //! What cannot be done as asked, and what can be done instead, in terms of the fields of a
 //! [`Request`](crate::request::Request): a command line then names its flags, a server its JSON.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 
 /// A field's name as the user knows it: `--guidance-scale`, or `guidance_scale`.
@@ -19,15 +20,71 @@ pub struct Refusal {
     pub instead: Vec<Remedy>,
 }
 
+/// What is wrong, and what would help.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advised {
+    /// What is wrong, by how much.
+    pub why: String,
+    /// What would help; any one of them.
+    pub instead: Vec<Remedy>,
+}
+
+impl Advised {
+    /// With something that helps.
+    #[must_use]
+    pub fn instead(mut self, remedy: Remedy) -> Self {
+        self.instead.push(remedy);
+        self
+    }
+
+    /// With less work, or a device that can do more: what helps wherever something is too large.
+    #[must_use]
+    pub fn or_less_work(self) -> Self {
+        self.instead(Remedy::Lower(&["batch_size", "width", "height"])).instead(Remedy::Change("device"))
+    }
+
+    /// Of something that this went wrong for: `what: why`.
+    #[must_use]
+    pub fn of(mut self, what: impl Display) -> Self {
+        self.why = format!("{what}: {}", self.why);
+        self
+    }
+
+    /// It in a sentence, with fields named as `name` does.
+    pub fn in_words(&self, name: Naming<'_>) -> String {
+        format!("{}{}", self.why, advice(&self.instead, name))
+    }
+}
+
+impl From<String> for Advised {
+    /// Without any advice.
+    fn from(why: String) -> Self {
+        Self { why, instead: Vec::new() }
+    }
+}
+
+impl From<&str> for Advised {
+    /// Without any advice.
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
+    }
+}
+
+impl Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_words(&quoted))
+    }
+}
+
 /// Something that helps, in terms of fields of a [`crate::request::Request`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
     /// Give all of these fields.
     Give(&'static [&'static str]),
     /// Leave all of these fields out.
     LeaveOut(&'static [&'static str]),
     /// Take this value for a field.
-    Set(&'static str, &'static str),
+    Set(&'static str, Cow<'static, str>),
     /// Take a smaller value for one of these fields.
     Lower(&'static [&'static str]),
     /// Take a larger value for one of these fields.
@@ -88,7 +145,12 @@ pub fn advice(remedies: &[Remedy], name: Naming<'_>) -> String {
         }
     }
     if !used.is_empty() {
-        others.insert(0, format!("use {}", joined(used, "or")));
+        // With a comma before the last, because there may be an "or" within.
+        let used = match used.as_slice() {
+            [first @ .., last] if !first.is_empty() => format!("{}, or {last}", first.join(", ")),
+            _ => used.concat(),
+        };
+        others.insert(0, format!("use {used}"));
     }
     if others.is_empty() { String::new() } else { format!("; {}", others.join(", or ")) }
 }
@@ -112,14 +174,14 @@ mod tests {
         assert_eq!(refusal.to_string(), "`steps` 0: this model takes 1 to 1000; use a larger `steps`");
         let flag = |field: &str| format!("--{field}");
         let remedies = [
-            Remedy::Set("precision", "f16"),
+            Remedy::Set("precision", "f16".into()),
             Remedy::Lower(&["width", "height", "batch_size"]),
             Remedy::Change("device"),
             Remedy::LeaveOut(&["image"]),
         ];
         assert_eq!(
             advice(&remedies, &flag),
-            "; use --precision f16, a smaller --width, --height or --batch_size or another --device, or leave --image out"
+            "; use --precision f16, a smaller --width, --height or --batch_size, or another --device, or leave --image out"
         );
         assert_eq!(advice(&[], &flag), "");
         let both = Refusal::of("image", "this model paints into a picture").instead(Remedy::Give(&["image", "mask"]));

@@ -18,11 +18,10 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> R
     let elements = bytes.len() * 8 / dtype.bitsize();
     let mut out = Vec::new();
     out.try_reserve_exact(elements).map_err(|_| {
-        Error::Limits(format!(
-            "{}: {} bytes of memory for {elements} elements are not available",
-            what(),
-            elements as u64 * 4
-        ))
+        Error::Limits(
+            format!("{}: {} bytes of memory for {elements} elements are not available", what(), elements as u64 * 4)
+                .into(),
+        )
     })?;
 
     macro_rules! each {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{model_path, print};
+use super::{model_path, print, words};
 use crate::backend::Device;
 use crate::caps::Caps;
 use crate::checkpoint::Checkpoint;
@@ -159,7 +159,7 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
             .iter()
             .map(|s| match &s.memory {
                 Ok(memory) => serde_json::json!({"component": s.component, "memory": memory, "tiles": s.tiles}),
-                Err(why) => serde_json::json!({"component": s.component, "refused": why}),
+                Err(why) => serde_json::json!({"component": s.component, "refused": why.in_words(&words::flag)}),
             })
             .collect();
         let json = serde_json::json!({
@@ -170,13 +170,14 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
         return Ok(());
     }
     print(&format!(
-        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{plan}\n--component NAME shows the config, the graph and the kernels of one \
+        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows the config, the graph and the kernels of one \
          component: {}\n",
         checkpoint.path().display(),
         args.batch_size,
         if args.batch_size == 1 { "" } else { "s" },
         runtime.dtype.name(),
         device.describe(),
+        plan.in_words(&words::flag),
         plan.stages.iter().map(|s| s.component.as_str()).collect::<Vec<_>>().join(", "),
     ));
     Ok(())

@@ -1,6 +1,7 @@
 //! Which adapters there are, and which one `auto` takes.
 
 use crate::error::{Error, Result};
+use crate::refusal::{Advised, Remedy};
 
 /// An adapter as `unmist devices` shows it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -99,13 +100,15 @@ fn auto(adapters: &[wgpu::Adapter]) -> Option<usize> {
 /// [`Error::Device`] listing the adapters there are, if none or several match.
 pub fn select_adapter(selector: &str) -> Result<Option<(usize, wgpu::Adapter)>> {
     let mut adapters = list();
-    let known = || {
+    let refused = |what: String| {
         let names: Vec<_> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
-        if names.is_empty() {
-            "there is no adapter at all (is a Vulkan, Metal or DX12 driver installed?); --device reference runs on the CPU".into()
+        Err(Error::Device(if names.is_empty() {
+            let why =
+                "there is no adapter at all (is a Vulkan, Metal or DX12 driver installed?), only the CPU reference";
+            Advised::from(format!("{what}; {why}")).instead(Remedy::Set("device", "reference".into()))
         } else {
-            format!("there are {}", names.join(", "))
-        }
+            format!("{what}; there are {}", names.join(", ")).into()
+        }))
     };
     let index = if selector == "auto" {
         match auto(&adapters) {
@@ -114,7 +117,7 @@ pub fn select_adapter(selector: &str) -> Result<Option<(usize, wgpu::Adapter)>> 
         }
     } else if let Ok(index) = selector.parse::<usize>() {
         if index >= adapters.len() {
-            return Err(Error::Device(format!("no adapter {index}; {}", known())));
+            return refused(format!("no adapter {index}"));
         }
         index
     } else {
@@ -123,14 +126,8 @@ pub fn select_adapter(selector: &str) -> Result<Option<(usize, wgpu::Adapter)>> 
             (0..adapters.len()).filter(|&i| adapters[i].get_info().name.to_lowercase().contains(&wanted)).collect();
         match matching.as_slice() {
             [one] => *one,
-            [] => return Err(Error::Device(format!("no adapter is called {selector}; {}", known()))),
-            several => {
-                return Err(Error::Device(format!(
-                    "{} adapters are called {selector}: give an index; {}",
-                    several.len(),
-                    known()
-                )));
-            }
+            [] => return refused(format!("no adapter is called {selector}")),
+            several => return refused(format!("{} adapters are called {selector}: give an index", several.len())),
         }
     };
     Ok(Some((index, adapters.swap_remove(index))))

@@ -12,6 +12,7 @@ use crate::graph::Graph;
 use crate::kernel::{Access, Kernel, file_name};
 use crate::parallel::*;
 use crate::plan::{PlanOptions, Program};
+use crate::refusal::{Advised, Remedy};
 use crate::store::Store;
 
 /// Whether wgpu adds bounds checks to kernels.
@@ -102,7 +103,7 @@ impl GpuDevice {
             trace: wgpu::Trace::Off,
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
+            .map_err(|e| Error::Device(format!("{}: {e}", info.name).into()))?;
         let caps = Caps {
             is_cpu: info.device_type == wgpu::DeviceType::Cpu,
             vendor: info.vendor,
@@ -252,11 +253,11 @@ impl GpuDevice {
         let buffer = device.create_buffer(&descriptor);
         match pollster::block_on(scope.pop()) {
             None => Ok(buffer),
-            Some(_) => Err(Error::Limits(format!(
-                "{} has no room for {} more; use --precision f16, a smaller --batch-size or picture, or another --device",
-                self.describe(),
-                crate::plan::mib(bytes)
-            ))),
+            Some(_) => {
+                let why = format!("{} has no room for {} more", self.describe(), crate::plan::mib(bytes));
+                let half = Remedy::Set("precision", "f16".into());
+                Err(Error::Limits(Advised::from(why).instead(half).or_less_work()))
+            }
         }
     }
 
@@ -278,7 +279,7 @@ impl GpuDevice {
     }
 
     fn poll(&self, wait: wgpu::PollType) -> Result<()> {
-        let lost = |e: wgpu::PollError| Error::Device(format!("{}: {e}", self.describe()));
+        let lost = |e: wgpu::PollError| Error::Device(format!("{}: {e}", self.describe()).into());
         self.inner.device.poll(wait).map(drop).map_err(lost)
     }
 
@@ -316,7 +317,7 @@ impl GpuDevice {
             drop(sender.send(result));
         });
         self.wait()?;
-        let lost = |what: String| Error::Device(format!("{}: {what}", self.describe()));
+        let lost = |what: String| Error::Device(format!("{}: {what}", self.describe()).into());
         receiver.recv().map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
         let view = staging.slice(..).get_mapped_range().map_err(|e| lost(e.to_string()))?;
         Ok(view.to_vec())
@@ -328,10 +329,10 @@ impl GpuDevice {
     /// [`Error::Device`] with that failure.
     pub(super) fn check(&self) -> Result<()> {
         match &*self.inner.failure.lock().expect("no holder of this lock panics") {
-            Some(message) => Err(Error::Device(format!(
-                "{}: {message}; lower the load or restart, or use another --device",
-                self.describe()
-            ))),
+            Some(message) => {
+                let why = format!("{}: {message}; it may help to restart, or to put less load on it", self.describe());
+                Err(Error::Device(Advised::from(why).instead(Remedy::Change("device"))))
+            }
             None => Ok(()),
         }
     }

@@ -61,7 +61,7 @@ impl Uploader<'_> {
         }
         let buffer = self.gpu.create_buffer("parameter", bytes, usage, mapped)?;
         if mapped {
-            let unmapped = |e: wgpu::MapRangeError| Error::Device(format!("{}: {e}", self.gpu.describe()));
+            let unmapped = |e: wgpu::MapRangeError| Error::Device(format!("{}: {e}", self.gpu.describe()).into());
             let mut view = buffer.slice(..).get_mapped_range_mut().map_err(unmapped)?;
             self.fill(parameter, value, view.slice(..))?;
             drop(view);
@@ -87,7 +87,7 @@ impl Uploader<'_> {
     ) -> Result<()> {
         let size = wgpu::BufferSize::new(bytes).expect("every buffer has at least 16 bytes");
         let mut view = self.gpu.queue().write_buffer_with(buffer, offset, size).ok_or_else(|| {
-            Error::Limits(format!("{} has no room to stage a parameter of {bytes} bytes", self.gpu.describe()))
+            Error::Limits(format!("{} has no room to stage a parameter of {bytes} bytes", self.gpu.describe()).into())
         })?;
         self.fill(parameter, value, view.slice(..))?;
         drop(view);

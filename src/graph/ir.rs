@@ -298,8 +298,9 @@ impl Graph {
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.desc(v))).collect();
         let check_size = |desc: &TensorDesc| {
             let elements = desc.shape.iter().try_fold(1usize, |product, d| product.checked_mul(*d));
-            let too_large =
-                || Error::Limits(format!("{name}: a tensor of shape {:?} is larger than any memory", desc.shape));
+            let too_large = || {
+                Error::Limits(format!("{name}: a tensor of shape {:?} is larger than any memory", desc.shape).into())
+            };
             elements.filter(|e| *e <= MAX_ELEMENTS).map(drop).ok_or_else(too_large)
         };
         descs.iter().flatten().try_for_each(|desc| check_size(desc))?;

@@ -10,6 +10,7 @@ pub use resize::resize_lanczos;
 pub use write::{grid, write_png, write_tensor};
 
 use crate::error::{Error, Result};
+use crate::refusal::{Advised, Remedy};
 use crate::tensor::HostTensor;
 
 /// An 8-bit picture: row-major `[H, W, C]`, grey (C = 1) or RGB (C = 3).
@@ -50,9 +51,8 @@ impl Picture {
         }
         if let Some(at) = images.data.iter().position(|v| v.is_nan()) {
             let image = at / (channels * height * width);
-            return Err(Error::Limits(format!(
-                "picture {image} holds NaN, first at element {at}: a value overflowed while computing; try --precision f32"
-            )));
+            let why = format!("picture {image} holds NaN, first at element {at}: a value overflowed while computing");
+            return Err(Error::Limits(Advised::from(why).instead(Remedy::Set("precision", "f32".into()))));
         }
         let pictures = images.data.chunks_exact(channels * height * width).map(|image| {
             let pixel = |i: usize| {

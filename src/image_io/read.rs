@@ -29,16 +29,17 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     let shown = path.display();
     let bad = |error| match error {
         image::ImageError::IoError(source) => Error::Io { path: path.to_owned(), source },
-        image::ImageError::Limits(source) => Error::Limits(format!("{shown}: {source}; give a smaller picture")),
+        image::ImageError::Limits(source) => Error::Limits(format!("{shown}: {source}; give a smaller picture").into()),
         other => Error::Unsupported(format!("{shown}: expected a PNG or JPEG picture ({other}); convert the file")),
     };
     let reader = ImageReader::new(BufReader::new(open(path)?)).with_guessed_format().map_err(Error::io(path))?;
     let mut decoder = reader.into_decoder().map_err(bad)?;
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
-        return Err(Error::Limits(format!(
+        let why = format!(
             "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a smaller one"
-        )));
+        );
+        return Err(Error::Limits(why.into()));
     }
     let orientation = decoder.orientation().map_err(bad)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;

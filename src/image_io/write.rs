@@ -77,7 +77,8 @@ pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, Str
         }
     }
     let size = |pixels: usize| {
-        u32::try_from(pixels).map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written")))
+        u32::try_from(pixels)
+            .map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written").into()))
     };
     let (width, height) = (size(picture.width)?, size(picture.height)?);
     write_atomic(path, |out| {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeKind, Rate, TensorDesc, ValueId};
 use crate::kernel::{Access, Kernel, KernelKey, ParamType, Reflection};
 use crate::ops::{Cost, Launch, LowerContext, Op, Operand, Param};
+use crate::refusal::{Advised, Remedy};
 use crate::tensor::DType;
 
 /// A tensor that a launch reads or writes: a value of the graph by its index, or a variant's temporary buffer, counted
@@ -54,7 +55,7 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result
     };
     let mut lowering = Lowering { graph, caps, options, kernel_index: HashMap::new(), drafts };
     for (value, node) in graph.values() {
-        lowering.check_fits(&node.name, &node.desc, "--precision f16")?;
+        lowering.check_fits(&node.name, &node.desc, Remedy::Set("precision", "f16".into()))?;
         if node.op().is_some() && lowering.drafts.shown[value.index()] == value.index() {
             lowering.lower(value, node)?;
         }
@@ -74,19 +75,19 @@ struct Lowering<'a> {
 type Piece = (Vec<u8>, [u32; 3], Cost);
 
 impl Lowering<'_> {
-    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `hint` is what helps besides
-    /// making the work smaller.
-    fn check_fits(&self, name: &str, desc: &TensorDesc, hint: &str) -> Result<()> {
+    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `remedy` is what helps
+    /// besides making the work smaller.
+    fn check_fits(&self, name: &str, desc: &TensorDesc, remedy: Remedy) -> Result<()> {
         let bytes = desc.bytes();
         let limit = self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes);
         if bytes > limit || u32::try_from(desc.elements()).is_err() {
-            return Err(Error::Limits(format!(
-                "{name} {} takes {}, this device binds at most {} at once; use {hint}, a smaller --batch-size or \
-                 picture, or another --device",
+            let why = format!(
+                "{name} {} takes {}, this device binds at most {} at once",
                 desc.label(),
                 mib(bytes),
                 mib(limit)
-            )));
+            );
+            return Err(Error::Limits(Advised::from(why).instead(remedy).or_less_work()));
         }
         Ok(())
     }
@@ -105,7 +106,8 @@ impl Lowering<'_> {
         let first_scratch = self.drafts.bytes.len();
         for desc in &lowered.scratch {
             let what = format!("{}: scratch", node.name);
-            self.check_fits(&what, desc, &format!("--force {}=naive, which needs none", op.name()))?;
+            // The naive variant needs none.
+            self.check_fits(&what, desc, Remedy::Set("force", format!("{}=naive", op.name()).into()))?;
             self.drafts.bytes.push(desc.bytes());
             self.drafts.rates.push(Rate::Once); // as rare as what is written there, which `settle_rates` finds out
         }
@@ -164,12 +166,15 @@ impl Lowering<'_> {
                 bindings.push((Some(tensor), desc.bytes().max(16), binding.access == Access::ReadWrite));
             }
             if bindings.len() > self.caps.max_storage_buffers as usize {
-                return Err(Error::Limits(format!(
-                    "wgsl/{}.wgsl binds {} storage buffers, this device allows {}",
-                    launch.kernel,
-                    bindings.len(),
-                    self.caps.max_storage_buffers
-                )));
+                return Err(Error::Limits(
+                    format!(
+                        "wgsl/{}.wgsl binds {} storage buffers, this device allows {}",
+                        launch.kernel,
+                        bindings.len(),
+                        self.caps.max_storage_buffers
+                    )
+                    .into(),
+                ));
             }
             let flops = if launch.flops > 0 { launch.flops } else { cost.flops / launches };
             let cost = Cost { flops, bytes: cost.bytes / launches };
@@ -255,10 +260,13 @@ fn split(
         y
     };
     if x > limit || rows > limit || z > limit {
-        return Err(Error::Limits(format!(
-            "wgsl/{}.wgsl would need {x} x {y} x {z} workgroups, this device allows {limit} in each dimension",
-            launch.kernel
-        )));
+        return Err(Error::Limits(
+            format!(
+                "wgsl/{}.wgsl would need {x} x {y} x {z} workgroups, this device allows {limit} in each dimension",
+                launch.kernel
+            )
+            .into(),
+        ));
     }
     let mut pieces = Vec::new();
     let mut first = 0;
@@ -301,7 +309,7 @@ fn kernel(
             kernel.reflection.workgroup_memory,
             caps.max_workgroup_invocations,
             caps.workgroup_memory_bytes
-        )));
+        ).into()));
     }
     kernels.push(kernel);
     index.insert(id, kernels.len() - 1);

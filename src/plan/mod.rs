@@ -22,6 +22,7 @@ pub use tuned::{Tuned, TunedEntry};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
+use crate::refusal::{Advised, Remedy};
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -125,13 +126,16 @@ impl Program {
     pub fn check_memory(&self, caps: &Caps, options: &PlanOptions) -> Result<()> {
         let needed = self.memory_bytes();
         match options.max_memory_bytes.or(caps.memory_bytes) {
-            Some(available) if needed > available => Err(Error::Limits(format!(
-                "this run needs {} of device memory ({} of it parameters), there are {}; use --precision f16, a \
-                 smaller --batch-size or picture, or another --device",
-                mib(needed),
-                mib(self.role_bytes(BufferRole::Parameter) + self.role_bytes(BufferRole::Prepared)),
-                mib(available)
-            ))),
+            Some(available) if needed > available => {
+                let why = format!(
+                    "this run needs {} of device memory ({} of it parameters), there are {}",
+                    mib(needed),
+                    mib(self.role_bytes(BufferRole::Parameter) + self.role_bytes(BufferRole::Prepared)),
+                    mib(available)
+                );
+                let half = Remedy::Set("precision", "f16".into());
+                Err(Error::Limits(Advised::from(why).instead(half).or_less_work()))
+            }
             _ => Ok(()),
         }
     }

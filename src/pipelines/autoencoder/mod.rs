@@ -357,10 +357,10 @@ impl Autoencoder {
                 Some(tiles) => inputs.iter().map(|x| tiles.run(runtime, x, load)).collect(),
             };
             match (result, way) {
-                (Err(Error::Limits(why)), _) => refusal = Some(Error::Limits(why)),
+                (Err(Error::Limits(why)), _) => refusal = Some(why),
                 (Ok(results), Some(tiles)) => {
-                    if let Some(why) = refusal {
-                        let pixels = tiles.size.max(tiles.out_size);
+                    if let Some(refusal) = refusal {
+                        let (pixels, why) = (tiles.size.max(tiles.out_size), refusal.why);
                         self.note(format!("the autoencoder ran in tiles of {pixels} x {pixels} pixels: {why}"));
                     }
                     return Ok(results);
@@ -368,7 +368,7 @@ impl Autoencoder {
                 (result, _) => return result,
             }
         }
-        Err(refusal.expect("there is at least one way, and each way that does not return was refused"))
+        Err(Error::Limits(refusal.expect("there is at least one way, and each way that does not return was refused")))
     }
 
     /// The memory that one half takes for a picture or latents of `height` × `width`, and the pixels of the tiles in

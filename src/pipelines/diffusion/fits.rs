@@ -119,20 +119,20 @@ fn changes(model: &Traits) -> bool {
 pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
     let any = |fields: &[&str]| fields.iter().any(|field| given(field));
     for rule in RULES {
-        let broken = match *rule {
+        let broken = match rule {
             Rule::Only(fields, holds, why, instead) => {
                 let field = fields.iter().find(|field| !holds(model) && given(field));
-                field.map(|field| Refusal { instead: instead.to_vec(), ..Refusal::of(field, why) })
+                field.map(|field| Refusal { instead: instead.to_vec(), ..Refusal::of(field, *why) })
             }
             Rule::Needs(holds, fields, why) => {
                 let missing = fields.iter().find(|field| holds(model) && !given(field));
-                missing.map(|field| Refusal::of(field, why).instead(Remedy::Give(fields)))
+                missing.map(|field| Refusal::of(field, *why).instead(Remedy::Give(fields)))
             }
             Rule::With(field, others, why, instead) => {
-                (given(field) && !any(others)).then(|| Refusal::of(field, why).instead(instead))
+                (given(field) && !any(others)).then(|| Refusal::of(field, *why).instead(instead.clone()))
             }
             Rule::Without(field, others, why, instead) => {
-                (given(field) && any(others)).then(|| Refusal::of(field, why).instead(instead))
+                (given(field) && any(others)).then(|| Refusal::of(field, *why).instead(instead.clone()))
             }
         };
         if let Some(refusal) = broken {

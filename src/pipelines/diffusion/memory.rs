@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
 use crate::plan::mib;
+use crate::refusal::{Advised, Naming, Remedy, quoted};
+use crate::tensor::DType;
 
 /// One component at work.
 #[derive(Clone, Debug)]
@@ -16,7 +18,7 @@ pub struct Stage {
     /// Its name, as `--component` has it.
     pub component: String,
     /// What it takes; or why the device cannot run it, however much memory there is.
-    pub memory: std::result::Result<MemoryPlan, String>,
+    pub memory: std::result::Result<MemoryPlan, Advised>,
     /// The autoencoder: the pixels of the tiles in which it runs, if it does.
     pub tiles: Option<usize>,
 }
@@ -28,6 +30,8 @@ pub struct PipelinePlan {
     pub stages: Vec<Stage>,
     /// What there is, bytes, where that is known.
     pub available: Option<u64>,
+    /// How weights and activations are stored.
+    pub dtype: DType,
 }
 
 impl DiffusionPipeline {
@@ -68,7 +72,7 @@ impl DiffusionPipeline {
         if let Some(vae) = &self.vae {
             add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
         }
-        Ok(PipelinePlan { stages, available: runtime.device.available_memory(runtime.load) })
+        Ok(PipelinePlan { stages, available: runtime.device.available_memory(runtime.load), dtype: runtime.dtype })
     }
 }
 
@@ -84,44 +88,58 @@ impl PipelinePlan {
     /// [`Error::Limits`] naming the stage, both figures, and what would help.
     pub fn check(&self) -> Result<()> {
         for Stage { component, memory, .. } in &self.stages {
-            let tiling = if component.starts_with("vae") { "--vae-tiling on, " } else { "" };
             match (memory, self.available) {
-                (Err(why), _) => return Err(Error::Limits(format!("{component}: {why}"))),
+                (Err(why), _) => return Err(Error::Limits(why.clone().of(component))),
                 (Ok(memory), Some(available)) if memory.total > available => {
-                    return Err(Error::Limits(format!(
-                        "{component} needs {} of device memory ({} of it parameters), there are {}; use {tiling}--precision f16, a smaller --width, \
-                         --height or --batch-size, or another --device",
+                    let mut error = Advised::from(format!(
+                        "{component} needs {} of device memory ({} of it parameters), there are {}",
                         mib(memory.total),
                         mib(memory.parameters),
                         mib(available)
-                    )));
+                    ));
+                    if component.starts_with("vae") {
+                        error = error.instead(Remedy::Set("vae_tiling", "on".into()));
+                    }
+                    if self.dtype == DType::F32 {
+                        error = error.instead(Remedy::Set("precision", "f16".into()));
+                    }
+                    error = error.instead(Remedy::Lower(&["width", "height", "batch_size"]));
+                    return Err(Error::Limits(error.instead(Remedy::Change("device"))));
                 }
                 _ => {}
             }
         }
         Ok(())
     }
-}
 
-impl fmt::Display for PipelinePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<16} {:>12} {:>12} {:>12} {:>12}", "stage", "parameters", "inputs", "values", "memory")?;
+    /// The stages as a table, with fields named as `name` does where a stage cannot run.
+    pub fn in_words(&self, name: Naming<'_>) -> String {
+        let columns = ["stage", "parameters", "inputs", "values", "memory"].map(str::to_owned);
+        let line = |[stage, p, i, v, t]: [String; 5]| format!("{stage:<16} {p:>12} {i:>12} {v:>12} {t:>12}");
+        let mut lines = vec![line(columns)];
         for Stage { component, memory, tiles } in &self.stages {
-            match memory {
+            let mut text = match memory {
                 Ok(m) => {
                     let [p, i, v, t] = [m.parameters, m.inputs, m.values, m.total].map(mib);
-                    write!(f, "{component:<16} {p:>12} {i:>12} {v:>12} {t:>12}")?;
+                    line([component.clone(), p, i, v, t])
                 }
-                Err(why) => write!(f, "{component:<16} cannot run here: {why}")?,
+                Err(why) => format!("{component:<16} cannot run here: {}", why.in_words(name)),
+            };
+            if let Some(pixels) = tiles {
+                text += &format!(" in tiles of {pixels} x {pixels} pixels");
             }
-            match tiles {
-                Some(pixels) => writeln!(f, " in tiles of {pixels} x {pixels} pixels")?,
-                None => writeln!(f)?,
-            }
+            lines.push(text);
         }
         let available = self.available.map_or("the device does not say how much it has".into(), |bytes| {
             format!("{} {} available", mib(bytes), if bytes < self.peak() { "(too little)" } else { "are" })
         });
-        writeln!(f, "peak {}, since the stages are loaded and freed in turn; {available}", mib(self.peak()))
+        lines.push(format!("peak {}, since the stages are loaded and freed in turn; {available}\n", mib(self.peak())));
+        lines.join("\n")
+    }
+}
+
+impl fmt::Display for PipelinePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_words(&quoted))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use unmist::image_io::{read, read_text};
+use unmist::request::Request;
 
 use crate::commands::sample::Folder;
 use crate::commands::usage::{fails, shipped, stable_diffusion, succeeds};
@@ -75,4 +76,48 @@ fn settings_say_where_they_come_from() {
     // What cannot be done has no settings.
     let run = ["sample", "--explain-settings", "--model", fashion, "--class", "11"];
     fails(&run, &["--class 11", "0 to 10"], results.path());
+}
+
+/// Every Rust file of the library below a folder, with its text up to its tests; the command line is not the library.
+fn library(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(folder).expect("the sources are there").flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("src/cli") {
+            library(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+            found.push((path, text[..end].to_owned()));
+        }
+    }
+}
+
+#[test]
+fn the_library_names_fields_and_the_command_line_flags() {
+    let mut files = Vec::new();
+    library(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let fields = Request::fields();
+    let mut refusals = 0;
+    for (path, text) in files {
+        let shown = path.display();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let flag = line.match_indices("--").find(|(at, _)| {
+                let before = line[..*at].chars().next_back();
+                let after = line[at + 2..].chars().next();
+                after.is_some_and(|c| c.is_ascii_lowercase()) && !before.is_some_and(|c| c.is_ascii_alphanumeric())
+            });
+            assert!(flag.is_none() || path.ends_with("main.rs"), "{shown}:{}: a flag in {line}", number + 1);
+        }
+        for constructor in ["Refusal::of(\"", "Refusal::of_value(\"", "Refusal::of(\n            \""] {
+            for (at, _) in text.match_indices(constructor) {
+                let name = text[at + constructor.len()..].split('"').next().expect("a literal ends");
+                assert!(
+                    path.ends_with("tests.rs") || fields.iter().any(|field| field == name),
+                    "{shown}: {name} is no field"
+                );
+                refusals += 1;
+            }
+        }
+    }
+    assert!(refusals > 30, "only {refusals} refusals were found: look for them otherwise");
 }

@@ -8,6 +8,7 @@ use unmist::checkpoint::Checkpoint;
 use unmist::gpu::{Checks, GpuDevice, select_adapter};
 use unmist::pipelines::{DiffusionPipeline, PipelinePlan, Runtime, SampleOptions, Tiling};
 use unmist::plan::PlanOptions;
+use unmist::refusal::{Advised, Remedy};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::verify::{Tolerance, compare};
@@ -114,17 +115,17 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
                 Ok(_) => None,
                 Err(Error::Limits(why)) => {
                     assert_eq!(steps, 0);
-                    Some(why)
+                    Some(why.to_string())
                 }
                 Err(other) => panic!("{other}"),
             }
         };
         assert!(unet > decoder, "the case below needs the U-Net to be the largest");
         let why = refusal(unet - 1, Tiling::Auto).expect("the U-Net does not fit");
-        for part in ["unet needs", "--precision f16", "--batch-size", "--width", "--device"] {
+        for part in ["unet needs", "`precision` f16", "`batch_size`", "`width`", "`device`"] {
             assert!(why.contains(part), "no «{part}» in: {why}");
         }
-        assert!(!why.contains("--vae-tiling"), "{why}");
+        assert!(!why.contains("vae_tiling"), "{why}");
         assert_eq!(refusal(unet, Tiling::Auto), None, "{}", device.describe());
     }
 }
@@ -145,7 +146,9 @@ fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
     };
     let limit = Some(plan(None, Tiling::Off).peak() - 1);
     let refused = plan(limit, Tiling::Off).check();
-    let named = |m: &str| m.contains("vae.decoder needs") && m.contains("--vae-tiling on");
+    let named = |m: &Advised| {
+        m.why.contains("vae.decoder needs") && m.instead.contains(&Remedy::Set("vae_tiling", "on".into()))
+    };
     assert!(matches!(&refused, Err(Error::Limits(m)) if named(m)), "{refused:?}");
 
     let tiled = plan(limit, Tiling::Auto);

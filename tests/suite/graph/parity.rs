@@ -160,7 +160,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     caps.max_binding_bytes = 128 << 20;
     let message = Program::new(&graph, &caps, &PlanOptions::default()).expect_err("1 GiB in one binding").to_string();
     assert!(
-        message.contains("1024.0 MiB") && message.contains("128.0 MiB") && message.contains("--precision f16"),
+        message.contains("1024.0 MiB") && message.contains("128.0 MiB") && message.contains("`precision` f16"),
         "{message}"
     );
 
@@ -186,7 +186,7 @@ fn scratch_that_does_not_fit_is_refused_too() {
         Program::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
     };
     let message = plan(60_000, "tiled").expect_err("the padded input takes 64 KiB").to_string();
-    assert!(message.contains("conv_in: scratch") && message.contains("--force conv2d=naive"), "{message}");
+    assert!(message.contains("conv_in: scratch") && message.contains("`force` conv2d=naive"), "{message}");
     plan(60_000, "naive").expect("naive needs no scratch");
     plan(128 << 20, "tiled").expect("it fits");
 }
