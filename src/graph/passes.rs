@@ -39,7 +39,7 @@ pub const PASSES: &[Pass] = &[
 /// Runs every pass but those named in `disabled`.
 ///
 /// # Errors
-/// [`Error::Refused`] if `disabled` names a pass that does not exist.
+/// A refusal if `disabled` names a pass that does not exist.
 pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
     if let Some(unknown) = disabled.iter().find(|name| !PASSES.iter().any(|p| p.name == **name)) {
         let names: Vec<_> = PASSES.iter().map(|p| p.name).collect();

@@ -1,5 +1,8 @@
 //! The one list of what can be asked for.
 //!
+//! A new field is written down here; [`resolve`](super::resolve) makes an option of the pipeline of it, and
+//! [`check_fits`](crate::pipelines::check_fits) knows which models take it.
+//!
 //! A field's first paragraph is also its help on the command line, where names of other fields in backticks become their
 //! flags.
 

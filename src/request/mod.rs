@@ -5,6 +5,15 @@
 //! place and in one order: what was asked for, what the picture says that is made again, what the model's own files say,
 //! what suits its kind of pipeline; and each value remembers which of them it came from ([`Setting`]).
 //!
+//! ```
+//! use unmist::request::Request;
+//!
+//! let body = r#"{"prompt": ["a fox"], "steps": 25, "guidance_scale": [6.0], "device": {"max_memory": 6.0}}"#;
+//! let request: Request = serde_json::from_str(body)?;
+//! assert_eq!((request.steps, request.eta), (Some(25), None));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Files stay paths in a request. Whoever resolves one also reads them, and puts the tensors into
 //! [`Resolved::options`].
 

@@ -66,7 +66,7 @@ const SCHEDULES: &[(&[&str], &str)] = &[
 /// punctuation do not matter.
 ///
 /// # Errors
-/// [`Error::Refused`] listing all names, if there is no such scheduler; [`Error::Config`] or [`Error::Unsupported`] if
+/// A refusal listing all names, if there is no such scheduler; the errors of [`SchedulerConfig::with_class`] if
 /// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
