@@ -308,7 +308,8 @@ impl WeightSource for UsedTokens<'_> {
             return Ok(id);
         }
         let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| (*token as u64).to_le_bytes()).collect();
-        Ok(ContentId::of(&[b"tokens", id.bytes(), &tokens]))
+        let rows = (self.rows as u64).to_le_bytes();
+        Ok(ContentId::of(&[b"tokens", id.bytes(), &rows, &tokens]))
     }
 }
 
