@@ -128,13 +128,13 @@ fn finish(graph: &Graph, old: &Graph, rename: impl Fn(ValueId) -> ValueId) -> Re
     Ok(out)
 }
 
-/// GroupNorm or linear, then an activation → one operation.
+/// Norm or linear, then an activation → one operation.
 fn fuse_activation(graph: &Graph) -> Result<Graph> {
     Rewrite::new(graph).run(|r, node, op, inputs| {
         let Op::Activation(activation) = op else { return Ok(None) };
         let x = inputs[0].expect("an activation has an input");
         let fused: Op = match r.only_use(x) {
-            Some((Op::GroupNorm(norm), _)) if norm.activation.is_none() => {
+            Some((Op::Norm(norm), _)) if norm.activation.is_none() => {
                 let mut norm = norm.clone();
                 norm.activation = Some(activation.kind);
                 norm.into()

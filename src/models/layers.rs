@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, WeightLayout};
 use crate::ops::activation::ActivationKind;
 use crate::ops::conv2d::Conv2d;
-use crate::ops::group_norm::GroupNorm;
+use crate::ops::norm::{Modulation, Norm, NormKind};
 use crate::tensor::DType;
 
 /// Adds layers to a graph. Matrices and activations are stored as `dtype`, vectors (biases, norms) as f32.
@@ -90,14 +90,43 @@ impl<'g> Layers<'g> {
     /// # Errors
     /// [`Error::Config`] if the channels are not a multiple of the groups.
     pub fn group_norm(&mut self, path: &str, x: ValueId, groups: usize, eps: f64) -> Result<ValueId> {
+        self.check_groups(path, x, groups)?;
+        self.affine_norm(path, x, None, Norm::new(NormKind::Group { groups }, eps))
+    }
+
+    /// As [`Layers::group_norm`], then scaled and shifted by the two halves of `embedding [N, 2 C]`.
+    ///
+    /// # Errors
+    /// As [`Layers::group_norm`]; [`Error::Shape`] if the embedding has another size.
+    pub fn modulated_group_norm(
+        &mut self,
+        path: &str,
+        x: ValueId,
+        embedding: ValueId,
+        groups: usize,
+        eps: f64,
+    ) -> Result<ValueId> {
+        self.check_groups(path, x, groups)?;
+        let modulation = Some(Modulation { scale: 0, shift: Some(1) });
+        let norm = Norm { modulation, ..Norm::new(NormKind::Group { groups }, eps) };
+        self.affine_norm(path, x, Some(embedding), norm)
+    }
+
+    fn check_groups(&self, path: &str, x: ValueId, groups: usize) -> Result<()> {
         let channels = self.graph.desc(x).channels();
-        if !channels.is_multiple_of(groups) {
-            return Err(Error::Config(format!(
-                "{path}: {channels} channels cannot be divided into {groups} groups (norm_num_groups)"
-            )));
+        if channels.is_multiple_of(groups) {
+            return Ok(());
         }
-        let (gamma, beta) = (self.vector(path, "weight", channels), self.vector(path, "bias", channels));
-        self.graph.group_norm(path, x, gamma, beta, GroupNorm { groups, eps, activation: None })
+        Err(Error::Config(format!(
+            "{path}: {channels} channels cannot be divided into {groups} groups (norm_num_groups)"
+        )))
+    }
+
+    /// A norm with a learned factor and summand for each channel.
+    fn affine_norm(&mut self, path: &str, x: ValueId, modulation: Option<ValueId>, norm: Norm) -> Result<ValueId> {
+        let channels = self.graph.desc(x).channels();
+        let affine = [self.vector(path, "weight", channels), self.vector(path, "bias", channels)].map(Some);
+        self.graph.norm(path, x, affine, modulation, norm)
     }
 
     /// `torch.nn.LayerNorm` on the last dimension, affine.
@@ -105,9 +134,7 @@ impl<'g> Layers<'g> {
     /// # Errors
     /// None for a valid `x`; the signature is that of all layers.
     pub fn layer_norm(&mut self, path: &str, x: ValueId, eps: f64) -> Result<ValueId> {
-        let channels = self.graph.desc(x).channels();
-        let (gamma, beta) = (self.vector(path, "weight", channels), self.vector(path, "bias", channels));
-        self.graph.layer_norm(path, x, gamma, beta, eps)
+        self.affine_norm(path, x, None, Norm::new(NormKind::Layer, eps))
     }
 
     /// `torch.nn.Embedding`: rows of a table.

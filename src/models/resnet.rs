@@ -79,8 +79,8 @@ impl ResnetBlock2D {
             }
             (Some(temb), TimeScaleShift::ScaleShift) => {
                 let temb = m.linear(&at("time_emb_proj"), temb, 2 * self.out_channels, true)?;
-                let h = norm2(m, h)?;
-                m.graph.scale_shift(at("scale_shift"), h, temb, Some(self.activation))?
+                let h = m.modulated_group_norm(&at("norm2"), h, temb, self.groups, self.eps)?;
+                m.activation(&at("norm2.act"), h, self.activation)?
             }
         };
 

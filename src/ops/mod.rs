@@ -21,16 +21,15 @@ pub mod embedding;
 pub mod emphasis;
 pub mod fourier_embedding;
 pub mod gated;
-pub mod group_norm;
 pub mod guidance;
 pub mod guidance_rescale;
 mod knobs;
-pub mod layer_norm;
 pub mod linear;
 mod lower;
 pub mod masked_latents;
 pub mod max_abs;
 pub mod model_input;
+pub mod norm;
 pub mod pred_original_sample;
 mod product;
 pub mod randn;
@@ -38,7 +37,6 @@ pub mod reshape;
 pub mod rope;
 pub mod scale;
 pub mod scale_noise;
-pub mod scale_shift;
 pub mod scheduler_step;
 pub mod slice;
 pub mod softmax;
@@ -287,10 +285,8 @@ registry! {
     conv2d::Conv2d,
     /// Scaled dot-product attention.
     attention::Attention,
-    /// Normalisation over groups of channels.
-    group_norm::GroupNorm,
-    /// Normalisation of each row.
-    layer_norm::LayerNorm,
+    /// Normalisation of groups of channels or of rows.
+    norm::Norm,
     /// Matrix product with a weight matrix.
     linear::Linear,
     /// Softmax of each row.
@@ -333,8 +329,6 @@ registry! {
     add_noise::AddNoise,
     /// Gaussian noise.
     randn::Randn,
-    /// Modulation of channels by an embedding.
-    scale_shift::ScaleShift,
     /// Enlargement by repeating pixels.
     upsample_nearest::UpsampleNearest,
     /// Seams between tiles of a picture.

@@ -52,8 +52,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         }
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
-        (Op::GroupNorm(_), "chunked") => group_norm(context),
-        (Op::LayerNorm(_), "workgroup") | (Op::Softmax(_), "workgroup") => row_lanes(context),
+        (Op::Norm(_), "chunked") => group_norm(context),
+        (Op::Norm(_), "workgroup") | (Op::Softmax(_), "workgroup") => row_lanes(context),
         _ => Knobs::default(),
     }
 }

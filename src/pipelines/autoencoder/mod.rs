@@ -195,10 +195,7 @@ impl Autoencoder {
                 g.add("sample_latent", mean, deviation)?
             }
         };
-        let factors = self.scale.iter().map(|(f, _)| (f - 1.0) as f32);
-        let table: Vec<f32> = factors.chain(self.scale.iter().map(|(_, o)| *o as f32)).collect();
-        let table = g.constant("latent_scale", HostTensor::new([1, table.len()], table)?);
-        let latent = g.scale_shift("scale_latent", latent, table, None)?;
+        let latent = per_channel(g, "scale_latent", latent, self.scale.iter().copied())?;
         g.output("latent", latent);
         let mut session = runtime.device.load(graph, &self.weights, runtime.load)?;
         session.write("moments", &moments)?;
@@ -293,10 +290,7 @@ impl Autoencoder {
     }
 
     fn unscale(&self, g: &mut Graph, latent: ValueId) -> Result<ValueId> {
-        let factors = self.scale.iter().map(|(f, _)| (1.0 / f - 1.0) as f32);
-        let table: Vec<f32> = factors.chain(self.scale.iter().map(|(f, o)| (-o / f) as f32)).collect();
-        let table = g.constant("latent_scale", HostTensor::new([1, table.len()], table)?);
-        g.scale_shift("unscale_latent", latent, table, None)
+        per_channel(g, "unscale_latent", latent, self.scale.iter().map(|(f, o)| (1.0 / f, -o / f)))
     }
 
     /// The element type that the weights and activations are stored as, unless they overflow it.
@@ -448,4 +442,15 @@ impl Autoencoder {
             Half::Decoder => Tiles { size: latents, out_size: pixels },
         }
     }
+}
+
+/// `x · factor + offset` with an own pair for each channel, the last dimension.
+fn per_channel(g: &mut Graph, name: &str, x: ValueId, pairs: impl Iterator<Item = (f64, f64)>) -> Result<ValueId> {
+    let (factors, offsets): (Vec<f32>, Vec<f32>) = pairs.map(|(f, o)| (f as f32, o as f32)).unzip();
+    let mut table = |suffix: &str, data: Vec<f32>| {
+        g.constant(format!("{name}.{suffix}"), HostTensor { shape: vec![data.len()], data })
+    };
+    let (factors, offsets) = (table("factors", factors), table("offsets", offsets));
+    let scaled = g.mul(format!("{name}.mul"), x, factors)?;
+    g.add(name, scaled, offsets)
 }

@@ -1,16 +1,25 @@
-// group_norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every
+// norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every
 // channel
 //
 //   moments     [images, chunks, 2, channels]  f32: means, then sum (x - mean)^2, of each channel over each chunk
-//   gamma, beta [channels]                     f32
-//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps), then summands beta - mean *
-//                                        factor
+//   gamma       [channels]                     f32; if HAS_GAMMA
+//   beta        [channels]                     f32; if HAS_BETA
+//   modulation  [images, columns]              f32 or f16; scale and shift are parts of its columns; if HAS_SCALE
+//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps) * (1 + scale), then summands
+//                                              (beta - mean * gamma / sqrt(variance + eps)) * (1 + scale) + shift
 // dispatch:   one workgroup for one image and group
 // requires:   64 invocations, 256 bytes of workgroup memory
-// constants:  none
+// constants:  HAS_GAMMA, HAS_BETA, HAS_SCALE, HAS_SHIFT
 // error:      see chunked.wgsl
 // faster:     than naive_statistics: see chunked_moments.wgsl; this launch reads little and costs little
 // source:     mean and variance of a union: Chan, Golub and LeVeque 1983, equations 2.1
+//!storage modulation
+
+const HAS_GAMMA: bool = true;
+const HAS_BETA: bool = true;
+const HAS_SCALE: bool = false;
+const HAS_SHIFT: bool = false;
+
 struct Params {
     groups: u32,
     channels: u32,
@@ -18,13 +27,17 @@ struct Params {
     chunks: u32,
     chunk: u32,
     eps: f32,
+    modulation_columns: u32,
+    scale_column: u32,
+    shift_column: u32,
 }
 
 @group(0) @binding(0) var<storage, read> moments: array<f32>;
 @group(0) @binding(1) var<storage, read> gamma: array<f32>;
 @group(0) @binding(2) var<storage, read> beta: array<f32>;
-@group(0) @binding(3) var<storage, read_write> affine: array<f32>;
-@group(0) @binding(4) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> modulation: array<modulation_vec4>;
+@group(0) @binding(4) var<storage, read_write> affine: array<f32>;
+@group(0) @binding(5) var<uniform> p: Params;
 
 var<workgroup> partial: array<f32, 64>;
 
@@ -38,6 +51,10 @@ fn workgroup_sum(value: f32, local: u32) -> f32 {
     }
     workgroupBarrier();
     return partial[0];
+}
+
+fn modulation_at(element: u32) -> f32 {
+    return decode_modulation(modulation[element / 4u])[element % 4u];
 }
 
 @compute @workgroup_size(64)
@@ -74,8 +91,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let mean = pivot + shift;
     let inverse_deviation = 1.0 / sqrt(variance + p.eps);
     for (var c = first_channel + local; c < first_channel + group_channels; c += 64u) {
-        let factor = inverse_deviation * gamma[c];
+        var factor = inverse_deviation;
+        if (HAS_GAMMA) { factor *= gamma[c]; }
+        var summand = -mean * factor;
+        if (HAS_BETA) { summand += beta[c]; }
+        let at = image * p.modulation_columns + c;
+        if (HAS_SCALE) {
+            let scale = 1.0 + modulation_at(at + p.scale_column);
+            factor *= scale;
+            summand *= scale;
+        }
+        if (HAS_SHIFT) { summand += modulation_at(at + p.shift_column); }
         affine[2u * image * p.channels + c] = factor;
-        affine[(2u * image + 1u) * p.channels + c] = beta[c] - mean * factor;
+        affine[(2u * image + 1u) * p.channels + c] = summand;
     }
 }

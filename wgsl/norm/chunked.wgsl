@@ -1,8 +1,7 @@
-// group_norm, chunked, third launch of three: y = f(x * factor + summand), four channels at a time
+// norm, chunked, third launch of three: y = f(x * factor + summand), four channels at a time
 //
 //   x, y        [images, positions, channels]  f32 or f16
-//   affine      [images, 2, channels]          f32: factors gamma / sqrt(variance + eps), then summands beta - mean *
-//                                        factor
+//   affine      [images, 2, channels]          f32: factors, then summands, as chunked_combine makes them
 // dispatch:   one invocation for four channels of POSITIONS consecutive positions
 // requires:   channels % 4 == 0
 // constants:  ACTIVATION (include/activation.wgsl); POSITIONS >= 1

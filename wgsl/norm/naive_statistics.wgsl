@@ -1,14 +1,17 @@
-// group_norm, naive, first launch: mean and 1 / sqrt(variance + eps) of every image and group
+// norm, naive, first launch: mean and 1 / sqrt(variance + eps) of every image and group
 //
-//   x           [images, positions, channels]  f32 or f16
+//   x           [images, positions, channels]  f32 or f16; for norms of rows each row is an image of one position
 //   statistics  [images, groups, 2]            f32: mean, 1 / sqrt(variance + eps)
 // dispatch:   one invocation for one image and group
 // requires:   nothing: any number of channels that the groups divide
-// constants:  none
+// constants:  CENTERED = false: the mean counts as 0, for the root of the mean square
 // error:      see naive.wgsl
-// source:     Wu and He 2018, "Group Normalization", equations 1 and 2
+// source:     Wu and He 2018, "Group Normalization", equations 1 and 2; Zhang and Sennrich 2019, "Root Mean Square Layer
+//             Normalization", equation 4
 //!include flat_index
 //!storage x
+
+const CENTERED: bool = true;
 
 struct Params {
     images: u32,
@@ -48,7 +51,7 @@ fn main(
         for (var j = start; j < min(start + 256u, count); j++) { partial += value(first, group_channels, j); }
         sum += partial;
     }
-    let mean = sum / f32(count);
+    let mean = select(0.0, sum / f32(count), CENTERED);
 
     // A second pass over the differences from the mean: E[x^2] - mean^2 would cancel where the mean is far from zero.
     var squares = 0.0;

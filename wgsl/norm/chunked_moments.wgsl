@@ -1,4 +1,4 @@
-// group_norm, chunked, first launch of three: mean and sum of squared differences of every channel over every chunk of
+// norm, chunked, first launch of three: mean and sum of squared differences of every channel over every chunk of
 // positions
 //
 //   x           [images, positions, channels]      f32 or f16

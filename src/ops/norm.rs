@@ -1,0 +1,444 @@
+//! Normalisation: of groups of channels, of rows, by mean and deviation or by the root of the mean square; with what
+//! follows it in models.
+
+use super::activation::{self, ActivationKind};
+use super::{
+    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
+    expect_float, expect_shape, in_fours, no_knobs, row_lanes,
+};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::reference;
+use crate::tensor::HostTensor;
+
+/// What is brought to mean 0 and variance 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// Each image's groups of channels over all its positions: group g owns the channels g·C/groups .. (g+1)·C/groups.
+    /// Wu and He 2018, "Group Normalization".
+    Group {
+        /// Number of groups; divides C.
+        groups: usize,
+    },
+    /// Each row of the last dimension. Ba, Kiros and Hinton 2016, "Layer Normalization".
+    Layer,
+    /// Each row of the last dimension, divided by the root of its mean square; its mean stays. Zhang and Sennrich 2019,
+    /// "Root Mean Square Layer Normalization".
+    Rms,
+}
+
+/// Which parts of the input `modulation` scale and shift the result: its last dimension is k parts of C columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Modulation {
+    /// The part that holds the scales.
+    pub scale: usize,
+    /// The part that holds the shifts; none: nothing is added.
+    pub shift: Option<usize>,
+}
+
+/// `n = (x − mean) / √(variance + eps)` as [`NormKind`] says, then `y = f((n · gamma + beta) · (1 + scale) + shift)`,
+/// every step but the first only if it is asked for. Scale and shift are those of Perez et al. 2018 ("FiLM"), one for
+/// each image (Dhariwal and Nichol 2021, section 3) or each token (Peebles and Xie 2023, "adaLN").
+///
+/// Inputs: `x [N, .., C]`, `gamma [C]`?, `beta [C]`?, `modulation [N, .., k·C]`? with one row an image or one a
+/// position; output as `x`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// Over what.
+    pub kind: NormKind,
+    /// Added to the variance, or to the mean square.
+    pub eps: f64,
+    /// Where scale and shift are, if the input `modulation` is given.
+    pub modulation: Option<Modulation>,
+    /// Applied to the result.
+    pub activation: Option<ActivationKind>,
+}
+
+/// Positions of the inputs.
+const GAMMA: usize = 1;
+const BETA: usize = 2;
+const MODULATION: usize = 3;
+
+/// What shares a mean and a variance, and what it is divided into.
+#[derive(Clone, Copy)]
+struct Dims {
+    /// Images for groups, rows otherwise.
+    images: usize,
+    /// Positions of each: 1 for rows.
+    positions: usize,
+    channels: usize,
+    groups: usize,
+}
+
+impl Norm {
+    /// Plain normalisation of this kind.
+    pub fn new(kind: NormKind, eps: f64) -> Self {
+        Self { kind, eps, modulation: None, activation: None }
+    }
+
+    fn dims(&self, context: &LowerContext<'_>) -> Dims {
+        let x = context.output;
+        let channels = x.channels();
+        match self.kind {
+            NormKind::Group { groups } => {
+                Dims { images: x.shape[0], positions: x.rows() / x.shape[0], channels, groups }
+            }
+            NormKind::Layer | NormKind::Rms => Dims { images: x.rows(), positions: 1, channels, groups: 1 },
+        }
+    }
+
+    /// Rows of `x` that share a row of `modulation`.
+    fn span(&self, context: &LowerContext<'_>) -> usize {
+        if context.has(MODULATION) { context.output.rows() / context.input(MODULATION).rows() } else { 1 }
+    }
+
+    /// What the launch that writes the affine part or the result sets. `per` elements of a vector are counted as one.
+    fn finish(&self, launch: Launch, context: &LowerContext<'_>, per: usize) -> Launch {
+        let part = context.output.channels() / per;
+        let modulation = self.modulation.filter(|_| context.has(MODULATION));
+        let columns = if context.has(MODULATION) { context.input(MODULATION).channels() / per } else { 0 };
+        launch
+            .flag("HAS_GAMMA", context.has(GAMMA))
+            .flag("HAS_BETA", context.has(BETA))
+            .flag("HAS_SCALE", modulation.is_some())
+            .flag("HAS_SHIFT", modulation.is_some_and(|m| m.shift.is_some()))
+            .param("modulation_columns", columns)
+            .param("scale_column", modulation.map_or(0, |m| m.scale * part))
+            .param("shift_column", modulation.and_then(|m| m.shift).map_or(0, |shift| shift * part))
+    }
+
+    fn activated(&self, launch: Launch) -> Launch {
+        launch.constant("ACTIVATION", self.activation.map_or(activation::NONE, ActivationKind::code))
+    }
+
+    fn centered(&self, launch: Launch) -> Launch {
+        launch.flag("CENTERED", self.kind != NormKind::Rms)
+    }
+
+    fn naive(&self, context: &LowerContext<'_>) -> Lowered {
+        let Dims { images, positions, channels, groups } = self.dims(context);
+        let statistics = Launch::new("norm/naive_statistics")
+            .bind("statistics", Operand::Scratch(0))
+            .param("images", images)
+            .param("positions", positions)
+            .param("channels", channels)
+            .param("groups", groups)
+            .param_f32("eps", self.eps as f32)
+            .cover(images * groups, 64);
+        let apply = Launch::new("norm/naive")
+            .bind("statistics", Operand::Scratch(0))
+            .param("elements", context.output.elements())
+            .param("positions", positions)
+            .param("channels", channels)
+            .param("groups", groups)
+            .param("span", self.span(context))
+            .cover(context.output.elements().div_ceil(4), 64);
+        let launches = vec![self.centered(statistics), self.activated(self.finish(apply, context, 1))];
+        Lowered { launches, scratch: vec![TensorDesc::f32([images, groups, 2])] }
+    }
+
+    fn chunked_legal(&self, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+        if !matches!(self.kind, NormKind::Group { .. }) {
+            return Err("it sums over the positions of an image, not over a row".into());
+        }
+        if context.has(MODULATION) && context.input(MODULATION).rows() != context.output.shape[0] {
+            return Err("scale and shift differ between positions".into());
+        }
+        in_fours("channels", context.output.channels())
+    }
+
+    /// Chunks whose moments are summed by one invocation may be any number of positions long; beyond 256, rounding costs
+    /// more than the header's error bound allows.
+    fn chunked_knobs() -> Vec<Knobs> {
+        let chunks: Vec<usize> = (1..=16).map(|i| 16 * i).collect();
+        Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16])])
+    }
+
+    fn chunked(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
+        let Dims { images, positions, channels, groups } = self.dims(context);
+        let vectors = channels / 4;
+        let chunk = knobs.get("CHUNK");
+        let chunks = positions.div_ceil(chunk);
+        let moments = Launch::new("norm/chunked_moments")
+            .bind("moments", Operand::Scratch(0))
+            .param("images", images)
+            .param("positions", positions)
+            .param("vectors", vectors)
+            .param("chunks", chunks)
+            .param("chunk", chunk)
+            .cover(images * chunks * vectors, 64);
+        let combine = Launch::new("norm/chunked_combine")
+            .bind("moments", Operand::Scratch(0))
+            .bind("affine", Operand::Scratch(1))
+            .param("groups", groups)
+            .param("channels", channels)
+            .param("positions", positions)
+            .param("chunks", chunks)
+            .param("chunk", chunk)
+            .param_f32("eps", self.eps as f32)
+            .workgroups(groups, images, 1);
+        let run = knobs.get("POSITIONS");
+        let runs = positions.div_ceil(run);
+        let apply = Launch::new("norm/chunked")
+            .constant("POSITIONS", run)
+            .bind("affine", Operand::Scratch(1))
+            .param("images", images)
+            .param("positions", positions)
+            .param("vectors", vectors)
+            .param("runs", runs)
+            .cover(images * runs * vectors, 64);
+        let scratch = vec![TensorDesc::f32([images, chunks, 2, channels]), TensorDesc::f32([images, 2, channels])];
+        Lowered { launches: vec![moments, self.finish(combine, context, 1), self.activated(apply)], scratch }
+    }
+
+    fn rows_legal(&self, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+        if matches!(self.kind, NormKind::Group { .. }) {
+            return Err("it sums over a row, not over the positions of an image".into());
+        }
+        in_fours("channels", context.output.channels())
+    }
+
+    /// What both kernels of rows set.
+    fn row_launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
+        let launch = Launch::new(kernel)
+            .param("rows", context.output.rows())
+            .param("channels", context.output.channels())
+            .param("span", self.span(context))
+            .param_f32("eps", self.eps as f32);
+        self.centered(self.activated(self.finish(launch, context, 4)))
+    }
+}
+
+impl Operation for Norm {
+    const NAME: &'static str = "norm";
+    const ALIASES: &'static [&'static str] = &["group_norm", "layer_norm"];
+    const INPUTS: &'static [&'static str] = &["x", "gamma", "beta", "modulation"];
+
+    fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
+        let x = inputs.required(0)?;
+        expect_float("x", x.dtype)?;
+        let channels = x.channels();
+        if x.shape.is_empty() || x.elements() == 0 {
+            return Err(Error::Shape(format!("x: expected [N, .., C], found shape {:?}", x.shape)));
+        }
+        if let NormKind::Group { groups } = self.kind {
+            if x.shape.len() < 2 {
+                return Err(Error::Shape(format!("x: expected [N, .., C], found shape {:?}", x.shape)));
+            }
+            if groups == 0 || !channels.is_multiple_of(groups) {
+                return Err(Error::Shape(format!("{channels} channels cannot be divided into {groups} groups")));
+            }
+        }
+        for position in [GAMMA, BETA] {
+            if let Some(vector) = inputs.optional(position) {
+                expect_shape(Self::INPUTS[position], &vector.shape, &[channels])?;
+            }
+        }
+        match (inputs.optional(MODULATION), self.modulation) {
+            (None, None) => {}
+            (Some(modulation), Some(Modulation { scale, shift })) => {
+                expect_float("modulation", modulation.dtype)?;
+                let parts = 1 + scale.max(shift.unwrap_or(0));
+                let (columns, rows) = (modulation.channels(), modulation.rows());
+                let fits = columns.is_multiple_of(channels) && columns / channels >= parts;
+                if modulation.shape.len() < 2 || !fits || (rows != x.shape[0] && rows != x.rows()) {
+                    return Err(Error::Shape(format!(
+                        "modulation: expected {} or {} rows of at least {parts} times {channels} columns, found {:?}",
+                        x.shape[0],
+                        x.rows(),
+                        modulation.shape
+                    )));
+                }
+            }
+            (given, _) => {
+                let (has, lacks) = if given.is_some() { ("is", "no part of it") } else { ("is not", "parts of it") };
+                return Err(Error::Shape(format!("modulation {has} given, {lacks} named")));
+            }
+        }
+        Ok(x.clone())
+    }
+
+    fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
+        // Mean 1, variance 3, normalisation 4, modulation 3; an activation function about 10, as in `activation`.
+        let modulation = inputs.optional(MODULATION).map_or(0, |_| 3);
+        (8 + modulation + self.activation.map_or(0, |_| 10)) * output.elements() as u64
+    }
+
+    fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
+        let (x, gamma, beta) = (inputs.get(0), inputs.optional(GAMMA), inputs.optional(BETA));
+        let mut y = match self.kind {
+            NormKind::Group { groups } => reference::group_norm(x, gamma, beta, groups, self.eps),
+            NormKind::Layer => reference::layer_norm(x, gamma, beta, self.eps),
+            NormKind::Rms => reference::rms_norm(x, gamma, beta, self.eps),
+        };
+        if let (Some(of), Some(m)) = (inputs.optional(MODULATION), self.modulation) {
+            y = reference::modulate(&y, of, m.scale, m.shift);
+        }
+        match self.activation {
+            Some(kind) => reference::activation(&y, kind.reference()),
+            None => y,
+        }
+    }
+
+    fn variants() -> &'static [Variant<Self>] {
+        &[
+            Variant {
+                name: "chunked",
+                family: Family::Any,
+                legal: Self::chunked_legal,
+                knobs: |_, _| Self::chunked_knobs(),
+                lower: Self::chunked,
+            },
+            Variant {
+                name: "workgroup",
+                family: Family::Gpu,
+                legal: Self::rows_legal,
+                knobs: |_, _| row_lanes(),
+                lower: |op, context, knobs| {
+                    let lanes = knobs.get("ROW_LANES");
+                    op.row_launch("norm/workgroup", context)
+                        .constant("ROW_LANES", lanes)
+                        .cover(context.output.rows() * lanes, 64)
+                        .into()
+                },
+            },
+            Variant {
+                name: "rows",
+                family: Family::Cpu,
+                legal: Self::rows_legal,
+                knobs: no_knobs,
+                lower: |op, context, _| op.row_launch("norm/rows", context).cover(context.output.rows(), 8).into(),
+            },
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.naive(context),
+            },
+        ]
+    }
+
+    fn alias(&self) -> Option<&'static str> {
+        match self.kind {
+            NormKind::Group { .. } => Some("group_norm"),
+            NormKind::Layer => Some("layer_norm"),
+            NormKind::Rms => None,
+        }
+    }
+
+    fn attributes(&self) -> String {
+        let mut text = match self.kind {
+            NormKind::Group { groups } => format!("group groups={groups}"),
+            NormKind::Layer => "layer".into(),
+            NormKind::Rms => "rms".into(),
+        };
+        text += &format!(" eps={:e}", self.eps);
+        if let Some(Modulation { scale, shift }) = self.modulation {
+            text += &format!(" scale={scale}");
+            text += &shift.map_or(String::new(), |shift| format!(" shift={shift}"));
+        }
+        text + &self.activation.map_or(String::new(), |a| format!(" {}", a.name()))
+    }
+
+    fn cases() -> Vec<Case> {
+        [group_cases(), row_cases(), modulated_cases()].concat()
+    }
+}
+
+/// A case of `x` filled as said, gamma and beta if `affine`.
+fn case(label: &'static str, op: Norm, shape: &[usize], fill: Fill, affine: [bool; 2]) -> Case {
+    let channels = shape[shape.len() - 1];
+    let x = CaseInput { desc: TensorDesc::f32(shape), fill, always_f32: false };
+    let gamma = CaseInput::f32([channels], Fill::Uniform(0.4, 1.7)).filter(|_| affine[0]);
+    let beta = CaseInput::f32([channels], Fill::Normal).filter(|_| affine[1]);
+    Case::new(label, op, vec![Some(x), gamma, beta, None])
+}
+
+fn group_cases() -> Vec<Case> {
+    let case = |label, shape: &[usize], groups, eps, activation, fill| {
+        let op = Norm { activation, ..Norm::new(NormKind::Group { groups }, eps) };
+        case(label, op, shape, fill, [true; 2])
+    };
+    let silu = Some(ActivationKind::Silu);
+    vec![
+        case("groups of 10 channels, silu", &[2, 5, 7, 40], 4, 1e-5, silu, Fill::Normal),
+        case("groups of 3 channels", &[3, 7, 4, 15], 5, 1e-6, None, Fill::Normal),
+        case("one channel a group", &[2, 3, 5, 12], 12, 1e-5, Some(ActivationKind::Gelu), Fill::Normal),
+        case("one group, tokens", &[2, 33, 20], 1, 1e-5, None, Fill::Normal),
+        case("one position", &[3, 24], 3, 1e-5, silu, Fill::Normal),
+        case("groups, eps larger than the variance", &[2, 4, 3, 8], 2, 1e-2, None, Fill::Uniform(-1e-2, 1e-2)),
+        case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),
+        case("a film", &[2, 3, 5, 4, 12], 3, 1e-5, None, Fill::Normal),
+        // Sums of more than 10 000 values.
+        case("a long reduction", &[2, 31, 67, 32], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).tolerance(1e-4),
+        // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴ =
+        // 1e-5.
+        case("groups, mean far from zero", &[2, 13, 9, 16], 4, 1e-5, None, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
+    ]
+}
+
+fn row_cases() -> Vec<Case> {
+    let layer =
+        |label, shape: &[usize], eps, fill| case(label, Norm::new(NormKind::Layer, eps), shape, fill, [true; 2]);
+    let rms = |label, shape: &[usize], eps, affine| {
+        case(label, Norm::new(NormKind::Rms, eps), shape, Fill::Uniform(-1.0, 3.0), affine)
+    };
+    let bare = Norm { activation: Some(ActivationKind::Silu), ..Norm::new(NormKind::Layer, 1e-6) };
+    vec![
+        layer("odd channels", &[3, 7, 13], 1e-5, Fill::Normal),
+        layer("tokens", &[2, 33, 40], 1e-5, Fill::Normal),
+        layer("one vector of four a row", &[9, 4], 1e-6, Fill::Normal),
+        layer("rows, eps larger than the variance", &[2, 5, 36], 1e-2, Fill::Uniform(-1e-2, 1e-2)),
+        layer("one past a workgroup", &[2, 9, 260], 1e-5, Fill::Uniform(-1.0, 3.0)),
+        layer("long rows", &[5, 3, 1284], 1e-5, Fill::Uniform(-1.0, 3.0)),
+        // As for groups.
+        layer("rows, mean far from zero", &[2, 13, 72], 1e-5, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
+        case("no gamma, no beta, silu", bare, &[2, 7, 20], Fill::Normal, [false; 2]),
+        rms("rms, odd channels", &[3, 7, 13], 1e-6, [true, false]),
+        rms("rms, each head of 8", &[2, 9, 3, 8], 1e-6, [true, false]),
+        rms("rms, nothing learned", &[2, 5, 68], 1e-5, [false, false]),
+        rms("rms, long rows", &[5, 3, 1284], 1e-6, [true, false]),
+    ]
+}
+
+fn modulated_cases() -> Vec<Case> {
+    let case = |label, kind, shape: &[usize], modulation: Modulation, by: &[usize], affine, activation| {
+        let op = Norm { modulation: Some(modulation), activation, ..Norm::new(kind, 1e-5) };
+        let mut case = case(label, op, shape, Fill::Normal, affine);
+        case.inputs[MODULATION] = CaseInput::normal(by);
+        case
+    };
+    let (group, layer, rms) = (|groups| NormKind::Group { groups }, NormKind::Layer, NormKind::Rms);
+    let both = Modulation { scale: 0, shift: Some(1) };
+    let of_six = Modulation { scale: 4, shift: Some(3) };
+    let scale = Modulation { scale: 1, shift: None };
+    let silu = Some(ActivationKind::Silu);
+    vec![
+        case("groups of an image modulated, silu", group(4), &[3, 3, 5, 24], both, &[3, 48], [true; 2], silu),
+        case("groups of an image modulated, 7 channels", group(1), &[3, 3, 5, 7], both, &[3, 14], [true; 2], None),
+        case("groups, each position modulated", group(2), &[2, 9, 12], both, &[2, 9, 24], [true; 2], None),
+        case("rows of an image modulated, as AdaLN", layer, &[2, 9, 20], of_six, &[2, 1, 120], [false; 2], None),
+        case("each row modulated, 5 channels", layer, &[2, 9, 5], of_six, &[2, 9, 30], [true; 2], None),
+        case("each row modulated, 68 channels", layer, &[2, 7, 68], both, &[2, 7, 136], [false; 2], None),
+        case("rms, scale alone", rms, &[3, 5, 36], scale, &[3, 1, 72], [true, false], None),
+    ]
+}
+
+impl Graph {
+    /// Normalisation of `x [N, .., C]`; see [`Norm`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the groups do not divide C, an input has another size, or `modulation` is given without its
+    /// parts named in `op` or the other way round.
+    pub fn norm(
+        &mut self,
+        name: impl Into<String>,
+        x: ValueId,
+        [gamma, beta]: [Option<ValueId>; 2],
+        modulation: Option<ValueId>,
+        op: Norm,
+    ) -> Result<ValueId> {
+        self.push(name, op, &[Some(x), gamma, beta, modulation])
+    }
+}

@@ -1,0 +1,17 @@
+// What follows the normalisation of a row, for four channels of it: (n gamma + beta) (1 + scale) + shift, then the
+// activation function. The kernel binds gamma, beta and modulation in vectors of four; its Params say how many rows share
+// a row of modulation (span), how many vectors that has (modulation_columns), and where in it scale and shift begin.
+const HAS_GAMMA: bool = true;
+const HAS_BETA: bool = true;
+const HAS_SCALE: bool = false;
+const HAS_SHIFT: bool = false;
+
+fn finished(n: vec4<f32>, row: u32, vector: u32) -> vec4<f32> {
+    var value = n;
+    if (HAS_GAMMA) { value *= gamma[vector]; }
+    if (HAS_BETA) { value += beta[vector]; }
+    let at = row / p.span * p.modulation_columns + vector;
+    if (HAS_SCALE) { value *= 1.0 + decode_modulation(modulation[at + p.scale_column]); }
+    if (HAS_SHIFT) { value += decode_modulation(modulation[at + p.shift_column]); }
+    return activate(value);
+}
