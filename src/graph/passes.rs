@@ -201,18 +201,19 @@ fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
 fn fuse_qkv(graph: &Graph) -> Result<Graph> {
     Rewrite::new(graph).run(|r, node, op, inputs| {
         let Op::Attention(attention) = op else { return Ok(None) };
-        let [Some(q), Some(k), Some(v)] = *inputs else { return Ok(None) };
+        let [Some(q), Some(k), Some(v), bias, mask] = *inputs else { return Ok(None) };
+        let [bias, mask] = [bias, mask].map(|v| v.map(|v| r.to_new(v)));
         if attention.packing != Packing::Separate {
             return Ok(None);
         }
         if let Some(qkv) = merge_projections(r, &[q, k, v], &format!("{}.qkv", node.name))? {
             let packed = Attention { packing: Packing::Qkv, ..attention.clone() };
-            return r.new.push(node.name.clone(), packed, &[Some(qkv), None, None]).map(Some);
+            return r.new.push(node.name.clone(), packed, &[Some(qkv), None, None, bias, mask]).map(Some);
         }
         if let Some(kv) = merge_projections(r, &[k, v], &format!("{}.kv", node.name))? {
             let packed = Attention { packing: Packing::Kv, ..attention.clone() };
             let q = r.to_new(q);
-            return r.new.push(node.name.clone(), packed, &[Some(q), Some(kv), None]).map(Some);
+            return r.new.push(node.name.clone(), packed, &[Some(q), Some(kv), None, bias, mask]).map(Some);
         }
         Ok(None)
     })

@@ -4,7 +4,7 @@ use super::layers::Layers;
 use super::resnet::divide;
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
-use crate::ops::attention::{Attention, Packing};
+use crate::ops::attention::Attention;
 
 /// diffusers' `Attention` as autoencoders and U-Nets without text use it: norm, self-attention over all pixels,
 /// projection, shortcut.
@@ -57,7 +57,7 @@ impl SelfAttention2D {
         let q = m.linear(&at("to_q"), h, inner, true)?;
         let k = m.linear(&at("to_k"), h, inner, true)?;
         let v = m.linear(&at("to_v"), h, inner, true)?;
-        let attention = Attention { heads: self.heads, causal: false, scale: None, packing: Packing::Separate };
+        let attention = Attention { heads: self.heads, ..Attention::default() };
         let h = m.graph.attention(at("attention"), q, Some(k), Some(v), attention)?;
         let h = m.linear(&at("to_out.0"), h, channels, true)?;
         let y = m.graph.add(at("add_residual"), x, h)?;

@@ -10,7 +10,7 @@ use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::attention::{Attention, Packing};
+use crate::ops::attention::Attention;
 use crate::tensor::{DType, HostTensor};
 
 /// How to find the token whose state represents the whole text.
@@ -332,8 +332,7 @@ impl CLIPTextModel {
         let q = m.linear(&at("self_attn.q_proj"), h, c.hidden_size, true)?;
         let k = m.linear(&at("self_attn.k_proj"), h, c.hidden_size, true)?;
         let v = m.linear(&at("self_attn.v_proj"), h, c.hidden_size, true)?;
-        let attention =
-            Attention { heads: c.num_attention_heads, causal: true, scale: None, packing: Packing::Separate };
+        let attention = Attention { heads: c.num_attention_heads, causal: true, ..Attention::default() };
         let h = m.graph.attention(at("self_attn.attention"), q, Some(k), Some(v), attention)?;
         let h = m.linear(&at("self_attn.out_proj"), h, c.hidden_size, true)?;
         let x = m.graph.add(at("self_attn.add"), x, h)?;

@@ -5,7 +5,7 @@ use super::layers::Layers;
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::ops::activation::ActivationKind;
-use crate::ops::attention::{Attention, Packing};
+use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
 
 /// Epsilon of the group norm before the blocks, which no config changes.
@@ -96,7 +96,7 @@ impl Transformer2DModel {
         let q = m.linear(&at("to_q"), x, channels, false)?;
         let k = m.linear(&at("to_k"), source, channels, false)?;
         let v = m.linear(&at("to_v"), source, channels, false)?;
-        let attention = Attention { heads: self.heads, causal: false, scale: None, packing: Packing::Separate };
+        let attention = Attention { heads: self.heads, ..Attention::default() };
         let h = m.graph.attention(at("attention"), q, Some(k), Some(v), attention)?;
         m.linear(&at("to_out.0"), h, channels, true)
     }

@@ -1,35 +1,43 @@
 //! Scaled dot-product attention.
 
+mod cases;
+
+use super::binary::broadcast_shape;
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
-    expect_float, in_fours, no_knobs,
+    Case, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, strides as strides_of};
 
-/// How queries, keys and values are stored.
+/// How queries, keys and values are stored. C are the channels of all heads, K those of the heads of keys: K = C, or
+/// fewer where several heads share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Packing {
-    /// Three tensors: `q [N, T, C]`, `k [N, S, C]`, `v [N, S, C]`.
+    /// Three tensors: `q [N, T, C]`, `k [N, S, K]`, `v [N, S, K]`.
     #[default]
     Separate,
-    /// One tensor `q [N, T, 3C]` whose rows hold query, key and value one after another.
+    /// One tensor `q [N, T, C + 2K]` whose rows hold query, key and value one after another.
     Qkv,
-    /// `q [N, T, C]` and `k [N, S, 2C]` whose rows hold key and value one after another.
+    /// `q [N, T, C]` and `k [N, S, 2K]` whose rows hold key and value one after another.
     Kv,
 }
 
-/// `y[n, t, h·D + d] = Σ_s p[t, s] · v[n, s, h·D + d]`, `p[t, ·] = softmax_s(scale · q[n, t, h·D..] · k[n, s, h·D..])`.
-/// Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
+/// `y[n, t, h·D + d] = Σ_s p[t, s] · v[n, s, g·D + d]`,
+/// `p[t, ·] = softmax_s(scale · q[n, t, h·D..] · k[n, s, g·D..] + bias[n, h, t, s])`, g = h, or the head that h shares
+/// with its neighbours. Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Ainslie et al. 2023, "GQA".
 ///
 /// Inputs as [`Packing`] says; every tensor may have several middle dimensions, e.g. `[N, H, W, C]`, which count as one
-/// of length T or S. Output: the shape of `q` with C channels.
+/// of length T or S. `bias`? is of a shape that broadcasts to `[N, heads, T, S]` by numpy's rule. `mask [N or 1, S]`?
+/// is 0 for keys that no query sees. A query that sees no key gets zeros. Output: the shape of `q` with C channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Number of heads; divides C. Head h owns the channels h·D .. (h+1)·D with D = C / heads.
     pub heads: usize,
+    /// Number of heads of keys and values, each for heads / kv_heads neighbouring heads; none: as many as heads.
+    pub kv_heads: Option<usize>,
     /// Query t sees the keys s ≤ t only; then T = S.
     pub causal: bool,
     /// Factor on the dot products; 1/√D if absent.
@@ -40,9 +48,13 @@ pub struct Attention {
 
 impl Default for Attention {
     fn default() -> Self {
-        Self { heads: 1, causal: false, scale: None, packing: Packing::Separate }
+        Self { heads: 1, kv_heads: None, causal: false, scale: None, packing: Packing::Separate }
     }
 }
+
+/// Positions of the inputs beyond queries, keys and values.
+const BIAS: usize = 3;
+const MASK: usize = 4;
 
 /// Sizes of an instance.
 #[derive(Clone, Copy)]
@@ -71,6 +83,10 @@ impl Attention {
         Dims { images, queries: y.rows() / images, keys: k.rows() / images, channels, head_dim: channels / self.heads }
     }
 
+    fn kv_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads)
+    }
+
     fn scale(&self, head_dim: usize) -> f64 {
         self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt())
     }
@@ -78,17 +94,22 @@ impl Attention {
     /// The bindings, constants and parameters that all variants share. Strides and offsets count elements.
     fn launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
         let dims = self.dims(context);
-        let c = dims.channels;
+        let (c, k) = (dims.channels, dims.head_dim * self.kv_heads());
+        let all = c + 2 * k;
         let (q_stride, k_stride, v_stride, k_offset, v_offset) = match self.packing {
-            Packing::Separate => (c, c, c, 0, 0),
-            Packing::Qkv => (3 * c, 3 * c, 3 * c, c, 2 * c),
-            Packing::Kv => (c, 2 * c, 2 * c, 0, c),
+            Packing::Separate => (c, k, k, 0, 0),
+            Packing::Qkv => (all, all, all, c, c + k),
+            Packing::Kv => (c, 2 * k, 2 * k, 0, k),
         };
         let (k, v) = self.sources();
+        let bias = context.inputs[BIAS].map_or([0; 4], |bias| bias_strides(&bias.shape));
+        let mask_image = context.inputs[MASK].map_or(0, |mask| if mask.shape[0] == 1 { 0 } else { dims.keys });
         Launch::new(kernel)
             .bind("k", Operand::Input(k))
             .bind("v", Operand::Input(v))
             .flag("CAUSAL", self.causal)
+            .flag("HAS_BIAS", context.has(BIAS))
+            .flag("HAS_MASK", context.has(MASK))
             .param("queries", dims.queries)
             .param("keys", dims.keys)
             .param("heads", self.heads)
@@ -97,6 +118,12 @@ impl Attention {
             .param("v_stride", v_stride)
             .param("k_offset", k_offset)
             .param("v_offset", v_offset)
+            .param("group", self.heads / self.kv_heads())
+            .param("bias_image", bias[0])
+            .param("bias_head", bias[1])
+            .param("bias_query", bias[2])
+            .param("bias_key", bias[3])
+            .param("mask_image", mask_image)
             .param_f32("scale", self.scale(dims.head_dim) as f32)
     }
 
@@ -140,6 +167,15 @@ impl Attention {
             .cover(elements.div_ceil(4), 64)
             .into()
     }
+}
+
+/// Strides of a bias of `shape` along images, heads, queries and keys; 0 where it is repeated.
+fn bias_strides(shape: &[usize]) -> [usize; 4] {
+    let mut strides = [0; 4];
+    for (d, stride) in strides_of(shape).into_iter().enumerate().filter(|(d, _)| shape[*d] != 1) {
+        strides[4 - shape.len() + d] = stride;
+    }
+    strides
 }
 
 /// The tiles of wgsl/attention/flash.wgsl, by the names of its constants.
@@ -209,23 +245,28 @@ fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Res
 
 impl Operation for Attention {
     const NAME: &'static str = "attention";
-    const INPUTS: &'static [&'static str] = &["q", "k", "v"];
+    const INPUTS: &'static [&'static str] = &["q", "k", "v", "bias", "mask"];
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let q = inputs.required(0)?;
         expect_float("q", q.dtype)?;
-        let parts = if self.packing == Packing::Qkv { 3 } else { 1 };
-        let width = q.channels();
-        if q.shape.len() < 3 || q.elements() == 0 || !width.is_multiple_of(parts) {
+        let kv_heads = self.kv_heads();
+        if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
+            return Err(Error::Shape(format!("{} heads cannot share {kv_heads} heads of keys", self.heads)));
+        }
+        // Heads in a row of q, of which the first are the queries.
+        let in_row = if self.packing == Packing::Qkv { self.heads + 2 * kv_heads } else { self.heads };
+        if q.shape.len() < 3 || q.elements() == 0 {
             return Err(Error::Shape(format!(
-                "q: expected [N, T, C], or [N, T, 3C] where it holds keys and values too, found {:?}",
+                "q: expected [N, T, C], or [N, T, C + 2K] where it holds keys and values too, found {:?}",
                 q.shape
             )));
         }
-        let channels = width / parts;
-        if self.heads == 0 || !channels.is_multiple_of(self.heads) {
-            return Err(Error::Shape(format!("{channels} channels cannot be divided into {} heads", self.heads)));
+        if !q.channels().is_multiple_of(in_row) {
+            return Err(Error::Shape(format!("{} channels cannot be divided into {in_row} heads", q.channels())));
         }
+        let head_dim = q.channels() / in_row;
+        let channels = head_dim * self.heads;
         let (images, queries) = (q.shape[0], q.rows() / q.shape[0]);
         let mut keys = queries;
         let expected: &[usize] = match self.packing {
@@ -233,7 +274,7 @@ impl Operation for Attention {
             Packing::Qkv => &[],
             Packing::Kv => &[2],
         };
-        for (position, name) in Self::INPUTS.iter().enumerate().skip(1) {
+        for (position, name) in Self::INPUTS.iter().enumerate().take(BIAS).skip(1) {
             let Some(parts) = expected.get(position - 1) else {
                 if inputs.optional(position).is_some() {
                     return Err(Error::Shape(format!(
@@ -248,11 +289,11 @@ impl Operation for Attention {
             if input.shape.len() < 3
                 || input.elements() == 0
                 || input.shape[0] != images
-                || input.channels() != parts * channels
+                || input.channels() != parts * head_dim * kv_heads
             {
                 return Err(Error::Shape(format!(
                     "{name}: expected [{images}, S, {}], found {:?}",
-                    parts * channels,
+                    parts * head_dim * kv_heads,
                     input.shape
                 )));
             }
@@ -266,6 +307,19 @@ impl Operation for Attention {
             return Err(Error::Shape(format!(
                 "causal attention needs as many keys as queries, found {keys} and {queries}"
             )));
+        }
+        if let Some(bias) = inputs.optional(BIAS) {
+            expect_float("bias", bias.dtype)?;
+            let scores = [images, self.heads, queries, keys];
+            if broadcast_shape(&scores, &bias.shape).as_deref() != Some(&scores[..]) {
+                return Err(Error::Shape(format!("bias {:?} does not broadcast to {scores:?}", bias.shape)));
+            }
+        }
+        if let Some(mask) = inputs.optional(MASK) {
+            expect_float("mask", mask.dtype)?;
+            if mask.shape != [images, keys] && mask.shape != [1, keys] {
+                return Err(Error::Shape(format!("mask: expected [{images} or 1, {keys}], found {:?}", mask.shape)));
+            }
         }
         let mut shape = q.shape.clone();
         *shape.last_mut().expect("checked above") = channels;
@@ -281,17 +335,25 @@ impl Operation for Attention {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        let channels = |x: &HostTensor| x.shape[x.shape.len() - 1];
-        let columns = |x: &HostTensor, part: usize, parts: usize| {
-            reference::slice_columns(x, part * channels(x) / parts, channels(x) / parts)
-        };
+        let (q, kv_heads) = (inputs.get(0), self.kv_heads());
+        let width = q.shape[q.shape.len() - 1];
+        let in_row = if self.packing == Packing::Qkv { self.heads + 2 * kv_heads } else { self.heads };
+        let head_dim = width / in_row;
+        let (c, k) = (self.heads * head_dim, kv_heads * head_dim);
+        let part = reference::slice_columns;
         let (q, k, v) = match self.packing {
-            Packing::Separate => (inputs.get(0).clone(), inputs.get(1).clone(), inputs.get(2).clone()),
-            Packing::Qkv => (columns(inputs.get(0), 0, 3), columns(inputs.get(0), 1, 3), columns(inputs.get(0), 2, 3)),
-            Packing::Kv => (inputs.get(0).clone(), columns(inputs.get(1), 0, 2), columns(inputs.get(1), 1, 2)),
+            Packing::Separate => (q.clone(), inputs.get(1).clone(), inputs.get(2).clone()),
+            Packing::Qkv => (part(q, 0, c), part(q, c, k), part(q, c + k, k)),
+            Packing::Kv => (q.clone(), part(inputs.get(1), 0, k), part(inputs.get(1), k, k)),
         };
-        let scale = self.scale(channels(&q) / self.heads);
-        reference::attention(&q, &k, &v, self.heads, self.causal, scale)
+        let options = reference::AttentionOptions {
+            kv_heads,
+            causal: self.causal,
+            scale: self.scale(head_dim),
+            bias: inputs.optional(BIAS),
+            mask: inputs.optional(MASK),
+        };
+        reference::attention(&q, &k, &v, self.heads, &options)
     }
 
     fn variants() -> &'static [Variant<Self>] {
@@ -322,6 +384,9 @@ impl Operation for Attention {
 
     fn attributes(&self) -> String {
         let mut text = format!("heads={}", self.heads);
+        if let Some(kv_heads) = self.kv_heads {
+            text.push_str(&format!(" kv_heads={kv_heads}"));
+        }
         if self.causal {
             text.push_str(" causal");
         }
@@ -337,75 +402,8 @@ impl Operation for Attention {
     }
 
     fn cases() -> Vec<Case> {
-        let mut cases = cases();
-        cases.push(large_negative());
-        cases
+        cases::all()
     }
-}
-
-/// A case with `q` filled by `q_fill`, everything else standard normal. `t` and `s` are the middle dimensions.
-fn case(label: &'static str, op: Attention, n: usize, t: &[usize], s: &[usize], channels: usize, q_fill: Fill) -> Case {
-    let tensor = |middle: &[usize], channels: usize, fill: Fill| {
-        let shape = [&[n], middle, &[channels]].concat();
-        Some(CaseInput { desc: TensorDesc::f32(shape), fill, always_f32: false })
-    };
-    let inputs = match op.packing {
-        Packing::Separate => {
-            vec![tensor(t, channels, q_fill), tensor(s, channels, Fill::Normal), tensor(s, channels, Fill::Normal)]
-        }
-        Packing::Qkv => vec![tensor(t, 3 * channels, q_fill), None, None],
-        Packing::Kv => vec![tensor(t, channels, q_fill), tensor(s, 2 * channels, Fill::Normal), None],
-    };
-    Case::new(label, op, inputs)
-}
-
-fn cases() -> Vec<Case> {
-    let op = |heads, packing| Attention { heads, packing, ..Attention::default() };
-    let causal = |heads, packing| Attention { causal: true, ..op(heads, packing) };
-    let (separate, qkv, kv) = (Packing::Separate, Packing::Qkv, Packing::Kv);
-    let large = Fill::Uniform(-20.0, 20.0);
-    vec![
-        case("D 8, tokens", op(3, separate), 2, &[37], &[37], 24, Fill::Normal),
-        case("D 5, cross", op(2, separate), 2, &[35], &[7], 10, Fill::Normal),
-        case("D 3, one key", op(3, kv), 2, &[6], &[1], 9, Fill::Normal),
-        case("D 7, packed, causal", causal(2, qkv), 2, &[21], &[21], 14, Fill::Normal),
-        case("D 16, packed picture, tiles exactly", op(2, qkv), 2, &[8, 16], &[], 32, Fill::Normal),
-        case("D 40, one past the tiles, text of 77", op(2, kv), 2, &[5, 13], &[77], 80, Fill::Normal),
-        case("D 40, one key", op(2, separate), 2, &[9, 3], &[1], 80, Fill::Normal),
-        case("D 64, causal text", causal(2, qkv), 2, &[77], &[77], 128, Fill::Normal),
-        case("D 80, packed picture", op(1, qkv), 2, &[9, 7], &[], 80, Fill::Normal),
-        case("D 160, text of 77", op(2, kv), 2, &[11], &[77], 320, Fill::Normal),
-        case(
-            "D 28, few keys, scale",
-            Attention { scale: Some(0.7), ..op(3, separate) },
-            2,
-            &[33],
-            &[5],
-            84,
-            Fill::Normal,
-        ),
-        case("D 256, causal", causal(1, separate), 2, &[67], &[67], 256, Fill::Normal),
-        case("D 512, picture", op(1, qkv), 1, &[5, 7], &[], 512, Fill::Normal),
-        // Scores of some hundred, so that each softmax is nearly one-hot. They are sums of terms of that size, rounded
-        // to 2⁻²⁴ of it each, and an error of 1e-5 in a score is one of 1e-5 in its weight.
-        case("nearly one-hot", op(2, separate), 2, &[33], &[70], 80, large).tolerance(1e-4),
-        case("nearly one-hot, causal", causal(2, qkv), 2, &[70], &[], 80, large).tolerance(1e-4),
-        case("4096 keys", op(2, separate), 1, &[70], &[4096], 80, Fill::Normal).too_long_for_naive().large(),
-        case("10 000 keys", op(1, kv), 1, &[5], &[10_000], 40, Fill::Normal).too_long_for_naive().large(),
-        case("SD 1.5, 64 x 64 pixels, 8 heads of 40", op(8, qkv), 1, &[64, 64], &[], 320, Fill::Normal).perf(),
-        case("SD 1.5, 64 x 64 pixels, text of 77", op(8, kv), 2, &[64, 64], &[77], 320, Fill::Normal).perf(),
-        case("SDXL, 32 x 32 pixels, 20 heads of 64", op(20, qkv), 1, &[32, 32], &[], 1280, Fill::Normal).perf(),
-    ]
-}
-
-/// Every score lies between -1200 and -400, so that each power is zero in f32 unless the largest is subtracted.
-fn large_negative() -> Case {
-    let fill = |low, high, shape: [usize; 3]| {
-        Some(CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Uniform(low, high), always_f32: false })
-    };
-    let inputs = vec![fill(-30.0, -20.0, [2, 19, 72]), fill(5.0, 8.0, [2, 45, 72]), CaseInput::normal([2, 45, 72])];
-    // Sums of 36 terms of up to 240 · 1/6, as for the nearly one-hot cases.
-    Case::new("large negative scores", Attention { heads: 2, ..Attention::default() }, inputs).tolerance(1e-4)
 }
 
 impl Graph {
@@ -421,6 +419,21 @@ impl Graph {
         v: Option<ValueId>,
         op: Attention,
     ) -> Result<ValueId> {
-        self.push(name, op, &[Some(q), k, v])
+        self.masked_attention(name, [Some(q), k, v], None, None, op)
+    }
+
+    /// As [`Graph::attention`], with a bias that is added to the scores and a mask of the keys; see [`Attention`].
+    ///
+    /// # Errors
+    /// As [`Graph::attention`].
+    pub fn masked_attention(
+        &mut self,
+        name: impl Into<String>,
+        [q, k, v]: [Option<ValueId>; 3],
+        bias: Option<ValueId>,
+        mask: Option<ValueId>,
+        op: Attention,
+    ) -> Result<ValueId> {
+        self.push(name, op, &[q, k, v, bias, mask])
     }
 }

@@ -1,10 +1,12 @@
 //! Normalisation: of groups of channels, of rows, by mean and deviation or by the root of the mean square; with what
 //! follows it in models.
 
+mod cases;
+
 use super::activation::{self, ActivationKind};
 use super::{
-    Case, CaseInput, Family, Fill, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
-    expect_float, expect_shape, in_fours, no_knobs, row_lanes,
+    Case, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
+    expect_shape, in_fours, no_knobs, row_lanes,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -342,87 +344,8 @@ impl Operation for Norm {
     }
 
     fn cases() -> Vec<Case> {
-        [group_cases(), row_cases(), modulated_cases()].concat()
+        cases::all()
     }
-}
-
-/// A case of `x` filled as said, gamma and beta if `affine`.
-fn case(label: &'static str, op: Norm, shape: &[usize], fill: Fill, affine: [bool; 2]) -> Case {
-    let channels = shape[shape.len() - 1];
-    let x = CaseInput { desc: TensorDesc::f32(shape), fill, always_f32: false };
-    let gamma = CaseInput::f32([channels], Fill::Uniform(0.4, 1.7)).filter(|_| affine[0]);
-    let beta = CaseInput::f32([channels], Fill::Normal).filter(|_| affine[1]);
-    Case::new(label, op, vec![Some(x), gamma, beta, None])
-}
-
-fn group_cases() -> Vec<Case> {
-    let case = |label, shape: &[usize], groups, eps, activation, fill| {
-        let op = Norm { activation, ..Norm::new(NormKind::Group { groups }, eps) };
-        case(label, op, shape, fill, [true; 2])
-    };
-    let silu = Some(ActivationKind::Silu);
-    vec![
-        case("groups of 10 channels, silu", &[2, 5, 7, 40], 4, 1e-5, silu, Fill::Normal),
-        case("groups of 3 channels", &[3, 7, 4, 15], 5, 1e-6, None, Fill::Normal),
-        case("one channel a group", &[2, 3, 5, 12], 12, 1e-5, Some(ActivationKind::Gelu), Fill::Normal),
-        case("one group, tokens", &[2, 33, 20], 1, 1e-5, None, Fill::Normal),
-        case("one position", &[3, 24], 3, 1e-5, silu, Fill::Normal),
-        case("groups, eps larger than the variance", &[2, 4, 3, 8], 2, 1e-2, None, Fill::Uniform(-1e-2, 1e-2)),
-        case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),
-        case("a film", &[2, 3, 5, 4, 12], 3, 1e-5, None, Fill::Normal),
-        // Sums of more than 10 000 values.
-        case("a long reduction", &[2, 31, 67, 32], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).tolerance(1e-4),
-        // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴ =
-        // 1e-5.
-        case("groups, mean far from zero", &[2, 13, 9, 16], 4, 1e-5, None, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
-    ]
-}
-
-fn row_cases() -> Vec<Case> {
-    let layer =
-        |label, shape: &[usize], eps, fill| case(label, Norm::new(NormKind::Layer, eps), shape, fill, [true; 2]);
-    let rms = |label, shape: &[usize], eps, affine| {
-        case(label, Norm::new(NormKind::Rms, eps), shape, Fill::Uniform(-1.0, 3.0), affine)
-    };
-    let bare = Norm { activation: Some(ActivationKind::Silu), ..Norm::new(NormKind::Layer, 1e-6) };
-    vec![
-        layer("odd channels", &[3, 7, 13], 1e-5, Fill::Normal),
-        layer("tokens", &[2, 33, 40], 1e-5, Fill::Normal),
-        layer("one vector of four a row", &[9, 4], 1e-6, Fill::Normal),
-        layer("rows, eps larger than the variance", &[2, 5, 36], 1e-2, Fill::Uniform(-1e-2, 1e-2)),
-        layer("one past a workgroup", &[2, 9, 260], 1e-5, Fill::Uniform(-1.0, 3.0)),
-        layer("long rows", &[5, 3, 1284], 1e-5, Fill::Uniform(-1.0, 3.0)),
-        // As for groups.
-        layer("rows, mean far from zero", &[2, 13, 72], 1e-5, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
-        case("no gamma, no beta, silu", bare, &[2, 7, 20], Fill::Normal, [false; 2]),
-        rms("rms, odd channels", &[3, 7, 13], 1e-6, [true, false]),
-        rms("rms, each head of 8", &[2, 9, 3, 8], 1e-6, [true, false]),
-        rms("rms, nothing learned", &[2, 5, 68], 1e-5, [false, false]),
-        rms("rms, long rows", &[5, 3, 1284], 1e-6, [true, false]),
-    ]
-}
-
-fn modulated_cases() -> Vec<Case> {
-    let case = |label, kind, shape: &[usize], modulation: Modulation, by: &[usize], affine, activation| {
-        let op = Norm { modulation: Some(modulation), activation, ..Norm::new(kind, 1e-5) };
-        let mut case = case(label, op, shape, Fill::Normal, affine);
-        case.inputs[MODULATION] = CaseInput::normal(by);
-        case
-    };
-    let (group, layer, rms) = (|groups| NormKind::Group { groups }, NormKind::Layer, NormKind::Rms);
-    let both = Modulation { scale: 0, shift: Some(1) };
-    let of_six = Modulation { scale: 4, shift: Some(3) };
-    let scale = Modulation { scale: 1, shift: None };
-    let silu = Some(ActivationKind::Silu);
-    vec![
-        case("groups of an image modulated, silu", group(4), &[3, 3, 5, 24], both, &[3, 48], [true; 2], silu),
-        case("groups of an image modulated, 7 channels", group(1), &[3, 3, 5, 7], both, &[3, 14], [true; 2], None),
-        case("groups, each position modulated", group(2), &[2, 9, 12], both, &[2, 9, 24], [true; 2], None),
-        case("rows of an image modulated, as AdaLN", layer, &[2, 9, 20], of_six, &[2, 1, 120], [false; 2], None),
-        case("each row modulated, 5 channels", layer, &[2, 9, 5], of_six, &[2, 9, 30], [true; 2], None),
-        case("each row modulated, 68 channels", layer, &[2, 7, 68], both, &[2, 7, 136], [false; 2], None),
-        case("rms, scale alone", rms, &[3, 5, 36], scale, &[3, 1, 72], [true, false], None),
-    ]
 }
 
 impl Graph {

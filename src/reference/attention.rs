@@ -4,40 +4,83 @@ use crate::parallel::*;
 
 use crate::tensor::HostTensor;
 
-/// `y[n, t, h, ·] = Σ_s p[t, s] · v[n, s, h, ·]`, `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, h, ·])`, in f64,
-/// for `q [N, .., C]`, `k` and `v [N, .., C]`, C = heads · D. With `causal`, query t sees the keys s ≤ t only.
-pub fn attention(q: &HostTensor, k: &HostTensor, v: &HostTensor, heads: usize, causal: bool, scale: f64) -> HostTensor {
+/// What attention may have beyond queries, keys, values and heads.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionOptions<'a> {
+    /// Heads of keys and values; each is for heads / kv_heads neighbouring heads.
+    pub kv_heads: usize,
+    /// Query t sees the keys s ≤ t only.
+    pub causal: bool,
+    /// Factor on the dot products.
+    pub scale: f64,
+    /// Added to the scores; of a shape that broadcasts to `[N, heads, T, S]`.
+    pub bias: Option<&'a HostTensor>,
+    /// `[N or 1, S]`, 0 for keys that no query sees.
+    pub mask: Option<&'a HostTensor>,
+}
+
+/// `y[n, t, h, ·] = Σ_s p[t, s] · v[n, s, g, ·]`,
+/// `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, g, ·] + bias[n, h, t, s])` over the keys that are seen, in f64,
+/// for `q [N, .., heads · D]`, `k` and `v [N, .., kv_heads · D]`, g = h · kv_heads / heads. A query that sees no key
+/// gets zeros.
+pub fn attention(
+    q: &HostTensor,
+    k: &HostTensor,
+    v: &HostTensor,
+    heads: usize,
+    options: &AttentionOptions<'_>,
+) -> HostTensor {
     let images = q.shape[0];
     let channels = q.shape[q.shape.len() - 1];
-    let (queries, keys) = (q.len() / images / channels, k.len() / images / channels);
+    let k_channels = k.shape[k.shape.len() - 1];
+    let (queries, keys) = (q.len() / images / channels, k.len() / images / k_channels);
     let head_dim = channels / heads;
-    // Keys as [N, C, S], so that the scores of one query advance together through contiguous memory.
+    // Keys as [N, K, S], so that the scores of one query advance together through contiguous memory.
     let mut transposed = vec![0.0f64; k.len()];
     transposed.par_chunks_mut(keys).enumerate().for_each(|(row, out)| {
-        let (n, c) = (row / channels, row % channels);
-        out.iter_mut().enumerate().for_each(|(s, out)| *out = f64::from(k.data[(n * keys + s) * channels + c]));
+        let (n, c) = (row / k_channels, row % k_channels);
+        out.iter_mut().enumerate().for_each(|(s, out)| *out = f64::from(k.data[(n * keys + s) * k_channels + c]));
     });
     let mut y = HostTensor::zeros(q.shape.clone());
     y.data.par_chunks_mut(head_dim).enumerate().for_each(|(row, out)| {
         let (n, t, h) = (row / heads / queries, row / heads % queries, row % heads);
-        let seen = if causal { t + 1 } else { keys };
+        let g = h * options.kv_heads / heads;
+        let seen = if options.causal { t + 1 } else { keys };
         let mut scores = vec![0.0; seen];
         for (d, q) in q.data[row * head_dim..][..head_dim].iter().enumerate() {
-            let q = f64::from(*q) * scale;
-            let k = &transposed[(n * channels + h * head_dim + d) * keys..][..seen];
+            let q = f64::from(*q) * options.scale;
+            let k = &transposed[(n * k_channels + g * head_dim + d) * keys..][..seen];
             scores.iter_mut().zip(k).for_each(|(score, k)| *score += q * k);
         }
+        if let Some(bias) = options.bias {
+            scores.iter_mut().enumerate().for_each(|(s, score)| *score += broadcast_at(bias, [n, h, t, s]));
+        }
+        if let Some(mask) = options.mask {
+            let row = if mask.shape[0] == 1 { 0 } else { n };
+            let hidden = |s: usize| mask.data[row * keys + s] == 0.0;
+            scores.iter_mut().enumerate().filter(|(s, _)| hidden(*s)).for_each(|(_, score)| *score = f64::NEG_INFINITY);
+        }
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if max == f64::NEG_INFINITY {
+            return; // y is zero already
+        }
         scores.iter_mut().for_each(|score| *score = (*score - max).exp());
         let sum: f64 = scores.iter().sum();
         let mut sums = vec![0.0; head_dim];
         for (s, p) in scores.iter().enumerate() {
-            let v = &v.data[(n * keys + s) * channels + h * head_dim..][..head_dim];
+            let v = &v.data[(n * keys + s) * k_channels + g * head_dim..][..head_dim];
             sums.iter_mut().zip(v).for_each(|(sum, v)| *sum += p * f64::from(*v));
         }
         out.iter_mut().zip(sums).for_each(|(out, total)| *out = (total / sum) as f32);
     });
     y
+}
+
+/// The element of a tensor that counts at `index` of the shape it broadcasts to.
+fn broadcast_at(x: &HostTensor, index: [usize; 4]) -> f64 {
+    let skipped = index.len() - x.shape.len();
+    let at = x.shape.iter().zip(&index[skipped..]).fold(0, |at, (size, i)| at * size + i.min(&(size - 1)));
+    f64::from(x.data[at])
 }
 
 /// Columns `start .. start + len` of the last dimension.

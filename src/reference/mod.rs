@@ -35,8 +35,8 @@ mod transpose;
 mod upsample_nearest;
 
 pub use activation::{activation, activation_function};
-pub use attention::attention;
 pub(crate) use attention::slice_columns;
+pub use attention::{AttentionOptions, attention};
 pub use avg_pool::avg_pool;
 pub use binary::binary;
 pub use blend_tiles::blend_tiles;

@@ -49,6 +49,11 @@ impl Fixture {
         self.tensors.get(key).unwrap_or_else(|| panic!("no tensor {key} in the fixture"))
     }
 
+    /// The tensor of this name, if there is one.
+    pub fn find(&self, key: &str) -> Option<&HostTensor> {
+        self.tensors.get(key)
+    }
+
     /// Entry `i` along the first axis of the tensor of this name.
     pub fn entry(&self, key: &str, i: usize) -> HostTensor {
         let whole = self.tensor(key);

@@ -1,15 +1,15 @@
-// attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, .], scores
-// never stored
+// attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) * v[n, s, g, .] with
+// g = h / group, scores never stored
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
+//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); who sees no key gets zeros
 //   y           [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one workgroup for one head of BLOCK_Q queries; heads in x, [n, block of queries] in y
 // requires:   head_dim % 4 == 0; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
 // constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K; QUADS
 //             = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS *
-//             LANES_X;
-//             CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE, V_STRIDE;
-//                     fixed: LOG2_E, LOWEST
+//             LANES_X; CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
+//             V_STRIDE; fixed: LOG2_E, LOWEST, HIDDEN
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and
 //             each score is computed once instead of twice per four channels
@@ -21,9 +21,12 @@
 //   2. their largest scores so far, m, and from them the weights e^(score - m); whatever was summed under a smaller m
 //      shrinks to fit,
 //   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), again by outer products.
+//!include attention_bias
 //!storage q
 //!storage k
 //!storage v
+//!storage bias
+//!storage mask
 //!storage y
 
 const HEAD_VECTORS: u32 = 16u;
@@ -41,26 +44,24 @@ const BLOCK_K: u32 = 4u * LANES_X;
 const K_STAGE: u32 = 4u * DEPTH * LANES_Y; // where the keys begin in `stage`
 const V_STRIDE: u32 = QUADS * LANES_X;
 const LOG2_E: f32 = 1.4426950408889634;
-const LOWEST: f32 = -3.4028234e38;
+const HIDDEN: f32 = -3.4028234e38;
+const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(HIDDEN - LOWEST) is 0
 
 struct Params {
-    queries: u32, // T
-    keys: u32,    // S
-    heads: u32,
-    q_stride: u32,
-    k_stride: u32,
-    v_stride: u32,
-    k_offset: u32,
-    v_offset: u32,
-    scale: f32,
-    first_workgroup_y: u32,
+    queries: u32, keys: u32, heads: u32, // T, S
+    q_stride: u32, k_stride: u32, v_stride: u32, k_offset: u32, v_offset: u32,
+    group: u32, // heads that share a head of keys and values
+    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32, mask_image: u32,
+    scale: f32, first_workgroup_y: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<q_vec4>;
 @group(0) @binding(1) var<storage, read> k: array<k_vec4>;
 @group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(4) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
+@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
+@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(6) var<uniform> p: Params;
 
 var<workgroup> stage: array<vec4<f32>, STAGE>;               // step 1: [d][ty] queries, [d][tx] keys; step 3: [row][V_STRIDE] values
 var<workgroup> weights: array<vec4<f32>, BLOCK_K * LANES_Y>; // [key][ty]: the weights of one key for four queries
@@ -84,8 +85,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first_query = (workgroup.y + p.first_workgroup_y) % blocks * BLOCK_Q;
     // Everything below counts vectors of four elements.
     let q_base = image * p.queries * (p.q_stride / 4u) + head * HEAD_VECTORS;
-    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head * HEAD_VECTORS;
-    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head * HEAD_VECTORS;
+    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head / p.group * HEAD_VECTORS;
+    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head / p.group * HEAD_VECTORS;
     let factor = p.scale * LOG2_E; // 2^x is what hardware computes
 
     var m = vec4<f32>(LOWEST); // the largest score of each of the four queries
@@ -129,8 +130,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         var largest: vec4<f32>;
         //!unroll
         for (var i = 0u; i < 4u; i++) {
+            let query = min(first_query + 4u * ty + i, p.queries - 1u);
+            //!unroll
+            for (var j = 0u; j < 4u; j++) {
+                let at = min(first_key + 4u * tx + j, p.keys - 1u);
+                if (HAS_BIAS) { s[i][j] += LOG2_E * bias_at(image, head, query, at); }
+                if (HAS_MASK) { s[i][j] = select(s[i][j], HIDDEN, is_hidden(image, at)); }
+            }
             let end = select(p.keys, first_query + 4u * ty + i + 1u, CAUSAL);
-            s[i] = select(vec4<f32>(LOWEST), s[i], key < vec4<u32>(min(end, p.keys)));
+            s[i] = select(vec4<f32>(HIDDEN), s[i], key < vec4<u32>(min(end, p.keys)));
             largest[i] = max(max(s[i].x, s[i].y), max(s[i].z, s[i].w));
         }
         shared_rows[local] = largest;
@@ -178,6 +186,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
     var total = vec4<f32>(0.0);
     for (var x = 0u; x < LANES_X; x++) { total += shared_rows[x * LANES_Y + ty]; }
+    total = max(total, vec4<f32>(1e-30)); // who sees no key gets zeros
     //!unroll
     for (var i = 0u; i < 4u; i++) {
         let query = first_query + 4u * ty + i;

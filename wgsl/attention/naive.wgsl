@@ -1,21 +1,28 @@
-// attention, naive: y[n, t, h, d] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s, h, d]
+// attention, naive: y[n, t, h, d] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias[n, h, t, s]) *
+// v[n, s, g, d], with g = h / group
 //
 //   q         rows of q_stride elements, [N, T] of them; the query is the first heads * head_dim of each; f32 or f16
 //   k         rows of k_stride, [N, S] of them; the key begins at k_offset
 //   v         rows of v_stride, [N, S] of them; the value begins at v_offset (q, k and v may be one tensor)
+//   bias      of a shape that broadcasts to [N, heads, T, S]; f32 or f16; if HAS_BIAS (include/attention_bias.wgsl)
+//   mask      [N or 1, S]  f32 or f16, 0 for keys that nobody sees; if HAS_MASK; who sees no key gets zeros
 //   y         [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which may lie in several heads
 // requires:   nothing: any head_dim, any number of queries and keys
-// constants:  CAUSAL: query t sees the keys s <= t only
+// constants:  CAUSAL: query t sees the keys s <= t only; fixed: LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys
 // source:     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1
 //!include flat_index
+//!include attention_bias
 //!storage q
 //!storage k
 //!storage v
+//!storage bias
+//!storage mask
 //!storage y
 
 const CAUSAL: bool = false;
+const LOWEST: f32 = -1e38; // below any score; the power of anything lower less this is 0
 
 struct Params {
     elements: u32, // of y
@@ -28,14 +35,19 @@ struct Params {
     v_stride: u32,
     k_offset: u32,
     v_offset: u32,
+    group: u32,    // heads that share a head of keys and values
+    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32,
+    mask_image: u32,
     scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<q_vec4>;
 @group(0) @binding(1) var<storage, read> k: array<k_vec4>;
 @group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(4) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
+@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
+@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(6) var<uniform> p: Params;
 
 // scale * (the query at element q_first) . (the key at element k_first)
 fn score(q_first: u32, k_first: u32) -> f32 {
@@ -70,15 +82,18 @@ fn main(
 
         let q_first = row * p.q_stride + head * p.head_dim;
         let first_row = row / p.queries * p.keys; // of this image's keys and values
-        let k_first = first_row * p.k_stride + p.k_offset + head * p.head_dim;
-        let v_first = first_row * p.v_stride + p.v_offset + head * p.head_dim + channel;
+        let k_first = first_row * p.k_stride + p.k_offset + head / p.group * p.head_dim;
+        let v_first = first_row * p.v_stride + p.v_offset + head / p.group * p.head_dim + channel;
+        let image = row / p.queries;
 
         // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, what was summed so far
         // shrinks by e^(old - new).
-        var m = score(q_first, k_first);
-        var l = 1.0;
-        for (var s = 1u; s < seen; s++) {
-            let next = score(q_first, k_first + s * p.k_stride);
+        var m = LOWEST;
+        var l = 0.0;
+        for (var s = 0u; s < seen; s++) {
+            if (HAS_MASK) { if (is_hidden(image, s)) { continue; } }
+            var next = score(q_first, k_first + s * p.k_stride);
+            if (HAS_BIAS) { next += bias_at(image, head, row % p.queries, s); }
             let larger = max(m, next);
             l = l * exp(m - larger) + exp(next - larger);
             m = larger;
@@ -86,7 +101,10 @@ fn main(
 
         // Second pass: the weighted mean of the values.
         for (var s = 0u; s < seen; s++) {
-            let weight = exp(score(q_first, k_first + s * p.k_stride) - m) / l;
+            if (HAS_MASK) { if (is_hidden(image, s)) { continue; } }
+            var next = score(q_first, k_first + s * p.k_stride);
+            if (HAS_BIAS) { next += bias_at(image, head, row % p.queries, s); }
+            let weight = exp(next - m) / max(l, 1e-30);
             for (var j = lane; j < end; j++) {
                 let vi = v_first + s * p.v_stride + j - lane;
                 result[j] += weight * decode_v(v[vi / 4u])[vi % 4u];

@@ -1,21 +1,25 @@
-// attention, shuffle, for CPU drivers: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, h, .]) * v[n, s,
-// h, .]
+// attention, shuffle, for CPU drivers: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) *
+// v[n, s, g, .] with g = h / group
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
+//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); who sees no key gets zeros
 //   y           [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; heads in x, [n, block of
 //             queries] in y
 // requires:   head_dim % 4 == 0, head_dim <= 160; subgroups of exactly LANES invocations
 // constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees the keys
-//             s <= t only; fixed: LOG2_E, LOWEST
+//             s <= t only; fixed: LOG2_E, LOWEST, HIDDEN
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key
 //             (value), the others get it by subgroupShuffle, which is a register move
 // source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
 //             calculation for softmax"
+//!include attention_bias
 //!storage q
 //!storage k
 //!storage v
+//!storage bias
+//!storage mask
 //!storage y
 
 const HEAD_VECTORS: u32 = 10u;
@@ -24,7 +28,8 @@ const QUERIES: u32 = 4u;
 const CAUSAL: bool = false;
 
 const LOG2_E: f32 = 1.4426950408889634;
-const LOWEST: f32 = -3.4028234e38;
+const HIDDEN: f32 = -3.4028234e38;
+const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(HIDDEN - LOWEST) is 0
 
 struct Params {
     queries: u32, // T
@@ -35,6 +40,9 @@ struct Params {
     v_stride: u32,
     k_offset: u32,
     v_offset: u32,
+    group: u32, // heads that share a head of keys and values
+    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32,
+    mask_image: u32,
     scale: f32,
     first_workgroup_y: u32,
 }
@@ -42,8 +50,10 @@ struct Params {
 @group(0) @binding(0) var<storage, read> q: array<q_vec4>;
 @group(0) @binding(1) var<storage, read> k: array<k_vec4>;
 @group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(4) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
+@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
+@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
+@group(0) @binding(6) var<uniform> p: Params;
 
 // Lane j's vector, for all lanes.
 fn broadcast(x: vec4<f32>, j: u32) -> vec4<f32> {
@@ -57,8 +67,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     let image = (workgroup.y + p.first_workgroup_y) / blocks;
     let first_query = (workgroup.y + p.first_workgroup_y) % blocks * (LANES * QUERIES);
     // Everything below counts vectors of four elements.
-    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head * HEAD_VECTORS;
-    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head * HEAD_VECTORS;
+    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head / p.group * HEAD_VECTORS;
+    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head / p.group * HEAD_VECTORS;
 
     var queries: array<array<vec4<f32>, HEAD_VECTORS>, QUERIES>;
     var o: array<array<vec4<f32>, HEAD_VECTORS>, QUERIES>;
@@ -98,12 +108,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
                 for (var i = 0u; i < QUERIES; i++) { s[i][j] += dot(queries[i][e], key); }
             }
         }
+        if (HAS_BIAS || HAS_MASK) {
+            //!unroll
+            for (var i = 0u; i < QUERIES; i++) {
+                let query = min(first_query + i * LANES + lane, p.queries - 1u);
+                //!unroll
+                for (var j = 0u; j < LANES; j++) {
+                    let at = min(first_key + j, p.keys - 1u);
+                    if (HAS_BIAS) { s[i][j] += LOG2_E * bias_at(image, head, query, at); }
+                    if (HAS_MASK) { s[i][j] = select(s[i][j], HIDDEN, is_hidden(image, at)); }
+                }
+            }
+        }
         if (CAUSAL || first_key + LANES > p.keys) {
             //!unroll
             for (var i = 0u; i < QUERIES; i++) {
                 let end = select(p.keys, min(p.keys, first_query + i * LANES + lane + 1u), CAUSAL);
                 //!unroll
-                for (var j = 0u; j < LANES; j++) { s[i][j] = select(LOWEST, s[i][j], first_key + j < end); }
+                for (var j = 0u; j < LANES; j++) { s[i][j] = select(HIDDEN, s[i][j], first_key + j < end); }
             }
         }
 
@@ -145,7 +167,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         if (query < p.queries) {
             let row = ((image * p.queries + query) * p.heads + head) * HEAD_VECTORS;
             //!unroll
-            for (var e = 0u; e < HEAD_VECTORS; e++) { y[row + e] = encode_y(o[i][e] / l[i]); }
+            for (var e = 0u; e < HEAD_VECTORS; e++) { y[row + e] = encode_y(o[i][e] / max(l[i], 1e-30)); }
         }
     }
 }

@@ -7,7 +7,7 @@ use unmist::ops::activation::ActivationKind;
 use unmist::ops::conv2d::Conv2d;
 use unmist::ops::fourier_embedding::FourierEmbedding;
 use unmist::ops::timestep_embedding::TimestepEmbedding;
-use unmist::reference;
+use unmist::reference::{self, AttentionOptions};
 
 use crate::common::{Fixture, check_close};
 
@@ -175,7 +175,8 @@ fn attention_agrees_with_torch() {
         let causal = attributes["causal"].as_bool().expect("causal is true or false");
         // Scores of several hundred are rounded by 3e-5 in torch, and so are their exponentials.
         let tolerance = if name == "attention_large_scores" { 1e-4 } else { 1e-6 };
-        check(name, &reference::attention(&q, &k, &v, heads, causal, scale), &expected, tolerance);
+        let options = AttentionOptions { kv_heads: heads, causal, scale, bias: None, mask: None };
+        check(name, &reference::attention(&q, &k, &v, heads, &options), &expected, tolerance);
     });
 }
 

@@ -4,3 +4,4 @@ pub mod fixtures;
 pub mod legality;
 pub mod parity;
 pub mod texts;
+pub mod transformer_fixtures;
