@@ -221,7 +221,7 @@ mod tests {
         ] {
             // Halves of small whole numbers: exact in every type.
             let tensor = HostTensor::from_fn(shape.clone(), |i| ((i * 37 % 251) as f32 - 125.0) / 2.0);
-            let part = WeightPart { name: "w".into(), shape: shape.clone() };
+            let part = WeightPart { source: None, name: "w".into(), shape: shape.clone() };
             let spec = WeightSpec { parts: vec![part], layout };
             let bytes = |from: StoredType| -> Vec<u8> {
                 match from {

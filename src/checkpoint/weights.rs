@@ -8,7 +8,7 @@ use super::{quoted, rename};
 use crate::content::ContentId;
 use crate::encode;
 use crate::error::{Error, Result};
-use crate::graph::{Stored, WeightPart, WeightSource, content_of};
+use crate::graph::{Stored, WeightPart, WeightSource, content_of, expect_own};
 use crate::tensor::HostTensor;
 
 /// Named tensors, wherever they come from: files ([`super::Tensors`]), memory (a `HashMap`), or another source changed
@@ -155,10 +155,12 @@ impl Weights {
 
 impl WeightSource for Weights {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
+        expect_own(part)?;
         self.tensor(&part.name)
     }
 
     fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {
+        expect_own(part)?;
         let (name, _) = self.find(&part.name);
         let Some(stored) = self.source.stored(name) else { return Ok(None) };
         match encode::non_finite(&stored) {
@@ -169,6 +171,7 @@ impl WeightSource for Weights {
     }
 
     fn content(&self, part: &WeightPart) -> Result<ContentId> {
+        expect_own(part)?;
         self.source.content(&self.find(&part.name).0)
     }
 }

@@ -71,9 +71,12 @@ impl TensorDesc {
     }
 }
 
-/// One tensor of a checkpoint: its name and the shape it must have there.
+/// One tensor of a checkpoint: where it comes from, its name and the shape it must have there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct WeightPart {
+    /// Whose tensor it is, for models that are put together of several checkpoints (an adapter beside a U-Net); none:
+    /// the model's own. [`super::WeightSources`] finds them.
+    pub source: Option<String>,
     /// Key in the checkpoint, e.g. `down_blocks.0.resnets.0.conv1.weight`.
     pub name: String,
     /// Shape in the checkpoint (PyTorch's layout).
@@ -262,13 +265,26 @@ impl Graph {
 
     /// A parameter; `shape` is the checkpoint's, `dtype` how it is stored on the device.
     pub fn weight(&mut self, name: impl Into<String>, shape: &[usize], layout: WeightLayout, dtype: DType) -> ValueId {
+        self.weight_of(None, name, shape, layout, dtype)
+    }
+
+    /// As [`Graph::weight`], of the checkpoint called `source` if there is one; its node is then called SOURCE:NAME.
+    pub fn weight_of(
+        &mut self,
+        source: Option<&str>,
+        name: impl Into<String>,
+        shape: &[usize],
+        layout: WeightLayout,
+        dtype: DType,
+    ) -> ValueId {
         let name = name.into();
         let device_shape = match layout {
             WeightLayout::AsIs => shape.to_vec(),
             WeightLayout::Ohwi => vec![shape[0], shape[2], shape[3], shape[1]],
         };
-        let parts = vec![WeightPart { name: name.clone(), shape: shape.to_vec() }];
-        self.insert(name, NodeKind::Weight(WeightSpec { parts, layout }), TensorDesc { shape: device_shape, dtype })
+        let node = source.map_or(name.clone(), |source| format!("{source}:{name}"));
+        let parts = vec![WeightPart { source: source.map(str::to_owned), name, shape: shape.to_vec() }];
+        self.insert(node, NodeKind::Weight(WeightSpec { parts, layout }), TensorDesc { shape: device_shape, dtype })
     }
 
     /// A parameter given by a full specification (used by passes that merge parameters).
@@ -363,7 +379,7 @@ impl Graph {
             NodeKind::Weight(spec) => Some(spec),
             _ => None,
         });
-        specs.flat_map(|s| &s.parts).filter(|p| seen.insert(&p.name)).collect()
+        specs.flat_map(|s| &s.parts).filter(|p| seen.insert((&p.source, &p.name))).collect()
     }
 
     /// Bytes that the CPU reference holds at its peak: all parameters, and the values alive between definition and last

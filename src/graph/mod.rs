@@ -10,4 +10,5 @@ pub mod range;
 mod weights;
 
 pub use ir::{Carry, Graph, Node, NodeKind, Rate, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
-pub use weights::{Stored, StoredType, WeightSource, content_of};
+pub(crate) use weights::expect_own;
+pub use weights::{Stored, StoredType, WeightSource, WeightSources, content_of};

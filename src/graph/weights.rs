@@ -1,6 +1,6 @@
 //! Where a graph's parameters come from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ir::{WeightLayout, WeightPart, WeightSpec};
 use crate::content::ContentId;
@@ -69,9 +69,57 @@ pub struct Stored<'a> {
     pub bytes: &'a [u8],
 }
 
+/// The checkpoints of a model that is put together of several: its own, and others by name.
+pub struct WeightSources<'a> {
+    /// What the model's own parts are read from.
+    pub own: &'a dyn WeightSource,
+    /// The others, each under the name that [`WeightPart::source`] has for it.
+    pub others: BTreeMap<&'a str, &'a dyn WeightSource>,
+}
+
+impl<'a> WeightSources<'a> {
+    /// What `ask` gets from the source of `part`, which knows the part as its own.
+    fn ask<T>(
+        &self,
+        part: &WeightPart,
+        ask: impl FnOnce(&'a dyn WeightSource, &WeightPart) -> Result<T>,
+    ) -> Result<T> {
+        let Some(name) = part.source.as_deref() else { return ask(self.own, part) };
+        let source = self.others.get(name).ok_or_else(|| missing_source(part, name))?;
+        ask(*source, &WeightPart { source: None, ..part.clone() }).map_err(|e| match e {
+            Error::Checkpoint(m) => Error::Checkpoint(format!("{name}: {m}")),
+            other => other,
+        })
+    }
+}
+
+impl WeightSource for WeightSources<'_> {
+    fn read(&self, part: &WeightPart) -> Result<HostTensor> {
+        self.ask(part, |source, part| source.read(part))
+    }
+
+    fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {
+        self.ask(part, |source, part| source.stored(part))
+    }
+
+    fn content(&self, part: &WeightPart) -> Result<ContentId> {
+        self.ask(part, |source, part| source.content(part))
+    }
+}
+
+fn missing_source(part: &WeightPart, source: &str) -> Error {
+    Error::Checkpoint(format!("tensor {} belongs to {source}, which was not given", part.name))
+}
+
+/// Refuses a part of another source, for sources that know none but their own.
+pub(crate) fn expect_own(part: &WeightPart) -> Result<()> {
+    part.source.as_deref().map_or(Ok(()), |source| Err(missing_source(part, source)))
+}
+
 /// In-memory parameters: tests and tools.
 impl WeightSource for HashMap<String, HostTensor> {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
+        expect_own(part)?;
         let tensor =
             self.get(&part.name).ok_or_else(|| Error::Checkpoint(format!("tensor {} is missing", part.name)))?;
         if tensor.shape != part.shape {

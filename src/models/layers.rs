@@ -14,16 +14,33 @@ pub struct Layers<'g> {
     pub graph: &'g mut Graph,
     /// How weights and activations are stored.
     pub dtype: DType,
+    /// The checkpoint that parameters come from; none: the model's own.
+    source: Option<String>,
 }
 
 impl<'g> Layers<'g> {
     /// Layers in `dtype` on `graph`.
     pub fn new(graph: &'g mut Graph, dtype: DType) -> Self {
-        Self { graph, dtype }
+        Self { graph, dtype, source: None }
+    }
+
+    /// What `build` adds, with its parameters from the checkpoint called `source` instead of the model's own.
+    ///
+    /// # Errors
+    /// What `build` returns.
+    pub fn from_source<T>(&mut self, source: &str, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let own = self.source.replace(source.to_owned());
+        let built = build(self);
+        self.source = own;
+        built
+    }
+
+    fn weight(&mut self, name: String, shape: &[usize], layout: WeightLayout, dtype: DType) -> ValueId {
+        self.graph.weight_of(self.source.as_deref(), name, shape, layout, dtype)
     }
 
     fn vector(&mut self, path: &str, suffix: &str, len: usize) -> ValueId {
-        self.graph.weight(format!("{path}.{suffix}"), &[len], WeightLayout::AsIs, DType::F32)
+        self.weight(format!("{path}.{suffix}"), &[len], WeightLayout::AsIs, DType::F32)
     }
 
     /// `torch.nn.Conv2d` with a square kernel and a bias; `x [N, H, W, C_in]` → `[N, OH, OW, out_channels]`.
@@ -62,7 +79,7 @@ impl<'g> Layers<'g> {
     fn conv2d_weight(&mut self, path: &str, x: ValueId, out_channels: usize, kernel: usize) -> ValueId {
         let in_channels = self.graph.desc(x).channels();
         let shape = [out_channels, in_channels, kernel, kernel];
-        self.graph.weight(format!("{path}.weight"), &shape, WeightLayout::Ohwi, self.dtype)
+        self.weight(format!("{path}.weight"), &shape, WeightLayout::Ohwi, self.dtype)
     }
 
     /// A 3×3 convolution that keeps the size.
@@ -80,7 +97,7 @@ impl<'g> Layers<'g> {
     pub fn linear(&mut self, path: &str, x: ValueId, out_features: usize, bias: bool) -> Result<ValueId> {
         let in_features = self.graph.desc(x).channels();
         let weight =
-            self.graph.weight(format!("{path}.weight"), &[out_features, in_features], WeightLayout::AsIs, self.dtype);
+            self.weight(format!("{path}.weight"), &[out_features, in_features], WeightLayout::AsIs, self.dtype);
         let bias = bias.then(|| self.vector(path, "bias", out_features));
         self.graph.linear(path, x, weight, bias)
     }
@@ -142,7 +159,7 @@ impl<'g> Layers<'g> {
     /// # Errors
     /// [`Error::Shape`] if `indices` are not u32.
     pub fn embedding(&mut self, path: &str, indices: ValueId, rows: usize, width: usize) -> Result<ValueId> {
-        let table = self.graph.weight(format!("{path}.weight"), &[rows, width], WeightLayout::AsIs, self.dtype);
+        let table = self.weight(format!("{path}.weight"), &[rows, width], WeightLayout::AsIs, self.dtype);
         self.graph.embedding(path, indices, table)
     }
 

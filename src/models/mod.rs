@@ -31,9 +31,9 @@ pub use config::ConfigReader;
 pub use layers::Layers;
 pub use load::LoadedModel;
 pub use model::{Model, NamedTensors, Sizes, prepare};
-pub use transformer_2d::Transformer2DModel;
+pub use transformer_2d::{AdditionalContext, Transformer2DModel};
 pub use unet_2d::{UNet2DInputs, UNet2DModel};
-pub use unet_2d_condition::{UNet2DConditionInputs, UNet2DConditionModel};
+pub use unet_2d_condition::{Additional, AdditionalResiduals, UNet2DConditionInputs, UNet2DConditionModel};
 pub use unet_2d_condition_config::{
     ConditionBlock, ConditionBlockType, ConditionClassEmbedding, TextTime, UNet2DConditionConfig,
 };

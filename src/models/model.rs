@@ -98,9 +98,9 @@ pub trait Model: Debug {
     }
 }
 
-/// Names and shapes of the parameters that `graph` reads, as they are in the checkpoint.
+/// Names and shapes of the parameters that `graph` reads from the model's own checkpoint, as they are there.
 pub(super) fn parameters_of(graph: &Graph) -> Vec<(String, Vec<usize>)> {
-    graph.weight_parts().into_iter().map(|p| (p.name.clone(), p.shape.clone())).collect()
+    graph.weight_parts().into_iter().filter(|p| p.source.is_none()).map(|p| (p.name.clone(), p.shape.clone())).collect()
 }
 
 /// The graph for inputs as users have them (pictures `[N, C, H, W]`, one timestep for all pictures), and all its inputs

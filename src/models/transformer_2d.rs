@@ -30,12 +30,32 @@ pub struct Transformer2DModel {
     pub only_cross_attention: bool,
 }
 
+/// Something besides the text that every second attention looks at, with keys and values of its own: the pictures of an
+/// IP-Adapter (Ye et al. 2023). What it finds is added to what the text gave.
+#[derive(Clone, Debug)]
+pub struct AdditionalContext {
+    /// `[N, S, D]`.
+    pub hidden_states: ValueId,
+    /// Factor on what is added; of a shape that broadcasts to `[N, T, C]`.
+    pub scale: ValueId,
+    /// The checkpoint that its projections come from. They are called as diffusers calls them when it has loaded an
+    /// adapter: `….attn2.processor.to_k_ip.INDEX.weight`, INDEX being the context's position in the list.
+    pub source: String,
+}
+
 impl Transformer2DModel {
     /// `x [N, H, W, C]`, `text [N, S, D]` → `[N, H, W, C]`.
     ///
     /// # Errors
     /// [`Error::Config`] if the channels cannot be divided into the heads or groups.
-    pub fn build(&self, m: &mut Layers<'_>, path: &str, x: ValueId, text: ValueId) -> Result<ValueId> {
+    pub fn build(
+        &self,
+        m: &mut Layers<'_>,
+        path: &str,
+        x: ValueId,
+        text: ValueId,
+        contexts: &[AdditionalContext],
+    ) -> Result<ValueId> {
         let at = |name: &str| format!("{path}.{name}");
         let channels = m.graph.desc(x).channels();
         if self.heads > channels {
@@ -50,7 +70,7 @@ impl Transformer2DModel {
         let h = m.group_norm(&at("norm"), x, self.groups, GROUP_NORM_EPS)?;
         let mut h = self.projection(m, &at("proj_in"), h, inner)?;
         for i in 0..self.layers {
-            h = self.block(m, &at(&format!("transformer_blocks.{i}")), h, text)?;
+            h = self.block(m, &at(&format!("transformer_blocks.{i}")), h, text, contexts)?;
         }
         let h = self.projection(m, &at("proj_out"), h, channels)?;
         m.graph.add(at("add_residual"), x, h)
@@ -66,18 +86,25 @@ impl Transformer2DModel {
 
     /// `BasicTransformerBlock`: attention over the picture, attention over the text, feed-forward; each normalises its
     /// input and is added to it.
-    fn block(&self, m: &mut Layers<'_>, path: &str, x: ValueId, text: ValueId) -> Result<ValueId> {
+    fn block(
+        &self,
+        m: &mut Layers<'_>,
+        path: &str,
+        x: ValueId,
+        text: ValueId,
+        contexts: &[AdditionalContext],
+    ) -> Result<ValueId> {
         let at = |name: &str| format!("{path}.{name}");
 
         // 1. self-attention
         let h = m.layer_norm(&at("norm1"), x, LAYER_NORM_EPS)?;
         let source = if self.only_cross_attention { text } else { h };
-        let h = self.attention(m, &at("attn1"), h, source)?;
+        let h = self.attention(m, &at("attn1"), h, source, &[])?;
         let x = m.graph.add(at("attn1.add"), x, h)?;
 
         // 2. cross-attention
         let h = m.layer_norm(&at("norm2"), x, LAYER_NORM_EPS)?;
-        let h = self.attention(m, &at("attn2"), h, text)?;
+        let h = self.attention(m, &at("attn2"), h, text, contexts)?;
         let x = m.graph.add(at("attn2.add"), x, h)?;
 
         // 3. feed-forward, gated (Shazeer 2020, GEGLU)
@@ -89,15 +116,35 @@ impl Transformer2DModel {
         m.graph.add(at("ff.add"), x, h)
     }
 
-    /// Queries from `x`, keys and values from `source`.
-    fn attention(&self, m: &mut Layers<'_>, path: &str, x: ValueId, source: ValueId) -> Result<ValueId> {
+    /// Queries from `x`, keys and values from `source`; then the same queries over each of `contexts`.
+    fn attention(
+        &self,
+        m: &mut Layers<'_>,
+        path: &str,
+        x: ValueId,
+        source: ValueId,
+        contexts: &[AdditionalContext],
+    ) -> Result<ValueId> {
         let at = |name: &str| format!("{path}.{name}");
         let channels = m.graph.desc(x).channels();
         let q = m.linear(&at("to_q"), x, channels, false)?;
         let k = m.linear(&at("to_k"), source, channels, false)?;
         let v = m.linear(&at("to_v"), source, channels, false)?;
         let attention = Attention { heads: self.heads, ..Attention::default() };
-        let h = m.graph.attention(at("attention"), q, Some(k), Some(v), attention)?;
+        let mut h = m.graph.attention(at("attention"), q, Some(k), Some(v), attention.clone())?;
+        for (i, context) in contexts.iter().enumerate() {
+            let projection = |name: &str| at(&format!("processor.{name}.{i}"));
+            let states = context.hidden_states;
+            let [k, v] = m.from_source(&context.source, |m| {
+                Ok([
+                    m.linear(&projection("to_k_ip"), states, channels, false)?,
+                    m.linear(&projection("to_v_ip"), states, channels, false)?,
+                ])
+            })?;
+            let seen = m.graph.attention(projection("attention"), q, Some(k), Some(v), attention.clone())?;
+            let seen = m.graph.mul(projection("scaled"), seen, context.scale)?;
+            h = m.graph.add(projection("add"), h, seen)?;
+        }
         m.linear(&at("to_out.0"), h, channels, true)
     }
 }

@@ -7,6 +7,7 @@
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
 use super::model::{Model, NamedTensors, Sizes};
+use super::transformer_2d::AdditionalContext;
 use super::unet_2d_condition_blocks::Conditions;
 use super::unet_2d_condition_config::{ConditionClassEmbedding, TextTime, UNet2DConditionConfig};
 use crate::checkpoint::Json;
@@ -24,8 +25,88 @@ pub struct UNet2DConditionModel {
     pub config: UNet2DConditionConfig,
 }
 
+/// Values that are added to those of a model at certain places, each of the shape of what it is added to.
+#[derive(Clone, Debug, Default)]
+pub enum Additional {
+    /// Nothing is added.
+    #[default]
+    None,
+    /// These values, by place.
+    Values(Vec<ValueId>),
+    /// So many inputs of the graph, f32, which this makes where they are added: NAME.0, NAME.1 …
+    Ports {
+        /// What they are called.
+        name: &'static str,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl Additional {
+    /// How many values there are.
+    fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Values(values) => values.len(),
+            Self::Ports { count, .. } => *count,
+        }
+    }
+
+    /// `x` with what is for `place` added, or `x` itself if nothing is.
+    pub(super) fn add_to(&self, m: &mut Layers<'_>, place: usize, x: ValueId) -> Result<ValueId> {
+        if place >= self.count() {
+            return Ok(x);
+        }
+        let (name, value) = match self {
+            Self::None => return Ok(x),
+            Self::Values(values) => (m.graph.node(values[place]).name.clone(), values[place]),
+            Self::Ports { name, .. } => {
+                let (name, desc) = (format!("{name}.{place}"), TensorDesc::f32(m.graph.shape(x)));
+                (name.clone(), m.graph.input(name, desc))
+            }
+        };
+        if m.graph.shape(value) != m.graph.shape(x) {
+            let (found, expected) = (m.graph.shape(value), m.graph.shape(x));
+            return Err(Error::Shape(format!("{name}: expected {expected:?}, found {found:?}")));
+        }
+        let value = m.graph.cast(format!("{name}.cast"), value, m.dtype)?;
+        m.graph.add(format!("{name}.add"), x, value)
+    }
+}
+
+/// What other networks add within a U-Net, under the names of diffusers' `forward`.
+#[derive(Clone, Debug, Default)]
+pub struct AdditionalResiduals {
+    /// `down_block_additional_residuals` of a ControlNet (Zhang et al. 2023): one for each skip connection, added to it
+    /// after the down blocks.
+    pub down: Additional,
+    /// `mid_block_additional_residual` of a ControlNet: one, added to the mid block's result.
+    pub mid: Additional,
+    /// `down_intrablock_additional_residuals` of a T2I-Adapter (Mou et al. 2023): one for each down block, added within
+    /// it; one more, if given, is added to the mid block's result.
+    pub down_intrablock: Additional,
+}
+
+impl AdditionalResiduals {
+    /// A ControlNet's values as inputs of the graph, `skips` of them for the skip connections:
+    /// `down_block_additional_residuals.0` …, `mid_block_additional_residual.0`.
+    pub fn controlnet_ports(skips: usize) -> Self {
+        Self {
+            down: Additional::Ports { name: "down_block_additional_residuals", count: skips },
+            mid: Additional::Ports { name: "mid_block_additional_residual", count: 1 },
+            down_intrablock: Additional::None,
+        }
+    }
+
+    /// A T2I-Adapter's `features` as inputs of the graph: `down_intrablock_additional_residuals.0` ….
+    pub fn adapter_ports(features: usize) -> Self {
+        let name = "down_intrablock_additional_residuals";
+        Self { down_intrablock: Additional::Ports { name, count: features }, ..Self::default() }
+    }
+}
+
 /// The values that go into a [`UNet2DConditionModel`], under the names of diffusers' `forward`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct UNet2DConditionInputs {
     /// `[N, H, W, in_channels]`
     pub sample: ValueId,
@@ -42,6 +123,10 @@ pub struct UNet2DConditionInputs {
     pub text_embeds: Option<ValueId>,
     /// `[N, K]`: original size, crop, target size …, if the config has `text_time`.
     pub time_ids: Option<ValueId>,
+    /// What other networks add within; nothing, unless the caller says so.
+    pub additional_residuals: AdditionalResiduals,
+    /// What the cross-attentions look at besides the text; nothing, unless the caller says so.
+    pub additional_contexts: Vec<AdditionalContext>,
 }
 
 impl UNet2DConditionModel {
@@ -109,6 +194,8 @@ impl UNet2DConditionModel {
             class_labels,
             text_embeds,
             time_ids,
+            additional_residuals: AdditionalResiduals::default(),
+            additional_contexts: Vec::new(),
         })
     }
 
@@ -135,7 +222,7 @@ impl UNet2DConditionModel {
         sample = m.graph.cast("sample.cast", sample, m.dtype)?;
 
         // 1. time, class and text
-        let mut emb = self.time_embedding(m, inputs)?;
+        let mut emb = self.time_embedding(m, &inputs)?;
         if let Some(activation) = c.time_embedding_act_fn {
             emb = m.activation("time_embed_act", emb, activation)?;
         }
@@ -144,7 +231,9 @@ impl UNet2DConditionModel {
         if c.encoder_hid_dim.is_some() {
             text = m.linear("encoder_hid_proj", text, c.cross_attention_dim, true)?;
         }
-        let conditions = Conditions { emb, temb, text };
+        let contexts = self.contexts(m, &inputs)?;
+        let conditions = Conditions { emb, temb, text, contexts: &contexts };
+        let additional = &inputs.additional_residuals;
 
         // 2. pre-process
         let same_size = |kernel: usize| Conv2d { padding: [kernel / 2; 4], ..Conv2d::default() };
@@ -154,13 +243,25 @@ impl UNet2DConditionModel {
         // 3. down
         let mut skips = vec![h];
         for level in 0..c.down_blocks.len() {
-            h = c.down_block(m, level, h, conditions, &mut skips)?;
+            h = c.down_block(m, level, h, conditions, &additional.down_intrablock, &mut skips)?;
+        }
+        if ![0, skips.len()].contains(&additional.down.count()) {
+            return Err(Error::Shape(format!(
+                "down_block_additional_residuals: expected {}, one for each skip connection, found {}",
+                skips.len(),
+                additional.down.count()
+            )));
+        }
+        for (i, skip) in skips.iter_mut().enumerate() {
+            *skip = additional.down.add_to(m, i, *skip)?;
         }
 
         // 4. mid
         if let Some(block) = &c.mid_block {
             h = c.build_mid_block(m, block, h, conditions)?;
         }
+        h = additional.down_intrablock.add_to(m, c.down_blocks.len(), h)?;
+        h = additional.mid.add_to(m, 0, h)?;
 
         // 5. up
         for level in 0..c.up_blocks.len() {
@@ -174,8 +275,19 @@ impl UNet2DConditionModel {
         m.graph.cast("out.cast", out, DType::F32)
     }
 
+    /// The additional contexts, stored as the model's activations are.
+    fn contexts(&self, m: &mut Layers<'_>, inputs: &UNet2DConditionInputs) -> Result<Vec<AdditionalContext>> {
+        let contexts = inputs.additional_contexts.iter();
+        let cast = contexts.map(|context| {
+            let name = format!("{}.cast", m.graph.node(context.hidden_states).name);
+            let hidden_states = m.graph.cast(name, context.hidden_states, m.dtype)?;
+            Ok(AdditionalContext { hidden_states, ..context.clone() })
+        });
+        cast.collect()
+    }
+
     /// The embedding `[N, E]` of everything that is not picture or text tokens.
-    fn time_embedding(&self, m: &mut Layers<'_>, inputs: UNet2DConditionInputs) -> Result<ValueId> {
+    fn time_embedding(&self, m: &mut Layers<'_>, inputs: &UNet2DConditionInputs) -> Result<ValueId> {
         let c = &self.config;
 
         // 1. the timestep, and the guidance scale of distilled models

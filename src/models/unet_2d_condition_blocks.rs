@@ -2,20 +2,23 @@
 
 use super::layers::Layers;
 use super::resnet::{Resample, ResnetBlock2D, downsample_2d, upsample_2d};
-use super::transformer_2d::Transformer2DModel;
+use super::transformer_2d::{AdditionalContext, Transformer2DModel};
+use super::unet_2d_condition::Additional;
 use super::unet_2d_condition_config::{ConditionBlock, ConditionBlockType, UNet2DConditionConfig};
 use crate::error::Result;
 use crate::graph::ValueId;
 
 /// What conditions the blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Conditions {
+pub(super) struct Conditions<'a> {
     /// The time embedding `[N, E]`, with class and the like added.
     pub emb: ValueId,
     /// The same, activated: most residual blocks activate it before they project it, and once is enough.
     pub temb: ValueId,
     /// The text `[N, S, D]`.
     pub text: ValueId,
+    /// What is looked at besides the text.
+    pub contexts: &'a [AdditionalContext],
 }
 
 impl UNet2DConditionConfig {
@@ -32,7 +35,7 @@ impl UNet2DConditionConfig {
     }
 
     /// A residual block of `block`, and the form of the time embedding that it takes.
-    fn resnet_of(&self, block: &ConditionBlock, conditions: Conditions) -> (ResnetBlock2D, Option<ValueId>) {
+    fn resnet_of(&self, block: &ConditionBlock, conditions: Conditions<'_>) -> (ResnetBlock2D, Option<ValueId>) {
         let resnet = self.resnet(block.channels);
         match block.kind {
             ConditionBlockType::Plain | ConditionBlockType::CrossAttn => (resnet, Some(conditions.temb)),
@@ -53,22 +56,31 @@ impl UNet2DConditionConfig {
         }
     }
 
-    /// Down block `level`: appends what the up blocks will need to `skips`.
+    /// Down block `level`: appends what the up blocks will need to `skips`. `additional` (see
+    /// [`super::unet_2d_condition::AdditionalResiduals::down_intrablock`]) is added where diffusers adds it: in a block
+    /// with attention to what its last attention gives, in others to their result, which the up blocks see too.
     pub(super) fn down_block(
         &self,
         m: &mut Layers<'_>,
         level: usize,
         x: ValueId,
-        conditions: Conditions,
+        conditions: Conditions<'_>,
+        additional: &Additional,
         skips: &mut Vec<ValueId>,
     ) -> Result<ValueId> {
         let (path, block) = (format!("down_blocks.{level}"), &self.down_blocks[level]);
+        let has_attention = block.kind == ConditionBlockType::CrossAttn;
+        let last = block.transformer_layers.len() - 1;
         let (resnet, emb) = self.resnet_of(block, conditions);
         let mut h = x;
         for (i, layers) in block.transformer_layers.iter().enumerate() {
             h = resnet.build(m, &format!("{path}.resnets.{i}"), h, emb)?;
-            if block.kind == ConditionBlockType::CrossAttn {
-                h = self.transformer(block, *layers).build(m, &format!("{path}.attentions.{i}"), h, conditions.text)?;
+            if has_attention {
+                let path = format!("{path}.attentions.{i}");
+                h = self.transformer(block, *layers).build(m, &path, h, conditions.text, conditions.contexts)?;
+                if i == last {
+                    h = additional.add_to(m, level, h)?;
+                }
             }
             skips.push(h);
         }
@@ -82,6 +94,10 @@ impl UNet2DConditionConfig {
             };
             skips.push(h);
         }
+        if !has_attention {
+            h = additional.add_to(m, level, h)?;
+            *skips.last_mut().expect("every block has pushed some") = h;
+        }
         Ok(h)
     }
 
@@ -91,7 +107,7 @@ impl UNet2DConditionConfig {
         m: &mut Layers<'_>,
         block: &ConditionBlock,
         x: ValueId,
-        conditions: Conditions,
+        conditions: Conditions<'_>,
     ) -> Result<ValueId> {
         let resnet = ResnetBlock2D { output_scale_factor: self.mid_block_scale_factor, ..self.resnet(block.channels) };
         let h = resnet.build(m, "mid_block.resnets.0", x, Some(conditions.temb))?;
@@ -99,7 +115,7 @@ impl UNet2DConditionConfig {
             return Ok(h);
         }
         let transformer = self.transformer(block, block.transformer_layers[0]);
-        let h = transformer.build(m, "mid_block.attentions.0", h, conditions.text)?;
+        let h = transformer.build(m, "mid_block.attentions.0", h, conditions.text, conditions.contexts)?;
         resnet.build(m, "mid_block.resnets.1", h, Some(conditions.temb))
     }
 
@@ -109,7 +125,7 @@ impl UNet2DConditionConfig {
         m: &mut Layers<'_>,
         level: usize,
         x: ValueId,
-        conditions: Conditions,
+        conditions: Conditions<'_>,
         skips: &mut Vec<ValueId>,
     ) -> Result<ValueId> {
         let (path, block) = (format!("up_blocks.{level}"), &self.up_blocks[level]);
@@ -120,7 +136,13 @@ impl UNet2DConditionConfig {
             h = m.graph.concat(format!("{path}.resnets.{i}.concat"), h, skip, -1)?;
             h = resnet.build(m, &format!("{path}.resnets.{i}"), h, emb)?;
             if block.kind == ConditionBlockType::CrossAttn {
-                h = self.transformer(block, *layers).build(m, &format!("{path}.attentions.{i}"), h, conditions.text)?;
+                h = self.transformer(block, *layers).build(
+                    m,
+                    &format!("{path}.attentions.{i}"),
+                    h,
+                    conditions.text,
+                    conditions.contexts,
+                )?;
             }
         }
         let Some(next) = skips.last() else { return Ok(h) };

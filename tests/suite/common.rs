@@ -54,6 +54,11 @@ impl Fixture {
         self.tensors.get(key)
     }
 
+    /// The tensors whose names begin with `prefix`, by what follows it.
+    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a HostTensor)> {
+        self.tensors.iter().filter_map(move |(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
+    }
+
     /// Entry `i` along the first axis of the tensor of this name.
     pub fn entry(&self, key: &str, i: usize) -> HostTensor {
         let whole = self.tensor(key);

@@ -3,3 +3,4 @@
 pub mod autoencoder;
 pub mod stable_diffusion;
 pub mod unet_2d;
+pub mod unet_ports;
