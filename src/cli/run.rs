@@ -64,8 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     // 3. outputs
     let mut outputs = NamedTensors::new();
     for name in names {
-        let tensor = session.read(&name)?;
-        let tensor = if tensor.shape.len() == 4 { tensor.channels_first() } else { tensor };
+        let tensor = model.layout(&name).to_public(session.read(&name)?);
         outputs.insert(name, tensor);
     }
     let listed: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();

@@ -79,11 +79,7 @@ pub struct WeightSources<'a> {
 
 impl<'a> WeightSources<'a> {
     /// What `ask` gets from the source of `part`, which knows the part as its own.
-    fn ask<T>(
-        &self,
-        part: &WeightPart,
-        ask: impl FnOnce(&'a dyn WeightSource, &WeightPart) -> Result<T>,
-    ) -> Result<T> {
+    fn ask<T>(&self, part: &WeightPart, ask: impl FnOnce(&'a dyn WeightSource, &WeightPart) -> Result<T>) -> Result<T> {
         let Some(name) = part.source.as_deref() else { return ask(self.own, part) };
         let source = self.others.get(name).ok_or_else(|| missing_source(part, name))?;
         ask(*source, &WeightPart { source: None, ..part.clone() }).map_err(|e| match e {

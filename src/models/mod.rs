@@ -30,7 +30,7 @@ pub use clip_text::{CLIPTextConfig, CLIPTextModel, EndOfText, TextOutput};
 pub use config::ConfigReader;
 pub use layers::Layers;
 pub use load::LoadedModel;
-pub use model::{Model, NamedTensors, Sizes, prepare};
+pub use model::{Layout, Model, NamedTensors, Sizes, prepare};
 pub use transformer_2d::{AdditionalContext, Transformer2DModel};
 pub use unet_2d::{UNet2DInputs, UNet2DModel};
 pub use unet_2d_condition::{Additional, AdditionalResiduals, UNet2DConditionInputs, UNet2DConditionModel};

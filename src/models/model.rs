@@ -60,6 +60,36 @@ impl Sizes {
     }
 }
 
+/// What the dimensions of an input or output of a model mean, where users see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Something with channels at every place, of any number of spatial dimensions: `[N, .., C]` in a graph, `[N, C, ..]`
+    /// for users.
+    ChannelsLast,
+    /// Tokens `[N, T, C]`, vectors `[N, C]`, indices: the same on both sides.
+    Tokens,
+}
+
+impl Layout {
+    /// The shape for users of a tensor that has `shape` in a graph.
+    pub fn public_shape(self, shape: &[usize]) -> Vec<usize> {
+        match (self, shape) {
+            (Self::ChannelsLast, [n, places @ .., c]) => [&[*n, *c], places].concat(),
+            _ => shape.to_vec(),
+        }
+    }
+
+    /// A graph's tensor as users see it.
+    pub fn to_public(self, tensor: HostTensor) -> HostTensor {
+        if self == Self::ChannelsLast { tensor.channels_first() } else { tensor }
+    }
+
+    /// A user's tensor as a graph takes it.
+    pub fn from_public(self, tensor: HostTensor) -> HostTensor {
+        if self == Self::ChannelsLast { tensor.channels_last() } else { tensor }
+    }
+}
+
 /// A model that can be run on its own. Its graph describes the rest: shapes and element types of the inputs, and the
 /// outputs.
 pub trait Model: Debug {
@@ -69,12 +99,21 @@ pub trait Model: Debug {
     /// Sizes the model was trained for, or can at least be run at.
     fn default_sizes(&self) -> Sizes;
 
-    /// One forward pass. Inputs and outputs are f32, or u32 for indices; four-dimensional ones are `[N, H, W, C]`.
+    /// One forward pass. Inputs and outputs are f32, or u32 for indices; [`Model::layout`] says what their
+    /// dimensions mean.
     /// Everything between is stored as `dtype`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes do not fit the model, [`Error::Config`] if the config contradicts itself.
     fn graph(&self, sizes: &Sizes, dtype: DType) -> Result<Graph>;
+
+    /// What the dimensions of an input or output mean. Pictures and what is made of them are called so by every model.
+    fn layout(&self, name: &str) -> Layout {
+        match name {
+            "sample" | "latent" | "latents" | "mean" | "logvar" => Layout::ChannelsLast,
+            _ => Layout::Tokens,
+        }
+    }
 
     /// The number that the elements of a u32 input must stay below.
     fn index_bound(&self, _input: &str) -> Option<usize> {
@@ -128,26 +167,18 @@ pub fn prepare(model: &dyn Model, mut given: NamedTensors, dtype: DType) -> Resu
         if let Some(bound) = model.index_bound(&node.name) {
             check_indices(&node.name, &tensor, bound)?;
         }
-        let expected = public_shape(&node.desc.shape);
+        let layout = model.layout(&node.name);
+        let expected = layout.public_shape(&node.desc.shape);
         let tensor = match node.desc.shape.as_slice() {
             &[n] if tensor.len() == 1 => HostTensor { shape: vec![n], data: tensor.data.repeat(n) },
             _ if tensor.shape != expected => {
                 return Err(Error::Shape(format!("{}: expected {expected:?}, found {:?}", node.name, tensor.shape)));
             }
-            [_, _, _, _] => tensor.channels_last(),
-            _ => tensor,
+            _ => layout.from_public(tensor),
         };
         inputs.insert(node.name.clone(), tensor);
     }
     Ok((graph, inputs))
-}
-
-/// The shape of a graph's tensor as users see it: channels first.
-fn public_shape(shape: &[usize]) -> Vec<usize> {
-    match *shape {
-        [n, h, w, c] => vec![n, c, h, w],
-        _ => shape.to_vec(),
-    }
 }
 
 fn check_indices(name: &str, tensor: &HostTensor, bound: usize) -> Result<()> {

@@ -39,6 +39,8 @@ pub enum Additional {
         name: &'static str,
         /// How many there are.
         count: usize,
+        /// Whether they are another in every step; otherwise they belong to the condition.
+        each_step: bool,
     },
 }
 
@@ -60,9 +62,10 @@ impl Additional {
         let (name, value) = match self {
             Self::None => return Ok(x),
             Self::Values(values) => (m.graph.node(values[place]).name.clone(), values[place]),
-            Self::Ports { name, .. } => {
+            Self::Ports { name, each_step, .. } => {
                 let (name, desc) = (format!("{name}.{place}"), TensorDesc::f32(m.graph.shape(x)));
-                (name.clone(), m.graph.input(name, desc))
+                let port = if *each_step { m.graph.input(&*name, desc) } else { m.graph.condition(&*name, desc) };
+                (name, port)
             }
         };
         if m.graph.shape(value) != m.graph.shape(x) {
@@ -92,8 +95,8 @@ impl AdditionalResiduals {
     /// `down_block_additional_residuals.0` …, `mid_block_additional_residual.0`.
     pub fn controlnet_ports(skips: usize) -> Self {
         Self {
-            down: Additional::Ports { name: "down_block_additional_residuals", count: skips },
-            mid: Additional::Ports { name: "mid_block_additional_residual", count: 1 },
+            down: Additional::Ports { name: "down_block_additional_residuals", count: skips, each_step: true },
+            mid: Additional::Ports { name: "mid_block_additional_residual", count: 1, each_step: true },
             down_intrablock: Additional::None,
         }
     }
@@ -101,7 +104,7 @@ impl AdditionalResiduals {
     /// A T2I-Adapter's `features` as inputs of the graph: `down_intrablock_additional_residuals.0` ….
     pub fn adapter_ports(features: usize) -> Self {
         let name = "down_intrablock_additional_residuals";
-        Self { down_intrablock: Additional::Ports { name, count: features }, ..Self::default() }
+        Self { down_intrablock: Additional::Ports { name, count: features, each_step: false }, ..Self::default() }
     }
 }
 

@@ -8,6 +8,7 @@ use unmist::caps::Caps;
 use unmist::gpu::GpuSession;
 use unmist::graph::{Graph, NodeKind, TensorDesc};
 use unmist::ops::activation::ActivationKind;
+use unmist::ops::norm::{Norm, NormKind};
 use unmist::ops::{Case, Knobs, LowerContext, Size, registry};
 use unmist::plan::{Choice, Decision, Forced, PlanOptions, Program, Tuned, TunedEntry, explain};
 use unmist::reference::ReferenceSession;
@@ -68,6 +69,26 @@ fn the_most_specific_word_of_the_user_counts() {
     let node = ["block.narrow=shuffle:QUADS=1", "linear@70x8=tiled", "linear=naive"];
     assert_eq!(chosen(&node), ["naive ", "shuffle QUADS=1 ROWS=4"]);
     assert_eq!(chosen(&["linear=tiled:TILE=128"])[0], "tiled SPLITS=2 TILE=128");
+}
+
+#[test]
+fn older_names_mean_their_kind_alone() {
+    let mut graph = Graph::new();
+    let g = &mut graph;
+    let x = g.input("x", TensorDesc::f32([2, 9, 16]));
+    let group = g.norm("group", x, [None; 2], None, Norm::new(NormKind::Group { groups: 2 }, 1e-5)).expect("sound");
+    let layer = g.norm("layer", group, [None; 2], None, Norm::new(NormKind::Layer, 1e-5)).expect("sound");
+    let geglu = g.gated("geglu", layer, ActivationKind::Gelu).expect("sound");
+    let swiglu = g.gated("swiglu", geglu, ActivationKind::Silu).expect("sound");
+    g.output("y", swiglu);
+    let chosen = |texts: &[&str]| {
+        let all: HashMap<_, _> = explain(&graph, &cpu(), &forced(texts)).expect("can run").into_iter().collect();
+        ["group", "layer", "geglu", "swiglu"].map(|node| all[node].variant)
+    };
+    assert_eq!(chosen(&[]), ["chunked", "rows", "vec4", "vec4"]);
+    assert_eq!(chosen(&["group_norm=naive"]), ["naive", "rows", "vec4", "vec4"]);
+    assert_eq!(chosen(&["layer_norm=workgroup", "geglu=naive"]), ["chunked", "workgroup", "naive", "vec4"]);
+    assert_eq!(chosen(&["norm=naive", "gated=naive"]), ["naive"; 4]);
 }
 
 #[test]

@@ -123,8 +123,8 @@ fn prompts(unet: &UNet, graph: &mut Graph) -> Vec<AdditionalContext> {
         let name = format!("{PROMPTS}.{i}.hidden_states");
         let desc = TensorDesc::f32(unet.fixture.tensor(&name).shape.clone());
         AdditionalContext {
-            hidden_states: graph.input(name, desc),
-            scale: graph.input(format!("{PROMPTS}.{i}.scale"), TensorDesc::f32([1])),
+            hidden_states: graph.condition(name, desc),
+            scale: graph.condition(format!("{PROMPTS}.{i}.scale"), TensorDesc::f32([1])),
             source: PROMPTS.into(),
         }
     };
