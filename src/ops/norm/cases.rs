@@ -33,12 +33,24 @@ fn group_cases() -> Vec<Case> {
         case("one position", &[3, 24], 3, 1e-5, silu, Fill::Normal),
         case("groups, eps larger than the variance", &[2, 4, 3, 8], 2, 1e-2, None, Fill::Uniform(-1e-2, 1e-2)),
         case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),
+        case("groups, two whole workgroups", &[2, 4, 4, 16], 4, 1e-5, silu, Fill::Normal),
         case("a film", &[2, 3, 5, 4, 12], 3, 1e-5, None, Fill::Normal),
         // Sums of more than 10 000 values.
         case("a long reduction", &[2, 31, 67, 32], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).tolerance(1e-4),
         // The mean is 170 times the deviation: rounding the mean alone to f32 moves the result by up to 170 · 2⁻²⁴ =
         // 1e-5.
         case("groups, mean far from zero", &[2, 13, 9, 16], 4, 1e-5, None, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
+        case("groups of 1.4 million values", &[2, 300, 300, 32], 2, 1e-5, None, Fill::Uniform(-1.0, 3.0))
+            .tolerance(1e-4)
+            .too_long_for_naive()
+            .large(),
+        case("SD 1.5, 64 x 64 pixels, 320 channels", &[2, 64, 64, 320], 32, 1e-5, silu, Fill::Normal)
+            .tolerance(1e-4)
+            .perf(),
+        case("VAE, 256 x 256 pixels, 256 channels", &[1, 256, 256, 256], 32, 1e-6, silu, Fill::Normal)
+            .tolerance(1e-4)
+            .too_long_for_naive()
+            .perf(),
     ]
 }
 
@@ -52,6 +64,7 @@ fn row_cases() -> Vec<Case> {
     vec![
         layer("odd channels", &[3, 7, 13], 1e-5, Fill::Normal),
         layer("tokens", &[2, 33, 40], 1e-5, Fill::Normal),
+        layer("rows, two whole workgroups", &[2, 8, 16], 1e-5, Fill::Normal),
         layer("one vector of four a row", &[9, 4], 1e-6, Fill::Normal),
         layer("rows, eps larger than the variance", &[2, 5, 36], 1e-2, Fill::Uniform(-1e-2, 1e-2)),
         layer("one past a workgroup", &[2, 9, 260], 1e-5, Fill::Uniform(-1.0, 3.0)),
@@ -63,6 +76,10 @@ fn row_cases() -> Vec<Case> {
         rms("rms, each head of 8", &[2, 9, 3, 8], 1e-6, [true, false]),
         rms("rms, nothing learned", &[2, 5, 68], 1e-5, [false, false]),
         rms("rms, long rows", &[5, 3, 1284], 1e-6, [true, false]),
+        layer("more rows than a dispatch is wide", &[600_000, 4], 1e-5, Fill::Normal).large(),
+        layer("SD 1.5, rows of 64 x 64 pixels, 320 channels", &[2, 4096, 320], 1e-5, Fill::Normal).perf(),
+        layer("SDXL, rows of 32 x 32 pixels, 1280 channels", &[2, 1024, 1280], 1e-5, Fill::Normal).perf(),
+        rms("Z-Image, 4096 tokens, 3840 channels", &[1, 4096, 3840], 1e-5, [true, false]).perf(),
     ]
 }
 

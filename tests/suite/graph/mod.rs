@@ -7,3 +7,4 @@ pub mod overflow;
 pub mod parity;
 pub mod program;
 pub mod store;
+pub mod views;
