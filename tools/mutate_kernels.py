@@ -211,7 +211,7 @@ def main():
     parser.add_argument("--results", type=Path, help="file of JSON lines to continue")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one fault; longer counts as noticed, as "
                         "does three times the processor time of the kernel as it is")
-    parser.add_argument("--include-operations", type=int, default=99, help="of a fault in an include, at most")
+    parser.add_argument("--include-operations", type=int, default=6, help="of a fault in an include, at most")
     parser.add_argument("--require", type=float, default=0, help="least score, percent")
     parser.add_argument("--list", action="store_true", help="print the faults and try none")
     args = parser.parse_args()
@@ -223,7 +223,8 @@ def main():
         kernel = path.relative_to(WGSL).with_suffix("").as_posix()
         if not kernel.startswith(prefixes):
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        lines = [code(line) for line in path.read_text().splitlines() if not re.match(r"//(?!!)", line)]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]  # of the code alone
         faults += [(kernel, digest, *fault) for fault in mutants_of(path, constants) if not kinds or fault[0] in kinds]
     total = len(faults)
     random.Random(args.seed).shuffle(faults)
@@ -237,13 +238,15 @@ def main():
     if args.results and args.results.exists():
         for line in args.results.read_text().splitlines():
             entry = json.loads(line)
-            known[entry["kernel"], entry["sha256"], entry["line"], entry["after"]] = entry
+            known[entry["kernel"], entry["sha256"], entry["place"], entry["after"]] = entry
     output = args.results.open("a") if args.results else None
     runner, entries = Runner(args), []
     try:
         limits = {}
         for position, (kernel, digest, kind, number, before, after) in enumerate(faults):
-            entry = known.get((kernel, digest, number + 1, after))
+            # The same line may stand in a file twice; comments above it do not count.
+            place = (WGSL / f"{kernel}.wgsl").read_text().splitlines()[:number].count(before)
+            entry = known.get((kernel, digest, place, after))
             if entry is None:
                 if kernel not in limits:
                     before_it = children_seconds()
@@ -255,14 +258,14 @@ def main():
                     limits[kernel] = int(3 * took) + 5
                 begin = time.monotonic()
                 outcome, why = runner.try_fault(kernel, number, after, limits[kernel])
-                entry = {"kernel": kernel, "sha256": digest, "line": number + 1, "kind": kind, "before": before,
-                         "after": after, "outcome": outcome, "why": why, "seconds": round(time.monotonic() - begin, 2)}
+                entry = {"kernel": kernel, "sha256": digest, "line": number + 1, "place": place, "kind": kind,
+                         "before": before, "after": after, "outcome": outcome, "why": why, "seconds": round(time.monotonic() - begin, 2)}
                 if output:
                     output.write(json.dumps(entry, ensure_ascii=False) + "\n")
                     output.flush()
                 if outcome == "survived":
-                    place = f"[{position + 1} of {len(faults)}] survived: {kernel}:{number + 1}"
-                    print(f"{place} {kind}: {after.strip()}", flush=True)
+                    print(f"[{position + 1} of {len(faults)}] survived: {kernel}:{number + 1} {kind}: {after.strip()}",
+                          flush=True)
             entries.append(entry)
     finally:
         runner.close()

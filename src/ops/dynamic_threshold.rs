@@ -96,6 +96,9 @@ impl Operation for DynamicThreshold {
             case("many equal values, quantile between two", 0.7, 10.0, &[2, 10], Fill::Index(6)),
             case("many equal values, quantile among them", 0.52, 10.0, &[3, 101], Fill::Index(4)),
             case("one element", 0.5, 10.0, &[2, 1], Fill::Uniform(2.0, 4.0)),
+            case("two whole workgroups", 0.9, 10.0, &[2, 8, 8, 4], Fill::Normal),
+            // So many images that an element left out of each changes some quantile.
+            case("512 images", 0.9, 10.0, &[512, 600], Fill::Normal),
         ]
     }
 }

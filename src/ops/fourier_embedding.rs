@@ -73,6 +73,7 @@ impl Operation for FourierEmbedding {
             // 5.85 · 48 is 280 turns, whose last place in f32 is worth 1.9e-4 rad.
             case("log of levels up to 348, weights up to 48", true, true, (0.01, 348.0), 33, 48.0).tolerance(1e-4),
             case("log of levels below 1", true, false, (0.001, 1.0), 17, 4.0),
+            case("whole workgroups", false, true, (0.0, 1.0), 128, 4.0),
             case("levels up to 20", false, true, (0.0, 20.0), 15, 1.0),
             case("levels up to 1, sines first", false, false, (0.0, 1.0), 34, 4.0),
         ]

@@ -88,16 +88,21 @@ impl Operation for GuidanceRescale {
     }
 
     fn cases() -> Vec<Case> {
-        let case = |label, factor, branch, branches, shape: &[usize]| {
+        let case_of = |label, factor, branch, branches, shape: &[usize], fill| {
             let mut output = shape.to_vec();
             output[0] *= branches;
-            let inputs = vec![CaseInput::f32(shape, Fill::Uniform(-3.0, 9.0)), CaseInput::f32(output, Fill::Normal)];
+            let inputs = vec![CaseInput::f32(shape, Fill::Uniform(-3.0, 9.0)), CaseInput::f32(output, fill)];
             Case::new(label, GuidanceRescale { factor, branch }, inputs)
+        };
+        let case = |label, factor, branch, branches, shape: &[usize]| {
+            case_of(label, factor, branch, branches, shape, Fill::Normal)
         };
         vec![
             case("odd number of elements", 0.7, 1, 2, &[3, 5, 7, 3]),
             case("latents", 0.5, 1, 2, &[2, 24, 20, 4]),
             case("first of three branches", 1.0, 0, 3, &[2, 5, 3, 1]),
+            // An element counted twice moves the mean, and with it what is left of the deviation.
+            case_of("mean far from zero", 1.0, 0, 1, &[3, 11, 37, 3], Fill::Uniform(90.0, 102.0)),
             case("nothing changes", 0.0, 1, 2, &[1, 5, 3]),
             case("two whole workgroups", 0.6, 1, 2, &[2, 4, 8, 8]),
         ]

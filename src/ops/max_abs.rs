@@ -79,7 +79,7 @@ impl Operation for MaxAbs {
             case("two elements", &[2]),
             case("three elements", &[3]),
             // So many parts that a vector left out of each changes the largest value of some.
-            case("64 parts", &[64, 4096]),
+            case("1024 parts", &[1024, 4096]),
             Case::new(
                 "nothing but zeros, padded",
                 MaxAbs,

@@ -102,6 +102,8 @@ impl Operation for Softmax {
             case("scores of 64 x 64 pixels over themselves, one head", &[4096, 4096], Fill::Normal).perf(),
             // e^x itself would overflow, or be zero in every term; the differences from the largest x are exact in f32.
             case("nearly one-hot", &[4, 9, 36], Fill::Uniform(-400.0, 400.0)),
+            case("so far apart that each power overflows, whole vectors", &[8, 9, 36], Fill::Uniform(-4000.0, 4000.0)),
+            case("long rows, so far apart", &[10, 1028], Fill::Uniform(-6e4, 6e4)),
             case("large negative", &[4, 9, 36], Fill::Uniform(-1010.0, -1000.0)),
         ]
     }

@@ -227,6 +227,26 @@ impl PreparedCase {
     }
 }
 
+/// Compares the elements that the reference computes by themselves with the same elements of the whole result; `false`
+/// if the operation computes no single elements of this case.
+///
+/// # Errors
+/// [`Error::Shape`] if they differ.
+pub fn check_sampled(case: &Case) -> Result<bool> {
+    let graph = case.structure(DType::F32)?;
+    let values = case.values(&graph);
+    let mut given = values.iter();
+    let inputs: Vec<_> =
+        case.inputs.iter().map(|i| i.as_ref().map(|_| &given.next().expect("one value an input").1)).collect();
+    let whole = case.op.reference(&inputs);
+    let at: Vec<_> = (0..whole.len()).rev().step_by(3).collect();
+    let Some(data) = case.op.reference_at(&inputs, &at) else { return Ok(false) };
+    let expected = at.iter().map(|i| whole.data[*i]).collect();
+    let tensor = |data| HostTensor { shape: vec![at.len()], data };
+    compare(&tensor(data), &tensor(expected), Tolerance::l2(1e-6))?;
+    Ok(true)
+}
+
 /// See [`Run::Folded`]. Only kernels that unfold their index take part; others give y a meaning.
 fn fold(program: &mut Program) {
     let Program { kernels, once, condition, step, .. } = program;

@@ -9,7 +9,7 @@ mod divergence;
 mod sweep;
 
 #[cfg(feature = "gpu")]
-pub use case::{CaseResult, Edit, PreparedCase, Run, Storage};
+pub use case::{CaseResult, Edit, PreparedCase, Run, Storage, check_sampled};
 pub use compare::{Difference, Tolerance, compare};
 #[cfg(feature = "gpu")]
 pub use divergence::{Divergence, first_divergence};

@@ -61,3 +61,17 @@ fn naive_variants_accept_every_case() {
         }
     }
 }
+
+/// Single elements of a reference are what the whole has there.
+#[test]
+fn sampled_references_are_parts_of_the_whole() {
+    let mut compared = 0;
+    for info in registry() {
+        for case in info.cases_of(Size::Small) {
+            compared += usize::from(unmist::verify::check_sampled(case).unwrap_or_else(|e| {
+                panic!("{} \"{}\": {e}", info.name, case.label);
+            }));
+        }
+    }
+    eprintln!("{compared} cases with single elements");
+}

@@ -7,6 +7,7 @@ use unmist::checkpoint::{Checkpoint, Tensors};
 use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
@@ -97,30 +98,25 @@ impl Run {
     }
 }
 
-fn max_abs(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    assert!(a.iter().all(|v| v.is_finite()));
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
-}
-
 fn check(name: &str, device: &Device) {
     let run = Run::load(name);
     let trajectory = run.file.info("trajectory").map(|_| run.file.read_f32("trajectory").expect("sound"));
     let mut steps_seen = 0;
     let images = run.sample(device, &mut |step, sample| {
         let truth = trajectory.as_ref().expect("only called with one");
-        let expected = &truth.data[step * sample.len()..][..sample.len()];
-        let error = max_abs(&sample.data, expected);
-        assert!(error <= 2.0 * MAX_ABS, "{name}, step {step}: max abs {error:.2e}"); // the sample spans [-1, 1], twice the picture's range
+        let data = truth.data[step * sample.len()..][..sample.len()].to_vec();
+        let expected = HostTensor { shape: sample.shape.clone(), data };
+        // The sample spans [-1, 1], twice the picture's range.
+        compare(&sample, &expected, Tolerance::largest(2.0 * MAX_ABS))
+            .unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
         steps_seen += 1;
     });
     if let Some(truth) = &trajectory {
         assert_eq!(steps_seen, truth.shape[0], "{name}: every step is compared");
     }
     let truth = run.file.read_f32("images").expect("sound");
-    assert_eq!(images.shape, truth.shape, "{name}");
-    let error = max_abs(&images.data, &truth.data);
-    assert!(error <= MAX_ABS, "{name} on {}: max abs {error:.2e} after all steps", device.describe());
+    compare(&images, &truth, Tolerance::largest(MAX_ABS))
+        .unwrap_or_else(|e| panic!("{name} on {}, after all steps: {e}", device.describe()));
 }
 
 #[test]
@@ -150,7 +146,7 @@ fn another_seed_or_order_of_noise_makes_another_picture() {
     let truth = run.file.read_f32("images").expect("sound");
     run.seeds = vec![1];
     let other = run.sample(&Device::Reference, &mut |_, _| {});
-    assert!(max_abs(&other.data, &truth.data) > 0.1, "the seed has no effect");
+    assert!(compare(&other, &truth, Tolerance::largest(0.1)).is_err(), "the seed has no effect");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use unmist::checkpoint::{Checkpoint, Tensors};
 use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
+use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
 use crate::common::stable_diffusion;
@@ -132,10 +133,8 @@ fn check(model: &str, name: &str, device: &Device) {
     let images = run.sample(device);
     let result = if run.file.info("images").is_some() { "images" } else { "latents" };
     let truth = run.file.read_f32(result).expect("sound");
-    assert_eq!(images.shape, truth.shape, "{model}/{name}");
-    assert!(images.data.iter().all(|v| v.is_finite()), "{model}/{name}");
-    let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    assert!(error <= MAX_ABS, "{model}/{name} on {}: max abs {error:.2e} after all steps", device.describe());
+    compare(&images, &truth, Tolerance::largest(MAX_ABS))
+        .unwrap_or_else(|e| panic!("{model}/{name} on {}, after all steps: {e}", device.describe()));
 }
 
 fn device() -> Device {
