@@ -98,6 +98,12 @@ impl Run {
     }
 }
 
+/// The largest distance of two elements.
+fn max_abs(a: &[f32], b: &[f32]) -> f64 {
+    let tensor = |data: &[f32]| HostTensor { shape: vec![data.len()], data: data.to_vec() };
+    compare(&tensor(a), &tensor(b), Tolerance::largest(f64::INFINITY)).expect("finite, of one length").max_abs
+}
+
 fn check(name: &str, device: &Device) {
     let run = Run::load(name);
     let trajectory = run.file.info("trajectory").map(|_| run.file.read_f32("trajectory").expect("sound"));
