@@ -32,7 +32,7 @@ pub struct Args {
     /// Only this kernel variant of the operations, and no model
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Only cases that launch this kernel (path below wgsl/ without extension, e.g. conv2d/naive), and no model
+    /// Only cases that launch this kernel (path below wgsl/ without extension, e.g. contraction/1_naive), and no model
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// Sizes of the operations' cases. Small ones run checked, unchecked and with folded dispatches; large and perf ones

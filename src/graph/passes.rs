@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use super::ir::{Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightSpec};
 use crate::error::Result;
+use crate::ops::Op;
 use crate::ops::attention::{Attention, Packing};
 use crate::ops::binary::BinaryKind;
-use crate::ops::linear::Linear;
-use crate::ops::{Op, linear};
+use crate::ops::contraction::{self, Contraction, Gather};
 use crate::refusal::Refusal;
 
 /// One rewrite.
@@ -25,18 +25,18 @@ pub struct Pass {
 pub const PASSES: &[Pass] = &[
     Pass {
         name: "activation",
-        about: "an activation becomes part of the norm or product before it",
+        about: "an activation becomes part of the norm, product or convolution before it",
         run: fuse_activation,
     },
     Pass {
         name: "epilogue",
-        about: "added time embeddings and residuals become part of the convolution or product before them",
+        about: "what is added to a convolution or product, and a factor after it, become part of it",
         run: fuse_epilogue,
     },
     Pass { name: "qkv", about: "the projections to queries, keys and values become one product", run: fuse_qkv },
 ];
 
-/// Runs every pass but those named in `disabled`.
+/// Runs every pass but those named in `disabled`, until they find nothing more: what one fuses, another may fuse again.
 ///
 /// # Errors
 /// A refusal if `disabled` names a pass that does not exist.
@@ -46,10 +46,16 @@ pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
         return Err(Refusal::of_value("disable_pass", unknown, format!("there are {}", names.join(", "))).into());
     }
     let mut graph = graph.clone();
-    for pass in PASSES.iter().filter(|p| !disabled.iter().any(|d| d == p.name)) {
-        graph = (pass.run)(&graph)?;
+    loop {
+        let before = graph.nodes().len();
+        for pass in PASSES.iter().filter(|p| !disabled.iter().any(|d| d == p.name)) {
+            graph = (pass.run)(&graph)?;
+        }
+        // Every rewrite takes nodes away.
+        if graph.nodes().len() == before {
+            return Ok(graph);
+        }
     }
-    Ok(graph)
 }
 
 /// A graph being rewritten: the old one's nodes are visited in order and copied or replaced; what nothing reads any more
@@ -128,7 +134,7 @@ fn finish(graph: &Graph, old: &Graph, rename: impl Fn(ValueId) -> ValueId) -> Re
     Ok(out)
 }
 
-/// Norm or linear, then an activation → one operation.
+/// Norm or contraction, then an activation → one operation.
 fn fuse_activation(graph: &Graph) -> Result<Graph> {
     Rewrite::new(graph).run(|r, node, op, inputs| {
         let Op::Activation(activation) = op else { return Ok(None) };
@@ -139,8 +145,10 @@ fn fuse_activation(graph: &Graph) -> Result<Graph> {
                 norm.activation = Some(activation.kind);
                 norm.into()
             }
-            Some((Op::Linear(linear), of)) if linear.activation.is_none() && of[linear::RESIDUAL].is_none() => {
-                Linear { activation: Some(activation.kind) }.into()
+            Some((Op::Contraction(product), of)) if can_activate(product, of) => {
+                let mut product = product.clone();
+                product.epilogue.activation = Some(activation.kind);
+                product.into()
             }
             _ => return Ok(None),
         };
@@ -150,50 +158,61 @@ fn fuse_activation(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// Convolution or linear, then an addition → one operation with the summand as an input.
-fn fuse_epilogue(graph: &Graph) -> Result<Graph> {
-    let graph = fuse_one_summand(graph)?; // the time embedding or the residual …
-    fuse_one_summand(&graph) // … and the other one, if both are added
+/// Whether an activation may still follow within the operation: nothing comes after it yet.
+fn can_activate(product: &Contraction, inputs: &[Option<ValueId>]) -> bool {
+    let epilogue = &product.epilogue;
+    let after = inputs[contraction::RESIDUAL].is_some() || epilogue.gate || epilogue.scale != 1.0;
+    epilogue.activation.is_none() && !after
 }
 
-fn fuse_one_summand(graph: &Graph) -> Result<Graph> {
-    use crate::ops::conv2d::{RESIDUAL, TIME_EMBEDDING};
-    Rewrite::new(graph).run(|r, node, op, inputs| {
-        let Op::Binary(binary) = op else { return Ok(None) };
-        if binary.kind != BinaryKind::Add {
-            return Ok(None);
-        }
-        let (a, b) = (inputs[0].expect("a sum has two inputs"), inputs[1].expect("a sum has two inputs"));
-        // Take the later of two candidates: the earlier is the shortcut, which becomes its residual.
-        for (producer, summand) in [(b, a), (a, b)] {
-            let Some((op, of)) = r.only_use(producer) else { continue };
-            let (shape, added) = (r.old.shape(producer), r.old.shape(summand));
-            let full = added == shape;
-            let (images, channels) = (shape[0], r.old.desc(producer).channels());
-            let per_image = shape.len() > 2
-                && added.len() == shape.len()
-                && r.old.desc(summand).elements() == images * channels
-                && (added[0], r.old.desc(summand).channels()) == (images, channels);
-            let slot = match op {
-                Op::Conv2d(_) if full => RESIDUAL,
-                Op::Conv2d(_) if per_image => TIME_EMBEDDING,
-                Op::Linear(_) if full => linear::RESIDUAL,
-                _ => continue,
-            };
-            // The product itself must have the sum's shape.
-            if of[slot].is_some() || r.old.shape(producer) != node.desc.shape {
-                continue;
-            }
-            let mut of = r.to_new_all(of);
-            let mut summand = r.to_new(summand);
-            if !full {
-                summand = r.new.reshape(format!("{}.per_image", node.name), summand, [images, channels])?;
-            }
-            of[slot] = Some(summand);
-            return r.new.push(node.name.clone(), op.clone(), &of).map(Some);
-        }
-        Ok(None)
+/// Contraction, then an addition or a factor → one operation, the summand as an input.
+fn fuse_epilogue(graph: &Graph) -> Result<Graph> {
+    Rewrite::new(graph).run(|r, node, op, inputs| match op {
+        Op::Binary(binary) if binary.kind == BinaryKind::Add => fuse_summand(r, node, inputs),
+        Op::Scale(scale) if scale.offset == 0.0 => fuse_factor(r, node, inputs, scale.factor as f32),
+        _ => Ok(None),
     })
+}
+
+fn fuse_summand(r: &mut Rewrite<'_>, node: &Node, inputs: &[Option<ValueId>]) -> Result<Option<ValueId>> {
+    let (a, b) = (inputs[0].expect("a sum has two inputs"), inputs[1].expect("a sum has two inputs"));
+    // Take the later of two candidates: the earlier is the shortcut, which becomes its residual.
+    for (producer, summand) in [(b, a), (a, b)] {
+        let Some((Op::Contraction(product), of)) = r.only_use(producer) else { continue };
+        let (shape, added) = (r.old.shape(producer), r.old.shape(summand));
+        let ones = added.len().checked_sub(1).and_then(|last| added.get(1..last));
+        let of_image = shape.len() > 2
+            && added.len() == shape.len()
+            && ones.is_some_and(|dims| dims.iter().all(|d| *d == 1))
+            && (added[0], added[added.len() - 1]) == (shape[0], shape[shape.len() - 1]);
+        // The product itself must have the sum's shape.
+        if product.epilogue.scale != 1.0 || shape != node.desc.shape || (added != shape && !of_image) {
+            continue;
+        }
+        // Before the activation if there is none yet, so that one can still follow.
+        let before = can_activate(product, of) && of[contraction::SUMMAND].is_none();
+        let slot = if before { contraction::SUMMAND } else { contraction::RESIDUAL };
+        if of[slot].is_some() {
+            continue;
+        }
+        let mut of = r.to_new_all(of);
+        of[slot] = Some(r.to_new(summand));
+        return r.new.push(node.name.clone(), product.clone(), &of).map(Some);
+    }
+    Ok(None)
+}
+
+fn fuse_factor(r: &mut Rewrite<'_>, node: &Node, inputs: &[Option<ValueId>], factor: f32) -> Result<Option<ValueId>> {
+    let x = inputs[0].expect("a factor has an input");
+    match r.only_use(x) {
+        Some((Op::Contraction(product), of)) if product.epilogue.scale == 1.0 => {
+            let mut product = product.clone();
+            product.epilogue.scale = factor;
+            let of = r.to_new_all(of);
+            r.new.push(node.name.clone(), product, &of).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Three projections of one input that only attention reads → one product; if keys and values come from another input,
@@ -219,36 +238,38 @@ fn fuse_qkv(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// One linear for several plain ones of the same input, its output the concatenation of theirs; `None` if they cannot
+/// One product for several plain ones of the same input, its output the concatenation of theirs; `None` if they cannot
 /// be merged.
 fn merge_projections(r: &mut Rewrite<'_>, values: &[ValueId], name: &str) -> Result<Option<ValueId>> {
+    let plain = Contraction::new(Gather::Rows);
     let mut projections = Vec::new();
     for value in values {
         match r.only_use(*value) {
-            Some((Op::Linear(Linear { activation: None }), of)) if of[linear::RESIDUAL].is_none() => {
+            Some((Op::Contraction(product), of)) if *product == plain && of[contraction::SUMMAND..] == [None, None] => {
                 projections.push(of)
             }
             _ => return Ok(None),
         }
     }
     let first = projections[0];
-    let alike =
-        |of: &&[Option<ValueId>]| of[0] == first[0] && of[linear::BIAS].is_some() == first[linear::BIAS].is_some();
+    let alike = |of: &&[Option<ValueId>]| {
+        of[0] == first[0] && of[contraction::BIAS].is_some() == first[contraction::BIAS].is_some()
+    };
     if !projections.iter().all(alike) {
         return Ok(None);
     }
-    let Some(weight) = merge_weights(r, &projections, linear::WEIGHT, &format!("{name}.weight")) else {
+    let Some(weight) = merge_weights(r, &projections, contraction::WEIGHT, &format!("{name}.weight")) else {
         return Ok(None);
     };
-    let bias = match first[linear::BIAS] {
-        Some(_) => match merge_weights(r, &projections, linear::BIAS, &format!("{name}.bias")) {
+    let bias = match first[contraction::BIAS] {
+        Some(_) => match merge_weights(r, &projections, contraction::BIAS, &format!("{name}.bias")) {
             Some(bias) => Some(bias),
             None => return Ok(None),
         },
         None => None,
     };
     let x = first[0].map(|x| r.to_new(x));
-    r.new.push(name, Linear::default(), &[x, Some(weight), bias, None]).map(Some)
+    r.new.push(name, plain, &[x, Some(weight), bias, None, None]).map(Some)
 }
 
 /// A parameter that is the concatenation of the parameters at `position` of each projection.

@@ -1,10 +1,12 @@
 //! WGSL kernels: the files below `wgsl/`, a small template step, and what naga says about the result.
 
+mod format;
 mod reflect;
 mod sources;
 mod template;
 mod unroll;
 
+pub use format::Format;
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
 #[cfg(feature = "gpu")]
 pub(crate) use sources::file_name;

@@ -1,16 +1,16 @@
 //! The template step: four directives, each a comment to any other WGSL tool.
 //!
 //! - `//!include name` is replaced by `wgsl/include/name.wgsl`, once per kernel.
-//! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, and the
-//!   functions `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`. f16 is stored as packed pairs in
-//!   `u32`s, which needs no device feature.
+//! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, the
+//!   functions `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`, and those that read the binding,
+//!   `load_x(i)`, its i-th vector, and `x_element(i)`, its i-th element: see [`super::format`].
 //! - `//!unroll` before a loop writes it out: see `unroll.rs`.
 //! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement
 //!   that matches no line is an error.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
+use super::format::Format;
 use super::sources::{file_name, find_include};
 use crate::error::{Error, Result};
 use crate::ops::Const;
@@ -89,24 +89,10 @@ impl State<'_> {
 
     fn storage_type(&self, binding: &str) -> Result<String> {
         let dtype = self.storage.iter().find(|(name, _)| *name == binding).map_or(DType::F32, |(_, dtype)| *dtype);
-        let (alias, decode, encode) = match dtype {
-            DType::F32 => ("vec4<f32>", "v", "v"),
-            DType::F16 => (
-                "vec2<u32>",
-                "vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y))",
-                "vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw))",
-            ),
-            DType::U32 => {
-                return Err(Error::Kernel(format!(
-                    "{}: binding {binding} holds u32, declare it array<u32>",
-                    file_name(self.kernel)
-                )));
-            }
-        };
-        let mut text = String::new();
-        writeln!(text, "alias {binding}_vec4 = {alias};").expect("writing to a String cannot fail");
-        writeln!(text, "fn decode_{binding}(v: {binding}_vec4) -> vec4<f32> {{ return {decode}; }}").expect("as above");
-        write!(text, "fn encode_{binding}(v: vec4<f32>) -> {binding}_vec4 {{ return {encode}; }}").expect("as above");
-        Ok(text)
+        let format = Format::of(dtype).ok_or_else(|| {
+            let file = file_name(self.kernel);
+            Error::Kernel(format!("{file}: binding {binding} holds u32, declare it array<u32>"))
+        })?;
+        Ok(format.declaration(binding))
     }
 }

@@ -10,7 +10,7 @@ use crate::checkpoint::Json;
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 use crate::tensor::DType;
 
 /// Epsilon of every norm, which no config changes.

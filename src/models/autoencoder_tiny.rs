@@ -12,7 +12,7 @@ use crate::checkpoint::Json;
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 use crate::tensor::DType;
 
 /// The decoder bends latents smoothly into ±3 before it looks at them.
@@ -189,7 +189,13 @@ impl AutoencoderTiny {
             h = if level == 0 {
                 m.conv3x3(&layer.next(), h, *channels)?
             } else {
-                m.conv2d_without_bias(&layer.next(), h, *channels, 3, Conv2d { stride: [2, 2], padding: [1; 4] })?
+                m.conv2d_without_bias(
+                    &layer.next(),
+                    h,
+                    *channels,
+                    3,
+                    Conv2d { stride: [2, 2], padding: [1; 4], ..Conv2d::default() },
+                )?
             };
             for _ in 0..*blocks {
                 h = self.block(m, &layer.next(), h)?;

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueId, WeightLayout};
 use crate::ops::activation::ActivationKind;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 use crate::ops::norm::{Modulation, Norm, NormKind};
 use crate::tensor::DType;
 

@@ -5,7 +5,7 @@ use super::layers::Layers;
 use crate::error::Result;
 use crate::graph::ValueId;
 use crate::ops::activation::ActivationKind;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 
 /// How a `ResnetBlock2D` takes the time embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ pub fn downsample_2d(
     padding: usize,
 ) -> Result<ValueId> {
     let padding = if padding == 0 { [0, 1, 0, 1] } else { [padding; 4] };
-    m.conv2d(&format!("{path}.conv"), x, out_channels, 3, Conv2d { stride: [2, 2], padding })
+    m.conv2d(&format!("{path}.conv"), x, out_channels, 3, Conv2d { stride: [2, 2], padding, ..Conv2d::default() })
 }
 
 /// `Upsample2D` with a convolution: nearest neighbour to `out_h` × `out_w`, then 3×3.

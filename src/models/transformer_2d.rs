@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::ops::activation::ActivationKind;
 use crate::ops::attention::Attention;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 
 /// Epsilon of the group norm before the blocks, which no config changes.
 const GROUP_NORM_EPS: f64 = 1e-6;

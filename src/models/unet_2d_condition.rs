@@ -14,7 +14,7 @@ use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
-use crate::ops::conv2d::Conv2d;
+use crate::ops::contraction::Conv2d;
 use crate::ops::timestep_embedding::TimestepEmbedding;
 use crate::tensor::{DType, HostTensor};
 

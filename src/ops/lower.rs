@@ -93,7 +93,7 @@ pub enum Operand {
 /// One kernel launch. Bindings named like an input are bound to it, `y` to the output; only others are listed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// Kernel file below `wgsl/`, without extension: `conv2d/naive`.
+    /// Kernel file below `wgsl/`, without extension: `contraction/1_naive`.
     pub kernel: &'static str,
     /// Replacements of `const` lines.
     pub constants: Vec<(&'static str, Const)>,

@@ -13,7 +13,7 @@ mod case;
 pub mod cast;
 pub mod clamp;
 pub mod concat;
-pub mod conv2d;
+pub mod contraction;
 pub mod dynamic_threshold;
 pub mod embedding;
 pub mod emphasis;
@@ -22,14 +22,12 @@ pub mod gated;
 pub mod guidance;
 pub mod guidance_rescale;
 mod knobs;
-pub mod linear;
 mod lower;
 pub mod masked_latents;
 pub mod max_abs;
 pub mod model_input;
 pub mod norm;
 pub mod pred_original_sample;
-mod product;
 pub mod randn;
 pub mod reshape;
 pub mod rope;
@@ -115,6 +113,8 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     const ALIASES: &'static [&'static str] = &[];
     /// Names of the inputs by position; kernels bind them under these names and write `y`.
     const INPUTS: &'static [&'static str];
+    /// Names that variants had before, and have now.
+    const OLD_VARIANTS: &'static [(&'static str, &'static str)] = &[];
 
     /// Shape and element type of the output.
     ///
@@ -168,6 +168,7 @@ macro_rules! registry {
                 aliases: $module::$Type::ALIASES,
                 inputs: $module::$Type::INPUTS,
                 variants: $module::$Type::variants().iter().map(|v| v.name).collect(),
+                old_variants: $module::$Type::OLD_VARIANTS,
                 cases: $module::$Type::cases(),
             }),*]
         }
@@ -265,6 +266,8 @@ pub struct Info {
     pub inputs: &'static [&'static str],
     /// Names of its kernel variants, best first.
     pub variants: Vec<&'static str>,
+    /// Names that variants had before, and have now.
+    pub old_variants: &'static [(&'static str, &'static str)],
     /// Parity cases of every size.
     pub cases: Vec<Case>,
 }
@@ -279,14 +282,12 @@ impl Info {
 registry! {
     /// Elementwise activation function.
     activation::Activation,
-    /// Two-dimensional convolution.
-    conv2d::Conv2d,
+    /// Matrix product or convolution with weights, and what becomes of the sums.
+    contraction::Contraction,
     /// Scaled dot-product attention.
     attention::Attention,
     /// Normalisation of groups of channels or of rows.
     norm::Norm,
-    /// Matrix product with a weight matrix.
-    linear::Linear,
     /// Softmax of each row.
     softmax::Softmax,
     /// Conversion between element types.

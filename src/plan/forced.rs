@@ -79,6 +79,9 @@ impl Forced {
         } else {
             return Err(wrong(no_operation(target)));
         };
+        let old = registry.iter().filter(|info| variants.is_none_or(|named| named.name == info.name));
+        let variant =
+            old.flat_map(|info| info.old_variants).find(|(old, _)| *old == variant).map_or(variant, |(_, now)| now);
         match variants {
             Some(info) if !info.variants.contains(&variant) => {
                 let (name, has) = (info.name, info.variants.join(", "));
@@ -123,7 +126,7 @@ impl Forced {
 }
 
 fn no_operation(name: &str) -> String {
-    let known: Vec<_> = registry().iter().map(|info| info.name).collect();
+    let known: Vec<_> = registry().iter().flat_map(|info| [&[info.name], info.aliases].concat()).collect();
     format!(
         "no operation {name}; there are {}. A node without a dot in its name is written node:{name}",
         known.join(", ")

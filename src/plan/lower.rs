@@ -106,7 +106,7 @@ impl Lowering<'_> {
         let first_scratch = self.drafts.bytes.len();
         for desc in &lowered.scratch {
             let what = format!("{}: scratch", node.name);
-            // The naive variant needs none.
+            // The naive variant needs less, if any.
             self.check_fits(&what, desc, Remedy::Set("force", format!("{}=naive", op.name()).into()))?;
             self.drafts.bytes.push(desc.bytes());
             self.drafts.rates.push(Rate::Once); // as rare as what is written there, which `settle_rates` finds out

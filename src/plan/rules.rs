@@ -12,12 +12,15 @@ use crate::ops::{Knobs, LowerContext, Op};
 /// Why not, in words.
 pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result<(), String> {
     match (op, variant) {
-        (Op::Conv2d(conv), "winograd_shuffle") => {
-            let sizes = conv.sizes(context);
+        (Op::Contraction(op), "winograd_shuffle") => {
+            let sizes = op.sizes(context);
             winograd(sizes.product[0], sizes.product[1], sizes.c_in)
         }
-        // Nobody has measured yet on which GPU it pays for which shape.
-        (Op::Conv2d(_), "winograd_tiled") => Err("not measured on any GPU".into()),
+        (Op::Contraction(_), "winograd_registers") => Err("not measured on any GPU".into()),
+        // Reasoned for GPUs; on lavapipe `registers`, with all its barriers, still takes a third of the time of a
+        // kernel that loads every factor anew (2026-11-22).
+        (Op::Contraction(_), "shared") => Err("a step on the way to registers".into()),
+        (Op::Contraction(op), "vec4") if op.sizes(context).groups == 1 => Err("a step on the way to registers".into()),
         _ => Ok(()),
     }
 }
@@ -31,23 +34,21 @@ pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, li
 
 fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
     match (op, variant) {
-        (Op::Linear(linear), "tiled") => tile(linear.sizes(context), listed),
-        (Op::Linear(linear), "shuffle") => shuffle_product(linear.sizes(context), context),
-        (Op::Conv2d(conv), "tiled") => tile(conv.sizes(context).product, listed),
-        (Op::Conv2d(conv), "shuffle") => {
-            let sizes = conv.sizes(context);
-            if sizes.pointwise {
-                shuffle_product(sizes.product, context)
-            } else {
+        (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
+        (Op::Contraction(op), "shuffle") => {
+            let sizes = op.sizes(context);
+            if sizes.windows {
                 shuffle_window(sizes.product[1], sizes.ow)
+            } else {
+                shuffle_product(sizes.product, context)
             }
         }
-        (Op::Conv2d(conv), "winograd_shuffle") => {
-            let sizes = conv.sizes(context);
+        (Op::Contraction(op), "winograd_shuffle") => {
+            let sizes = op.sizes(context);
             shuffle_product([sizes.winograd_tiles, sizes.product[1], sizes.c_in], context)
         }
-        (Op::Conv2d(conv), "winograd_tiled") => {
-            let sizes = conv.sizes(context);
+        (Op::Contraction(op), "winograd_registers") => {
+            let sizes = op.sizes(context);
             Knobs::of([("TILE", tile_size(16, sizes.winograd_tiles, sizes.product[1]))])
         }
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
@@ -88,8 +89,8 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
 }
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left
-/// over beyond a multiple of 32: narrower tiles for the same reason. 4 rows by 32 columns measured on lavapipe against 4
-/// by 16, 8 by 32 and 8 by 64, 2026-11-22; the limits between them reasoned.
+/// over beyond a multiple of 32: narrower tiles for the same reason. 4 rows by 32 columns measured on lavapipe against
+/// 4 by 16, 8 by 32 and 8 by 64, 2026-11-22; the limits between them reasoned.
 fn shuffle_product([m, n, _]: [usize; 3], context: &LowerContext<'_>) -> Knobs {
     let lanes = context.caps.subgroup_size().unwrap_or(1) as usize;
     let rows = if m <= lanes { 1 } else { 4 };
@@ -105,17 +106,17 @@ fn shuffle_product([m, n, _]: [usize; 3], context: &LowerContext<'_>) -> Knobs {
 /// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
 /// measured on lavapipe, 2026-11-22; the limits reasoned.
 fn shuffle_window(c_out: usize, ow: usize) -> Knobs {
-    let pixels = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
+    let rows = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
     let quads = match c_out {
         0..=4 => 1,
         5..=8 => 2,
         _ => 4,
     };
-    Knobs::of([("PIXELS", pixels), ("QUADS", quads)])
+    Knobs::of([("ROWS", rows), ("QUADS", quads)])
 }
 
-/// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not measured;
-/// registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23).
+/// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not
+/// measured; registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23).
 fn flash(head_dim: usize) -> Knobs {
     let vectors = head_dim / 4;
     let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
@@ -128,8 +129,8 @@ fn flash(head_dim: usize) -> Knobs {
     Knobs::of([("LANES_X", lanes)])
 }
 
-/// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against 2
-/// and 1 measured on lavapipe with heads of 40 and 80 channels, 2026-11-22; 160 needs 2.
+/// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against
+/// 2 and 1 measured on lavapipe with heads of 40 and 80 channels, 2026-11-22; 160 needs 2.
 fn attention_queries(head_dim: usize) -> Knobs {
     Knobs::of([("QUERIES", if head_dim <= 80 { 4 } else { 2 })])
 }

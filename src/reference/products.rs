@@ -1,4 +1,4 @@
-//! Inner products of many rows with many weight rows: what `linear` and `conv2d` have in common.
+//! Inner products of many rows with many weight rows: what matrix product and convolution have in common.
 
 /// Rows and weight rows that advance together: 16 sums in registers, each value loaded is used four times.
 const TILE: usize = 4;

@@ -1,5 +1,5 @@
-//! Choosing kernels: the rules, the user's word, a tuned table; and that every setting which a kernel lists computes the
-//! same.
+//! Choosing kernels: the rules, the user's word, a tuned table; and that every setting which a kernel lists computes
+//! the same.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ fn cpu() -> Caps {
 #[test]
 fn rules_choose_by_device_and_say_why() {
     let on_gpu = &decisions(&Caps::webgpu_minimum(), &Choice::default())["block.wide"];
-    assert_eq!((on_gpu.variant, on_gpu.knobs.to_string()), ("tiled", "SPLITS=2 TILE=64".into()));
+    assert_eq!((on_gpu.variant, on_gpu.knobs.to_string()), ("registers", "SPLITS=2 TILE=64".into()));
     let shuffle = on_gpu.candidates.iter().find(|c| c.variant == "shuffle").expect("is one");
     assert_eq!(shuffle.settings, 0);
     assert!(shuffle.objection.as_ref().is_some_and(|why| why.contains("subgroups")), "{shuffle:?}");
@@ -53,7 +53,7 @@ fn rules_choose_by_device_and_say_why() {
     let on_cpu = &decisions(&cpu(), &Choice::default())["block.wide"];
     assert_eq!((on_cpu.variant, on_cpu.knobs.to_string()), ("shuffle", "QUADS=4 ROWS=4".into()));
     assert!(on_cpu.reason.contains("CPU drivers"), "{}", on_cpu.reason);
-    let tiled = on_cpu.candidates.iter().find(|c| c.variant == "tiled").expect("is one");
+    let tiled = on_cpu.candidates.iter().find(|c| c.variant == "registers").expect("is one");
     assert_eq!(tiled.objection.as_deref(), Some("written for GPUs"));
     assert!(tiled.settings > 1);
 }
@@ -64,11 +64,14 @@ fn the_most_specific_word_of_the_user_counts() {
         let all = decisions(&cpu(), &forced(texts));
         ["block.wide", "block.narrow"].map(|node| format!("{} {}", all[node].variant, all[node].knobs))
     };
-    assert_eq!(chosen(&["linear=naive"]), ["naive ", "naive "]);
-    assert_eq!(chosen(&["linear=naive", "linear@70x8=tiled"]), ["naive ", "tiled SPLITS=1 TILE=64"]);
+    assert_eq!(chosen(&["contraction=naive"]), ["naive ", "naive "]);
+    // Old names mean what they meant: products, not convolutions.
+    assert_eq!(chosen(&["conv2d=naive", "linear=naive"]), ["naive ", "naive "]);
+    assert_eq!(chosen(&["conv2d=naive"]), chosen(&[]));
+    assert_eq!(chosen(&["linear=naive", "linear@70x8=tiled"]), ["naive ", "registers SPLITS=1 TILE=64"]);
     let node = ["block.narrow=shuffle:QUADS=1", "linear@70x8=tiled", "linear=naive"];
     assert_eq!(chosen(&node), ["naive ", "shuffle QUADS=1 ROWS=4"]);
-    assert_eq!(chosen(&["linear=tiled:TILE=128"])[0], "tiled SPLITS=2 TILE=128");
+    assert_eq!(chosen(&["linear=tiled:TILE=128"])[0], "registers SPLITS=2 TILE=128");
 }
 
 #[test]
@@ -120,8 +123,8 @@ fn a_tuned_table_goes_before_the_rules() {
         let context = LowerContext { inputs: &inputs, output: &node.desc, caps: gpu().caps() };
         TunedEntry::new(op, &context, variant, knobs)
     };
-    let good = entry("block.wide", "tiled", Knobs::of([("TILE", 128), ("SPLITS", 3)]));
-    let stale = entry("block.narrow", "tiled", Knobs::of([("TILE", 32), ("SPLITS", 1)]));
+    let good = entry("block.wide", "registers", Knobs::of([("TILE", 128), ("SPLITS", 3)]));
+    let stale = entry("block.narrow", "registers", Knobs::of([("TILE", 32), ("SPLITS", 1)]));
     let folder = tempfile::tempdir().expect("can be made");
     let path = folder.path().join("tuned.json");
     std::fs::write(&path, Tuned::new([good, stale]).to_json("a test")).expect("can be written");
@@ -131,11 +134,11 @@ fn a_tuned_table_goes_before_the_rules() {
     let wide = &all["block.wide"];
     assert_eq!(
         (wide.variant, wide.knobs.to_string(), wide.reason.as_str()),
-        ("tiled", "SPLITS=3 TILE=128".into(), "tuned")
+        ("registers", "SPLITS=3 TILE=128".into(), "tuned")
     );
     let narrow = &all["block.narrow"];
     assert_eq!(narrow.variant, "shuffle");
-    assert!(narrow.reason.contains("the tuned tiled cannot run here: no setting"), "{}", narrow.reason);
+    assert!(narrow.reason.contains("the tuned registers cannot run here: no setting"), "{}", narrow.reason);
     let forced = Choice { forced: forced(&["linear=naive"]).forced, ..choice };
     assert_eq!(decisions(&cpu(), &forced)["block.wide"].variant, "naive");
 }
@@ -147,10 +150,8 @@ fn every_setting_computes_the_same() {
     let mut failures = Vec::new();
     for info in registry() {
         for variant in &info.variants {
-            let case = info
-                .cases_of(Size::Small)
-                .max_by_key(|case| settings(case, variant).len())
-                .expect("every op has cases");
+            let cases = info.cases_of(Size::Small);
+            let case = cases.max_by_key(|case| settings(case, variant).len()).expect("every op has cases");
             let listed = settings(case, variant);
             if listed.len() < 2 {
                 continue;

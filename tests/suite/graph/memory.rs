@@ -217,7 +217,7 @@ fn inspect_prints_every_stage() {
 fn bench_times_every_kernel() {
     let model = shipped();
     let printed = succeeds(&["bench", "--model", model.to_str().expect("UTF-8"), "--runs", "1"]);
-    for part in ["GFLOP/s", "planned", "allocated", "fastest", "by kernel", "by operation", "conv2d"] {
+    for part in ["GFLOP/s", "planned", "allocated", "fastest", "by kernel", "by operation", "contraction"] {
         assert!(printed.contains(part), "no «{part}» in: {printed}");
     }
 }

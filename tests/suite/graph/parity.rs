@@ -11,7 +11,7 @@ use unmist::models::UNet2DModel;
 use unmist::ops::Family;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
-use unmist::ops::conv2d::Conv2d;
+use unmist::ops::contraction::Conv2d;
 use unmist::plan::{BufferRole, Choice, PlanOptions, Program};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
@@ -62,6 +62,40 @@ fn passes_leave_no_op_they_exist_to_remove() {
     assert_eq!(count("binary"), 0, "all sums are epilogues:\n{all}");
     assert_eq!(count("activation"), 0, "all activations are part of a norm or a product:\n{all}");
     assert!(all.contains("attention[") && all.contains("qkv"), "{all}");
+}
+
+#[test]
+fn an_epilogue_takes_all_that_follows_a_sum() {
+    // A convolution, an embedding of each image, an activation, a shortcut, a factor: one operation.
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorDesc::f32([2, 5, 7, 12]));
+    let weight = graph.input("weight", TensorDesc::f32([20, 3, 3, 12]));
+    let temb = graph.input("temb", TensorDesc::f32([2, 1, 1, 20]));
+    let shortcut = graph.input("shortcut", TensorDesc::f32([2, 5, 7, 20]));
+    let conv = Conv2d { padding: [1; 4], ..Conv2d::default() };
+    let y = graph.conv2d("conv", x, weight, None, conv).expect("sound");
+    let y = graph.add("add_temb", y, temb).expect("sound");
+    let y = graph.activation("act", y, ActivationKind::Silu).expect("sound");
+    let y = graph.add("add_shortcut", shortcut, y).expect("sound");
+    let y = graph.scale("output_scale", y, 0.7, 0.0).expect("sound");
+    graph.output("y", y);
+
+    let fused = passes::optimize(&graph, &[]).expect("rewrites");
+    let ops: Vec<_> = fused.nodes().iter().filter_map(|n| n.op().map(ToString::to_string)).collect();
+    let expected = "contraction[windows stride=1,1 padding=1,1,1,1 silu scale=0.7]";
+    assert_eq!(ops, [expected], "{fused}");
+    let run = |graph: &Graph| {
+        let program = Program::new(graph, gpu().caps(), &PlanOptions::default()).expect("fits");
+        let weights = HashMap::<String, HostTensor>::new();
+        let mut session = GpuSession::with_guard_bands(gpu(), program, &weights).expect("loads");
+        for (seed, name) in ["x", "weight", "temb", "shortcut"].into_iter().enumerate() {
+            let shape = graph.shape(graph.find_input(name).expect("is there")).to_vec();
+            session.write(name, &Fill::Normal.tensor(&shape, seed as u64)).expect("fits");
+        }
+        session.run().expect("runs");
+        session.read("y").expect("is read")
+    };
+    compare(&run(&fused), &run(&graph), Tolerance::l2(1e-5)).expect("the same result");
 }
 
 #[test]
@@ -185,10 +219,10 @@ fn scratch_that_does_not_fit_is_refused_too() {
         let choice = Choice::of_variant("conv2d", variant);
         Program::new(&graph, &caps, &PlanOptions { choice, ..PlanOptions::default() })
     };
-    let message = plan(60_000, "tiled").expect_err("the padded input takes 64 KiB").to_string();
-    assert!(message.contains("conv_in: scratch") && message.contains("`force` conv2d=naive"), "{message}");
-    plan(60_000, "naive").expect("naive needs no scratch");
-    plan(128 << 20, "tiled").expect("it fits");
+    let message = plan(60_000, "registers").expect_err("the padded input takes 64 KiB").to_string();
+    assert!(message.contains("conv_in: scratch") && message.contains("`force` contraction=naive"), "{message}");
+    plan(60_000, "naive").expect("naive needs less");
+    plan(128 << 20, "registers").expect("it fits");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 use unmist::HostTensor;
+use unmist::ops::Op;
 use unmist::ops::activation::ActivationKind;
-use unmist::ops::conv2d::Conv2d;
+use unmist::ops::contraction::{Contraction, Conv2d, Gather};
 use unmist::ops::fourier_embedding::FourierEmbedding;
 use unmist::ops::timestep_embedding::TimestepEmbedding;
 use unmist::reference::{self, AttentionOptions};
@@ -32,11 +33,16 @@ fn conv2d_agrees_with_torch() {
         let number = |v: &Value| v.as_u64().expect("a whole number") as usize;
         // The fixture lists them as torch.nn.functional.pad takes them.
         let [left, right, top, bottom] = [0, 1, 2, 3].map(|i| number(&attributes["padding"][i]));
-        let op = Conv2d { stride: [number(&attributes["stride"]); 2], padding: [top, bottom, left, right] };
+        let conv = Conv2d {
+            stride: [number(&attributes["stride"]); 2],
+            padding: [top, bottom, left, right],
+            ..Conv2d::default()
+        };
+        let op = Op::from(Contraction::new(Gather::Windows(conv.into())));
         let [x, weight, expected] =
             ["input", "weight", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
         let bias = fixture.tensor(&format!("{name}/bias"));
-        let found = reference::conv2d(&x, &weight, Some(bias), None, None, &op);
+        let found = op.reference(&[Some(&x), Some(&weight), Some(bias), None, None]);
         assert_eq!(found.shape, expected.shape, "{name}");
         check_close(name, &found.data, &expected.data, 1e-6);
     });
@@ -48,7 +54,8 @@ fn linear_agrees_with_torch() {
     for_each_case(&fixture, "linear", |name, _| {
         let tensor = |what: &str| fixture.tensor(&format!("{name}/{what}"));
         let bias = (name == "linear").then(|| tensor("bias"));
-        let found = reference::linear(tensor("input"), tensor("weight"), bias, None, None);
+        let op = Op::from(Contraction::new(Gather::Rows));
+        let found = op.reference(&[Some(tensor("input")), Some(tensor("weight")), bias, None, None]);
         assert_eq!(found.shape, tensor("out").shape, "{name}");
         check_close(name, &found.data, &tensor("out").data, 1e-6);
     });

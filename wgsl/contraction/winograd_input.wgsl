@@ -1,9 +1,10 @@
-// conv2d, winograd_input: v[t, 4 a + b, i] = (B^T d B)[a, b], d the 4x4 pixels of x under output tile t, channel i; the
-// first step of Winograd's F(2x2, 3x3)
+// contraction, winograd_input: v[t, 4 a + b, i] = (B^T d B)[a, b], d the 4x4 pixels of x under output tile t, channel
+// i; the first step of Winograd's F(2x2, 3x3)
 //
 // A 3x3 convolution makes 2x2 outputs of 4x4 pixels with 36 multiplications. In the transformed space it takes 16, one
 // for each of the 16 positions p = 4 a + b: m[p] = v[p] * u[p], summed over the input channels: 16 matrix products
-// (linear/*.wgsl, K split in 16 parts), between this kernel, winograd_weight.wgsl and winograd_output.wgsl.
+// (shuffle.wgsl or 4_registers.wgsl, K split in 16 parts), between this kernel, winograd_weight.wgsl and
+// winograd_output.wgsl.
 //
 //   x         [N, H, W, C_in]             f32 or f16
 //   v         [N, tiles_h, tiles_w, 16, C_in]  f32

@@ -1,5 +1,5 @@
-// conv2d, pad_channels: padded[row, c] = unpadded[row, c] for c < C, 0 for C <= c < C_padded; turns any channel count
-// into a multiple of four
+// contraction, pad_channels: padded[row, c] = unpadded[row, c] for c < C, 0 for C <= c < C_padded; turns any channel
+// count into a multiple of four
 //
 //   unpadded  [rows, C]         f32 or f16: pixels, or filter taps
 //   padded    [rows, C_padded]  f32

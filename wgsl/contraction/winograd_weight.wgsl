@@ -1,4 +1,4 @@
-// conv2d, winograd_weight: u[o, 4 a + b, i] = (G g G^T)[a, b], g the 3x3 filter from channel i to channel o; see
+// contraction, winograd_weight: u[o, 4 a + b, i] = (G g G^T)[a, b], g the 3x3 filter from channel i to channel o; see
 // winograd_input.wgsl
 //
 //   weight    [C_out, 3, 3, C_in]   f32 or f16

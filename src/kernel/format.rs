@@ -1,0 +1,76 @@
+//! How numbers are stored in memory, as kernels see it. A format belongs to an operand: the same kernel reads f32
+//! activations and f16 weights. Arithmetic is f32 whatever the format.
+
+use std::fmt::Write as _;
+
+use crate::tensor::DType;
+
+/// A way to store the four numbers of a vector.
+///
+/// This is the door for others: bf16 is one more entry with its own two expressions; a block format, whose numbers
+/// share a scale, is one whose [`Format::load`] reads the scale too, since kernels ask for vectors and elements by
+/// their position and never index a binding themselves. A format without [`Format::encode`] is for reading only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Four 32-bit floats.
+    F32,
+    /// Four 16-bit floats, packed in pairs: needs no device feature, unlike WGSL's own `f16`.
+    F16,
+}
+
+impl Format {
+    /// The format of floats of this type; `None` for whole numbers, which kernels declare as `array<u32>`.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::F16 => Some(Self::F16),
+            DType::U32 => None,
+        }
+    }
+
+    /// The WGSL type of four numbers.
+    fn vector(self) -> &'static str {
+        match self {
+            Self::F32 => "vec4<f32>",
+            Self::F16 => "vec2<u32>",
+        }
+    }
+
+    /// `vec4<f32>` from `v`, a stored vector.
+    fn decode(self) -> &'static str {
+        match self {
+            Self::F32 => "v",
+            Self::F16 => "vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y))",
+        }
+    }
+
+    /// A stored vector from `v`, a `vec4<f32>`; `None` if kernels cannot write the format.
+    fn encode(self) -> Option<&'static str> {
+        match self {
+            Self::F32 => Some("v"),
+            Self::F16 => Some("vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw))"),
+        }
+    }
+
+    /// The vector at position `i` of a binding.
+    fn load(self, binding: &str) -> String {
+        format!("decode_{binding}({binding}[i])")
+    }
+
+    /// What `//!storage BINDING` stands for: the type `BINDING_vec4`, `decode_BINDING` and `encode_BINDING` between
+    /// that and `vec4<f32>`, `load_BINDING(i)`, the i-th vector of the binding, and `BINDING_element(i)`, its i-th
+    /// number.
+    pub fn declaration(self, binding: &str) -> String {
+        let (vector, decode, load) = (self.vector(), self.decode(), self.load(binding));
+        let mut text = format!("alias {binding}_vec4 = {vector};\n");
+        let mut line = |function: String| writeln!(text, "fn {function}").expect("writing to a String cannot fail");
+        line(format!("decode_{binding}(v: {binding}_vec4) -> vec4<f32> {{ return {decode}; }}"));
+        if let Some(encode) = self.encode() {
+            line(format!("encode_{binding}(v: vec4<f32>) -> {binding}_vec4 {{ return {encode}; }}"));
+        }
+        line(format!("load_{binding}(i: u32) -> vec4<f32> {{ return {load}; }}"));
+        line(format!("{binding}_element(i: u32) -> f32 {{ return load_{binding}(i / 4u)[i % 4u]; }}"));
+        text.truncate(text.trim_end().len());
+        text
+    }
+}

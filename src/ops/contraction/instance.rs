@@ -1,0 +1,146 @@
+//! One contraction as the kernels know it: a window over planes, rows and columns, whatever the gather.
+
+use super::{Contraction, Epilogue, Gather, WindowAxis};
+use crate::ops::{Launch, LowerContext};
+
+/// The sizes of one contraction, `wgsl/include/gather.wgsl`.
+pub(super) struct Instance<'a> {
+    pub context: &'a LowerContext<'a>,
+    pub epilogue: &'a Epilogue,
+    /// Whether the window may have several taps or leave positions out; else the kernels take a shorter way.
+    pub windows: bool,
+    pub images: usize,
+    /// Planes, rows and columns of a picture.
+    pub size: [usize; 3],
+    /// Input channels.
+    pub c: usize,
+    /// Planes, rows and columns of the output.
+    pub out: [usize; 3],
+    /// Output channels of the sum, before a gate halves them.
+    pub n: usize,
+    pub taps: [usize; 3],
+    pub axes: [WindowAxis; 3],
+    pub groups: usize,
+    /// Rows of the result that belong to one image.
+    pub rows_per_image: usize,
+}
+
+/// What a rule about variants goes by.
+pub(crate) struct Sizes {
+    /// M, N and K of the product, input channels in whole vectors as the fast kernels read them.
+    pub product: [usize; 3],
+    /// Whether it is a convolution to the kernels, and not a plain product.
+    pub windows: bool,
+    /// Columns of the output picture.
+    pub ow: usize,
+    /// Output tiles of Winograd's form.
+    pub winograd_tiles: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Groups of channels.
+    pub groups: usize,
+}
+
+impl<'a> Instance<'a> {
+    pub fn new(op: &'a Contraction, context: &'a LowerContext<'a>) -> Self {
+        let (x, weight) = (&context.input(0).shape, &context.input(super::WEIGHT).shape);
+        let y = context.output;
+        let rows = y.rows();
+        let images = if y.shape.len() > 1 { y.shape[0] } else { 1 };
+        let line = Self {
+            context,
+            epilogue: &op.epilogue,
+            windows: false,
+            images: 1,
+            size: [1, 1, rows],
+            c: context.input(0).channels(),
+            out: [1, 1, rows],
+            n: weight[0],
+            taps: [1; 3],
+            axes: [WindowAxis::default(); 3],
+            groups: 1,
+            rows_per_image: rows / images.max(1),
+        };
+        let Gather::Windows(windows) = &op.gather else { return line };
+        let spatial = windows.axes.len();
+        let one_tap = weight[1..=spatial].iter().all(|taps| *taps == 1);
+        let every_pixel = windows.axes.iter().all(|a| a.stride == 1 && a.padding == [0; 2]);
+        if one_tap && every_pixel && windows.groups == 1 {
+            return line;
+        }
+        // The axes there are come last: a line is a picture of one row.
+        let place = |dims: &[usize]| {
+            let mut all = [1; 3];
+            all[3 - spatial..].copy_from_slice(&dims[1..=spatial]);
+            all
+        };
+        let mut axes = [WindowAxis::default(); 3];
+        axes[3 - spatial..].copy_from_slice(&windows.axes);
+        Self {
+            windows: true,
+            images,
+            size: place(x),
+            out: place(&y.shape),
+            taps: place(weight),
+            axes,
+            groups: windows.groups,
+            ..line
+        }
+    }
+
+    /// Rows of the result: output positions of all images.
+    pub fn m(&self) -> usize {
+        self.images * self.out.iter().product::<usize>()
+    }
+
+    /// Length of a sum where channels are read in fours.
+    pub fn padded_k(&self) -> usize {
+        self.taps.iter().product::<usize>() * (self.c / self.groups).next_multiple_of(4)
+    }
+
+    /// Output tiles of 2 × 2 pixels.
+    pub fn winograd_tiles(&self) -> usize {
+        self.images * self.out[1].div_ceil(2) * self.out[2].div_ceil(2)
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            product: [self.m(), self.n, self.padded_k()],
+            windows: self.windows,
+            ow: self.out[2],
+            winograd_tiles: self.winograd_tiles(),
+            c_in: self.c,
+            groups: self.groups,
+        }
+    }
+
+    pub fn flops(&self) -> u64 {
+        let k = self.taps.iter().product::<usize>() * (self.c / self.groups);
+        2 * (self.m() * self.n) as u64 * k as u64
+    }
+
+    /// A launch with the parameters of `include/gather.wgsl` but for `scale`; `c` channels of x and `n` columns of y in
+    /// memory.
+    pub fn launch(&self, kernel: &'static str, c: usize, n: usize, k_per_split: usize) -> Launch {
+        let mut launch = Launch::new(kernel)
+            .param("images", self.images)
+            .param("C", c)
+            .param("N", self.n)
+            .param("groups", self.groups)
+            .param("rows_per_image", self.rows_per_image)
+            .param("N_padded", n)
+            .param("K_per_split", k_per_split)
+            .flops(self.flops());
+        const AXES: [[&str; 6]; 3] = [
+            ["D", "OD", "KD", "stride_d", "pad_d", "dilation_d"],
+            ["H", "OH", "KH", "stride_h", "pad_h", "dilation_h"],
+            ["W", "OW", "KW", "stride_w", "pad_w", "dilation_w"],
+        ];
+        for (i, names) in AXES.into_iter().enumerate() {
+            let WindowAxis { stride, padding, dilation } = self.axes[i];
+            let values = [self.size[i], self.out[i], self.taps[i], stride, padding[0], dilation];
+            launch = names.into_iter().zip(values).fold(launch, |launch, (name, value)| launch.param(name, value));
+        }
+        launch
+    }
+}

@@ -1,0 +1,206 @@
+//! How the direct kernels are launched, and the launches around them: padding before, `conclude` after.
+
+use super::WEIGHT;
+use super::instance::Instance;
+use crate::ops::{Knobs, Launch, Lowered, Operand};
+
+/// One sum an invocation, everything else in a second launch.
+pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
+    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+    let (m, n) = (instance.m(), instance.n);
+    let sums = lowered.add_scratch([m, n]);
+    let main = instance
+        .launch("contraction/1_naive", instance.c, n, instance.padded_k())
+        .param_f32("scale", 1.0)
+        .bind("sums", sums)
+        .workgroups(n.div_ceil(8), m.div_ceil(8), 1);
+    lowered.launches.push(main);
+    lowered.launches.push(conclude(instance, sums, 1, n));
+    lowered
+}
+
+/// Four columns an invocation.
+pub(super) fn vec4(instance: &Instance<'_>) -> Lowered {
+    let (m, n) = (instance.m(), instance.n);
+    let launch = instance.launch("contraction/2_vec4", instance.c, n, instance.padded_k());
+    let launch = launch.workgroups(n.div_ceil(32), m.div_ceil(8), 1);
+    instance.epilogue.set(launch, instance.context, true).into()
+}
+
+/// Tiles in workgroup memory.
+pub(super) fn shared(instance: &Instance<'_>) -> Lowered {
+    let (m, n) = (instance.m(), instance.n);
+    let launch = instance.launch("contraction/3_shared", instance.c, n, instance.padded_k());
+    let launch = launch.workgroups(n.div_ceil(64), m.div_ceil(16), 1);
+    instance.epilogue.set(launch, instance.context, true).into()
+}
+
+/// Tiles in registers: for GPUs.
+pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
+    let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
+    let tile = Tile { size, splits, k_per_split: k_per_split(instance.padded_k(), size, splits) };
+    let configure = |launch: Launch| tile.configure(launch, instance);
+    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, configure)
+}
+
+/// Operands passed round in a subgroup of `lanes` invocations: for CPU drivers.
+pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
+    let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
+    in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), configure)
+}
+
+/// `parts` products at once, of `m` rows by `n` columns, a multiple of four: row m of x is `parts` rows of length `k`
+/// one after another, and so is row n of the weights; `y [parts, m, n]`. `lanes`: for CPU drivers, else for GPUs.
+pub(super) fn batch(
+    instance: &Instance<'_>,
+    [m, n, k]: [usize; 3],
+    parts: usize,
+    lanes: Option<usize>,
+    knobs: &Knobs,
+) -> Launch {
+    let product = Instance {
+        windows: false,
+        images: 1,
+        size: [1, 1, m],
+        c: parts * k,
+        out: [1, 1, m],
+        n,
+        taps: [1; 3],
+        axes: Default::default(),
+        groups: 1,
+        rows_per_image: m,
+        ..*instance
+    };
+    let launch = |kernel| product.launch(kernel, parts * k, n, k);
+    let launch = match lanes {
+        Some(lanes) => configure_shuffle(launch("contraction/shuffle"), &product, lanes, parts, knobs),
+        None => {
+            let tile = Tile { size: knobs.get("TILE"), splits: parts, k_per_split: k };
+            tile.configure(launch("contraction/4_registers"), &product)
+        }
+    };
+    product.epilogue.set(launch, product.context, false)
+}
+
+/// How a GPU's workgroups share a product: `wgsl/include/product_tile.wgsl`.
+struct Tile {
+    /// Rows and columns.
+    size: usize,
+    /// Parts that K is split into, each summed by workgroups of its own.
+    splits: usize,
+    k_per_split: usize,
+}
+
+impl Tile {
+    fn configure(&self, launch: Launch, instance: &Instance<'_>) -> Launch {
+        launch
+            .flag("WINDOWS", instance.windows)
+            .flag("DEPTH", [instance.size[0], instance.out[0], instance.taps[0]] != [1; 3])
+            .constant("TILE_M", self.size)
+            .constant("TILE_N", self.size)
+            .constant("TILE_K", 2048 / self.size)
+            .workgroups(instance.n.div_ceil(self.size), instance.m().div_ceil(self.size), self.splits)
+    }
+}
+
+fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, parts: usize, knobs: &Knobs) -> Launch {
+    let (rows, quads) = (knobs.get("ROWS"), knobs.get("QUADS"));
+    let across = &instance.axes[2];
+    let lines = instance.images * instance.out[0] * instance.out[1];
+    launch
+        .flag("WINDOWS", instance.windows)
+        .flag("SLIDE", instance.windows && across.stride == 1 && across.dilation == 1)
+        .constant("LANES", lanes)
+        .constant("ROWS", rows)
+        .constant("QUADS", quads)
+        .constant("WEIGHT_LOADS", (4 * quads).div_ceil(lanes))
+        .workgroups(instance.n.div_ceil(4 * quads), (lines * instance.out[2].div_ceil(rows)).div_ceil(lanes), parts)
+}
+
+/// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights
+/// are padded where C is not a multiple of four; after it, partial sums, padded columns and gates are brought into y.
+/// The launch that pads the weights reads nothing else.
+fn in_fours(
+    instance: &Instance<'_>,
+    kernel: &'static str,
+    splits: usize,
+    k_per_split: usize,
+    configure: impl Fn(Launch) -> Launch,
+) -> Lowered {
+    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+    let (c, n, m) = (instance.c, instance.n, instance.m());
+    let (c_padded, n_padded) = (c.next_multiple_of(4), n.next_multiple_of(4));
+    let direct = splits == 1 && n_padded == n && !instance.epilogue.gate;
+
+    let main = configure(instance.launch(kernel, c_padded, n_padded, k_per_split));
+    let mut main = instance.epilogue.set(main, instance.context, direct);
+    if c_padded != c {
+        let pixels = instance.images * instance.size.iter().product::<usize>();
+        let taps = instance.taps.iter().product::<usize>();
+        for (name, input, rows) in [("x", 0, pixels), ("weight", WEIGHT, n * taps)] {
+            let scratch = lowered.add_scratch([rows, c_padded]);
+            let elements = rows * c_padded;
+            lowered.launches.push(
+                Launch::new("contraction/pad_channels")
+                    .bind("unpadded", Operand::Input(input))
+                    .bind("padded", scratch)
+                    .param("rows", rows)
+                    .param("C", c)
+                    .param("C_padded", c_padded)
+                    .flops(elements as u64)
+                    .cover(elements / 4, 64),
+            );
+            main = main.bind(name, scratch);
+        }
+    }
+    if direct {
+        lowered.launches.push(main);
+        return lowered;
+    }
+    let partial = lowered.add_scratch([splits, m, n_padded]);
+    lowered.launches.push(main.bind("y", partial));
+    lowered.launches.push(conclude(instance, partial, splits, n_padded));
+    lowered
+}
+
+/// Everything but the sums, from `partial [splits, M, n_padded]`.
+fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: usize) -> Launch {
+    let (m, n) = (instance.m(), instance.n);
+    let launch = Launch::new("contraction/conclude")
+        .flag("GATE", instance.epilogue.gate)
+        .bind("partial", partial)
+        .param("splits", splits)
+        .param("M", m)
+        .param("N", n)
+        .param("N_padded", n_padded)
+        .param("rows_per_image", instance.rows_per_image)
+        .flops((splits * m * n) as u64)
+        .cover(instance.context.output.elements().div_ceil(4), 64);
+    instance.epilogue.set(launch, instance.context, true)
+}
+
+/// Length of each part of a sum over `k` in `splits` parts: whole tiles of K.
+fn k_per_split(k: usize, size: usize, splits: usize) -> usize {
+    let tile_k = 2048 / size;
+    k.div_ceil(splits).next_multiple_of(tile_k).max(tile_k)
+}
+
+/// The tiles, and the numbers of parts that a sum over `k` can be in, none of them empty.
+pub(super) fn tile_knobs(k: usize) -> Vec<Knobs> {
+    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("SPLITS", &std::array::from_fn::<_, 16, _>(|i| i + 1))]);
+    let whole = |knobs: &Knobs| {
+        let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
+        k.div_ceil(k_per_split(k, size, splits)).max(1) == splits
+    };
+    all.into_iter().filter(whole).collect()
+}
+
+/// The tiles of [`batch`] for GPUs.
+pub(super) fn batch_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("TILE", &[64, 128])])
+}
+
+/// The rows and quads of columns that an invocation of `shuffle` may have.
+pub(super) fn shuffle_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("ROWS", &[1, 2, 4, 8]), ("QUADS", &[1, 2, 4, 8])])
+}

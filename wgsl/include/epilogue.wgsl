@@ -1,0 +1,42 @@
+// What happens to a sum of the contraction before it is stored, the same in every kernel:
+//
+//   y = scale * (f(sum + bias + summand) + residual)
+//
+// Columns come in fours: N is a multiple of 4. Where it is not, where a sum was split, and where a gate joins two
+// columns, a kernel stores bare sums, and conclude.wgsl does this.
+//
+//   bias      [N]                                            if HAS_BIAS
+//   summand   [images, N] or [M, N], by what SUMMAND says
+//   residual  [images, N] or [M, N], by what RESIDUAL says
+//!include activation
+//!storage summand
+//!storage residual
+//!storage y
+
+const HAS_BIAS: bool = false;
+const SUMMAND: u32 = 0u;  // 0: none; 1: a row for each image; 2: a row for each row of y
+const RESIDUAL: u32 = 0u; // likewise
+
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> summand: array<summand_vec4>;
+@group(0) @binding(4) var<storage, read> residual: array<residual_vec4>;
+@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
+
+// What all rows of an image have in common before the activation: columns n to n + 3.
+fn common_addend(image: u32, n: u32) -> vec4<f32> {
+    var addend = vec4<f32>(0.0);
+    if (HAS_BIAS) { addend = bias[n / 4u]; }
+    if (SUMMAND == 1u) { addend += load_summand((image * p.N + n) / 4u); }
+    return addend;
+}
+
+// The result from the sum and the common addend, for the vector of y at `index`: columns n to n + 3 of some row of an
+// image.
+fn conclude(sum: vec4<f32>, image: u32, n: u32, index: u32) -> vec4<f32> {
+    var result = sum;
+    if (SUMMAND == 2u) { result += load_summand(index); }
+    result = activate(result);
+    if (RESIDUAL == 1u) { result += load_residual((image * p.N + n) / 4u); }
+    if (RESIDUAL == 2u) { result += load_residual(index); }
+    return p.scale * result;
+}
