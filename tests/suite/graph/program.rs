@@ -77,8 +77,7 @@ fn every_step_of_stable_diffusion_runs_only_what_depends_on_the_step() {
         assert!(of_text.iter().all(|name| name.contains("attn2")), "{of_text:?}");
         assert_eq!(of_text.len(), 16, "{of_text:?}");
         assert!(program.role_bytes(BufferRole::Condition) >= 16 * 2 * 2 * 77 * 320 * 2);
-        // Filters of 4 input channels are padded, on CPU drivers those of 3 x 3 transformed, when the model is loaded.
-        assert!(!program.once.is_empty());
+        // Filters of 3 x 3 are transformed when the model is loaded, on CPU drivers.
         if caps.is_cpu {
             assert!(program.role_bytes(BufferRole::Prepared) > 500 << 20, "Winograd's filters");
             assert!(program.memory_bytes() < program.resident_bytes() + (64 << 20), "one source at a time");
