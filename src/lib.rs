@@ -9,6 +9,8 @@
 //!                        └──> image_io
 //! ```
 //!
+//! A checkpoint's [`files`] come from the disk or from memory.
+//!
 //! A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
 //! [`pipelines`] write the denoise loop out. [`models`] build a [`graph::Graph`] from a typed config; they know nothing
 //! of devices. [`graph::passes`] rewrite it. [`plan`] chooses a kernel and buffers for every node before anything runs.
@@ -53,6 +55,7 @@ pub mod cli;
 pub mod content;
 pub mod encode;
 pub mod error;
+pub mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;

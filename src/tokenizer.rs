@@ -8,6 +8,7 @@
 //! Source: Radford et al. 2021, arXiv:2103.00020, section 2.4; Sennrich et al. 2016, arXiv:1508.07909.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::checkpoint::Json;
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files};
 
 /// Longest text, in bytes. The time that encoding takes grows with the square of a word's length.
 const MAX_TEXT: usize = 1 << 16;
@@ -77,16 +79,27 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Config`] if one is malformed or they contradict each other.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_in(&Disk, folder)
+    }
+
+    /// As [`Tokenizer::open`], of a folder among `files`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_in(files: &dyn Files, folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let optional = |name: &str| -> Result<Option<Json>> {
             let path = folder.join(name);
-            if path.is_file() { Json::read(path).map(Some) } else { Ok(None) }
+            files.is_file(&path).then(|| Json::read_in(files, path)).transpose()
         };
         let whole = optional("tokenizer.json")?;
-        let (vocab, merges) = if folder.join("vocab.json").is_file() {
+        let (vocab, merges) = if let Some(vocab) = optional("vocab.json")? {
             let path = folder.join("merges.txt");
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            (Json::read(folder.join("vocab.json"))?, merge_lines(&text))
+            let bytes = files.open(&path).map_err(Error::io(&path))?;
+            let text = std::str::from_utf8(&bytes).map_err(|_| {
+                Error::io(&path)(io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
+            })?;
+            (vocab, merge_lines(text))
         } else if let Some(whole) = &whole {
             from_tokenizer_json(whole)?
         } else {

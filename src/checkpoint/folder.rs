@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use super::{Json, TensorSource, Tensors, quoted};
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files, Kind};
+use crate::tokenizer::Tokenizer;
 
 /// First part of the names of weight files: what diffusers' models and transformers' models are saved as.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -18,6 +20,7 @@ const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// A model folder.
 #[derive(Debug)]
 pub struct Folder {
+    files: Arc<dyn Files>,
     path: PathBuf,
     index: Option<Json>,
     pipeline_class: Option<String>,
@@ -34,7 +37,7 @@ pub struct Component {
     pub class_name: Option<String>,
     /// `config.json`.
     pub config: Json,
-    /// The weights, validated and memory-mapped.
+    /// The weights, validated; from disk, memory-mapped.
     pub tensors: Arc<dyn TensorSource>,
 }
 
@@ -51,33 +54,45 @@ impl Folder {
     /// [`Error::Usage`] if there is no such folder, [`Error::Config`] if it does not hold a model or its
     /// `model_index.json` is malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_in(Arc::new(Disk), path)
+    }
+
+    /// As [`Folder::open`], of a folder among `files`.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn open_in(files: Arc<dyn Files>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let shown = path.display();
-        if !path.exists() {
-            return Err(Error::Usage(format!(
-                "{shown}: there is no such folder; give the folder that holds model_index.json or config.json"
-            )));
-        }
-        if !path.is_dir() {
-            return Err(Error::Usage(format!(
-                "{shown}: expected a model folder (with model_index.json or config.json), found a file"
-            )));
+        match files.kind(&path) {
+            Ok(Kind::Folder) => {}
+            Ok(Kind::File(_) | Kind::Other) => {
+                return Err(Error::Usage(format!(
+                    "{shown}: expected a model folder (with model_index.json or config.json), found a file"
+                )));
+            }
+            Err(_) => {
+                return Err(Error::Usage(format!(
+                    "{shown}: there is no such folder; give the folder that holds model_index.json or config.json"
+                )));
+            }
         }
         let index_path = path.join("model_index.json");
-        let index = if index_path.exists() { Some(Json::read(index_path)?) } else { None };
+        let index = if files.kind(&index_path).is_ok() { Some(Json::read_in(&*files, index_path)?) } else { None };
         let pipeline_class = index.as_ref().map(pipeline_class).transpose()?;
-        let components = list(&path)?.iter().any(|name| path.join(name).join("config.json").is_file());
-        if index.is_none() && !components && !path.join("config.json").is_file() {
-            let hint = match list(&path.join("snapshots")).unwrap_or_default().first() {
+        let names = list(&*files, &path)?;
+        let components = names.iter().any(|name| files.is_file(&path.join(name).join("config.json")));
+        if index.is_none() && !components && !files.is_file(&path.join("config.json")) {
+            let hint = match list(&*files, &path.join("snapshots")).unwrap_or_default().first() {
                 Some(revision) => format!(
                     "this is a download cache, give {} instead",
                     path.join("snapshots").join(revision).display()
                 ),
-                None => format!("found {}", shown_list(&list(&path)?)),
+                None => format!("found {}", shown_list(&names)),
             };
             return Err(Error::Config(format!("{shown}: expected model_index.json or config.json; {hint}")));
         }
-        Ok(Self { path, index, pipeline_class, variant: None })
+        Ok(Self { files, path, index, pipeline_class, variant: None })
     }
 
     /// Prefers weight files of a variant, e.g. `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component
@@ -87,13 +102,9 @@ impl Folder {
     /// [`Error::Usage`] if no component has that variant.
     pub fn with_variant(mut self, variant: &str) -> Result<Self> {
         let mut found = Vec::new();
-        for folder in list(&self.path)?
-            .iter()
-            .map(|name| self.path.join(name))
-            .filter(|folder| folder.is_dir())
-            .chain([self.path.clone()])
-        {
-            found.extend(variants(&list(&folder)?));
+        let folders = self.list(&self.path)?.into_iter().map(|name| self.path.join(name));
+        for folder in folders.filter(|folder| self.files.is_folder(folder)).chain([self.path.clone()]) {
+            found.extend(variants(&self.list(&folder)?));
         }
         found.sort();
         found.dedup();
@@ -133,9 +144,9 @@ impl Folder {
                 let is_component = |name: &String| {
                     ["config.json", "scheduler_config.json"]
                         .iter()
-                        .any(|file| self.path.join(name).join(file).is_file())
+                        .any(|file| self.files.is_file(&self.path.join(name).join(file)))
                 };
-                list(&self.path).unwrap_or_default().into_iter().filter(is_component).collect()
+                self.list(&self.path).unwrap_or_default().into_iter().filter(is_component).collect()
             }
         }
     }
@@ -148,7 +159,7 @@ impl Folder {
     /// The folder of a component, if it has its own: `tokenizer`, `feature_extractor` …
     pub fn subfolder(&self, name: &str) -> Option<PathBuf> {
         let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
-        Some(self.path.join(name)).filter(|folder| plain && folder.is_dir())
+        Some(self.path.join(name)).filter(|folder| plain && self.files.is_folder(folder))
     }
 
     /// Configuration and weights of a model, e.g. `unet`.
@@ -158,7 +169,7 @@ impl Folder {
     /// weights are missing, damaged, or not `.safetensors`.
     pub fn component(&self, name: &str) -> Result<Component> {
         let (folder, config) = self.config(name, "config.json")?;
-        let tensors = Arc::new(Tensors::open(find_weights(&folder, self.variant.as_deref())?)?);
+        let tensors = Arc::new(self.weights(&folder)?);
         Ok(Component { name: name.to_owned(), class_name: class_name(&config), config, tensors })
     }
 
@@ -197,32 +208,60 @@ impl Folder {
         for name in ["unet", "vae", "text_encoder", "text_encoder_2"].iter().filter(|n| names.iter().any(|m| m == *n)) {
             let (folder, config) = self.config(name, "config.json")?;
             files.push(config.path);
-            files.extend(Tensors::open(find_weights(&folder, self.variant.as_deref())?)?.files().map(Path::to_owned));
+            files.extend(self.weights(&folder)?.files().map(Path::to_owned));
         }
         for folder in ["tokenizer", "tokenizer_2"].iter().filter_map(|name| self.subfolder(name)) {
-            files.extend(list(&folder)?.iter().map(|name| folder.join(name)).filter(|file| file.is_file()));
+            let all = self.list(&folder)?.into_iter().map(|name| folder.join(name));
+            files.extend(all.filter(|file| self.files.is_file(file)));
         }
         Ok(files)
+    }
+
+    /// A JSON file beside `model_index.json`; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub fn json(&self, name: &str) -> Result<Option<Json>> {
+        let path = self.path.join(name);
+        self.files.is_file(&path).then(|| Json::read_in(&*self.files, path)).transpose()
+    }
+
+    /// The tokenizer in the folder of a component; `None` if it has none of its own.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn tokenizer(&self, name: &str) -> Result<Option<Tokenizer>> {
+        self.subfolder(name).map(|folder| Tokenizer::open_in(&*self.files, folder)).transpose()
+    }
+
+    fn list(&self, folder: &Path) -> Result<Vec<String>> {
+        list(&*self.files, folder)
+    }
+
+    /// The weights in a component's folder.
+    fn weights(&self, folder: &Path) -> Result<Tensors> {
+        let file = find_weights(folder, &self.list(folder)?, self.variant.as_deref())?;
+        Tensors::open_in(&*self.files, file)
     }
 
     /// `file` in the folder of the component, or in the root of a flat folder; and the folder.
     fn config(&self, name: &str, file: &str) -> Result<(PathBuf, Json)> {
         if let Some(folder) = self.subfolder(name) {
-            let config = Json::read(folder.join(file))?;
+            let config = Json::read_in(&*self.files, folder.join(file))?;
             return Ok((folder, config));
         }
         let nothing = |why: String| {
             Error::Config(format!("{}: there is no component {}: {why}", self.path.display(), quoted(name)))
         };
         let path = self.path.join(file);
-        if !path.is_file() {
+        if !self.files.is_file(&path) {
             return Err(nothing(format!(
                 "neither the folder nor {file} is there; components: {}",
                 shown_list(&self.component_names())
             )));
         }
         // In a flat folder only one component's config.json is at the root: the class tells which.
-        let config = Json::read(path)?;
+        let config = Json::read_in(&*self.files, path)?;
         match (&self.index, self.index_class(name), class_name(&config)) {
             (Some(_), None, _) => Err(nothing(format!("model_index.json has {}", shown_list(&self.component_names())))),
             (Some(_), Some(expected), Some(found)) if expected != found => Err(nothing(format!(
@@ -253,9 +292,8 @@ fn class_name(config: &Json) -> Option<String> {
     value["_class_name"].as_str().or_else(|| value["architectures"][0].as_str()).map(str::to_owned)
 }
 
-/// The weight file, or index of a sharded set, of a component's folder.
-fn find_weights(folder: &Path, variant: Option<&str>) -> Result<PathBuf> {
-    let files = list(folder)?;
+/// The weight file, or index of a sharded set, among the `files` of a component's folder.
+fn find_weights(folder: &Path, files: &[String], variant: Option<&str>) -> Result<PathBuf> {
     let has = |name: &String| files.contains(name);
     let shown = folder.display();
     let wanted = |variant: Option<&str>| STEMS.iter().flat_map(move |stem| weight_files(stem, variant)).find(has);
@@ -264,7 +302,7 @@ fn find_weights(folder: &Path, variant: Option<&str>) -> Result<PathBuf> {
     if let Some(file) = found {
         return Ok(folder.join(file));
     }
-    match variants(&files).as_slice() {
+    match variants(files).as_slice() {
         [] => {}
         [only] => return Ok(folder.join(wanted(Some(only)).expect("`variants` lists what `weight_files` names"))),
         several => {
@@ -286,7 +324,7 @@ fn find_weights(folder: &Path, variant: Option<&str>) -> Result<PathBuf> {
         "{shown}: expected {}.safetensors or {}.safetensors; found {}",
         STEMS[0],
         STEMS[1],
-        shown_list(&files)
+        shown_list(files)
     )))
 }
 
@@ -312,14 +350,8 @@ fn variants(files: &[String]) -> Vec<String> {
     found
 }
 
-/// Names in a folder, sorted. Models use no names that are not UTF-8.
-fn list(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        names.extend(entry.map_err(Error::io(folder))?.file_name().into_string());
-    }
-    names.sort();
-    Ok(names)
+fn list(files: &dyn Files, folder: &Path) -> Result<Vec<String>> {
+    files.list(folder).map_err(Error::io(folder))
 }
 
 /// Up to ten names for a message.

@@ -1,11 +1,11 @@
 //! JSON files as Python writes them.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files, Kind};
 
 /// Longest JSON file that is read. The index of the largest sharded checkpoints has about one megabyte.
 const MAX_BYTES: u64 = 64 << 20;
@@ -31,23 +31,27 @@ impl Json {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Config`] if it is too long or not JSON.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read_in(&Disk, path)
+    }
+
+    /// As [`Json::read`], of a file among `files`.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub fn read_in(files: &dyn Files, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let kind = std::fs::metadata(path).map_err(Error::io(path))?;
-        if !kind.is_file() {
-            return Err(Error::Config(format!("{}: expected a JSON file, found a folder or device", path.display())));
+        let bad = |message: String| Error::Config(format!("{}: {message}", path.display()));
+        // Asked before opening, which may read the whole file.
+        match files.kind(path).map_err(Error::io(path))? {
+            Kind::File(length) if length > MAX_BYTES => {
+                return Err(bad(format!("longer than the {MAX_BYTES} bytes a JSON file may have here")));
+            }
+            Kind::File(_) => {}
+            Kind::Folder | Kind::Other => return Err(bad("expected a JSON file, found a folder or device".into())),
         }
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(Error::Config(format!(
-                "{}: longer than the {MAX_BYTES} bytes a JSON file may have here",
-                path.display()
-            )));
-        }
-        let text =
-            String::from_utf8(bytes).map_err(|e| Error::Config(format!("{}: not UTF-8 text ({e})", path.display())))?;
-        Self::parse(path, text)
+        let bytes = files.open(path).map_err(Error::io(path))?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8 text ({e})")))?;
+        Self::parse(path, text.to_owned())
     }
 
     /// Parses `text`; `path` only names it in messages.

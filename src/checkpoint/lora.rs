@@ -19,6 +19,7 @@ use super::weights::check_finite;
 use super::{Component, Json, TensorSource, Tensors, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files};
 use crate::graph::Stored;
 use crate::tensor::HostTensor;
 
@@ -86,7 +87,15 @@ impl Lora {
     /// As [`Tensors::open`]; [`Error::Checkpoint`] listing the tensors that belong to no whole layer;
     /// [`Error::Unsupported`] for other kinds of adapter (LoHa, LoKr, DoRA …), by the name of one of their tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_tensors(Tensors::open(path)?)
+        Self::open_in(&Disk, path)
+    }
+
+    /// As [`Lora::open`], of a file among `files`.
+    ///
+    /// # Errors
+    /// As [`Lora::open`].
+    pub fn open_in(files: &dyn Files, path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_tensors(Tensors::open_in(files, path)?)
     }
 
     /// The LoRA that the tensors of an open file make.

@@ -1,8 +1,9 @@
-//! Checkpoints: configuration and weights from disk, checked before anything is computed.
+//! Checkpoints: configuration and weights from disk or memory ([`Files`](crate::files::Files)), checked before anything
+//! is computed.
 //!
-//! - [`safetensors`]: memory-mapped `.safetensors` files, single or sharded, every offset validated when opened
+//! - [`safetensors`]: `.safetensors` files, single or sharded, every offset validated when opened
 //!   ([`Tensors`]).
-//! - [`Checkpoint`]: a model on disk, in whatever layout.
+//! - [`Checkpoint`]: a model in whatever layout.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
 //! - [`single_file`]: a whole Stable Diffusion model in one file of the original layout ([`SingleFile`]).
 //! - [`rename`]: the one table of key names that changed over the years.

@@ -1,4 +1,4 @@
-//! A model on disk, in whatever layout.
+//! A model in whatever layout, on disk or in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, lora, quoted};
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files};
 use crate::refusal::{Refusal, Remedy};
 use crate::tokenizer::{CLIP_VOCABULARY, Padding, Tokenizer};
 
@@ -31,15 +32,23 @@ enum Source {
 const ADAPTED: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 impl Checkpoint {
-    /// Opens a folder or a single `.safetensors` file.
+    /// Opens a folder or a single `.safetensors` file on disk.
     ///
     /// # Errors
     /// As [`Folder::open`] and [`SingleFile::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let source = if path.as_ref().is_file() {
-            Source::SingleFile(SingleFile::open(path)?)
+        Self::open_in(Arc::new(Disk), path)
+    }
+
+    /// As [`Checkpoint::open`], of a folder or file among `files`: a model in memory.
+    ///
+    /// # Errors
+    /// As [`Folder::open`] and [`SingleFile::open`].
+    pub fn open_in(files: Arc<dyn Files>, path: impl AsRef<Path>) -> Result<Self> {
+        let source = if files.is_file(path.as_ref()) {
+            Source::SingleFile(SingleFile::open_in(&*files, path)?)
         } else {
-            Source::Folder(Folder::open(path)?)
+            Source::Folder(Folder::open_in(files, path)?)
         };
         Ok(Self { source, changed: BTreeMap::new(), tokenizers: BTreeMap::new() })
     }
@@ -173,11 +182,15 @@ impl Checkpoint {
         }
     }
 
-    /// The folder of a component that is not a model, e.g. `tokenizer`; `None` if there is none, as in a single file.
-    pub fn subfolder(&self, name: &str) -> Option<PathBuf> {
+    /// A JSON file beside `model_index.json`, e.g. `generation_config.json`; `None` if there is none, as in a single
+    /// file.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub fn json(&self, name: &str) -> Result<Option<Json>> {
         match &self.source {
-            Source::Folder(folder) => folder.subfolder(name),
-            Source::SingleFile(_) => None,
+            Source::Folder(folder) => folder.json(name),
+            Source::SingleFile(_) => Ok(None),
         }
     }
 
@@ -191,8 +204,10 @@ impl Checkpoint {
         if let Some(tokenizer) = self.tokenizers.get(name) {
             return Ok(tokenizer.clone());
         }
-        if let Some(folder) = self.subfolder(name) {
-            return Tokenizer::open(folder);
+        if let Source::Folder(folder) = &self.source
+            && let Some(tokenizer) = folder.tokenizer(name)?
+        {
+            return Ok(tokenizer);
         }
         let config = self.component_config(&name.replace("tokenizer", "text_encoder"))?;
         let vocabulary = config.value["vocab_size"].as_u64();

@@ -1,4 +1,4 @@
-//! Memory-mapped `.safetensors` files, and writing them.
+//! `.safetensors` files, memory-mapped or in memory, and writing them.
 //!
 //! [`Tensors::open`] takes one file or the `*.index.json` of a sharded set. Everything that can be wrong with names,
 //! shapes and offsets is found when the file is opened; nothing is copied until a tensor is read.
@@ -15,6 +15,7 @@ use super::header::{self, Stored};
 use super::{Json, TensorSource, convert, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::files::{Bytes, Disk, Files, Kind};
 use crate::graph::{self, StoredType};
 use crate::tensor::HostTensor;
 
@@ -27,7 +28,7 @@ pub struct TensorInfo<'a> {
     pub shape: &'a [usize],
 }
 
-/// Named tensors of one `.safetensors` file or of a sharded set, memory-mapped.
+/// Named tensors of one `.safetensors` file or of a sharded set; from disk, memory-mapped.
 pub struct Tensors {
     path: PathBuf,
     shards: Vec<Shard>,
@@ -37,9 +38,7 @@ pub struct Tensors {
 
 struct Shard {
     path: PathBuf,
-    bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
-    /// Tells the file apart from others, and from itself before a change; none for bytes in memory.
-    file: Option<ContentId>,
+    bytes: Bytes,
 }
 
 impl Tensors {
@@ -52,40 +51,45 @@ impl Tensors {
     /// (truncated, overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards
     /// disagree.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_in(&Disk, path)
+    }
+
+    /// As [`Tensors::open`], of a file among `files`.
+    ///
+    /// # Errors
+    /// As [`Tensors::open`].
+    pub fn open_in(files: &dyn Files, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.extension().is_some_and(|e| e == "json") {
-            return Self::open_sharded(path);
+            return Self::open_sharded(files, path);
         }
-        Self::from_shard(path, Self::map(path)?, Some(identity(path)?))
+        Self::from_bytes(path, bytes_of(files, path)?)
     }
 
     /// Tensors of a `.safetensors` file that is already in memory; `path` only names it in messages.
     ///
     /// # Errors
     /// As [`Tensors::open`].
-    pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
-        Self::from_shard(path.as_ref(), Box::new(bytes), None)
-    }
-
-    fn from_shard(path: &Path, bytes: Box<dyn AsRef<[u8]> + Send + Sync>, file: Option<ContentId>) -> Result<Self> {
-        let header = header::parse((*bytes).as_ref(), path)?;
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: impl Into<Bytes>) -> Result<Self> {
+        let (path, bytes) = (path.as_ref(), bytes.into());
+        let header = header::parse(&bytes, path)?;
         Ok(Self {
             path: path.to_owned(),
-            shards: vec![Shard { path: path.to_owned(), bytes, file }],
+            shards: vec![Shard { path: path.to_owned(), bytes }],
             tensors: header.tensors.into_iter().map(|(name, stored)| (name, (0, stored))).collect(),
             metadata: header.metadata,
         })
     }
 
-    fn open_sharded(path: &Path) -> Result<Self> {
-        let files = parse_index(&Json::read(path)?)?;
+    fn open_sharded(files: &dyn Files, path: &Path) -> Result<Self> {
+        let shards = parse_index(&Json::read_in(files, path)?)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut all =
             Self { path: path.to_owned(), shards: vec![], tensors: BTreeMap::new(), metadata: BTreeMap::new() };
-        for (file, names) in files {
+        for (file, names) in shards {
             let shard_path = folder.join(&file);
-            let bytes = Self::map(&shard_path)?;
-            let header = header::parse((*bytes).as_ref(), &shard_path)?;
+            let bytes = bytes_of(files, &shard_path)?;
+            let header = header::parse(&bytes, &shard_path)?;
             let bad = |message| Error::Checkpoint(format!("{}: {message}", path.display()));
             if let Some(name) = names.iter().find(|&name| !header.tensors.contains_key(name)) {
                 return Err(bad(format!(
@@ -102,44 +106,10 @@ impl Tensors {
                 }
                 all.tensors.insert(name, (all.shards.len(), stored));
             }
-            let file = Some(identity(&shard_path)?);
-            all.shards.push(Shard { path: shard_path, bytes, file });
+            all.shards.push(Shard { path: shard_path, bytes });
             all.metadata.extend(header.metadata);
         }
         Ok(all)
-    }
-
-    fn map(path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
-        // Checked before opening, because opening a named pipe waits for a writer.
-        let kind = std::fs::metadata(path).map_err(Error::io(path))?;
-        if kind.is_dir() {
-            return Err(Error::Checkpoint(format!("{}: expected a .safetensors file, found a folder", path.display())));
-        }
-        if !kind.is_file() {
-            return Err(Error::Checkpoint(format!(
-                "{}: expected a .safetensors file, found a device, pipe or socket",
-                path.display()
-            )));
-        }
-        if kind.len() == 0 {
-            return Ok(Box::new([])); // which cannot be mapped; the header check refuses it
-        }
-        Self::contents(path).map_err(Error::io(path))
-    }
-
-    #[cfg(feature = "threads")]
-    fn contents(path: &Path) -> std::io::Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
-        let file = std::fs::File::open(path)?;
-        // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the file in place
-        // while it is mapped could change bytes under a slice; `open` documents that as the caller's duty, as every
-        // memory-mapping loader must. Files written by this crate are never rewritten in place (temporary name, then
-        // rename).
-        Ok(Box::new(unsafe { memmap2::Mmap::map(&file) }?))
-    }
-
-    #[cfg(not(feature = "threads"))]
-    fn contents(path: &Path) -> std::io::Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
-        Ok(Box::new(std::fs::read(path)?))
     }
 
     /// The file, or the index of the sharded set.
@@ -181,8 +151,8 @@ impl Tensors {
         let Some((shard, stored)) = self.tensors.get(name) else {
             return Err(self.no_tensor(name));
         };
-        let Shard { path, bytes, .. } = &self.shards[*shard];
-        let bytes = &(**bytes).as_ref()[stored.bytes.clone()];
+        let Shard { path, bytes } = &self.shards[*shard];
+        let bytes = &bytes[stored.bytes.clone()];
         let data = convert::to_f32(bytes, stored.dtype, &|| format!("{}: tensor {}", path.display(), quoted(name)))?;
         HostTensor::new(stored.shape.clone(), data)
     }
@@ -219,29 +189,22 @@ impl TensorSource for Tensors {
             Dtype::BF16 => StoredType::Bf16,
             _ => return None,
         };
-        let bytes = (*self.shards[*shard].bytes).as_ref();
-        Some(graph::Stored { dtype, bytes: &bytes[stored.bytes.clone()] })
+        Some(graph::Stored { dtype, bytes: &self.shards[*shard].bytes[stored.bytes.clone()] })
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {
         let Some((shard, stored)) = self.tensors.get(name) else { return Err(self.no_tensor(name)) };
-        let bytes = (*self.shards[*shard].bytes).as_ref();
         let place = format!("{:?} {:?} {:?}", stored.dtype, stored.shape, stored.bytes);
-        Ok(match &self.shards[*shard].file {
-            // A mapped file is not to change while it is open; where and when tell its contents apart.
-            Some(file) => ContentId::of(&[b"file", file.bytes(), place.as_bytes()]),
-            None => ContentId::of(&[b"memory", place.as_bytes(), &bytes[stored.bytes.clone()]]),
-        })
+        Ok(ContentId::of(&[b"tensor", self.shards[*shard].bytes.id().bytes(), place.as_bytes()]))
     }
 }
 
-/// What tells a file apart: where it lies, how long it is, and when it was changed last.
-fn identity(path: &Path) -> Result<ContentId> {
-    let full = std::fs::canonicalize(path).map_err(Error::io(path))?;
-    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-    let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    let age = format!("{} {:?}", metadata.len(), changed);
-    Ok(ContentId::of(&[full.as_os_str().as_encoded_bytes(), age.as_bytes()]))
+/// The bytes of one `.safetensors` file. An empty one is refused by the check of its header.
+fn bytes_of(files: &dyn Files, path: &Path) -> Result<Bytes> {
+    match files.kind(path).map_err(Error::io(path))? {
+        Kind::File(_) => files.open(path).map_err(Error::io(path)),
+        found => Err(Error::Checkpoint(format!("{}: expected a .safetensors file, found {found}", path.display()))),
+    }
 }
 
 /// `{"weight_map": {tensor: file}}` → file → sorted tensor names. Only plain file names are accepted, so that an index

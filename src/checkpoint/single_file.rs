@@ -15,6 +15,7 @@ use super::ldm_keys::{self, Part, TEXT_TOWERS, Tower};
 use super::{Component, Json, TensorSource, Tensors, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files};
 use crate::graph::Stored;
 use crate::refusal::{Refusal, Remedy};
 use crate::tensor::HostTensor;
@@ -34,7 +35,15 @@ impl SingleFile {
     /// As [`Tensors::open`]; [`Error::Refused`] if the file is a LoRA, [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
     /// original layout.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_tensors(Tensors::open(path)?)
+        Self::open_in(&Disk, path)
+    }
+
+    /// As [`SingleFile::open`], of a file among `files`.
+    ///
+    /// # Errors
+    /// As [`SingleFile::open`].
+    pub fn open_in(files: &dyn Files, path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_tensors(Tensors::open_in(files, path)?)
     }
 
     /// Infers what the tensors of an open file are.

@@ -11,6 +11,7 @@ use super::weights::check_finite;
 use super::{Component, TensorSource, Tensors, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
+use crate::files::{Disk, Files};
 use crate::graph::{Stored, content_of};
 use crate::tensor::HostTensor;
 use crate::tokenizer::Tokenizer;
@@ -33,7 +34,15 @@ impl TextualInversion {
     /// # Errors
     /// As [`Tensors::open`]; [`Error::Checkpoint`] if the tensors are not vectors of a textual inversion.
     pub fn open(path: impl AsRef<Path>, word: Option<&str>) -> Result<Self> {
-        Self::from_tensors(&Tensors::open(path)?, word)
+        Self::open_in(&Disk, path, word)
+    }
+
+    /// As [`TextualInversion::open`], of a file among `files`.
+    ///
+    /// # Errors
+    /// As [`TextualInversion::open`].
+    pub fn open_in(files: &dyn Files, path: impl AsRef<Path>, word: Option<&str>) -> Result<Self> {
+        Self::from_tensors(&Tensors::open_in(files, path)?, word)
     }
 
     /// The textual inversion in an open file.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::checkpoint::{Checkpoint, Json};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no
@@ -26,11 +26,7 @@ impl GenerationConfig {
     /// # Errors
     /// [`Error::Config`] if the file is not understood.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let path = checkpoint.path().join("generation_config.json");
-        if !path.is_file() {
-            return Ok(Self::default());
-        }
-        let json = Json::read(&path)?;
-        serde_json::from_value(json.value).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+        let Some(json) = checkpoint.json("generation_config.json")? else { return Ok(Self::default()) };
+        serde_json::from_value(json.value).map_err(|error| Error::Config(format!("{}: {error}", json.path.display())))
     }
 }

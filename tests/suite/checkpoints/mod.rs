@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod damaged_checkpoints;
+pub mod files;
 pub mod fuzz_configs;
 pub mod fuzz_weights;
 pub mod single_file;

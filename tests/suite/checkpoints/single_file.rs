@@ -20,7 +20,7 @@ fn write(path: &Path, tensors: &BTreeMap<String, HostTensor>) {
 }
 
 /// The folder `sd1` of the fixtures with CLIP's vocabulary in place of its own small one.
-fn folder_with_clip_vocabulary(folder: &Path) {
+pub fn folder_with_clip_vocabulary(folder: &Path) {
     copy(&stable_diffusion("sd1"), folder);
     std::fs::remove_dir_all(folder.join("tokenizer")).expect("there");
     let config = folder.join("text_encoder/config.json");
@@ -41,7 +41,7 @@ fn folder_with_clip_vocabulary(folder: &Path) {
 }
 
 /// The same weights under the names of the original code, after the table in `tests/fixtures/single_file/sd1.tsv`.
-fn write_single_file(folder: &Path, path: &Path) {
+pub fn write_single_file(folder: &Path, path: &Path) {
     let checkpoint = Checkpoint::open(folder).expect("sound");
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single_file/sd1.tsv");
     let table = std::fs::read_to_string(table).expect("the fixture is there");
