@@ -141,3 +141,23 @@ pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Request;
+
+    #[test]
+    fn the_table_speaks_of_fields_that_there_are() {
+        let known = Request::fields();
+        for rule in RULES {
+            let fields = match rule {
+                Rule::Only(fields, ..) | Rule::Needs(_, fields, _) => fields.to_vec(),
+                Rule::With(field, others, ..) | Rule::Without(field, others, ..) => [&[*field], *others].concat(),
+            };
+            for field in fields {
+                assert!(known.iter().any(|name| name == field), "{field} is no field of a request");
+            }
+        }
+    }
+}
