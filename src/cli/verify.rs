@@ -130,10 +130,11 @@ fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
 fn chosen(args: &Args) -> Result<Vec<Info>> {
     let mut registry = registry();
     let names: Vec<_> = registry.iter().map(|i| i.name).collect();
-    if let Some(unknown) = args.operation.iter().find(|o| !names.contains(&o.as_str())) {
+    let is_called = |info: &Info, name: &String| info.name == name || info.aliases.contains(&name.as_str());
+    if let Some(unknown) = args.operation.iter().find(|o| !registry.iter().any(|i| is_called(i, o))) {
         return Err(Error::Usage(format!("--operation {unknown}: there are {}", names.join(", "))));
     }
-    registry.retain(|i| args.operation.is_empty() || args.operation.iter().any(|o| o == i.name));
+    registry.retain(|i| args.operation.is_empty() || args.operation.iter().any(|o| is_called(i, o)));
     if let Some(variant) = args.variant.as_deref() {
         let mut known: Vec<_> = registry.iter().flat_map(|i| i.variants.iter().copied()).collect();
         if !known.contains(&variant) {

@@ -8,7 +8,7 @@ use unmist::verify::{CaseResult, PreparedCase, Run, Selection, Storage, sweep};
 
 use crate::device::gpu;
 
-/// The operations under test: all, or those that `UNMIST_TEST_OPS=conv2d,linear` names.
+/// The operations under test: all, or those that `UNMIST_TEST_OPS=contraction,norm` names.
 fn registry() -> Vec<Info> {
     let Ok(wanted) = std::env::var("UNMIST_TEST_OPS") else { return ops::registry() };
     let names: Vec<_> = wanted.split(',').collect();
