@@ -32,8 +32,8 @@ pub struct Folder {
 pub struct Component {
     /// Its name in the pipeline, e.g. `unet`.
     pub name: String,
-    /// The class that its configuration names, e.g. `UNet2DModel` (`_class_name`, or the first of transformers'
-    /// `architectures`).
+    /// Its class, e.g. `UNet2DModel`: the one in `model_index.json`, as in diffusers, or else the one that its
+    /// configuration names (`_class_name`, or the first of transformers' `architectures`).
     pub class_name: Option<String>,
     /// `config.json`.
     pub config: Json,
@@ -170,7 +170,8 @@ impl Folder {
     pub fn component(&self, name: &str) -> Result<Component> {
         let (folder, config) = self.config(name, "config.json")?;
         let tensors = Arc::new(self.weights(&folder)?);
-        Ok(Component { name: name.to_owned(), class_name: class_name(&config), config, tensors })
+        let class_name = self.index_class(name).map(str::to_owned).or_else(|| class_name(&config));
+        Ok(Component { name: name.to_owned(), class_name, config, tensors })
     }
 
     /// `config.json` of a model, without opening its weights.

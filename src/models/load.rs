@@ -35,10 +35,7 @@ impl LoadedModel {
         let component = checkpoint.component(stem)?;
         let config = component.config;
         let file = config.path.display();
-        // model_index.json decides, as in diffusers.
-        let index_class = checkpoint.index().and_then(|index| index.value.get(stem)?.get(1)?.as_str());
-        let class_name = index_class.map(str::to_owned).or(component.class_name);
-        let class_name = class_name.ok_or_else(|| {
+        let class_name = component.class_name.ok_or_else(|| {
             Error::Config(format!(
                 "{file}: neither this file nor model_index.json names the class of {stem} (`_class_name`)"
             ))

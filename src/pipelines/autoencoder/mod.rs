@@ -87,10 +87,7 @@ impl Autoencoder {
     /// `AutoencoderTiny`.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let component = checkpoint.component("vae")?;
-        // model_index.json decides, as in diffusers.
-        let index_class = checkpoint.index().and_then(|index| index.value.get("vae")?.get(1)?.as_str());
-        let class_name = index_class.map(str::to_owned).or(component.class_name);
-        let (model, parameters) = match class_name.as_deref() {
+        let (model, parameters) = match component.class_name.as_deref() {
             Some("AutoencoderTiny") => {
                 let model = AutoencoderTiny::from_json(&component.config)?;
                 let parameters = model.parameters()?;
