@@ -1,20 +1,25 @@
 //! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
 //!
-//! Data flows one way:
+//! It reads Stable Diffusion and DDPM checkpoints as they lie on disk, and makes the same pictures as diffusers from the
+//! same seeds, on Vulkan, Metal and DX12, or on the CPU. Data flows one way:
 //!
 //! ```text
-//! cli ──> request ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        (the only code that names wgpu)
-//!                        │                                   │                └─ reference  (the same graph, plain CPU loops: the oracle)
-//!                        ├──> checkpoint, tokenizer, rng     └─ ops  (what an operation is: shapes, cost, kernels, test cases)
-//!                        └──> image_io
+//! cli ──> request ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        the only code that names wgpu
+//!                        │                                   │         └────> store      weights on a device, once
+//!                        ├──> checkpoint, tokenizer, rng     ├─ ops               shapes, cost, kernels, test cases
+//!                        └──> image_io                       └─ reference         the same graph in plain CPU loops
 //! ```
 //!
-//! A checkpoint's [`files`] come from the disk or from memory.
+//! - A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
+//! - A [`checkpoint`] is read from [`files`], on the disk or in memory.
+//! - [`pipelines`] write the denoise loop out, so that it reads like the paper; [`schedulers`] say which noise levels it
+//!   visits.
+//! - [`models`] build a [`graph::Graph`] from a typed config and know nothing of devices; [`graph::passes`] rewrite it.
+//! - [`plan`] turns it into a [`plan::Program`]: kernels and buffers for every node, as data, before anything runs.
+//! - [`backend::Device`] runs it, on a graphics adapter or by the [`reference`](mod@reference), which is also what every
+//!   kernel is tested against ([`verify`]).
 //!
-//! A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
-//! [`pipelines`] write the denoise loop out. [`models`] build a [`graph::Graph`] from a typed config; they know nothing
-//! of devices. [`graph::passes`] rewrite it. [`plan`] chooses a kernel and buffers for every node before anything runs.
-//! [`backend::Device`] is a GPU or the [`reference`](mod@reference).
+//! # A picture
 //!
 //! ```no_run
 //! use unmist::backend::{Device, LoadOptions};
@@ -44,6 +49,19 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! The folder `examples/` has five programs: a picture from a prompt, a scheduler loop of one's own, one operation on the
+//! GPU, a graph built by hand, and previews.
+//!
+//! # Features
+//!
+//! | feature | what it brings | default |
+//! | --- | --- | --- |
+//! | `gpu` | running on graphics adapters (wgpu) | yes |
+//! | `cli` | the command line, `unmist::cli` | yes |
+//! | `threads` | the reference on all cores, weights mapped into memory | yes |
+//!
+//! Without any of them the library builds for `wasm32-unknown-unknown`, too.
 
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "some items are there for adapters and their checks"))]
 
