@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks every kernel with the compilers that users' machines have, none of which needs a GPU: see tools/README.md.
 
-    UNMIST_DUMP_KERNELS=$PWD/target/kernels cargo test --release --test suite -- every_kernel_translates
-    python tools/check_kernels.py target/kernels
+UNMIST_DUMP_KERNELS=$PWD/target/kernels cargo test --release --test suite -- every_kernel_translates
+python tools/check_kernels.py target/kernels
 """
 
 import argparse
@@ -42,7 +42,7 @@ def run(*command, **options):
 
 
 def check_tint(kernels):
-    """Tint, the WGSL compiler of Chrome. It wants subgroup operations declared; naga, that of wgpu, refuses the declaration."""
+    """Tint, Chrome's WGSL compiler. It wants subgroup operations declared; wgpu's, naga, refuses the declaration."""
     for kernel in kernels:
         with tempfile.NamedTemporaryFile("w", suffix=".wgsl") as file:
             file.write(("enable subgroups;\n" if kernel.subgroups else "") + kernel.file(".wgsl").read_text())
@@ -51,17 +51,17 @@ def check_tint(kernels):
 
 
 def without_array_strides(spirv):
-    """naga gives every array type a stride; spirv-val allows that only in buffers. All buffers here hold run-time-sized arrays, so those of
-    fixed size can lose it."""
+    """naga gives every array type a stride; spirv-val allows that only in buffers. All buffers here hold run-time-sized
+    arrays, so those of fixed size can lose it."""
     words = struct.unpack(f"<{len(spirv) // 4}I", spirv)
     instructions, at = [], 5
     while at < len(words):
         length = words[at] >> 16
-        instructions.append(words[at:at + length])
+        instructions.append(words[at : at + length])
         at += length
     op_decorate, op_type_array, array_stride = 71, 28, 6
-    fixed = {i[1] for i in instructions if i[0] & 0xffff == op_type_array}
-    kept = [i for i in instructions if not (i[0] & 0xffff == op_decorate and i[1] in fixed and i[2] == array_stride)]
+    fixed = {i[1] for i in instructions if i[0] & 0xFFFF == op_type_array}
+    kept = [i for i in instructions if not (i[0] & 0xFFFF == op_decorate and i[1] in fixed and i[2] == array_stride)]
     words = [*words[:5], *(word for i in kept for word in i)]
     return struct.pack(f"<{len(words)}I", *words)
 
@@ -105,13 +105,24 @@ class DxcLibrary:
         flags = ["-E", "main", "-T", "cs_6_0", "-HV", "2018"]
         flags = (ctypes.c_wchar_p * len(flags))(*flags)
         result, status, blob = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_void_p()
-        self.call(self.compiler, 3, ctypes.c_int, ctypes.byref(source), flags, ctypes.c_uint32(len(flags)), ctypes.c_void_p(),
-                  self.guid("58346cda-dde7-4497-9461-6f87af5e0659"), ctypes.byref(result))
+        self.call(
+            self.compiler,
+            3,
+            ctypes.c_int,
+            ctypes.byref(source),
+            flags,
+            ctypes.c_uint32(len(flags)),
+            ctypes.c_void_p(),
+            self.guid("58346cda-dde7-4497-9461-6f87af5e0659"),
+            ctypes.byref(result),
+        )
         self.call(result, 3, ctypes.c_int, ctypes.byref(status))
         if status.value == 0:
             return None
         self.call(result, 5, ctypes.c_int, ctypes.byref(blob))
-        return ctypes.string_at(self.call(blob, 3, ctypes.c_void_p), self.call(blob, 4, ctypes.c_size_t)).decode(errors="replace")
+        return ctypes.string_at(self.call(blob, 3, ctypes.c_void_p), self.call(blob, 4, ctypes.c_size_t)).decode(
+            errors="replace"
+        )
 
 
 def check_dxc(kernels):
@@ -162,7 +173,11 @@ def check_radv(kernels):
 CHECKS = {
     "tint": (check_tint, lambda: shutil.which("tint"), "tint is not on the PATH"),
     "spirv-val": (check_spirv, lambda: shutil.which("spirv-val"), "spirv-val is not on the PATH"),
-    "dxc": (check_dxc, lambda: shutil.which("dxc") or os.environ.get("DXC_LIBRARY"), "no dxc on the PATH, no DXC_LIBRARY"),
+    "dxc": (
+        check_dxc,
+        lambda: shutil.which("dxc") or os.environ.get("DXC_LIBRARY"),
+        "no dxc on the PATH, no DXC_LIBRARY",
+    ),
     "radv": (check_radv, radv_icd, "Mesa's RADV is not installed"),
 }
 

@@ -1,12 +1,13 @@
-"""Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and what diffusers computes with them.
+"""Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and
+what diffusers computes with them.
 
     python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline's folder; inputs; diffusers' outputs (float32, weights rounded to f16)
     python tools/full_size.py make sdxl target/full-size/sdxl     # the same; diffusers takes 16 GiB of memory for it
     python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
     python tools/full_size.py rounding target/full-size/sdxl      # what rounding to f16 does to diffusers' own answer
 
-`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one step, `unmist bench` times it, and
-`unmist sample` runs the whole pipeline, which knows nothing: its pictures are noise.
+`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one
+step, `unmist bench` times it, and `unmist sample` runs the whole pipeline, which knows nothing: its pictures are noise.
 """
 
 import argparse
@@ -52,7 +53,9 @@ CONFIGS = {
 
 
 def randomise(model, seed):
-    """Weights that keep activations near 1, norms and biases that show when they are swapped or dropped, attention that looks at few tokens."""
+    """Weights that keep activations near 1, with norms and biases that show when they are swapped or dropped, and
+    attention that looks at few tokens.
+    """
     gen = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=gen)
@@ -89,7 +92,9 @@ def make(family, folder):
     EulerDiscreteScheduler(**betas, steps_offset=1, timestep_spacing="leading").save_pretrained(folder / "scheduler")
     for seed, (name, model_class, text_config) in enumerate(config["text"]):
         torch.manual_seed(10 + seed)
-        model = model_class(CLIPTextConfig(**text_config)).half()  # transformers' own initialisation keeps activations near 1
+        model = model_class(
+            CLIPTextConfig(**text_config)
+        ).half()  # transformers' own initialisation keeps activations near 1
         model.save_pretrained(folder / name)
     save_file(unet_in, folder / "unet_in.safetensors")
     save_file(vae_in, folder / "vae_in.safetensors")
@@ -119,12 +124,15 @@ def compare(found, expected):
     for name, truth in expected.items():
         difference = (found[name].float() - truth).double()
         relative = (difference.norm() / truth.double().norm()).item()
-        print(f"{name} {list(truth.shape)}: relative L2 {relative:.2e}, largest difference {difference.abs().max():.2e}")
+        print(
+            f"{name} {list(truth.shape)}: relative L2 {relative:.2e}, largest difference {difference.abs().max():.2e}"
+        )
 
 
 def rounding(folder, height, width):
-    """How much the U-Net magnifies rounding, shown by diffusers alone: its answer to a part of the sample, and how far that moves when the sample, or
-    what every product and norm returns, is rounded to f16. Writes part_in and part_out.safetensors for `unmist run` and `compare`."""
+    """How much the U-Net magnifies rounding, shown by diffusers alone: its answer to a part of the sample, and how far
+    that moves when the sample, or what every product and norm returns, is rounded to f16. Writes part_in and
+    part_out.safetensors for `unmist run` and `compare`."""
     torch.set_grad_enabled(False)
     inputs = load_file(folder / "unet_in.safetensors")
     inputs["sample"] = inputs["sample"][:, :, :height, :width].contiguous()

@@ -17,7 +17,22 @@ import sys
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 # In the order in which they are made; a later group may read what an earlier one wrote.
-GROUPS = ["unet2d", "pipelines", "schedulers", "rng", "ops", "transformer_ops", "images", "stable_diffusion", "unet_ports", "sd_runs", "sd_schedulers", "single_file", "lora", "tokenizer"]
+GROUPS = [
+    "unet2d",
+    "pipelines",
+    "schedulers",
+    "rng",
+    "ops",
+    "transformer_ops",
+    "images",
+    "stable_diffusion",
+    "unet_ports",
+    "sd_runs",
+    "sd_schedulers",
+    "single_file",
+    "lora",
+    "tokenizer",
+]
 
 
 def main():

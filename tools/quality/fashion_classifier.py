@@ -26,11 +26,13 @@ def load_split(split):
     labels = gzip.open(DATA / f"{split}-labels-idx1-ubyte.gz").read()
     images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
     images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    return torch.from_numpy(images).float() / 255, torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))
+    return torch.from_numpy(images).float() / 255, torch.from_numpy(
+        np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+    )
 
 
 class Classifier(nn.Module):
-    """Four 3x3 convolutions, the first on 2x2 blocks of pixels; `features` gives the 128 numbers before the last layer."""
+    """Four 3x3 convolutions, the first on 2x2 blocks of pixels; `features` are the 128 numbers before the last layer."""
 
     def __init__(self):
         super().__init__()

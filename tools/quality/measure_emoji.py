@@ -1,15 +1,16 @@
-"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its corners' colour.
+"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its corners'
+colour.
 
     python tools/train/build_sprites.py                                        # once: the sprites to compare with
     python tools/quality/measure_emoji.py                                      # pictures from diffusers
     python tools/quality/measure_emoji.py --unmist target/release/unmist       # pictures from unmist
 
-Half of the prompts are (thing, background) pairs that were trained, half are pairs that were held out; things, styles and
-backgrounds are drawn at random with the seed.  The model's own autoencoder encodes each picture and every sprite of the
-set on the prompted background; the sprite nearest in latent space, of any style, must be of the thing asked for.  The
-background is right when the named colour is nearest to the median of the picture's corners.  Likeness is the peak signal-to-noise
-ratio to the drawing asked for.  Beside the figures, as what can be reached: the same for the real sprites, for those as the
-autoencoder gives them back, and for sprites of other things in their place (chance).
+Half of the prompts are (thing, background) pairs that were trained, half are pairs that were held out; things, styles
+and backgrounds are drawn at random with the seed.  The model's own autoencoder encodes each picture and every sprite of
+the set on the prompted background; the sprite nearest in latent space, of any style, must be of the thing asked for.
+The background is right when the named colour is nearest to the median of the picture's corners.  Likeness is the peak
+signal-to-noise ratio to the drawing asked for.  Beside the figures, as what can be reached: the same for the real
+sprites, for those as the autoencoder gives them back, and for sprites of other things in their place (chance).
 """
 
 import argparse
@@ -62,7 +63,7 @@ class Judge:
         return (torch.cat([self.vae.decode(z).sample for z in self.latents(images * 2 - 1)]) / 2 + 0.5).clamp(0, 1)
 
     def judge(self, images, prompts):
-        """Shares of pictures [0, 1] whose thing, style and background are those of the prompts; and the right things."""
+        """Shares of pictures [0, 1] with the prompts' things, styles and backgrounds; and the right things."""
         latents = self.encode(images * 2 - 1)
         nearest = [torch.cdist(z[None], self.sprites[c]).argmin().item() for z, c in zip(latents, prompts.colours)]
         thing = self.labels[nearest] == prompts.labels

@@ -1,4 +1,5 @@
-"""How good are the clothes of ddpm-fashion-32?  1000 generated pictures, a hundred of each class, judged by a classifier.
+"""How good are the clothes of ddpm-fashion-32?  1000 generated pictures, a hundred of each class, judged by a
+classifier.
 
     python tools/quality/measure_fashion.py                                    # pictures from diffusers
     python tools/quality/measure_fashion.py --unmist target/release/unmist     # pictures from unmist

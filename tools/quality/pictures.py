@@ -52,8 +52,8 @@ def emoji_with_unmist(binary, model, prompts, seed, steps, guidance_scale):
 def fashion_with_diffusers(model, labels, seed, steps, guidance_scale, scheduler, precision="f32"):
     """Class-conditional sampling with classifier-free guidance: eps = eps(null) + w (eps(class) - eps(null)).
 
-    DDIM takes the noise that goes with the clipped x_0 (use_clipped_model_output): guidance drives x_0 out of its range, and
-    noise that belongs to another x_0 than the one it is added to leaves fragments.
+    DDIM takes the noise that goes with the clipped x_0 (use_clipped_model_output): guidance drives x_0 out of its
+    range, and noise that belongs to another x_0 than the one it is added to leaves fragments.
 
     With precision bf16 the U-Net computes in bf16, several times faster on a CPU that can; the sample stays f32.
     """

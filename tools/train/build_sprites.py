@@ -5,9 +5,9 @@
              @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0          # 28 MB
     cd ../../.. && python tools/train/build_sprites.py                     # about a minute
 
-sprites.npz: `rgba` uint8 [N, 64, 64, 4].  sprites.json: for each sprite its set, code points, label, tags, subgroup, group
-and skin tone (0: none).  Noto Emoji is Apache-2.0 (Google), Twemoji CC-BY-4.0 (Twitter and contributors), Fluent Emoji MIT
-(Microsoft); the names are Unicode CLDR's as packed by emojibase (MIT).
+sprites.npz: `rgba` uint8 [N, 64, 64, 4].  sprites.json: for each sprite its set, code points, label, tags, subgroup,
+group and skin tone (0: none).  Noto Emoji is Apache-2.0 (Google), Twemoji CC-BY-4.0 (Twitter and contributors), Fluent
+Emoji MIT (Microsoft); the names are Unicode CLDR's as packed by emojibase (MIT).
 """
 
 import argparse
@@ -107,7 +107,9 @@ def main():
             seen = set()
             for points, picture in drawings(open_package(options.packages, prefix)):
                 key = code_points(points)
-                pixels = np.asarray(picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.BOX))
+                pixels = np.asarray(
+                    picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.BOX)
+                )
                 if key in seen or key not in names or not pixels[..., 3].any():
                     continue
                 seen.add(key)

@@ -3,8 +3,9 @@
     python tools/train/build_tokenizer.py
 
 Words are split as CLIP splits them (lower case, letters / single digits / runs of signs) and merged by plain byte-pair
-encoding until each word that occurs in the name of any emoji, or in any caption, is one token.  The text encoder is trained with one
-particular vocabulary: to train the shipped weights further, use theirs (`--tokenizer weights/emoji-64/tokenizer`).
+encoding until each word that occurs in the name of any emoji, or in any caption, is one token.  The text encoder is
+trained with one particular vocabulary: to train the shipped weights further, use theirs (`--tokenizer
+weights/emoji-64/tokenizer`).
 """
 
 import argparse
@@ -70,7 +71,7 @@ def save_tokenizer(tokenizer, ids, merges, folder):
 
 
 def bytes_in_clip_order():
-    """The printable stand-ins of the 256 bytes: those that are printable themselves first, as GPT-2 and CLIP have them."""
+    """The printable stand-ins of the 256 bytes: first the bytes that are printable, as GPT-2 and CLIP have them."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in printable]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]

@@ -1,6 +1,6 @@
 """The pictures and captions of emoji-64: which drawings, on which backgrounds, described how.
 
-    python tools/train/emoji_data.py        # prints the set and some captions
+python tools/train/emoji_data.py        # prints the set and some captions
 """
 
 import hashlib
@@ -56,13 +56,16 @@ def load_sprites(folder=BUILD):
         entry["synonyms"] = [
             tag.lower()
             for tag in entry["tags"]
-            if entry["style"] and len(owners[tag.lower()]) == 1 and re.fullmatch(r"[a-z -]{3,24}", tag.lower()) and tag.lower() != entry["name"]
+            if entry["style"]
+            and len(owners[tag.lower()]) == 1
+            and re.fullmatch(r"[a-z -]{3,24}", tag.lower())
+            and tag.lower() != entry["name"]
         ]
     return rgba, entries
 
 
 def is_held_out(name, colour):
-    """One (thing, background) pair in twelve is never trained, to test that the two compose.  White never is held out."""
+    """One (thing, background) pair in twelve is never trained, to test that the two compose; white is always trained."""
     digest = hashlib.md5(f"{name}|{colour}".encode()).hexdigest()
     return colour != "white" and int(digest, 16) % 12 == 0
 
@@ -108,11 +111,17 @@ def random_caption(entry, colour, rng):
 def main():
     _, entries = load_sprites()
     drawn = [e for e in entries if e["style"]]
-    print(f"{len(entries)} drawings, {len(drawn)} of them in the text-to-image set of {len({e['label'] for e in drawn})} concepts")
+    print(
+        f"{len(entries)} drawings, {len(drawn)} of them in the text-to-image set of {len({e['label'] for e in drawn})} concepts"
+    )
     rng = np.random.default_rng(0)
     for _ in range(20):
         entry, colour = drawn[rng.integers(len(drawn))], list(COLOURS)[rng.integers(len(COLOURS))]
-        print(repr(random_caption(entry, colour, rng)), "held out" if is_held_out(entry["label"], colour) else "", entry["synonyms"])
+        print(
+            repr(random_caption(entry, colour, rng)),
+            "held out" if is_held_out(entry["label"], colour) else "",
+            entry["synonyms"],
+        )
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def make_sprites(folder):
         for set_name in ("twemoji", "fluent-3d"):
             ellipse = (rows - 32) ** 2 / rng.uniform(200, 900) + (columns - 32) ** 2 / rng.uniform(200, 900) < 1
             picture = np.zeros((64, 64, 4), np.uint8)
-            picture[ellipse if i % 2 else (abs(rows - 32) < 20) & (abs(columns - 32) < 12)] = [*rng.integers(0, 256, 3), 255]
+            picture[ellipse if i % 2 else (abs(rows - 32) < 20) & (abs(columns - 32) < 12)] = [
+                *rng.integers(0, 256, 3),
+                255,
+            ]
             rgba.append(picture)
             names = {"label": label, "tags": [f"thing {chr(97 + i)}"], "group": "objects", "subgroup": "other"}
             entries.append({"set": set_name, "code_points": str(i), "tone": 0, **names})
@@ -122,8 +125,14 @@ def emoji(folder):
     vae, _ = check_resume("vae", train_vae.main, folder, sources)
     before = load_file(vae / "diffusion_pytorch_model.safetensors")
     sharper, _ = check_resume("sharper", train_vae.main, folder, [*sources, "--decoder-of", vae])
-    moved = {key for key, t in load_file(sharper / "diffusion_pytorch_model.safetensors").items() if not torch.equal(t, before[key])}
-    assert "decoder.conv_in.weight" in moved and not any(key.startswith(("encoder.", "quant_conv.")) for key in moved), moved
+    moved = {
+        key
+        for key, t in load_file(sharper / "diffusion_pytorch_model.safetensors").items()
+        if not torch.equal(t, before[key])
+    }
+    assert "decoder.conv_in.weight" in moved and not any(
+        key.startswith(("encoder.", "quant_conv.")) for key in moved
+    ), moved
 
     build_tokenizer.main(["--data", str(data), "--output", str(folder / "tokenizer")])
     sources += ["--vae", sharper, "--tokenizer", folder / "tokenizer"]

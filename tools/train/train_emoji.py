@@ -4,9 +4,9 @@
     python tools/train/train_emoji.py --start-from weights/emoji-64 ...        # train the shipped weights further
 
 Latent diffusion (Rombach et al. 2022) with v-prediction (Salimans & Ho 2022) and betas rescaled to zero terminal
-signal-to-noise ratio (Lin et al. 2023): at the last timestep the U-Net sees pure noise and must know the picture, and the
-colour of the background, from the prompt alone.  Only the combination (thing, background) is random: pictures are few, so
-the latents of all of them on all backgrounds are computed once, at the start.
+signal-to-noise ratio (Lin et al. 2023): at the last timestep the U-Net sees pure noise and must know the picture, and
+the colour of the background, from the prompt alone.  Only the combination (thing, background) is random: pictures are
+few, so the latents of all of them on all backgrounds are computed once, at the start.
 """
 
 import argparse
@@ -27,9 +27,9 @@ WIDTH = 128  # of the text encoder
 
 
 def make_unet():
-    """Three levels, 8x8, 4x4 and 2x2.  The last is small but matters: nothing tells a U-Net where a pixel is but the zero
-    padding of its convolutions, and at the last timestep the input is pure noise; on 2x2 every position differs from the
-    others in its padding, so there the prompt can be laid out in space."""
+    """Three levels, 8x8, 4x4 and 2x2.  The last is small but matters: nothing tells a U-Net where a pixel is but the
+    zero padding of its convolutions, and at the last timestep the input is pure noise; on 2x2 every position differs
+    from the others in its padding, so there the prompt can be laid out in space."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=16,
@@ -137,7 +137,9 @@ def main(arguments=None):
     parser.add_argument("--vae", type=Path, help="default: target/train/vae, or that of --start-from")
     parser.add_argument("--tokenizer", type=Path, help="default: target/train/tokenizer, or that of --start-from")
     parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to begin with")
-    parser.add_argument("--noisy-power", type=float, default=0.55, help="timestep = 1000 u^POWER: below 1, more noisy steps")
+    parser.add_argument(
+        "--noisy-power", type=float, default=0.55, help="timestep = 1000 u^POWER: below 1, more noisy steps"
+    )
     parser.add_argument("--checkpoint", type=Path, default=BUILD / "emoji.pt")
     parser.add_argument("--output", type=Path, default=BUILD / "emoji-64")
     options = parser.parse_args(arguments)
@@ -154,7 +156,9 @@ def main(arguments=None):
         text_encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32)
     else:
         unet, text_encoder = make_unet(), make_text_encoder(tokenizer)
-    unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU the fused attention's backward takes a third of a step
+    unet.set_attn_processor(
+        AttnProcessor()
+    )  # plain products: on a CPU the fused attention's backward takes a third of a step
     trainer = Trainer({"unet": unet, "text_encoder": text_encoder}, options, options.checkpoint, muon=True)
     device = options.device
     if not options.export:

@@ -3,8 +3,8 @@
     python tools/train/train_fashion.py                                              # from nothing
     python tools/train/train_fashion.py --start-from weights/ddpm-fashion-32 ...     # train the shipped weights further
 
-The loss is that of Ho et al. 2020: the U-Net sees x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise and predicts the noise.
-One label in ten is replaced by the empty class (10), which makes classifier-free guidance possible (Ho & Salimans 2022).
+The loss is that of Ho et al. 2020: the U-Net sees x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise and predicts the noise. One
+label in ten is replaced by the empty class (10), which makes classifier-free guidance possible (Ho & Salimans 2022).
 """
 
 import argparse
@@ -37,7 +37,9 @@ def make_unet():
 
 
 def make_scheduler():
-    return DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=True, variance_type="fixed_small")
+    return DDPMScheduler(
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=True, variance_type="fixed_small"
+    )
 
 
 def load_fashion(folder):
@@ -82,7 +84,9 @@ def main(arguments=None):
         trainer.update((prediction.float() - noise).square().mean())
 
     DDPMPipeline(trainer.averaged("unet").half(), make_scheduler()).save_pretrained(options.output)
-    save_defaults(options.output, scheduler="ddim", num_inference_steps=25, guidance_scale=2.0, use_clipped_model_output=True)
+    save_defaults(
+        options.output, scheduler="ddim", num_inference_steps=25, guidance_scale=2.0, use_clipped_model_output=True
+    )
     print(f"wrote {options.output}")
 
 

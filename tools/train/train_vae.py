@@ -4,9 +4,9 @@
     python tools/train/train_vae.py --decoder-of target/train/vae  # afterwards: sharpen the decoder alone
 
 The first pass trains all of it on L1 + 2 L2 + L1 of the picture's gradients + a small KL term.  At its end the mean and
-spread of each latent channel are folded into `quant_conv` and `post_quant_conv`, so latents have mean 0 and variance 1 and
-the pipeline's scaling_factor is 1.  The second pass leaves the encoder, and so the latents and every U-Net trained on
-them, as they are; latents get a little noise, because the U-Net's are not exact either.
+spread of each latent channel are folded into `quant_conv` and `post_quant_conv`, so latents have mean 0 and variance 1
+and the pipeline's scaling_factor is 1.  The second pass leaves the encoder, and so the latents and every U-Net trained
+on them, as they are; latents get a little noise, because the U-Net's are not exact either.
 """
 
 import argparse
@@ -41,8 +41,9 @@ def make_vae():
 class Drawings:
     """Batches of composites.
 
-    For the whole autoencoder three in four are from the text-to-image set, the rest from all drawings, half of them mirrored:
-    variety makes latents that mean something.  For the decoder alone they are what the U-Net learns to draw, and as often.
+    For the whole autoencoder three in four are from the text-to-image set, the rest from all drawings, half of them
+    mirrored: variety makes latents that mean something.  For the decoder alone they are what the U-Net learns to draw,
+    and as often.
     """
 
     def __init__(self, folder, as_the_unet):
@@ -73,7 +74,9 @@ def reconstruction_loss(decoded, picture):
 
 @torch.no_grad()
 def standardise_latents(vae, pictures):
-    """Rescale quant_conv and post_quant_conv so that the latents of `pictures` have mean 0 and variance 1 per channel."""
+    """Rescale quant_conv and post_quant_conv so that the latents of `pictures` have mean 0 and variance 1 per
+    channel.
+    """
     moments = torch.cat([vae.quant_conv(vae.encoder(batch)) for batch in pictures.split(64)])
     means = moments[:, :LATENT_CHANNELS]
     mu, sigma = means.mean((0, 2, 3)), means.std((0, 2, 3))
@@ -89,7 +92,9 @@ def standardise_latents(vae, pictures):
 def report(vae, drawings, picture):
     """Peak signal-to-noise ratio on 256 fixed composites, and a grid of originals over reconstructions."""
     originals = drawings.batch(256, np.random.default_rng(5))
-    decoded = torch.cat([vae.decode(vae.encode(batch).latent_dist.mean).sample for batch in originals.split(32)]).clamp(-1, 1)
+    decoded = torch.cat([vae.decode(vae.encode(batch).latent_dist.mean).sample for batch in originals.split(32)]).clamp(
+        -1, 1
+    )
     psnr = -10 * torch.log10((decoded - originals).div(2).square().mean((1, 2, 3)))
     rows = [originals[:20], decoded[:20], originals[20:40], decoded[20:40]]
     save_grid(torch.cat(rows) / 2 + 0.5, picture, columns=20)
@@ -101,7 +106,9 @@ def main(arguments=None):
     add_arguments(parser, samples=40_000, batch=16, learning_rate=1.5e-3)
     parser.add_argument("--data", type=Path, default=BUILD)
     parser.add_argument("--decoder-of", type=Path, help="a finished autoencoder folder whose decoder to train further")
-    parser.add_argument("--latent-noise", type=float, default=0.15, help="largest spread of the noise on latents (decoder pass)")
+    parser.add_argument(
+        "--latent-noise", type=float, default=0.15, help="largest spread of the noise on latents (decoder pass)"
+    )
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--output", type=Path, default=BUILD / "vae")
     options = parser.parse_args(arguments)

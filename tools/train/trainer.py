@@ -1,7 +1,8 @@
-"""What the three training scripts share: one run's weights, optimizer, averaged weights and counters, and its checkpoint.
+"""What the three training scripts share: one run's weights, optimizer, averaged weights and counters, and its
+checkpoint.
 
-A run is fixed by its options and seed: everything random in step k (which pictures, captions, timesteps, noise) comes from
-generators seeded with (seed, k), so a run that is stopped and resumed sees what an uninterrupted one sees.
+A run is fixed by its options and seed: everything random in step k (which pictures, captions, timesteps, noise) comes
+from generators seeded with (seed, k), so a run that is stopped and resumed sees what an uninterrupted one sees.
 """
 
 import copy
@@ -21,15 +22,21 @@ BUILD = Path("target/train")  # everything made on the way; the finished folders
 
 
 def add_arguments(parser, *, samples, batch, learning_rate):
-    parser.add_argument("--samples", type=int, default=samples, help="samples to have seen at the end; also sets the cosine")
+    parser.add_argument(
+        "--samples", type=int, default=samples, help="samples to have seen at the end; also sets the cosine"
+    )
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help="peak of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="of the activations; weights stay f32")
+    parser.add_argument(
+        "--precision", choices=["bf16", "f32"], default="bf16", help="of the activations; weights stay f32"
+    )
     parser.add_argument("--save-every", type=float, default=300, metavar="SECONDS")
-    parser.add_argument("--export", action="store_true", help="train no further: only write the folder from the checkpoint")
+    parser.add_argument(
+        "--export", action="store_true", help="train no further: only write the folder from the checkpoint"
+    )
 
 
 class Step:
@@ -43,7 +50,9 @@ class Step:
         return torch.randn(x.shape, generator=self.generator).to(x)
 
     def timesteps(self, batch, count=1000, power=1.0):
-        """`batch` timesteps, one from each of `batch` equal parts of [0, 1), in any order; power < 1 favours noisy ones."""
+        """`batch` timesteps, one from each of `batch` equal parts of [0, 1), in any order; power < 1 favours noisy
+        ones.
+        """
         u = (torch.randperm(batch, generator=self.generator) + torch.rand(batch, generator=self.generator)) / batch
         return (u**power * count).long().clamp(max=count - 1)
 
@@ -51,7 +60,8 @@ class Step:
 class Trainer:
     """`modules`: name -> torch module, trained together.  The checkpoint is read at once where it exists.
 
-    The optimizer is AdamW, or with `muon` Muon for the matrices and convolutions within the networks and AdamW for the rest.
+    The optimizer is AdamW, or with `muon` Muon for the matrices and convolutions within the networks and AdamW for the
+    rest.
     """
 
     def __init__(self, modules, options, checkpoint, *, muon=False, weight_decay=0.01, ema_decay=0.998, warmup=150):
@@ -92,7 +102,10 @@ class Trainer:
             if self.step % 100 == 0:
                 self.loss_history.append((self.step, float(np.mean(losses))))
                 rate = len(losses) * self.options.batch / (time.time() - logged)
-                print(f"step {self.step} samples {self.samples} loss {np.mean(losses):.4f} {rate:.0f} samples/s", flush=True)
+                print(
+                    f"step {self.step} samples {self.samples} loss {np.mean(losses):.4f} {rate:.0f} samples/s",
+                    flush=True,
+                )
                 losses, logged = [], time.time()
             if time.time() - saved > self.options.save_every:
                 self.save()
