@@ -1,5 +1,5 @@
-//! Times every kernel variant on its operation's shapes of real models (Stable Diffusion 1.5, XL, their autoencoder), or
-//! on its largest small case where it has none: `cargo bench [-- OPERATION]`.
+//! Times every kernel variant on its operation's shapes of real models (Stable Diffusion 1.5, XL, their autoencoder),
+//! or on its largest small case where it has none: `cargo bench [-- OPERATION]`.
 //!
 //! Each variant is compared with the reference before it is timed, on a sample of elements where the whole would take
 //! minutes. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does.

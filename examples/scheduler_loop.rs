@@ -1,5 +1,5 @@
-//! The denoise loop written out by hand: one call of the U-Net a step on the device, the scheduler's update on the host.
-//! The pipelines do the same with the update in the graph, so that nothing leaves the device between two steps.
+//! The denoise loop written out by hand: one call of the U-Net a step on the device, the scheduler's update on the
+//! host. The pipelines do the same with the update in the graph, so that nothing leaves the device between two steps.
 //!
 //!     cargo run --release --example scheduler_loop
 

@@ -29,8 +29,8 @@ pub struct LoadOptions {
     pub plan: PlanOptions,
     /// Graph passes that are switched off.
     pub disabled_passes: Vec<String>,
-    /// Drops parameters from the device as soon as another model needs loading, rather than keeping them, as long as there
-    /// is room, for the next run. For a process that makes one picture.
+    /// Drops parameters from the device as soon as another model is loaded, instead of keeping them for the next run
+    /// while there is room. For a process that makes one picture.
     pub forget_parameters: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct MemoryPlan {
     pub inputs: u64,
     /// Intermediate values, outputs and scratch; values that are never alive together share their memory.
     pub values: u64,
-    /// What is taken only while it is loaded: the largest parameter from which another one is prepared.
+    /// Taken only while the graph is loaded: the largest parameter from which another one is prepared.
     pub loading: u64,
     /// Everything: the peak.
     pub total: u64,
@@ -102,7 +102,7 @@ impl Device {
         }
     }
 
-    /// What `graph` would take, whether there is room for it or not; nothing is loaded.
+    /// The memory that `graph` would take, whether there is room for it or not. Loads nothing.
     ///
     /// # Errors
     /// [`Error::Limits`] if one tensor is larger than the device can bind; [`Error::Usage`] for a pass or a
@@ -142,7 +142,7 @@ impl Device {
         self.load_optimized(passes::optimize(&graph, &options.disabled_passes)?, weights, options)
     }
 
-    /// As [`Device::load`], of a graph that the passes have rewritten already.
+    /// As [`Device::load`], for a graph that the passes have already rewritten.
     pub(crate) fn load_optimized(
         &self,
         graph: Graph,
@@ -168,7 +168,7 @@ impl Device {
     /// Compiles what a graph needs on this device, before its parameters are loaded.
     ///
     /// # Errors
-    /// As [`Device::load`], but for parameters and memory.
+    /// As [`Device::load`], except for parameters and memory.
     pub fn compile(&self, graph: &Graph, options: &LoadOptions) -> Result<()> {
         let _graph = passes::optimize(graph, &options.disabled_passes)?;
         match self {

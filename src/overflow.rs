@@ -42,8 +42,8 @@ impl F32Fallback {
     /// Prepares `graph` as [`Device::load`] does. If it stores values in f16, the session looks at its results: after
     /// each run, or where state is carried from run to run, after the first, after some more, and before anything is
     /// read. Where they are not finite although the inputs were, it does the runs since it looked last again, with f32
-    /// activations, measures all values, and from then on stores the large ones in f32. Results that are not finite even
-    /// so are left to the caller.
+    /// activations, measures all values, and from then on stores the large ones in f32. Results that are not finite
+    /// even so are left to the caller.
     ///
     /// # Errors
     /// As [`Device::load`]; a run that has to be done again may also fail for want of memory.

@@ -45,8 +45,8 @@ mod serial {
     }
 }
 
-/// Does `work` while another thread does `aside`, where there are threads; without them `aside` is left out. What `aside`
-/// returns is not looked at: it prepares what `work` would prepare itself.
+/// Does `work` while another thread does `aside`, where there are threads; without them `aside` is left out. What
+/// `aside` returns is not looked at: it prepares what `work` would prepare itself.
 #[cfg(feature = "threads")]
 pub(crate) fn meanwhile<T, A>(aside: impl FnOnce() -> A + Send, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {

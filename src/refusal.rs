@@ -181,7 +181,8 @@ mod tests {
         ];
         assert_eq!(
             advice(&remedies, &flag),
-            "; use --precision f16, a smaller --width, --height or --batch_size, or another --device, or leave --image out"
+            "; use --precision f16, a smaller --width, --height or --batch_size, or another --device, or leave --image \
+            out"
         );
         assert_eq!(advice(&[], &flag), "");
         let both = Refusal::of("image", "this model paints into a picture").instead(Remedy::Give(&["image", "mask"]));

@@ -1,12 +1,12 @@
-//! Parameters on a device, held once for all sessions of a process: counted, and evicted when room is needed. Knows
-//! nothing of what a buffer is.
+//! Parameters on a device, held once for all sessions of a process: counted, and evicted when room is needed. It does
+//! not know what a buffer is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::content::ContentId;
 
-/// Buffers by what they hold: the content and its layout ([`crate::plan::Content`]), or what was prepared from such.
+/// Buffers by what they hold: a content and its layout ([`crate::plan::Content`]), or what was prepared from some.
 pub struct Store<B> {
     inner: Mutex<Inner<B>>,
 }
@@ -28,15 +28,15 @@ struct Entry<B> {
 pub struct StoreStats {
     /// Buffers that it holds.
     pub entries: usize,
-    /// Bytes of them.
+    /// Their bytes.
     pub bytes: u64,
-    /// Bytes of those that a session uses.
+    /// Bytes of the buffers that a session uses.
     pub used_bytes: u64,
-    /// How often a buffer was asked for and there.
+    /// How often a wanted buffer was already there.
     pub hits: u64,
-    /// Bytes of parameters that were uploaded, ever.
+    /// Bytes of parameters ever uploaded.
     pub uploaded_bytes: u64,
-    /// Bytes that were evicted, ever.
+    /// Bytes ever evicted.
     pub evicted_bytes: u64,
 }
 
@@ -64,7 +64,7 @@ impl<B> Store<B> {
         Some(buffer)
     }
 
-    /// Adds a buffer; if another session has added one of this content meanwhile, that one is returned instead.
+    /// Adds a buffer; if another session has meanwhile added one with this content, returns that one instead.
     pub fn insert(&self, content: ContentId, bytes: u64, buffer: B) -> Arc<B> {
         let mut inner = self.lock();
         inner.clock += 1;
@@ -77,8 +77,8 @@ impl<B> Store<B> {
         self.lock().stats.uploaded_bytes += bytes;
     }
 
-    /// Evicts buffers that no session uses, the longest unused first, until those that are left and `more` bytes stay
-    /// within `limit`. With a limit of 0 nothing stays but what sessions use.
+    /// Evicts buffers that no session uses, the longest unused first, until the rest and `more` bytes stay within
+    /// `limit`. With a limit of 0, only what sessions use stays.
     pub fn make_room(&self, more: u64, limit: u64) {
         let mut inner = self.lock();
         let mut bytes: u64 = inner.entries.values().map(|entry| entry.bytes).sum::<u64>() + more;
@@ -104,7 +104,7 @@ impl<B> Store<B> {
         !unused.is_empty()
     }
 
-    /// What it holds and has done.
+    /// What it holds, and has done so far.
     pub fn stats(&self) -> StoreStats {
         let inner = self.lock();
         let bytes = |used: bool| -> u64 {
@@ -115,7 +115,7 @@ impl<B> Store<B> {
 }
 
 impl<B> Inner<B> {
-    /// What no session uses, the longest unused first.
+    /// The buffers that no session uses, the longest unused first.
     fn unused(&self) -> Vec<ContentId> {
         let mut unused: Vec<_> = self
             .entries

@@ -300,7 +300,8 @@ impl Tokenizer {
         }));
     }
 
-    /// `[start, ids…, end, padding…]`, `length` tokens in all. Only the first `length − 2` ids fit; the rest is left out.
+    /// `[start, ids…, end, padding…]`, `length` tokens in all. Only the first `length − 2` ids fit; the rest is left
+    /// out.
     pub fn window(&self, ids: &[u32], length: usize) -> Vec<u32> {
         let mut window = vec![self.start];
         window.extend(&ids[..ids.len().min(length.saturating_sub(2))]);

@@ -137,7 +137,8 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
         ),
         (
             b"<",
-            "this is an HTML or XML page, not weights (a login or error page saved by the download); download the file again",
+            "this is an HTML or XML page, not weights (a login or error page saved by the download); download the file \
+            again",
         ),
         (
             b"PK\x03\x04",
@@ -146,7 +147,8 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
         ),
         (
             b"\x80\x02",
-            "this is a PyTorch pickle (.bin, .ckpt, .pt), which can run code when opened and is not read; convert it to .safetensors",
+            "this is a PyTorch pickle (.bin, .ckpt, .pt), which can run code when opened and is not read; convert it \
+            to .safetensors",
         ),
         (b"GGUF", "this is a GGUF file, which is not read; use the .safetensors version of the model"),
         (b"\x89HDF", "this is an HDF5 (.h5) file, which is not read; use the .safetensors version of the model"),

@@ -1,8 +1,8 @@
 //! Configurations of a single-file checkpoint, inferred from the shapes of its tensors.
 //!
-//! Shapes do not tell everything: not the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in SD 2 and
-//! XL), the groups of the norms (32), what the U-Net predicts, the noise schedule, the scale of the latents and the
-//! size of the pictures it was trained on. These are the values that the published models of each family have.
+//! Shapes do not tell everything: not the number of attention heads (8 in SD 1 and the upscaler, 64 channels a head in
+//! SD 2 and XL), the groups of the norms (32), what the U-Net predicts, the noise schedule, the scale of the latents
+//! and the size of the pictures it was trained on. These are the values that the published models of each family have.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,8 @@ impl Shapes<'_> {
         let shape = self.0.info(name).map(|info| info.shape);
         shape.and_then(|shape| shape.get(axis).copied()).ok_or_else(|| {
             Error::Checkpoint(format!(
-                "{}: a model is recognised by its tensor `{name}` of at least {} dimensions, found {}; fetch the file again",
+                "{}: a model is recognised by its tensor `{name}` of at least {} dimensions, found {}; fetch the file \
+                again",
                 self.0.path().display(),
                 axis + 1,
                 shape.map_or("none".into(), |shape| format!("shape {shape:?}"))
@@ -215,7 +216,8 @@ fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
     found.levels = Levels(levels.iter().map(|level| level.layers).collect());
     let Some(cross_attention_dim) = cross_attention_dim.filter(|_| levels.iter().all(|level| level.layers > 0)) else {
         return Err(Error::Unsupported(format!(
-            "{}: the U-Net has no attention over a text, or a level without layers; only Stable Diffusion checkpoints are read as single files",
+            "{}: the U-Net has no attention over a text, or a level without layers; only Stable Diffusion checkpoints \
+            are read as single files",
             shapes.0.path().display()
         )));
     };
@@ -290,8 +292,8 @@ fn size_embedding_width(width: usize, found: &Inferred) -> Result<usize> {
     let rest = width.saturating_sub(pooled);
     if rest == 0 || !rest.is_multiple_of(numbers) {
         return Err(Error::Unsupported(format!(
-            "the U-Net's vector condition has {width} elements, which do not divide into {pooled} of the pooled text and {numbers} embedded sizes; \
-             give the model as a diffusers folder"
+            "the U-Net's vector condition has {width} elements, which do not divide into {pooled} of the pooled text \
+            and {numbers} embedded sizes; give the model as a diffusers folder"
         )));
     }
     Ok(rest / numbers)

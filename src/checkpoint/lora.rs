@@ -126,8 +126,8 @@ impl Lora {
         ];
         if let Some(other) = strange.iter().find(|name| kinds.iter().any(|kind| name.contains(kind))) {
             return Err(Error::Unsupported(format!(
-                "{shown}: tensor {} belongs to another kind of adapter than LoRA (LoHa, LoKr, DoRA, OFT …), which is not supported; \
-                 merge it into a checkpoint first",
+                "{shown}: tensor {} belongs to another kind of adapter than LoRA (LoHa, LoKr, DoRA, OFT …), which is \
+                not supported; merge it into a checkpoint first",
                 quoted(other)
             )));
         }
@@ -142,8 +142,8 @@ impl Lora {
             let (rank, up_rank) = (shape(down).first().copied().unwrap_or(0), shape(up).get(1).copied().unwrap_or(0));
             if rank == 0 || rank != up_rank {
                 return Err(Error::Checkpoint(format!(
-                    "{shown}: layer {}: down {:?} and up {:?} should have the same rank, the first dimension of down and the second of up; \
-                     fetch the file again",
+                    "{shown}: layer {}: down {:?} and up {:?} should have the same rank, the first dimension of down \
+                    and the second of up; fetch the file again",
                     quoted(name),
                     shape(down),
                     shape(up)

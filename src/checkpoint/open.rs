@@ -53,7 +53,8 @@ impl Checkpoint {
         Ok(Self { source, changed: BTreeMap::new(), tokenizers: BTreeMap::new() })
     }
 
-    /// Prefers weight files of a variant, as [`Folder::with_variant`]. Call this before anything that changes the weights.
+    /// Prefers weight files of a variant, as [`Folder::with_variant`]. Call this before anything that changes the
+    /// weights.
     ///
     /// # Errors
     /// As [`Folder::with_variant`]; [`Error::Refused`] for a single file, which has no variants.
@@ -213,7 +214,8 @@ impl Checkpoint {
         let vocabulary = config.value["vocab_size"].as_u64();
         if vocabulary != Some(u64::from(CLIP_VOCABULARY)) {
             return Err(Error::Config(format!(
-                "{}: there is no folder `{name}`, and the text encoder's vocabulary of {} tokens is not CLIP's of {CLIP_VOCABULARY}; add the tokenizer's files",
+                "{}: there is no folder `{name}`, and the text encoder's vocabulary of {} tokens is not CLIP's of \
+                {CLIP_VOCABULARY}; add the tokenizer's files",
                 self.path().display(),
                 vocabulary.map_or("unknown".into(), |tokens| tokens.to_string())
             )));

@@ -32,8 +32,8 @@ impl SingleFile {
     /// Opens a file and infers what it is.
     ///
     /// # Errors
-    /// As [`Tensors::open`]; [`Error::Refused`] if the file is a LoRA, [`Error::Unsupported`] if the file is not a Stable Diffusion checkpoint in the
-    /// original layout.
+    /// As [`Tensors::open`]; [`Error::Refused`] if the file is a LoRA, [`Error::Unsupported`] if the file is not a
+    /// Stable Diffusion checkpoint in the original layout.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_in(&Disk, path)
     }
@@ -181,7 +181,8 @@ fn recognise(file: &Tensors) -> Result<()> {
         format!("its names begin with {}", shown.join(", "))
     };
     Err(Error::Unsupported(format!(
-        "{}: expected a Stable Diffusion checkpoint in the original layout (with `model.diffusion_model.input_blocks.0.0.weight`); {what}",
+        "{}: expected a Stable Diffusion checkpoint in the original layout (with \
+        `model.diffusion_model.input_blocks.0.0.weight`); {what}",
         file.path().display()
     )))
 }

@@ -61,8 +61,8 @@ impl TextualInversion {
             other => {
                 let shown: Vec<_> = other.iter().take(5).map(|name| quoted(name)).collect();
                 return Err(Error::Checkpoint(format!(
-                    "{label}: expected a textual inversion (`emb_params`, `clip_l` and `clip_g`, or one tensor named by its word); \
-                     found {} tensors: {}",
+                    "{label}: expected a textual inversion (`emb_params`, `clip_l` and `clip_g`, or one tensor named \
+                    by its word); found {} tensors: {}",
                     other.len(),
                     shown.join(", ")
                 )));
@@ -126,7 +126,8 @@ impl TextualInversion {
         let (count, found) = (vectors.shape[0], vectors.shape[1]);
         if found != width {
             return Err(Error::Checkpoint(format!(
-                "{}: the vectors of {} have {found} elements, {} takes {width}; the textual inversion is for another model",
+                "{}: the vectors of {} have {found} elements, {} takes {width}; the textual inversion is for another \
+                model",
                 self.label,
                 quoted(&self.word),
                 encoder.name
@@ -134,7 +135,8 @@ impl TextualInversion {
         }
         if tokenizer.vocabulary() as usize > rows {
             return Err(Error::Checkpoint(format!(
-                "{}: the tokenizer has {} tokens, but the text encoder has vectors for {rows}; they do not belong together",
+                "{}: the tokenizer has {} tokens, but the text encoder has vectors for {rows}; they do not belong \
+                together",
                 encoder.tensors.label(),
                 tokenizer.vocabulary()
             )));

@@ -41,7 +41,7 @@ pub struct Args {
     /// Storage of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
-    /// How often it is timed as a whole; the fastest counts, the others were disturbed
+    /// How often the whole is timed; the fastest run counts
     #[arg(long, default_value_t = 3, value_name = "N")]
     runs: usize,
     #[command(flatten)]
@@ -54,7 +54,9 @@ pub struct Args {
 /// As the library; [`Error::Device`] without an adapter.
 pub fn run(args: Args) -> Result<()> {
     let Device::Gpu(gpu) = args.device.open()? else {
-        return Err(Error::Device("bench times kernels; there is no adapter, or --device reference was given".into()));
+        return Err(Error::Device(
+            "bench times kernels, but there is no adapter, or --device reference was given".into(),
+        ));
     };
     // 1. the model on the device
     let path = model_path::find_with(args.model.as_deref(), &args.component)?;
@@ -82,7 +84,8 @@ pub fn run(args: Args) -> Result<()> {
     session.wait()?;
     let allocated = gpu.allocated_bytes().map_or("unknown".into(), mib);
     print(&format!(
-        "device: {}\n{}, {} in {}, batch {}, {} x {}: {:.1} GFLOP\nloaded in {:.1} s; memory: {} planned, {allocated} allocated\n",
+        "device: {}\n{}, {} in {}, batch {}, {} x {}: {:.1} GFLOP\nloaded in {:.1} s; memory: {} planned, {allocated} \
+        allocated\n",
         gpu.describe(),
         path.display(),
         args.component,

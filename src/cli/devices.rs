@@ -1,4 +1,4 @@
-//! `unmist devices`: what there is to run on.
+//! `unmist devices`: the adapters, and which one `auto` takes.
 
 use super::print;
 use crate::error::Result;
@@ -28,12 +28,14 @@ pub fn run(args: Args) -> Result<()> {
     match auto {
         Some(index) => {
             text += &format!(
-                "auto takes {index}: {}. Discrete GPUs come before integrated ones, those before CPU drivers; of equal ones Metal, then Vulkan, then DX12, then the first.\n",
+                "auto takes {index}: {}. Discrete GPUs come before integrated ones, those before CPU drivers; among \
+                equals Metal, then Vulkan, then DX12, then the first.\n",
                 adapters[index].name
             )
         }
         None => {
-            text += "There is no adapter: auto runs on the CPU reference. On Debian, mesa-vulkan-drivers installs a CPU driver for Vulkan (lavapipe), which is faster.\n"
+            text += "There is no adapter: auto runs on the CPU reference. On Debian, mesa-vulkan-drivers installs a \
+                CPU driver for Vulkan (lavapipe), which is faster.\n"
         }
     }
     print(&text);

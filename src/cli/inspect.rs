@@ -1,4 +1,4 @@
-//! `unmist inspect`: what is understood of a model, without running it.
+//! `unmist inspect`: what unmist understands of a model, without running it.
 
 use std::path::PathBuf;
 
@@ -20,8 +20,8 @@ pub struct Args {
     /// Model folder in diffusers' layout, or a single file in the original layout [default: a model from weights/]
     #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
-    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2 [default: the memory of all in
-    /// turn if the model takes a prompt, else unet]
+    /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2 [default: unet; of a model that
+    /// takes a prompt, the memory of all of them]
     #[arg(long, value_name = "NAME")]
     component: Option<String>,
     /// Pictures or texts at once
@@ -37,8 +37,8 @@ pub struct Args {
     /// Storage of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
-    /// How the autoencoder works: in tiles where the whole does not fit (auto), always, never, or in tiles of so many
-    /// pixels
+    /// Whether the autoencoder works in tiles: where the whole does not fit (auto), always, never, or in tiles of this
+    /// many pixels
     #[arg(long, default_value = "auto", value_name = "auto|on|off|PIXELS")]
     vae_tiling: Tiling,
     /// As JSON
@@ -108,7 +108,8 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     print(&format!(
-        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for {device}:\n{program}\nchoices:\n{}",
+        "model {}, {}\nparameters {}\n{model:#?}\n\ngraph after the passes:\n{graph}\nplan for \
+        {device}:\n{program}\nchoices:\n{}",
         path.display(),
         component,
         weights.parameters(),
@@ -117,7 +118,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What was chosen for a node and why, and on a line each what else there was.
+/// What was chosen for a node and why, then the other candidates, one a line.
 fn describe(node: &str, decision: &Decision) -> String {
     let Decision { variant, knobs, reason, candidates, .. } = decision;
     let setting = if knobs.is_empty() { String::new() } else { format!("[{knobs}]") };
@@ -170,8 +171,8 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
         return Ok(());
     }
     print(&format!(
-        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows the config, the graph and the kernels of one \
-         component: {}\n",
+        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows \
+        the config, the graph and the kernels of one component: {}\n",
         checkpoint.path().display(),
         args.batch_size,
         if args.batch_size == 1 { "" } else { "s" },

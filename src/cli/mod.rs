@@ -34,7 +34,7 @@ enum Command {
     Noise(noise::Args),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
-    /// Shows what is understood of a model: config, graph, kernels, memory
+    /// Shows what unmist understands of a model: config, graph, kernels, memory
     Inspect(inspect::Args),
     /// Checks every kernel, and a model, against the CPU reference on this device
     Verify(verify::Args),

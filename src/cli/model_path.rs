@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
 
-/// The folder or file given, a model of that name below `weights/`, or if none is given the first one there whose
+/// The given folder or file, or the model of that name below `weights/`. If none is given, the first model there whose
 /// pipeline class is one of `fitting`.
 ///
 /// `weights/` is `UNMIST_WEIGHTS` if that is set, else the first folder of that name found from the working directory
@@ -29,11 +29,11 @@ pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     let class = |path: &PathBuf| Folder::open(path).ok()?.pipeline_class().map(str::to_owned);
     let found = models.iter().find(|path| class(path).is_some_and(|c| fitting.contains(&c.as_str())));
     found.cloned().ok_or_else(|| {
-        Error::Usage(format!("no model for this below {}; give one with --model DIR", weights.display()))
+        Error::Usage(format!("there is no model for this in {}; give one with --model DIR", weights.display()))
     })
 }
 
-/// [`find`] for commands that work on one component of whichever model.
+/// [`find`] for commands that work on one component of any model.
 ///
 /// # Errors
 /// As [`find`].
@@ -44,7 +44,7 @@ pub fn find_with(given: Option<&Path>, component: &str) -> Result<PathBuf> {
     }
 }
 
-/// How a picture remembers a model: the name of one below `weights/`, else the path as it was given.
+/// How a picture remembers a model: by its name below `weights/`, or else by the path as it was given.
 pub fn remembered(path: &Path) -> PathBuf {
     let shipped = weights_folder().is_ok_and(|folder| path.parent() == Some(&folder));
     path.file_name().filter(|_| shipped).map_or_else(|| path.to_owned(), PathBuf::from)
@@ -70,6 +70,10 @@ fn weights_folder() -> Result<PathBuf> {
             .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path().join("model_index.json").is_file())))
     };
     candidates.into_iter().find(holds_models).ok_or_else(|| {
-        Error::Usage("no folder `weights` with models from here or from the executable upwards; give --model DIR or set UNMIST_WEIGHTS".into())
+        Error::Usage(
+            "found no folder `weights` with models, neither upwards from here nor from the executable; give \
+            --model DIR or set UNMIST_WEIGHTS"
+                .into(),
+        )
     })
 }

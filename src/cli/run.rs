@@ -18,8 +18,8 @@ pub struct Args {
     /// Which component: unet, vae.encoder, vae.decoder, text_encoder, text_encoder_2
     #[arg(long, default_value = "unet", value_name = "NAME")]
     component: String,
-    /// Input tensors, named as the arguments of diffusers' `forward`; pictures are [N, C, H, W]. unet: sample,
-    /// timestep, and as the model has them encoder_hidden_states, class_labels, timestep_cond, text_embeds, time_ids.
+    /// Input tensors, named like the arguments of diffusers' `forward`; pictures are [N, C, H, W]. unet: sample,
+    /// timestep, and those the model has of encoder_hidden_states, class_labels, timestep_cond, text_embeds, time_ids.
     /// vae.encoder: sample. vae.decoder: latent. text_encoder: input_ids
     #[arg(long, value_name = "FILE.safetensors")]
     input: PathBuf,

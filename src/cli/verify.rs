@@ -35,11 +35,11 @@ pub struct Args {
     /// Only cases that launch this kernel (path below wgsl/ without extension, e.g. contraction/1_naive), and no model
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
-    /// Sizes of the operations' cases. Small ones run checked, unchecked and with folded dispatches; large and perf ones
-    /// as users run them
+    /// Sizes of the operations' cases. Small ones run checked, unchecked and with folded dispatches; large and perf
+    /// ones as users run them
     #[arg(long, value_enum, value_delimiter = ',', default_value = "small")]
     size: Vec<SizeArg>,
-    /// End with the first comparison that fails
+    /// Stop at the first comparison that fails
     #[arg(long)]
     stop_at_first: bool,
     /// Storage of the model's weights and activations
@@ -66,7 +66,11 @@ enum SizeArg {
 /// [`Error::Kernel`] counting what diverges, after everything was compared and printed.
 pub fn run(args: Args) -> Result<()> {
     let Device::Gpu(gpu) = args.device.open()? else {
-        return Err(Error::Device("verify compares a graphics adapter with the CPU reference; there is no adapter, or --device reference was given".into()));
+        return Err(Error::Device(
+            "verify compares a graphics adapter with the CPU reference, but there is no adapter, \
+            or --device reference was given"
+                .into(),
+        ));
     };
     print(&format!("device: {}\n", gpu.describe()));
     let mut failures = operations(&gpu, &args)?;
@@ -85,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// The operations that are asked for: every case × storage × variant × way to run; returns the number of failures.
+/// Checks the chosen operations: every case × storage × variant × way to run; returns the number of failures.
 fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
     let mut sizes = Vec::new();
     for size in &args.size {
@@ -110,7 +114,8 @@ fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
         for summary in sweep(gpu, &info, selection, &mut report)? {
             compared += summary.equal;
             print(&format!(
-                "{:<24} {:<16} {:>4} comparisons equal, {:>3} cases not for this variant or device, worst f32 error {:.1e}\n",
+                "{:<24} {:<16} {:>4} comparisons equal, {:>3} cases not for this variant or device, worst f32 error \
+                {:.1e}\n",
                 info.name, summary.variant, summary.equal, summary.unsupported, summary.worst
             ));
         }
@@ -120,7 +125,7 @@ fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
     }
     if failures + compared == 0 {
         return Err(Error::Usage(
-            "no case of these operations is of this --size, launches this --kernel and runs on this device".into(),
+            "no case of these operations has this --size, launches this --kernel and runs on this device".into(),
         ));
     }
     Ok(failures)
@@ -157,7 +162,7 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
     let path = model_path::find_with(args.model.as_deref(), &args.component)?;
     let LoadedModel { model, weights, .. } = LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
     let own = model.default_sizes();
-    // Enough for every kernel; the reference would take minutes for a picture of full size.
+    // Large enough for every kernel; the reference would take minutes for a picture of full size.
     let sizes = Sizes { batch: 2, height: own.height.min(MAX_SIZE), width: own.width.min(MAX_SIZE), ..own };
     let load = args.device.load_options()?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
@@ -190,7 +195,7 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
     }
 }
 
-/// Inputs of the kind that each of the graph's inputs takes.
+/// Values that suit each of the graph's inputs.
 pub(super) fn random_inputs(model: &dyn Model, graph: &Graph) -> Result<NamedTensors> {
     let mut inputs = NamedTensors::new();
     for (seed, node) in graph.nodes().iter().filter(|n| matches!(n.kind, NodeKind::Input(_))).enumerate() {

@@ -11,13 +11,13 @@ pub fn flag(field: &str) -> String {
     }
 }
 
-/// A text of the library with flags in place of the fields that it names in backticks. Only for texts that name nothing
-/// else so: documentation of fields, and what was assumed of a model.
+/// A text of the library with flags in place of the fields that it names in backticks. Only for texts whose backticks
+/// hold nothing else: documentation of fields, and assumptions about a model.
 pub fn in_flags(text: &str) -> String {
     Request::fields().iter().fold(text.to_owned(), |text, field| text.replace(&quoted(field), &flag(field)))
 }
 
-/// Names flags in the help of all commands in place of fields.
+/// Names flags instead of fields in the help of all commands.
 pub fn with_flags_in_help(mut command: clap::Command) -> clap::Command {
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in names {

@@ -70,7 +70,7 @@ fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
     }
 }
 
-/// How much `auto` likes an adapter: real GPUs before CPU drivers, native APIs before translated ones.
+/// The order in which `auto` prefers adapters: real GPUs before CPU drivers, native APIs before translated ones.
 fn preference(info: &wgpu::AdapterInfo) -> (u8, u8) {
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 4,
@@ -94,7 +94,8 @@ fn auto(adapters: &[wgpu::Adapter]) -> Option<usize> {
     (0..adapters.len()).max_by_key(|&i| (preference(&adapters[i].get_info()), std::cmp::Reverse(i)))
 }
 
-/// The adapter that `selector` means: `auto`, an index, or a part of a name. `None`: `auto`, and there is no adapter.
+/// The adapter that `selector` means: `auto`, an index, or a part of a name. `None` if it is `auto` and there is no
+/// adapter.
 ///
 /// # Errors
 /// [`Error::Device`] listing the adapters there are, if none or several match.

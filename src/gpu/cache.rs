@@ -1,7 +1,7 @@
 //! Compiled kernels on disk, so that the driver need not compile them again in the next process.
 //!
-//! One file a kernel, named by adapter, driver and the kernel's hash, in the user's cache folder. Nothing depends on it: a
-//! file that is missing, damaged or of another driver costs a compilation, no more.
+//! One file for each kernel, named by adapter, driver and the kernel's hash, in the user's cache folder. Nothing
+//! depends on it: a file that is missing, damaged or from another driver costs a compilation, no more.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::content::ContentId;
 use crate::output::write_atomic;
 
-/// Bytes that the folder may hold; beyond them the oldest files go, down to half.
+/// Bytes that the folder may hold; when it holds more, the oldest files go, down to half.
 const MAX_BYTES: u64 = 256 << 20;
 const EXTENSION: &str = "pipeline";
 /// Bytes of the checksum before a file's data.
@@ -26,8 +26,8 @@ pub(super) struct DiskCache {
 }
 
 impl DiskCache {
-    /// The cache in the folder that the environment variable `UNMIST_CACHE` names (`off`: none), else in the user's
-    /// cache folder; `None` if there is no such folder and none can be made.
+    /// The cache in the folder that the environment variable `UNMIST_CACHE` names (`off` means none), or else in the
+    /// user's cache folder; `None` if there is no such folder and none can be made.
     pub(super) fn open(device: ContentId) -> Option<Self> {
         let folder = folder()?.join("pipelines");
         fs::create_dir_all(&folder).ok()?;
@@ -46,7 +46,7 @@ impl DiskCache {
         (Sha256::digest(data).as_slice() == checksum).then(|| data.to_vec())
     }
 
-    /// Saves what the driver made of a kernel. Whatever goes wrong, the run goes on without.
+    /// Saves what the driver made of a kernel. If that fails, the run goes on without it.
     pub(super) fn save(&self, kernel: &ContentId, data: &[u8]) {
         let path = self.path(kernel);
         let written = write_atomic(&path, |file| {
@@ -59,7 +59,7 @@ impl DiskCache {
     }
 }
 
-/// The folder for what can be made again.
+/// The folder for files that can be made again.
 fn folder() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     match set("UNMIST_CACHE") {

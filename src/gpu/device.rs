@@ -20,12 +20,12 @@ use crate::store::Store;
 pub enum Checks {
     /// Indices are moved into bounds: for tests, and for kernels that nobody has read.
     On,
-    /// Kernels are trusted, as they bound their own indices. What users run.
+    /// Kernels are trusted, because they bound their own indices. What users run.
     Off,
 }
 
-/// Bytes of a driver's cache that holds nothing: wgpu's header and Vulkan's. Drivers that have a cache of their own, such
-/// as Mesa's, leave it so.
+/// Bytes of a driver's cache that holds nothing: wgpu's header and Vulkan's. Drivers that have a cache of their own,
+/// such as Mesa's, leave it so.
 const EMPTY_CACHE: usize = 64 + 32;
 
 /// Programs that a device remembers: those of a few models at a few sizes.
@@ -43,12 +43,12 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
-    /// Each compiled once, whoever asks first; the others wait.
+    /// Each is compiled once, for whoever asks first; the others wait.
     pipelines: Mutex<Pipelines>,
     cache: Option<DiskCache>,
-    /// By graph and options; the oldest go first.
+    /// By graph and options; the oldest are dropped first.
     programs: Mutex<Vec<(ContentId, Arc<Program>)>>,
-    /// How many programs were planned, ever.
+    /// How many programs were ever planned.
     planned: AtomicU64,
     store: Store<wgpu::Buffer>,
     /// The first error that was not returned by the call that caused it, device loss included.
@@ -82,7 +82,7 @@ impl GpuDevice {
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
             | wgpu::Features::PIPELINE_CACHE;
         if info.device_type == wgpu::DeviceType::Cpu {
-            // Its memory is the host's: parameters are written where kernels read them, without a staging copy.
+            // Its memory is the host's: parameters are written directly where kernels read them.
             wanted |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         }
         let features = adapter.features() & wanted;
@@ -120,7 +120,7 @@ impl GpuDevice {
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            // A CPU driver's memory is the machine's; how much a GPU has, no API that wgpu reaches tells: there,
+            // A CPU driver's memory is the machine's. No API that wgpu reaches says how much a GPU has; there,
             // allocation fails cleanly.
             memory_bytes: (info.device_type == wgpu::DeviceType::Cpu).then(host_memory_bytes).flatten(),
         };
@@ -132,7 +132,7 @@ impl GpuDevice {
         device.on_uncaptured_error(Arc::new(move |error| record(&seen, error.to_string())));
         let seen = failure.clone();
         device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device ends it too; that is no failure.
+            // Dropping the device also ends it, which is no failure.
             if reason != wgpu::DeviceLostReason::Destroyed {
                 record(&seen, format!("the device was lost ({reason:?}): {message}"));
             }
@@ -174,7 +174,7 @@ impl GpuDevice {
     /// # Errors
     /// As [`Program::of_any_size`].
     pub fn program(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
-        // How much memory there is decides whether a program may run, not what it is.
+        // The amount of memory decides whether a program may run, not what it is.
         let options = PlanOptions { max_memory_bytes: None, ..options.clone() };
         let id = ContentId::of_debug(&(graph, &options));
         let known = |programs: &[(ContentId, Arc<Program>)]| {
@@ -217,7 +217,7 @@ impl GpuDevice {
 
     /// Waits until the device is idle, and frees the memory of what was dropped.
     pub fn free_dropped(&self) {
-        // A device that was lost holds nothing; the next use of it says so.
+        // A lost device holds nothing; its next use reports the loss.
         drop(self.inner.device.poll(wgpu::PollType::wait_indefinitely()));
     }
 
@@ -337,7 +337,7 @@ impl GpuDevice {
         }
     }
 
-    /// Compiles all kernels of a program, several at once; what is compiled already costs nothing.
+    /// Compiles all kernels of a program, several at once; those that are compiled already cost nothing.
     ///
     /// # Errors
     /// [`Error::Kernel`] with the compiler's message and the kernel's file.
@@ -428,8 +428,8 @@ impl GpuDevice {
     fn driver_cache(&self, id: &ContentId) -> Option<(wgpu::PipelineCache, Option<Vec<u8>>)> {
         let known = self.inner.cache.as_ref()?.load(id);
         let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: known.as_deref(), fallback: true };
-        // SAFETY: the data is what `get_data` returned for this adapter and driver: the file is named by them and carries
-        // a checksum.
+        // SAFETY: the data is what `get_data` returned for this adapter and driver: the file is named by them and
+        // carries a checksum.
         let cache = unsafe { self.inner.device.create_pipeline_cache(&descriptor) };
         Some((cache, known))
     }

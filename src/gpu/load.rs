@@ -14,7 +14,7 @@ use crate::graph::WeightSource;
 use crate::kernel::Access;
 use crate::plan::{BufferIndex, BufferRole, Launch, PARAMS_STRIDE, Parameter, Program};
 
-/// Buffers by their index in the program; `None` for what is not there (yet, or any more).
+/// Buffers by their index in the program; `None` for those that do not exist yet, or no longer.
 pub(super) type Buffers = Vec<Option<Arc<wgpu::Buffer>>>;
 
 /// A program on its way to the device.
@@ -62,8 +62,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Everything in its place. Parameters that no session uses go where the store and this session would take more
-    /// than `limit` bytes.
+    /// Brings everything to its place. Parameters that no session uses are evicted if the store and this session would
+    /// take more than `limit` bytes.
     ///
     /// # Errors
     /// As [`super::GpuSession::new`].
@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
             parts.extend(inputs.iter().map(ContentId::bytes));
             let id = ContentId::of(&parts);
             for (position, buffer) in written.into_iter().enumerate() {
-                // What has a buffer of its own may be written piece by piece; a slot's former contents do not count.
+                // A buffer of its own may be written piece by piece; what a slot held before does not matter.
                 let before = self.ids[buffer].filter(|_| self.role(buffer) == BufferRole::Prepared);
                 let before = before.map_or(Vec::new(), |id| id.bytes().to_vec());
                 self.ids[buffer] = Some(ContentId::of(&[id.bytes(), &[position as u8], &before]));
@@ -122,7 +122,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Takes what the device holds already.
+    /// Takes the buffers that the device already holds.
     fn find_in_store(&mut self) {
         for (index, buffer) in self.program.buffers.iter().enumerate() {
             if matches!(buffer.role, BufferRole::Parameter | BufferRole::Prepared) {
@@ -177,8 +177,8 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Runs the list `once`, but for what the store held already. Each source is brought when it is needed, and dropped
-    /// after its last use.
+    /// Runs the list `once`, except for what the store already held. Each source is uploaded when it is needed, and
+    /// dropped after its last use.
     fn prepare(&mut self) -> Result<()> {
         let groups = self.needed_groups();
         let mut last_use: HashMap<BufferIndex, usize> = HashMap::new();

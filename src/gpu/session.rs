@@ -18,8 +18,8 @@ const GUARD_BYTES: u64 = 256;
 const GUARD_BYTES_AFTER: u64 = 32 << 10;
 
 /// What fills the guard bands of a buffer, its slots before they are written and its padding: a quiet NaN in f32 and in
-/// f16, so that reading what was never written shows. Arithmetic hands a NaN's bits on, so each buffer has its own: what
-/// is read from one band and written into another shows too.
+/// f16, so that reading what was never written shows. Arithmetic passes a NaN's bits on, so each buffer has its own: a
+/// value that is read from one band and written into another shows too.
 pub(super) fn guard_pattern(buffer: BufferIndex) -> u32 {
     let half = 0x7fc1 + (buffer % 60) as u32;
     half << 16 | half
@@ -34,7 +34,7 @@ pub(super) fn bands(base: u64) -> u64 {
 pub struct GpuSession {
     pub(super) gpu: GpuDevice,
     program: Arc<Program>,
-    /// By index; `None` for what was there only while the program was loaded.
+    /// By index; `None` for those that existed only while the program was loaded.
     buffers: Vec<Option<Arc<wgpu::Buffer>>>,
     pipelines: Vec<Pipeline>,
     condition: List,
@@ -54,8 +54,8 @@ pub(super) struct List {
 }
 
 impl GpuSession {
-    /// Compiles the program's kernels, creates its buffers, uploads what parameters the device does not hold yet, and
-    /// runs what depends on them alone. Parameters that no session uses are evicted where memory runs out.
+    /// Compiles the program's kernels, creates its buffers, uploads the parameters that the device does not hold yet,
+    /// and runs what depends on them alone. Parameters that no session uses are evicted if memory runs out.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if a parameter is missing; [`Error::Kernel`] if a kernel does not compile;
@@ -64,7 +64,7 @@ impl GpuSession {
         Self::within(gpu, program, weights, None)
     }
 
-    /// As [`GpuSession::new`]; parameters that no session uses are also evicted where they and this session would take
+    /// As [`GpuSession::new`]; parameters that no session uses are also evicted if they and this session would take
     /// more than `limit` bytes.
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl GpuSession {
                 }
             }
             let submission = self.gpu.queue().submit([encoder.finish()]);
-            // Let one submission run while the next is encoded, no more: progress stays honest and the queue short.
+            // Encode one submission while another runs, no more: progress stays honest and the queue short.
             if let Some(previous) = self.last.replace(submission) {
                 self.gpu.wait_for(previous)?;
             }
@@ -252,7 +252,7 @@ impl Session for GpuSession {
         self.gpu.check()?;
         let mut bytes = encode(tensor, port.dtype);
         if self.base > 0 {
-            // No kernel may count on what lies between the last element and the end of its vector.
+            // No kernel may rely on what is between the last element and the end of its vector.
             let pattern = guard_pattern(port.buffer).to_le_bytes();
             let padding = &mut bytes[tensor.len() * port.dtype.size()..];
             padding.iter_mut().zip(pattern.iter().cycle()).for_each(|(b, g)| *b = *g);

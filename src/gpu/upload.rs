@@ -1,4 +1,4 @@
-//! Parameters to the device: from the mapped file to the buffer that kernels read, with at most one copy between.
+//! Uploads parameters: from the mapped file to the buffer that kernels read, with at most one copy in between.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Uploader<'_> {
         Ok(ContentId::of(&[content.bytes(), value.dtype.name().as_bytes()]))
     }
 
-    /// The buffer of a parameter: one that the device holds already, or a new one that it then holds for others, too.
+    /// The buffer of a parameter: one that the device already holds, or a new one that it then also holds for others.
     ///
     /// # Errors
     /// As the source of the weights; [`Error::Limits`] if memory runs out.

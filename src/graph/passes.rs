@@ -58,8 +58,8 @@ pub fn optimize(graph: &Graph, disabled: &[String]) -> Result<Graph> {
     }
 }
 
-/// A graph being rewritten: the old one's nodes are visited in order and copied or replaced; what nothing reads any more
-/// is dropped at the end.
+/// A graph being rewritten: the old one's nodes are visited in order and copied or replaced; what nothing reads any
+/// more is dropped at the end.
 struct Rewrite<'a> {
     old: &'a Graph,
     uses: Vec<usize>,

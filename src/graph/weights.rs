@@ -23,8 +23,8 @@ pub trait WeightSource: Send + Sync {
         Ok(None)
     }
 
-    /// Tells contents apart: tensors of one id are equal, so that a device needs to hold them once. Cheap where the tensor
-    /// lies in a file; otherwise the elements are hashed.
+    /// Tells contents apart: tensors of one id are equal, so that a device needs to hold them once. Cheap where the
+    /// tensor lies in a file; otherwise the elements are hashed.
     ///
     /// # Errors
     /// As [`WeightSource::read`].

@@ -37,7 +37,8 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
         let why = format!(
-            "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a smaller one"
+            "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a \
+            smaller one"
         );
         return Err(Error::Limits(why.into()));
     }

@@ -125,7 +125,8 @@ impl<'a> Unroller<'a> {
 
     fn error(&self, found: &str) -> Error {
         Error::Kernel(format!(
-            "wgsl/{}.wgsl: `{DIRECTIVE}` must be followed by `for (var i = 0u; i < BOUND; i++) {{` with at most {MOST} iterations, and a `}}` in the column of `for`; found `{}`",
+            "wgsl/{}.wgsl: `{DIRECTIVE}` must be followed by `for (var i = 0u; i < BOUND; i++) \
+            {{` with at most {MOST} iterations, and a `}}` in the column of `for`; found `{}`",
             self.kernel,
             found.trim()
         ))
@@ -138,11 +139,13 @@ mod tests {
 
     #[test]
     fn writes_nested_loops_out() {
-        let text = "const N: u32 = 8u;\nconst M: u32 = N / 4u;\n//!unroll\nfor (var i = 0u; i < M; i++) {\n    a[i] = b;\n    //!unroll\n    for (var j = 1u; j < 3u; j++) { c[i] += j; }\n}\nend\n";
+        let text = "const N: u32 = 8u;\nconst M: u32 = N / 4u;\n//!unroll\nfor (var i = 0u; i < M; i++) \
+            {\n    a[i] = b;\n    //!unroll\n    for (var j = 1u; j < 3u; j++) { c[i] += j; }\n}\nend\n";
         let found: String = unroll("k", text).expect("well formed").split_whitespace().collect::<Vec<_>>().join(" ");
         let inner = "{ const j = 1u; c[i] += j; } { const j = 2u; c[i] += j; }";
         let expected = format!(
-            "const N: u32 = 8u; const M: u32 = N / 4u; {{ const i = 0u; a[i] = b; {inner} }} {{ const i = 1u; a[i] = b; {inner} }} end"
+            "const N: u32 = 8u; const M: u32 = N / 4u; {{ const i = 0u; a[i] = b; {inner} }} \
+            {{ const i = 1u; a[i] = b; {inner} }} end"
         );
         assert_eq!(found, expected);
     }

@@ -49,8 +49,8 @@ impl AutoencoderTinyConfig {
         }
         r.only("upsample_fn", &[json!("nearest")])?;
         r.only("shift_factor", &[json!(0), json!(0.0)])?;
-        // A copy of decoder_block_out_channels; how to store latents as 8-bit pictures, which nothing here does; and that
-        // f16 is enough.
+        // A copy of decoder_block_out_channels; how to store latents as 8-bit pictures, which nothing here does; and
+        // that f16 is enough.
         r.ignore(&["block_out_channels", "latent_magnitude", "latent_shift", "force_upcast"]);
         let list =
             |key: &str, default: [usize; 4]| -> Result<Vec<usize>> { Ok(r.counts(key)?.unwrap_or(default.to_vec())) };

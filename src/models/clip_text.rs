@@ -323,7 +323,8 @@ impl CLIPTextModel {
         Ok(states)
     }
 
-    /// `CLIPEncoderLayer`: attention to earlier tokens, then feed-forward; each normalises its input and is added to it.
+    /// `CLIPEncoderLayer`: attention to earlier tokens, then feed-forward; each normalises its input and is added to
+    /// it.
     fn layer(&self, m: &mut Layers<'_>, path: &str, x: ValueId) -> Result<ValueId> {
         let c = &self.config;
         let at = |name: &str| format!("{path}.{name}");

@@ -61,8 +61,8 @@ impl LoadedModel {
             }
             _ => {
                 return Err(Error::Unsupported(format!(
-                    "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, AutoencoderKL, \
-                     AutoencoderTiny, CLIPTextModel and CLIPTextModelWithProjection"
+                    "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, \
+                    AutoencoderKL, AutoencoderTiny, CLIPTextModel and CLIPTextModelWithProjection"
                 )));
             }
         };

@@ -60,7 +60,8 @@ impl Transformer2DModel {
         let channels = m.graph.desc(x).channels();
         if self.heads > channels {
             return Err(Error::Config(format!(
-                "{path}: {channels} channels cannot be divided into {} heads (attention_head_dim, here the number of heads)",
+                "{path}: {channels} channels cannot be divided into {} heads (attention_head_dim, here the number of \
+                heads)",
                 self.heads
             )));
         }

@@ -49,7 +49,8 @@ impl UNet2DModel {
         if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             let near = |v: usize| v.next_multiple_of(multiple).max(multiple);
             return Err(Error::Shape(format!(
-                "a picture {height} high and {width} wide cannot be halved {} times; height and width must be multiples of {multiple}, e.g. {} and {}",
+                "a picture {height} high and {width} wide cannot be halved {} times; height and width must be \
+                multiples of {multiple}, e.g. {} and {}",
                 self.config.halvings(),
                 near(height),
                 near(width)

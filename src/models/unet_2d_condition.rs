@@ -182,7 +182,8 @@ impl UNet2DConditionModel {
             let embedded = sizes.time_ids * time_embed_dim;
             if sizes.time_ids == 0 || embedded >= input_dim {
                 return Err(Error::Shape(format!(
-                    "time_ids [N, {}] do not fit: each becomes {time_embed_dim} numbers, together with text_embeds {input_dim}",
+                    "time_ids [N, {}] do not fit: each becomes {time_embed_dim} numbers, together with text_embeds \
+                    {input_dim}",
                     sizes.time_ids
                 )));
             }

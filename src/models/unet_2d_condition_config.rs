@@ -215,7 +215,8 @@ impl Blocks {
         let levels = channels.len();
         if down.len() != levels || up.len() != levels {
             return Err(Error::Config(format!(
-                "{}: block_out_channels has {levels} entries, down_block_types {} and up_block_types {}; they need the same number",
+                "{}: block_out_channels has {levels} entries, down_block_types {} and up_block_types {}; they need the \
+                same number",
                 r.file(),
                 down.len(),
                 up.len()
@@ -395,7 +396,10 @@ fn text_time(r: &ConfigReader<'_>) -> Result<Option<TextTime>> {
             if input_dim <= time_embed_dim {
                 return Err(r.wrong(
                     "projection_class_embeddings_input_dim",
-                    &format!("the width of pooled text and all time_ids together, so above addition_time_embed_dim {time_embed_dim}"),
+                    &format!(
+                        "the width of pooled text and all time_ids together, so above addition_time_embed_dim \
+                        {time_embed_dim}"
+                    ),
                 ));
             }
             Ok(Some(TextTime { time_embed_dim, input_dim }))

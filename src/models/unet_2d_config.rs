@@ -113,7 +113,8 @@ impl UNet2DConfig {
             r.texts("up_block_types")?.unwrap_or(vec!["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]);
         if down.len() != block_out_channels.len() || up.len() != block_out_channels.len() {
             return Err(Error::Config(format!(
-                "{}: block_out_channels has {} entries, down_block_types {} and up_block_types {}; they need the same number",
+                "{}: block_out_channels has {} entries, down_block_types {} and up_block_types {}; they need the same \
+                number",
                 r.file(),
                 block_out_channels.len(),
                 down.len(),

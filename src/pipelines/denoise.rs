@@ -64,7 +64,7 @@ pub struct ModelCall {
 /// `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
-/// What `model` returns; [`Error::Shape`] if its output does not fit, or the sample's shape is none.
+/// What `model` returns; [`Error::Shape`] if its output does not fit, or if the sample has fewer than two dimensions.
 pub fn step_graph(
     spec: &DenoiseSpec<'_>,
     dtype: DType,
@@ -109,7 +109,7 @@ pub fn step_graph(
     };
     let mut next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
 
-    // 4. for inpainting, what shall stay
+    // 4. for inpainting, what stays as it was
     if spec.masked {
         let mask = [&[1], &shape[1..shape.len() - 1], &[1]].concat();
         let original = g.condition("original", TensorDesc::f32(shape.clone()));
@@ -188,7 +188,7 @@ pub struct Progress<'a> {
     pub done: usize,
     /// Steps in all.
     pub total: usize,
-    /// The timestep that was just done.
+    /// The timestep of the last step.
     pub timestep: f64,
     session: &'a mut dyn Session,
 }
@@ -264,7 +264,7 @@ impl DenoiseLoop<'_> {
             )?;
             self.session.write("coefficients", &coefficients(step, slots))?;
             if masked {
-                // What is put back is as noisy as what the next step expects; after the last step, not at all.
+                // What is put back has the noise that the next step expects; after the last step it has none.
                 let (a, b) =
                     self.schedule.steps.get(i + 1).map_or((1.0, 0.0), |s| (s.add_noise.signal, s.add_noise.noise));
                 self.session.write("original_level", &HostTensor::new([2], vec![a as f32, b as f32])?)?;
@@ -290,8 +290,8 @@ impl DenoiseLoop<'_> {
     /// The sample after `done` steps, `[N, C, ..]`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if it holds NaN or infinite numbers; f16 is not the cause,
-    /// [`crate::overflow::F32Fallback`] has seen to that.
+    /// [`Error::Checkpoint`] if it holds NaN or infinite numbers. f16 is not the cause:
+    /// [`crate::overflow::F32Fallback`] takes care of that.
     fn finite_sample(&mut self, done: usize) -> Result<HostTensor> {
         let sample = sample_of(&self.session.read("state")?);
         let bad = sample.data.iter().filter(|v| !v.is_finite()).count();
@@ -300,7 +300,7 @@ impl DenoiseLoop<'_> {
         }
         let found = format!("{bad} of {} numbers of the sample are NaN or infinite after step {done}", sample.len());
         Err(Error::Checkpoint(format!(
-            "{found}, in f32 too: the scheduler's config does not belong to the U-Net, or its weights are damaged"
+            "{found}, even in f32: the scheduler's config does not belong to the U-Net, or its weights are damaged"
         )))
     }
 }

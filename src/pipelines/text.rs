@@ -1,5 +1,5 @@
-//! From prompts to what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the whole
-//! text.
+//! Turns prompts into what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the
+//! whole text.
 
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
@@ -55,16 +55,16 @@ struct TextEncoder {
 /// The text encoders of a checkpoint: one, or SDXL's two (of which its refiner has the second alone).
 pub struct TextEncoders {
     encoders: Vec<TextEncoder>,
-    /// SDXL: hidden states of all encoders side by side, from the layer before the last, not normed; pooled text of the
-    /// last encoder.
+    /// SDXL: hidden states of all encoders side by side, from the layer before the last, without the final norm; pooled
+    /// text of the last encoder.
     xl: bool,
 }
 
 impl TextEncoders {
-    /// Loads the text encoders; the vocabulary is CLIP's own where the checkpoint brings none.
+    /// Loads the text encoders, with CLIP's own vocabulary where the checkpoint has none.
     ///
     /// # Errors
-    /// As the configs, the weights and [`Tokenizer::open`]; [`Error::Config`] if a tokenizer has more tokens
+    /// What the configs, the weights and [`Tokenizer::open`] report; [`Error::Config`] if a tokenizer has more tokens
     /// than its encoder.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let names = checkpoint.component_names();
@@ -80,7 +80,7 @@ impl TextEncoders {
             let tokenizer = checkpoint.tokenizer(folder)?;
             if tokenizer.vocabulary() as usize > model.config.vocab_size {
                 return Err(Error::Config(format!(
-                    "{}: {folder} has {} tokens, {name} knows {}: they do not belong together",
+                    "{}: {folder} has {} tokens, but {name} knows {}: they do not belong together",
                     checkpoint.path().display(),
                     tokenizer.vocabulary(),
                     model.config.vocab_size
@@ -94,7 +94,7 @@ impl TextEncoders {
         Ok(Self { encoders, xl })
     }
 
-    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    /// Notes about the runs so far for the user, such as that f16 overflowed; each is returned once.
     pub fn take_notes(&self) -> Vec<String> {
         self.encoders.iter().flat_map(|encoder| encoder.fallback.take_notes()).collect()
     }
@@ -259,7 +259,7 @@ impl TextEncoder {
     }
 }
 
-/// A text encoder's parameters with the vectors of those tokens alone that occur in a run: a whole vocabulary is more
+/// A text encoder's parameters with the vectors of only those tokens that occur in a run: a whole vocabulary is more
 /// than some devices bind at once (CLIP's in f32 takes 145 MiB), and a prompt needs few of them.
 struct UsedTokens<'a> {
     weights: &'a Weights,
@@ -278,7 +278,7 @@ impl<'a> UsedTokens<'a> {
         Self { weights, tokens, rows }
     }
 
-    /// Where the vectors of `ids` stand in the smaller table.
+    /// The rows of `ids` in the smaller table.
     fn positions(&self, ids: &[f32]) -> Vec<f32> {
         let position = |id: &f32| self.tokens.binary_search(&(*id as usize)).expect("the tokens are those of the ids");
         ids.iter().map(|id| position(id) as f32).collect()

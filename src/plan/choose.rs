@@ -12,11 +12,11 @@ use crate::ops::{Family, Knobs, LowerContext, Op};
 /// How variants are chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
-    /// What the user asked for. A node goes before a shape, a shape before an operation; of equals the first.
+    /// The user's choices. A node goes before a shape, a shape before an operation; the first of equals counts.
     pub forced: Vec<Forced>,
-    /// Prefer this family rather than the one that suits the device.
+    /// Prefer this family over the one that suits the device.
     pub family: Option<Family>,
-    /// What was measured to be best, for what is not forced.
+    /// The measured best, for what is not forced.
     pub tuned: Tuned,
 }
 
@@ -45,9 +45,9 @@ impl Choice {
 pub struct Candidate {
     /// Name of the variant.
     pub variant: &'static str,
-    /// How many settings it may take here; 0 if it cannot compute the instance.
+    /// The number of settings that it may take here; 0 if it cannot compute the instance.
     pub settings: usize,
-    /// Why it cannot, or why the rules pass over it; none if it is as good as the rules know.
+    /// Why it cannot, or why the rules pass over it; `None` if the rules have nothing against it.
     pub objection: Option<String>,
 }
 
@@ -63,7 +63,7 @@ pub struct Decision {
     pub knobs: Knobs,
     /// Why this one.
     pub reason: String,
-    /// Every variant that there was.
+    /// All variants that were considered.
     pub candidates: Vec<Candidate>,
 }
 
@@ -111,14 +111,14 @@ pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) 
     let (index, reason) = if let Some(index) = (0..naive).filter(can).find(suits) {
         let why = match (op.family(index), choice.family) {
             (Family::Any, _) => "rules: the first that pays".to_owned(),
-            (_, Some(_)) => "rules: the first of the family asked for that pays".to_owned(),
+            (_, Some(_)) => "rules: the first of the preferred family that pays".to_owned(),
             (_, None) => format!("rules: the first for {device} that pays"),
         };
         (index, why)
     } else if let Some(index) = (0..naive).find(can) {
-        (index, "rules: no variant for this kind of device can, this one still beats naive".to_owned())
+        (index, "rules: no variant for this kind of device can run, and this one still beats naive".to_owned())
     } else {
-        (naive, "rules: no other variant can".to_owned())
+        (naive, "rules: no other variant can run".to_owned())
     };
     for (other, candidate) in candidates.iter_mut().enumerate().filter(|(other, _)| *other != index) {
         let family = op.family(other);
@@ -144,7 +144,7 @@ fn weigh(op: &Op, index: usize, context: &LowerContext<'_>) -> Candidate {
     }
 }
 
-/// The listed setting with all the numbers of `wanted`, in the others as near to what the rules say as there is.
+/// The listed setting with all the numbers of `wanted`, and for the rest as near to the rules' setting as possible.
 fn nearest(op: &Op, index: usize, context: &LowerContext<'_>, wanted: &Knobs) -> std::result::Result<Knobs, String> {
     let listed = op.knobs(index, context);
     let by_rule = rules::setting(op, op.variant_names()[index], context, &listed);
@@ -152,7 +152,7 @@ fn nearest(op: &Op, index: usize, context: &LowerContext<'_>, wanted: &Knobs) ->
     matching.min_by_key(|knobs| knobs.distance(by_rule)).cloned().ok_or_else(|| no_setting(wanted, &listed))
 }
 
-/// The listed setting that is `wanted`.
+/// The listed setting equal to `wanted`.
 fn exactly(op: &Op, index: usize, context: &LowerContext<'_>, wanted: &Knobs) -> std::result::Result<Knobs, String> {
     let listed = op.knobs(index, context);
     if listed.contains(wanted) { Ok(wanted.clone()) } else { Err(no_setting(wanted, &listed)) }
@@ -163,7 +163,7 @@ fn no_setting(wanted: &Knobs, listed: &[Knobs]) -> String {
     format!("no setting {wanted}; there are {}", settings.join(" "))
 }
 
-/// What is chosen for every node of `graph` and why, for people.
+/// What is chosen for every node of `graph` and why, for people to read.
 ///
 /// # Errors
 /// As [`choose`].

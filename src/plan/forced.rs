@@ -7,7 +7,7 @@ use crate::graph::Graph;
 use crate::ops::{Knobs, LowerContext, Op, registry};
 use crate::refusal::Refusal;
 
-/// What a forced variant is meant for.
+/// What a forced variant applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Every instance of an operation.
@@ -31,10 +31,10 @@ impl fmt::Display for Target {
     }
 }
 
-/// A variant that is to be used whatever the rules say.
+/// A variant to use whatever the rules say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forced {
-    /// For what.
+    /// What it applies to.
     pub target: Target,
     /// Name of the variant.
     pub variant: String,
@@ -49,7 +49,7 @@ impl Forced {
     }
 
     /// Parses `TARGET=VARIANT` or `TARGET=VARIANT:NAME=VALUE,…`. TARGET is an operation; an operation and the shape of
-    /// its output, as `conv2d@1x64x64x320`; or the name of a node: one with a dot in it as it is, any other as
+    /// its output, as `conv2d@1x64x64x320`; or the name of a node: a name with a dot as it is, any other as
     /// `node:NAME`.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! The first half of planning: which kernels run, on which values and with which parameters, and how often each launch
-//! has to. Which buffers they use is the second half, `memory.rs`.
+//! must run. The second half, `memory.rs`, chooses their buffers.
 
 use std::collections::HashMap;
 
@@ -37,7 +37,7 @@ pub(super) struct Drafts {
     pub bytes: Vec<u64>,
     /// How often every tensor changes.
     pub rates: Vec<Rate>,
-    /// For each value of the graph the one whose buffer it has: another one's if it is a view, which no launch makes.
+    /// For each value of the graph, the one whose buffer it uses: another one if it is a view, which no launch makes.
     pub shown: Vec<Tensor>,
 }
 
@@ -122,7 +122,7 @@ impl Lowering<'_> {
         let first_launch = self.drafts.launches.len();
         let launches = lowered.launches.len() as u64;
         for launch in &lowered.launches {
-            // Every name the kernel may bind, with what it stands for.
+            // Every name that the kernel may bind, with its tensor.
             let named = |name: &str| -> Option<Operand> {
                 let explicit = launch.bindings.iter().find(|(n, _)| *n == name).map(|(_, operand)| *operand);
                 explicit
@@ -195,8 +195,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// How often each launch of one node has to run: as often as anything changes that it reads, or that another launch
-    /// writes where it writes. A node's weights may be prepared once although the node itself runs in every step.
+    /// How often each launch of one node must run: as often as anything changes that it reads, or that another launch
+    /// writes to the same place. A node's weights may be prepared once although the node itself runs in every step.
     fn settle_rates(&mut self, value: Tensor, first_scratch: Tensor, first_launch: usize) {
         let Drafts { launches, rates, .. } = &mut self.drafts;
         let own = |tensor: Tensor| tensor == value || tensor >= first_scratch;
@@ -224,8 +224,8 @@ impl Lowering<'_> {
     }
 }
 
-/// For each value the one whose buffer it has. A view whose elements are stored otherwise is a copy; so is an output
-/// that shows an input or a parameter, since an output may be copied to the very input it shows.
+/// For each value, the one whose buffer it uses. A view whose elements are stored differently is a copy; so is an
+/// output that views an input or a parameter, since an output may be copied to the very input that it views.
 fn shown_values(graph: &Graph) -> Vec<Tensor> {
     let mut shown: Vec<Tensor> = Vec::with_capacity(graph.nodes().len());
     for (id, node) in graph.values() {
@@ -287,7 +287,7 @@ fn split(
     Ok(pieces)
 }
 
-/// The index of the kernel of this key, built if it is new.
+/// The index of the kernel with this key, which is built if it is new.
 fn kernel(
     kernels: &mut Vec<Kernel>,
     index: &mut HashMap<String, usize>,
@@ -304,7 +304,8 @@ fn kernel(
     if invocations > caps.max_workgroup_invocations || kernel.reflection.workgroup_memory > caps.workgroup_memory_bytes
     {
         return Err(Error::Limits(format!(
-            "wgsl/{}.wgsl needs {invocations} invocations and {} bytes of workgroup memory, this device allows {} and {}",
+            "wgsl/{}.wgsl needs {invocations} invocations and {} bytes of workgroup memory, this device allows {} and \
+            {}",
             kernel.name,
             kernel.reflection.workgroup_memory,
             caps.max_workgroup_invocations,

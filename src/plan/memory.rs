@@ -1,10 +1,10 @@
 //! The second half of planning: which buffer each tensor lives in, and which list each launch belongs to.
 //!
-//! Values that are never alive together share a slot; parameters, inputs and what one list computes for a later one have
-//! buffers of their own. Slots are whole buffers rather than ranges of one arena: a kernel may then declare its inputs
-//! read-only (the same buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's limit.
-//! Slots are chosen greedily: the smallest free one that is large enough, else the largest free one grown, else a new
-//! one. No list finds anything in a slot that another list has left there, so all lists share them.
+//! Values that are never alive together share a slot; parameters, inputs and what one list computes for a later one
+//! have buffers of their own. Slots are whole buffers rather than ranges of one arena: a kernel may then declare its
+//! inputs read-only (the same buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's
+//! limit. Slots are chosen greedily: the smallest free one that is large enough, else the largest free one, which
+//! grows, else a new one. No list relies on what another has left in a slot, so all lists share them.
 
 use super::lower::{Draft, Drafts, Tensor};
 use super::{Buffer, BufferIndex, BufferRole, Launch};
@@ -77,7 +77,7 @@ impl Memory {
         for (i, draft) in list.iter().enumerate() {
             draft.bindings.iter().filter_map(|(tensor, ..)| *tensor).for_each(|tensor| last_use[tensor] = i);
         }
-        // Whatever the lists before have left in slots is not needed any more.
+        // What earlier lists have left in slots is no longer needed.
         self.free = (0..self.buffers.len()).filter(|b| self.buffers[*b].role == BufferRole::Slot).collect();
         let outputs: Vec<BufferIndex> =
             self.lasting.iter().zip(&self.places).filter_map(|(lasting, place)| place.filter(|_| *lasting)).collect();
@@ -95,7 +95,7 @@ impl Memory {
             }
             for tensor in draft.bindings.iter().filter_map(|(tensor, ..)| *tensor) {
                 if last_use[tensor] == i && !self.lasting[tensor] {
-                    // Taken, so that a tensor that is bound twice is freed once.
+                    // `take`, so that a tensor that is bound twice is freed once.
                     self.free.extend(self.places[tensor].take());
                 }
             }
@@ -165,7 +165,7 @@ impl Memory {
     }
 }
 
-/// The tensors that a launch reads. Kernels declare what they write `read_write`, but none reads it.
+/// The tensors that a launch reads. Kernels declare their outputs `read_write`, but none reads them.
 fn read(draft: &Draft) -> impl Iterator<Item = Tensor> + '_ {
     draft.bindings.iter().filter(|(.., written)| !written).filter_map(|(tensor, ..)| *tensor)
 }

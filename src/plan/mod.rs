@@ -1,4 +1,4 @@
-//! From a graph to a [`Program`]: kernels and buffers for every node, chosen before anything runs.
+//! Turns a graph into a [`Program`]: kernels and buffers for every node, chosen before anything runs.
 
 mod choose;
 mod forced;
@@ -35,7 +35,7 @@ pub struct PlanOptions {
     /// Launches of more work than this are split where the kernel allows it, so that no single one outlasts a driver's
     /// watchdog.
     pub max_launch_flops: u64,
-    /// Device memory that a program may take, bytes; none: what the device has, where that is known.
+    /// Device memory that a program may take, bytes; `None` is what the device has, where that is known.
     pub max_memory_bytes: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl Program {
     /// As [`Program::new`], however much memory it takes.
     ///
     /// # Errors
-    /// As [`Program::new`], but for the memory of the whole.
+    /// As [`Program::new`], except for the memory of the whole.
     pub fn of_any_size(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result<Self> {
         let drafts = lower::lower(graph, caps, options)?;
         let placed = memory::place(graph, &drafts, options.reuse_memory);

@@ -1,5 +1,5 @@
-//! What a plan is: pure data that says all a session needs to know, without the graph, its operations or their code.
-//! It can be written to a file and read back.
+//! The result of planning: pure data that says all a session needs to know, without the graph, its operations or their
+//! code. It can be written to a file and read back.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub enum BufferRole {
     Input,
     /// A parameter as the kernels of every run read it.
     Parameter,
-    /// A parameter that only the list [`Program::once`] reads: it is there while that runs, no longer.
+    /// A parameter that only the list [`Program::once`] reads; it exists only while that runs.
     Source,
     /// What the list [`Program::once`] makes of parameters.
     Prepared,
@@ -72,7 +72,7 @@ pub struct Parameter {
     pub value: usize,
     /// Where it goes.
     pub buffer: BufferIndex,
-    /// What goes there.
+    /// What it holds.
     pub content: Content,
 }
 
@@ -87,7 +87,7 @@ pub struct Port {
     pub dtype: DType,
     /// How often it changes.
     pub rate: Rate,
-    /// Where it lies.
+    /// Its buffer.
     pub buffer: BufferIndex,
 }
 
@@ -102,14 +102,14 @@ pub struct Carry {
     pub from: BufferIndex,
     /// Where it goes.
     pub to: BufferIndex,
-    /// How much.
+    /// How many bytes.
     pub bytes: u64,
 }
 
 /// A value of the graph as tables, traces and comparisons show it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Value {
-    /// Where it stands in the model.
+    /// Its path in the model.
     pub name: String,
     /// The operation that makes it, with its attributes; empty for inputs and parameters.
     pub op: String,

@@ -88,7 +88,8 @@ impl fmt::Display for Program {
         let s = self.summary();
         writeln!(
             f,
-            "{} launches of {} kernels a run ({} when loaded, {} when the condition changes), {:.3} GFLOP, at least {} moved",
+            "{} launches of {} kernels a run ({} when loaded, {} when the condition changes), {:.3} GFLOP, at least {} \
+            moved",
             s.launches,
             s.kernels,
             s.once_launches,
@@ -98,7 +99,8 @@ impl fmt::Display for Program {
         )?;
         writeln!(
             f,
-            "memory {}: parameters {}, inputs {}, kept from the condition {}, intermediate values {} (in {} slots; {} without sharing)",
+            "memory {}: parameters {}, inputs {}, kept from the condition {}, intermediate values {} (in {} slots; {} \
+            without sharing)",
             mib(s.memory_bytes),
             mib(s.parameter_bytes),
             mib(s.input_bytes),

@@ -1,4 +1,4 @@
-//! A table of what was measured to be best: operation, attributes, shapes and element types → variant and setting.
+//! A table of measured bests: operation, attributes, shapes and element types → variant and setting.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub struct TunedEntry {
     pub attributes: String,
     /// Element types and shapes of the inputs by position, as `f16 [1, 64, 64, 320]`; null where one is absent.
     pub inputs: Vec<Option<String>>,
-    /// That of the output.
+    /// The same of the output.
     pub output: String,
     /// The variant that was best.
     pub variant: String,
@@ -29,7 +29,7 @@ pub struct TunedEntry {
 }
 
 impl TunedEntry {
-    /// The instance `op` in `context`, with what was best for it.
+    /// The instance `op` in `context`, with its best variant and setting.
     pub fn new(op: &Op, context: &LowerContext<'_>, variant: &str, knobs: Knobs) -> Self {
         Self {
             operation: op.name().into(),
@@ -50,7 +50,7 @@ fn key(operation: &str, attributes: &str, inputs: &[Option<String>], output: &st
     format!("{operation}[{attributes}] {inputs:?} {output}")
 }
 
-/// What was measured on one device.
+/// The measurements of one device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tuned {
     entries: HashMap<String, TunedEntry>,
@@ -66,7 +66,7 @@ struct File {
 }
 
 impl Tuned {
-    /// A table of these entries; of two for the same instance the last.
+    /// A table of these entries; the last one counts if two are for the same instance.
     pub fn new(entries: impl IntoIterator<Item = TunedEntry>) -> Self {
         Self { entries: entries.into_iter().map(|entry| (entry.key(), entry)).collect() }
     }
@@ -74,8 +74,8 @@ impl Tuned {
     /// Reads a table: `{"device": "…", "entries": [{"operation": "linear", "inputs": […], …}, …]}`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read; [`Error::Config`] if it is no such table, or names an operation or a
-    /// variant that does not exist.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Config`] if it is not such a table, or names an operation or
+    /// a variant that does not exist.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         Self::parse(&text).map_err(|why| Error::Config(format!("{}: {why}", path.display())))
@@ -104,7 +104,7 @@ impl Tuned {
         serde_json::to_string_pretty(&file).expect("strings and numbers")
     }
 
-    /// What is best for `op` in `context`, if it was measured.
+    /// The best for `op` in `context`, if it was measured.
     pub fn find(&self, op: &Op, context: &LowerContext<'_>) -> Option<&TunedEntry> {
         if self.entries.is_empty() {
             return None;

@@ -1,5 +1,5 @@
-//! Every operation by its formula, in plain loops on the CPU: f32 in and out, f64 accumulation. One file an operation,
-//! the same stems as [`crate::ops`].
+//! Every operation by its formula, in plain loops on the CPU: f32 in and out, f64 accumulation. One file for each
+//! operation, with the same names as in [`crate::ops`].
 //!
 //! Nothing here looks at a kernel, so that it cannot share a kernel's mistake. It is the oracle of every test, and what
 //! runs when a machine has no graphics adapter at all; loops over independent outputs therefore run on all cores.

@@ -16,7 +16,7 @@ pub struct ReferenceSession {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     values: HashMap<ValueId, HostTensor>,
-    /// The rarest rate at which anything has changed since the last run: what changes less often is still there.
+    /// The rarest rate at which anything has changed since the last run: values that change less often are still there.
     changed: Rate,
     /// Keep every intermediate value after a run, not only what the next one may need.
     keep_all: bool,
@@ -106,7 +106,7 @@ impl Session for ReferenceSession {
         }
         for (id, node) in self.graph.values() {
             let NodeKind::Op(op, inputs) = &node.kind else { continue };
-            // What did not change is there, or nothing that runs will read it.
+            // What did not change is still there, or nothing that runs will read it.
             if self.rates[id.index()] >= self.changed {
                 let mut tensors = Vec::with_capacity(inputs.len());
                 for input in inputs {

@@ -1,12 +1,12 @@
-//! What is filled in where nothing is asked.
+//! The defaults that fill the gaps of a request.
 
-use super::resolve::Model;
+use super::resolve::ModelFacts;
 use super::{Precision, Request, Rng, Switch};
 use crate::pipelines::Kind;
 
-/// What the model's own files say, in the words of a request. `asked` is what has a value so far,
-/// `is_ddim` whether the scheduler has a use for how DDIM clips.
-pub(super) fn of_model(asked: &Request, model: &Model<'_>, is_ddim: bool) -> Request {
+/// The settings in the model's own files, as a request. `asked` holds the values so far; `is_ddim` says whether the
+/// scheduler uses DDIM's way of clipping.
+pub(super) fn of_model(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool) -> Request {
     let own = model.generation;
     let mut request = Request {
         steps: own.num_inference_steps,
@@ -24,9 +24,9 @@ pub(super) fn of_model(asked: &Request, model: &Model<'_>, is_ddim: bool) -> Req
     request
 }
 
-/// What suits the kind of pipeline. A picture remembers all of it, so that it stays true if a default changes. `asked`
-/// is what has a value so far.
-pub(super) fn of_pipeline(asked: &Request, model: &Model<'_>, is_ddim: bool) -> Request {
+/// What suits the kind of pipeline. A picture remembers all of it, and so can be made again after a default changes.
+/// `asked` holds the values so far.
+pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool) -> Request {
     let traits = model.traits;
     let own = traits.defaults();
     let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
@@ -52,9 +52,9 @@ pub(super) fn of_pipeline(asked: &Request, model: &Model<'_>, is_ddim: bool) -> 
     }
 }
 
-/// What follows from other values or means that something is off. No picture remembers it: the next one may be of
-/// another size, or of a model with other classes. `asked` is what has a value so far.
-pub(super) fn that_follow(asked: &Request, model: &Model<'_>) -> Request {
+/// What follows from other values, or means that something is off. No picture remembers it: the next one may have
+/// another size, or a model with other classes. `asked` holds the values so far.
+pub(super) fn that_follow(asked: &Request, model: &ModelFacts<'_>) -> Request {
     let traits = model.traits;
     let own = traits.defaults();
     let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
@@ -75,7 +75,7 @@ pub(super) fn that_follow(asked: &Request, model: &Model<'_>) -> Request {
     }
 }
 
-/// Pictures of each prompt: one, or as many as there are seeds or classes for.
+/// Pictures of each prompt: one, or as many as the seeds or classes call for.
 fn batch_size(asked: &Request) -> usize {
     let (prompts, seeds) = (asked.prompt.len().max(1), asked.seed.len());
     match seeds {

@@ -21,11 +21,11 @@ pub struct DeviceRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "auto|reference|INDEX|NAME"))]
     pub device: Option<String>,
     /// Use this kernel variant for this operation, e.g. conv2d=naive, for its instances of one output shape
-    /// (conv2d@1x64x64x320=naive) or for one node (down_blocks.0.resnets.0.conv1=naive, node:conv_in=naive), if wanted with
-    /// a setting (linear=tiled:TILE=64,SPLITS=4): see `unmist inspect --component`; may be repeated
+    /// (conv2d@1x64x64x320=naive) or for one node (down_blocks.0.resnets.0.conv1=naive, node:conv_in=naive), with
+    /// settings if wanted (linear=tiled:TILE=64,SPLITS=4): see `unmist inspect --component`; may be repeated
     #[cfg_attr(feature = "cli", arg(long, value_name = "OPERATION[@SHAPE]|NODE=VARIANT[:NAME=VALUE,…]"))]
     pub force: Vec<String>,
-    /// Table of the variants and settings that were measured to be best on this device, as JSON
+    /// Table of the variants and settings that measured best on this device, as JSON
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     pub tuned: Option<PathBuf>,
     /// Prefer kernels written for this kind of machine, whatever the device is

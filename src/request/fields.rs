@@ -3,8 +3,8 @@
 //! A new field is written down here; [`resolve`](super::resolve) makes an option of the pipeline of it, and
 //! [`check_fits`](crate::pipelines::check_fits) knows which models take it.
 //!
-//! A field's first paragraph is also its help on the command line, where names of other fields in backticks become their
-//! flags.
+//! A field's first paragraph is also its help on the command line, where names of other fields in backticks become
+//! their flags.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ mod heading {
 #[cfg(feature = "cli")]
 use heading::{MODEL, PICTURES, PROMPTS, SAMPLING, SIZE};
 
-/// Everything that can be asked for: what decides what the pictures are, and on which device they are made. Every
+/// Everything that can be asked for: what the pictures are, and on which device they are made. Every
 /// default is `None` or empty. In JSON, fields have the names that they have here.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -46,7 +46,7 @@ pub struct Request {
     /// text
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS))]
     pub weighting: bool,
-    /// Leaves out that many of the text encoder's last layers [default: 0]
+    /// Leaves out this many of the text encoder's last layers [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub clip_skip: Option<usize>,
     /// Class of the pictures; several, comma-separated, take turns [default: no class]
@@ -59,7 +59,7 @@ pub struct Request {
     /// in weights/ [default: the first one there that fits]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
     pub model: Option<PathBuf>,
-    /// Prefers weight files of a variant, as fp16 for diffusion_pytorch_model.fp16.safetensors
+    /// Prefers weight files of a variant, such as fp16 for diffusion_pytorch_model.fp16.safetensors
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "NAME"))]
     pub variant: Option<String>,
     /// A LoRA and how strongly it changes the model; may be repeated [default scale: 1]
@@ -78,14 +78,14 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_enum))]
     pub precision: Option<Precision>,
     /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of
-    /// so many pixels [default: auto]
+    /// this many pixels [default: auto]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "auto|on|off|PIXELS", value_parser = checked_tiling))]
     pub vae_tiling: Option<String>,
     /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
     /// each picture [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
     pub seed: Vec<u64>,
-    /// Whose random numbers the seed starts: PyTorch's on a CPU, as ComfyUI, or PyTorch's on CUDA, as AUTOMATIC1111
+    /// Whose random numbers the seed starts: PyTorch's on a CPU, like ComfyUI, or PyTorch's on CUDA, like AUTOMATIC1111
     /// [default: torch-cpu]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum))]
     pub rng: Option<Rng>,
@@ -97,39 +97,39 @@ pub struct Request {
     /// the model's generation_config.json, else its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]
     pub scheduler: Option<String>,
-    /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (as DDPM) [default: 0]
+    /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub eta: Option<f64>,
-    /// DDIM: whether the noise left in the sample is that which goes with the clipped x_0, as guidance needs where x_0
-    /// is clipped [default: the model's generation_config.json, else off]
+    /// DDIM: whether the noise left in the sample is the one that belongs to the clipped x_0, as guidance needs where
+    /// x_0 is clipped [default: the model's generation_config.json, else off]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum, value_name = "on|off"))]
     pub use_clipped_model_output: Option<Switch>,
     /// Classifier-free guidance: how far to go from "no class" or the negative prompt to what is asked and beyond; 1 is
-    /// none. Several, comma-separated: one for each prompt or picture [default: the model's generation_config.json, else
-    /// 1 for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
+    /// none. Several, comma-separated: one for each prompt or picture [default: the model's generation_config.json,
+    /// else 1 for classes and 7.5 for prompts; SDXL 5, latent consistency models 8.5, enlarging 9]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "F[,F…]"))]
     pub guidance_scale: Vec<f64>,
     /// How much of the prediction's own contrast is restored after guidance, from 0 to 1 [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub guidance_rescale: Option<f64>,
-    /// Editing by instruction: as `guidance_scale`, for the picture [default: 1.5]
+    /// Editing by instruction: like `guidance_scale`, but towards the picture [default: 1.5]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub image_guidance_scale: Option<f64>,
-    /// The share of the noise, from 0 to 1, that another run has taken away from `latents`
+    /// The share of the noise, from 0 to 1, that another run has already taken away from `latents`
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_start: Option<f64>,
     /// The share of the noise, from 0 to 1, after which the run ends, or `refiner` goes on [default with `refiner`:
     /// 0.8]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
-    /// A picture to start from, to paint into, to edit or to enlarge, as the model does (models with a text encoder);
-    /// PNG or JPEG, resized if `width` or `height` are given
+    /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text
+    /// encoder); PNG or JPEG, resized if `width` or `height` are given
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub image: Option<PathBuf>,
-    /// Where `image` is painted anew: white, a picture of the same size
+    /// Where to paint over `image`: a picture of the same size, white where it changes
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub mask: Option<PathBuf>,
-    /// With `image` or `latents`: the share of the steps that is done, from 0 (nothing changes) to 1 (little stays)
+    /// With `image` or `latents`: the share of the steps to do, from 0 (nothing changes) to 1 (little stays)
     /// [default: 0.8; with `mask` 1]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "F"))]
     pub strength: Option<f64>,
@@ -149,22 +149,22 @@ pub struct Request {
     /// Rows [default: the model's own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "PIXELS"))]
     pub height: Option<usize>,
-    /// Several pictures as numbered files instead of a grid
+    /// Writes several pictures as numbered files instead of a grid
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE))]
     pub separate: bool,
-    /// SDXL: the size that the picture shall seem to have had [default: the result's]
+    /// SDXL: the size of the picture that the result pretends to be cropped from [default: the result's]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "WIDTHxHEIGHT", value_parser = size))]
     pub original_size: Option<(usize, usize)>,
-    /// SDXL: how much of it shall seem to be cut off [default: 0,0]
+    /// SDXL: where in it the result pretends to begin [default: 0,0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "LEFT,TOP", value_parser = place))]
     pub crop: Option<(usize, usize)>,
-    /// SDXL: the size that the result shall seem to have [default: its own]
+    /// SDXL: the size that the result pretends to have [default: its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "WIDTHxHEIGHT", value_parser = size))]
     pub target_size: Option<(usize, usize)>,
-    /// SDXL's refiner: how beautiful the picture shall be, from 1 to 10 [default: 6]
+    /// SDXL's refiner: the picture's aesthetic score, from 1 to 10 [default: 6]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "F"))]
     pub aesthetic_score: Option<f64>,
-    /// SDXL's refiner: how beautiful its opposite shall be [default: 2.5]
+    /// SDXL's refiner: its opposite's aesthetic score [default: 2.5]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "F"))]
     pub negative_aesthetic_score: Option<f64>,
     /// On which device, and how.
@@ -188,7 +188,7 @@ impl Request {
         ];
         for (field, path) in files {
             if path.as_ref().is_some_and(|path| path.to_str().is_none()) {
-                let why = "the file's name is not UTF-8, so that the picture could not remember it; rename the file";
+                let why = "the file's name is not UTF-8, so the picture cannot remember it; rename the file";
                 return Err(Refusal::of(field, why));
             }
         }
@@ -218,13 +218,13 @@ impl Request {
     }
 }
 
-/// Two numbers with an `x` between.
+/// Two numbers with an `x` between them.
 #[cfg(feature = "cli")]
 fn size(text: &str) -> Result<(usize, usize), String> {
     pair(text, 'x').ok_or_else(|| format!("expected a width and a height as in 1024x768, found {text:?}"))
 }
 
-/// Two numbers with a comma between.
+/// Two numbers with a comma between them.
 #[cfg(feature = "cli")]
 fn place(text: &str) -> Result<(usize, usize), String> {
     pair(text, ',').ok_or_else(|| format!("expected two numbers as in 0,256, found {text:?}"))

@@ -1,12 +1,12 @@
-//! What a model's folder says of how it is best asked.
+//! The settings that a model's folder recommends.
 
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
-/// `generation_config.json` beside `model_index.json`: what a run takes that is not asked otherwise. diffusers has no
-/// such file; the name is that of transformers' language models, the keys are those of diffusers' pipelines.
+/// `generation_config.json` beside `model_index.json`: settings for runs that do not choose others. diffusers has no
+/// such file; the name comes from transformers' language models, the keys from diffusers' pipelines.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerationConfig {
@@ -21,10 +21,10 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// That of a model; nothing, if it has none.
+    /// Reads a model's; empty if it has none.
     ///
     /// # Errors
-    /// [`Error::Config`] if the file is not understood.
+    /// [`Error::Config`] if the file holds anything else.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let Some(json) = checkpoint.json("generation_config.json")? else { return Ok(Self::default()) };
         serde_json::from_value(json.value).map_err(|error| Error::Config(format!("{}: {error}", json.path.display())))

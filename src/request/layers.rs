@@ -1,4 +1,4 @@
-//! Requests laid one over the other: a value of an upper one hides those below, and each remembers whose it is.
+//! Requests in layers: a value of an upper one hides those below, and each value remembers its layer.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use super::Request;
 use crate::refusal::Refusal;
 use crate::schedulers::SchedulerConfig;
 
-/// Where a value came from; the first of these that has one counts.
+/// Where a value came from; the first of these that has one decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It was asked for.
     Asked,
-    /// The picture that is made again was made with it.
+    /// The picture to make again was made with it.
     Picture,
     /// The model's own files say so: `generation_config.json`, or a config.
     Model,
@@ -24,13 +24,13 @@ pub enum Origin {
 /// A picture's own account of how it was made.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// What it was asked to be.
+    /// The request it was made from.
     pub request: Request,
     /// The scheduler that made it.
     pub scheduler: SchedulerConfig,
 }
 
-/// What is asked for, and perhaps a picture to make again, of which what is asked replaces parts.
+/// A request, and perhaps a picture to make again, whose settings the request overrides.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     /// What is asked for.
@@ -54,8 +54,8 @@ impl Asked {
         Ok(self.layers()?.request())
     }
 
-    pub(super) fn layers(&self) -> Result<Layers, Refusal> {
-        let mut layers = Layers::default();
+    pub(super) fn layers(&self) -> Result<Stack, Refusal> {
+        let mut layers = Stack::default();
         layers.below(Origin::Asked, &self.request)?;
         if let Some(past) = &self.past {
             layers.below(Origin::Picture, &past.request)?;
@@ -64,15 +64,15 @@ impl Asked {
     }
 }
 
-/// Several requests as one, and whose each value is.
+/// Several requests as one, with the layer of each value.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Layers {
+pub(super) struct Stack {
     values: Map<String, Value>,
     origins: BTreeMap<String, Origin>,
 }
 
-impl Layers {
-    /// Puts `request` below what is there.
+impl Stack {
+    /// Puts `request` below the other layers.
     ///
     /// # Errors
     /// As [`Request::check`].
@@ -110,7 +110,7 @@ impl Layers {
         self.origins.contains_key(field)
     }
 
-    /// Whose a field's value is.
+    /// The layer of a field's value.
     pub fn origin(&self, field: &str) -> Option<Origin> {
         self.origins.get(field).copied()
     }

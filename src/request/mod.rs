@@ -1,9 +1,9 @@
 //! Everything that can be asked for, as one list of fields ([`Request`]), and what becomes of it ([`resolve`]).
 //!
-//! The command line's flags, the settings that a picture remembers and the body that a server takes are the same fields.
-//! Nothing is filled in there: every default is absent. What is absent is filled in by [`resolve`], for a model, in one
-//! place and in one order: what was asked for, what the picture says that is made again, what the model's own files say,
-//! what suits its kind of pipeline; and each value remembers which of them it came from ([`Setting`]).
+//! The command line's flags, the settings that a picture remembers and the body that a server takes are the same
+//! fields. A request holds no defaults. [`resolve`] fills the gaps for a model, in one place and in one order: the
+//! request itself, the picture to make again, the model's own files, the kind of pipeline; and each value remembers
+//! which of them it came from ([`Setting`]).
 //!
 //! ```
 //! use unmist::request::Request;
@@ -31,5 +31,5 @@ pub use device::DeviceRequest;
 pub use fields::Request;
 pub use generation_config::GenerationConfig;
 pub use layers::{Asked, Origin, Past};
-pub use resolve::{Model, Resolved, Setting, resolve, scheduler};
+pub use resolve::{ModelFacts, Resolved, Setting, resolve, scheduler};
 pub use values::{FamilyName, Precision, Rng, Switch};

@@ -1,10 +1,10 @@
-//! From what is asked, for a model, to what its pipeline does.
+//! Turns a request for a model into what its pipeline does.
 
 use std::fmt;
 
 use serde_json::Value;
 
-use super::layers::Layers;
+use super::layers::Stack;
 use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults};
 use crate::error::Error;
 use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
@@ -12,12 +12,12 @@ use crate::refusal::Refusal;
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
 
-/// What of a model counts when a request is resolved.
+/// What resolving a request needs to know of a model.
 #[derive(Clone, Copy, Debug)]
-pub struct Model<'a> {
-    /// What fits it.
+pub struct ModelFacts<'a> {
+    /// The traits that decide what fits it.
     pub traits: &'a Traits,
-    /// How its folder wants it to be asked.
+    /// The settings that its folder recommends.
     pub generation: &'a GenerationConfig,
     /// The config of the scheduler in its files.
     pub scheduler: &'a SchedulerConfig,
@@ -26,9 +26,9 @@ pub struct Model<'a> {
 /// A request with nothing left open.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The request with the defaults that a picture remembers: it can be resolved again, by another version too.
+    /// The request with the defaults that a picture remembers; another version can resolve it again.
     pub request: Request,
-    /// What the pipeline is asked. `image`, `mask` and `latents` are left to who reads the files.
+    /// The pipeline's options. Whoever reads the files fills in `image`, `mask` and `latents`.
     pub options: SampleOptions,
     /// The scheduler.
     pub scheduler: Scheduler,
@@ -38,7 +38,7 @@ pub struct Resolved {
     pub settings: Vec<Setting>,
 }
 
-/// A value that a run takes.
+/// One setting of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// The field of [`Request`] (or of its [`DeviceRequest`](super::DeviceRequest)).
@@ -77,12 +77,12 @@ impl Resolved {
 ///
 /// # Errors
 /// What the model cannot do, what does not go together, and values that make no sense, by the field at fault.
-pub fn resolve(asked: &Asked, model: &Model<'_>) -> Result<Resolved, Refusal> {
+pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusal> {
     let mut layers = asked.layers()?;
     check_fits(model.traits, &|field| layers.given(field))?;
     let (scheduler, scheduler_origin) = scheduler(asked, model.scheduler, model.generation)?;
 
-    // 1. what nobody asked for
+    // 1. what the request leaves open
     let is_ddim = scheduler.class == SchedulerClass::Ddim;
     let from_model = defaults::of_model(&layers.request(), model, is_ddim);
     layers.below(Origin::Model, &from_model)?;
@@ -107,13 +107,14 @@ pub fn resolve(asked: &Asked, model: &Model<'_>) -> Result<Resolved, Refusal> {
     let tiling = request.vae_tiling.as_deref().unwrap_or("auto");
     let tiling = tiling.parse().map_err(|why: String| Refusal::of_value("vae_tiling", tiling, why))?;
 
-    // 3. whose each value is
+    // 3. where each value came from
     let settings = settings(&layers, &scheduler.config, scheduler_origin, is_ddim);
     Ok(Resolved { request, options, scheduler, tiling, settings })
 }
 
-/// The scheduler, and who chose it: the one asked for, the picture's, the one that the model is best asked for, its own.
-/// `own` is the config of the scheduler in the model's files, over whose noise schedule every other works.
+/// The scheduler, and who chose it: the request, the picture, the model's recommended settings, or its scheduler
+/// config.
+/// `own` is the config of the scheduler in the model's files; every other one works on its noise schedule.
 ///
 /// # Errors
 /// A refusal if there is no such scheduler, or if it cannot serve the model.
@@ -153,7 +154,7 @@ fn refused(field: &'static str, found: Option<&String>, error: Error) -> Refusal
     Refusal { found: found.cloned(), ..Refusal::of(field, why) }
 }
 
-/// What the pipeline is asked, of a complete request.
+/// The pipeline's options of a complete request.
 fn options(request: &Request) -> Result<SampleOptions, Refusal> {
     let (prompts, pictures) = (request.prompt.len().max(1), request.pictures());
     let batch = request.batch_size.unwrap_or(1);
@@ -207,8 +208,8 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
     })
 }
 
-/// A list with an entry for all pictures, or one for each, from one with an entry for all, for each of `prompts`, or for
-/// each picture, of which there are `batch` a prompt.
+/// A list with one entry for all pictures or one for each, made from one that has one for all, one for each of
+/// `prompts`, or one for each picture (`batch` for each prompt).
 fn spread<T: Clone>(field: &'static str, given: &[T], prompts: usize, batch: usize) -> Result<Vec<T>, Refusal> {
     let pictures = prompts * batch;
     match given.len() {
@@ -222,8 +223,8 @@ fn spread<T: Clone>(field: &'static str, given: &[T], prompts: usize, batch: usi
     }
 }
 
-/// Every value and whose it is.
-fn settings(layers: &Layers, scheduler: &SchedulerConfig, chosen_by: Origin, is_ddim: bool) -> Vec<Setting> {
+/// Every value and where it came from.
+fn settings(layers: &Stack, scheduler: &SchedulerConfig, chosen_by: Origin, is_ddim: bool) -> Vec<Setting> {
     let mut settings = Vec::new();
     for (field, mut value) in layers.settings() {
         let mut origin = layers.origin(&field).unwrap_or(Origin::Pipeline);

@@ -32,7 +32,7 @@ impl Known {
 
     fn resolve(&self, asked: impl Into<Asked>) -> Result<Resolved, Refusal> {
         let Self { traits, generation, scheduler } = self;
-        resolve(&asked.into(), &Model { traits, generation, scheduler })
+        resolve(&asked.into(), &ModelFacts { traits, generation, scheduler })
     }
 
     fn refused(&self, request: Request) -> Refusal {

@@ -26,14 +26,14 @@ impl Precision {
     }
 }
 
-/// Whether something is done. Not a flag, because a model's default may be either.
+/// A switch. Not a flag, because a model's default may be either.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Switch {
-    /// It is.
+    /// Done.
     On,
-    /// It is not.
+    /// Not done.
     Off,
 }
 
@@ -55,7 +55,7 @@ pub enum Rng {
     TorchCuda,
 }
 
-/// Kinds of machines kernels are written for.
+/// Kinds of machines that kernels are written for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]

@@ -5,8 +5,8 @@
 //! elements:
 //! - fewer than 16: one at a time in f64, two uniforms giving two normals, the second of which is kept for the next
 //!   scalar draw;
-//! - 16 or more: all uniforms first, then Box–Muller in f32 within blocks of 16 (uniform j pairs with uniform j + 8). If
-//!   the number is not a multiple of 16, the *last 16 elements* are drawn again with fresh uniforms.
+//! - 16 or more: all uniforms first, then Box–Muller in f32 within blocks of 16 (uniform j pairs with uniform j + 8).
+//!   If the number is not a multiple of 16, the *last 16 elements* are drawn again with fresh uniforms.
 //!
 //! The block path runs with AVX2 on every x86-64 machine of the last decade, using polynomial log and sincos (the
 //! Cephes library's, S. Moshier, in the form of J. Pommier's `sse_mathfun`), compiled with fused multiply-adds. Its

@@ -2,8 +2,8 @@
 //!
 //! A [`Scheduler`] is pure host code in f64. It turns a config and a number of steps into a [`Schedule`]: a list of
 //! [`Step`]s in which every number is worked out, so that nothing is left to decide while sampling. Reading order:
-//! `combination.rs` (how a step is written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the tables
-//! they share.
+//! `combination.rs` (how a step is written down), `ddpm.rs`, `ddim.rs` and the others (one paper a file), then the
+//! tables they share.
 
 mod beta_quantile;
 mod betas;

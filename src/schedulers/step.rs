@@ -115,9 +115,10 @@ impl Schedule {
             ]);
             if numbers.iter().any(|n| !n.is_finite()) {
                 return Err(Error::Config(format!(
-                    "scheduler: the step at timestep {} divides by zero. Either x_t is pure noise there (rescale_betas_zero_snr, or \
-                     betas that reach 1) and says nothing of x_0: this needs another \"prediction_type\" or \"timestep_spacing\"; \
-                     or the step ends without noise, which its order cannot: this needs \"lower_order_final\": true",
+                    "scheduler: the step at timestep {} divides by zero. Either x_t is pure noise there \
+                    (rescale_betas_zero_snr, or betas that reach 1) and says nothing of x_0: this needs another \
+                    \"prediction_type\" or \"timestep_spacing\"; or the step ends without noise, which its order \
+                    cannot: this needs \"lower_order_final\": true",
                     step.timestep
                 )));
             }

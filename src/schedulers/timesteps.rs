@@ -110,7 +110,8 @@ pub fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
 fn check(config: &SchedulerConfig, timesteps: &[usize]) -> Result<()> {
     match timesteps.iter().max() {
         Some(&t) if t >= config.num_train_timesteps => Err(Error::Config(format!(
-            "scheduler: steps_offset {} with {} steps leads to timestep {t}, but num_train_timesteps is {}; take fewer steps",
+            "scheduler: steps_offset {} with {} steps leads to timestep {t}, but num_train_timesteps is {}; take fewer \
+            steps",
             config.steps_offset,
             timesteps.len(),
             config.num_train_timesteps

@@ -41,7 +41,8 @@ impl Storage {
         }
     }
 
-    /// The graph of `case` in this storage; `None` for an operation whose result is f32 in every model, and so never mixed.
+    /// The graph of `case` in this storage; `None` for an operation whose result is f32 in every model, and so never
+    /// mixed.
     pub fn graph(self, case: &Case) -> Result<Option<Graph>> {
         let dtype = if matches!(self, Self::F16 | Self::F16ToF32) { DType::F16 } else { DType::F32 };
         let mut graph = case.structure(dtype)?;

@@ -64,7 +64,8 @@ impl Tolerance {
     }
 }
 
-/// The distance of f16 numbers of this magnitude: 10 bits follow the leading one, and below 2⁻¹⁴ the distance stays the same.
+/// The distance of f16 numbers of this magnitude: 10 bits follow the leading one, and below 2⁻¹⁴ the distance stays the
+/// same.
 fn f16_ulp(magnitude: f64) -> f64 {
     magnitude.max(0.5f64.powi(14)).log2().floor().exp2() / 1024.0
 }

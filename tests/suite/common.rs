@@ -77,8 +77,9 @@ impl Fixture {
     }
 }
 
-/// The folder of a Stable Diffusion fixture, as a user has it on disk. All of them share one vocabulary, which only `sd1`
-/// holds in the repository; so this puts the folder together under `target`, with links instead of copies where it can.
+/// The folder of a Stable Diffusion fixture, as a user has it on disk. All of them share one vocabulary, which only
+/// `sd1` holds in the repository; so this puts the folder together under `target`, with links instead of copies where
+/// it can.
 pub fn stable_diffusion(name: &str) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

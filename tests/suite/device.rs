@@ -12,9 +12,10 @@ pub fn gpu() -> &'static GpuDevice {
     static GPU: OnceLock<GpuDevice> = OnceLock::new();
     GPU.get_or_init(|| {
         let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-        let (_, adapter) = select_adapter(&selector)
-            .expect("UNMIST_TEST_DEVICE names an adapter")
-            .expect("these tests need a graphics adapter; on a machine without one install a software driver (Debian: mesa-vulkan-drivers)");
+        let (_, adapter) = select_adapter(&selector).expect("UNMIST_TEST_DEVICE names an adapter").expect(
+            "these tests need a graphics adapter; on a machine without one install a software driver (Debian: \
+            mesa-vulkan-drivers)",
+        );
         let gpu = GpuDevice::open(adapter, Checks::On).expect("the adapter opens");
         eprintln!("device under test: {}", gpu.describe());
         gpu

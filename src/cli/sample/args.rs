@@ -9,8 +9,8 @@ use crate::request::Request;
 pub struct Args {
     #[command(flatten)]
     pub request: Request,
-    /// Makes the pictures of this file again (a PNG or .safetensors of this command), bit for bit on the same device.
-    /// Other options given beside it replace its own; flags that it has stay on
+    /// Makes the pictures of this file again (a PNG or .safetensors that this command wrote), bit for bit on the same
+    /// device. Options given beside it replace the file's own; flags that it has stay on
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// FILE.png, or FILE.safetensors for the values before rounding (tensor `images`, [N, C, H, W] in [0, 1])
@@ -24,7 +24,7 @@ pub struct Args {
     /// reads
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_latents: Option<PathBuf>,
-    /// Makes nothing; prints every setting of the run and where its value comes from: what is asked for, the picture of
+    /// Makes nothing; prints every setting of the run and where its value comes from: the command line, the picture of
     /// --from, the model's own files, or the pipeline's default
     #[arg(long)]
     pub explain_settings: bool,

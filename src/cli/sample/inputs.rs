@@ -10,8 +10,8 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::tensor::HostTensor;
 
-/// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1], `[1, 1, H, W]` in [0, 1], both resized to
-/// the width and height that are asked for, and `[N, C, h, w]`.
+/// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1] and `[1, 1, H, W]` in [0, 1], both resized
+/// to the requested width and height, and `[N, C, h, w]`.
 ///
 /// # Errors
 /// As the readers; a refusal of a mask that is not of the picture's size, and of a size that no picture has.

@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub use args::Args;
 
-use model::Model;
+use model::OpenModel;
 use pictures::Output;
 use record::Record;
 use run::Job;
@@ -38,21 +38,21 @@ pub fn run(args: Args) -> Result<()> {
     args.preview_every.iter().try_for_each(|_| output.check_preview())?;
     args.save_latents.iter().try_for_each(check_writable)?;
     if args.preview_every == Some(0) {
-        return Err(Error::Usage("--preview-every 0: expected a number of steps from 1 up".into()));
+        return Err(Error::Usage("--preview-every 0: expected 1 step or more".into()));
     }
 
     // 1. the models, and what is asked of them
     if record.is_some() {
         still_there(&merged, &args.request)?;
     }
-    let mut models = Models { model: Model::open(&merged)?, refiner: Model::open_refiner(&merged)? };
+    let mut models = Models { model: OpenModel::open(&merged)?, refiner: OpenModel::open_refiner(&merged)? };
     let mut resolved = models.resolve(&asked, record.as_ref())?;
     if args.explain_settings {
         print(&explanation(&resolved, models.model.checkpoint.path()));
         return Ok(());
     }
     if args.save_latents.is_some() && models.model.pipeline.traits.kind == Kind::Pixels {
-        return Err(Error::Usage("--save-latents: this model has no text encoder, and no latents either".into()));
+        return Err(Error::Usage("--save-latents: this model works on pixels and has no latents".into()));
     }
 
     // 2. the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<()> {
         refiner_scheduler: schedulers.1,
         files: match hashes {
             Hashes::Known(files) => files,
-            // The pictures are there: a file that went away meanwhile is no reason to lose them.
+            // The pictures are finished: a file that has gone away meanwhile is no reason to lose them.
             Hashes::Running(thread) => joined(thread).unwrap_or_else(|error| {
                 eprintln!("note: {error}; the picture does not remember its files");
                 record::Files::new()
@@ -104,22 +104,25 @@ pub fn run(args: Args) -> Result<()> {
     })
 }
 
-/// The model, and what goes on after it.
+/// The model, and the refiner that goes on after it.
 struct Models {
-    model: Model,
-    refiner: Option<Model>,
+    model: OpenModel,
+    refiner: Option<OpenModel>,
 }
 
 impl Models {
-    /// Works out what is asked, and prepares the pipelines for it.
+    /// Resolves the request, and prepares the pipelines for it.
     fn resolve(&mut self, asked: &Asked, record: Option<&Record>) -> Result<Resolved> {
         let own = self.model.pipeline.traits;
         let refined = self.refiner.as_ref().is_some_and(|refiner| refiner.pipeline.traits.aesthetic);
         let traits = Traits { aesthetic: own.aesthetic || refined, ..own };
-        let facts =
-            request::Model { traits: &traits, generation: &self.model.generation, scheduler: &self.model.scheduler };
+        let facts = request::ModelFacts {
+            traits: &traits,
+            generation: &self.model.generation,
+            scheduler: &self.model.scheduler,
+        };
         let resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
-            // "This model" says little to who did not choose it.
+            // "This model" says little to someone who did not choose one.
             if asked.request.model.is_none() && refusal.why.contains("this model") {
                 refusal.why += &format!(" (the model is {})", self.model.checkpoint.path().display());
             }
@@ -128,7 +131,7 @@ impl Models {
         self.model.pipeline.scheduler = resolved.scheduler.clone();
         self.model.pipeline.set_tiling(resolved.tiling);
         if let Some(refiner) = &mut self.refiner {
-            // For its scheduler, the refiner is what the model is for its own.
+            // The refiner chooses its scheduler as the model does.
             let past = record.and_then(|record| Some((record, record.refiner_scheduler.as_ref()?)));
             let past = past.map(|(record, scheduler)| record.past_with(scheduler)).transpose()?;
             let request = Request { model: asked.request.refiner.clone(), ..asked.request.clone() };
@@ -142,7 +145,7 @@ impl Models {
 
     /// The configs of the schedulers that make the pictures.
     fn schedulers(&self) -> (serde_json::Value, Option<serde_json::Value>) {
-        let config = |model: &Model| model.pipeline.scheduler.config.to_json();
+        let config = |model: &OpenModel| model.pipeline.scheduler.config.to_json();
         (config(&self.model), self.refiner.as_ref().map(config))
     }
 
@@ -159,7 +162,7 @@ impl Models {
     }
 }
 
-/// Every setting in a line: field, value, and where the value came from.
+/// One line for each setting: field, value, and where the value came from.
 fn explanation(resolved: &Resolved, model: &Path) -> String {
     let mut settings = resolved.settings.clone();
     if !settings.iter().any(|setting| setting.field == "model") {

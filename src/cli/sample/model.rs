@@ -1,4 +1,4 @@
-//! The model that makes the pictures: where it lies, and what a request changes about it.
+//! The model that makes the pictures: where it is, and what a request changes about it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use crate::refusal::Refusal;
 use crate::request::{GenerationConfig, Request};
 use crate::schedulers::{Scheduler, SchedulerConfig};
 
-/// A model, ready to be asked.
-pub struct Model {
+/// A model, ready to make pictures.
+pub struct OpenModel {
     /// Its files, with LoRAs and textual inversions.
     pub checkpoint: Checkpoint,
     /// Its pipeline, with its own scheduler.
     pub pipeline: DiffusionPipeline,
     /// The config of its own scheduler.
     pub scheduler: SchedulerConfig,
-    /// How its folder wants it to be asked.
+    /// The settings that its folder recommends.
     pub generation: GenerationConfig,
 }
 
-impl Model {
+impl OpenModel {
     /// Opens the model that a request asks for.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Model {
     /// Opens the refiner, if a request asks for one. LoRAs do not change it.
     ///
     /// # Errors
-    /// As [`Model::open`]; a refusal if it is no Stable Diffusion XL.
+    /// As [`OpenModel::open`]; a refusal if it is not a Stable Diffusion XL model.
     pub fn open_refiner(request: &Request) -> Result<Option<Self>> {
         let Some(path) = &request.refiner else { return Ok(None) };
         let path = model_path::find(Some(path), &[])?;

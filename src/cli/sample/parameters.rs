@@ -10,8 +10,8 @@ use crate::request::Rng;
 /// Prompt, `Negative prompt: …` and one line of settings, of one picture of several or of all; `size` is columns and
 /// rows.
 ///
-/// The model hash is that of the web UI, the first ten digits of the file's sha256, for a single file; for a folder it
-/// is that of the U-Net's weights, and of several shards that of their sha256's digits one after the other.
+/// The model hash is the web UI's, the first ten digits of the file's sha256. A folder takes it from the U-Net's
+/// weights, several shards from all their sha256's digits one after the other.
 pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize)) -> String {
     let options = &record.options;
     let pictures = options.pictures();
@@ -53,8 +53,8 @@ pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize))
     lines.join("\n")
 }
 
-/// What a list, with an entry for all, for each prompt or for each picture, says of one picture; all of it if none is
-/// asked for.
+/// One picture's entry of a list that has one entry for all, one for each prompt or one for each picture; the whole
+/// list if no picture is given.
 fn of<T: Clone>(list: &[T], picture: Option<usize>, pictures: usize) -> Vec<T> {
     match picture {
         Some(i) if !list.is_empty() => vec![list[i * list.len() / pictures].clone()],
@@ -128,8 +128,9 @@ mod tests {
         };
         assert_eq!(
             parameters(&record, None, (64, 48)),
-            "a fox\nin the forest\nNegative prompt: fog\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, Size: 64x48, \
-             Model hash: 0123456789, Model: fox-1.5, Clip skip: 2, Lora: \"a.safetensors:0.5, b.safetensors\", RNG: CPU, Precision: f32, Version: unmist 0"
+            "a fox\nin the forest\nNegative prompt: fog\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 0, \
+            Size: 64x48, Model hash: 0123456789, Model: fox-1.5, Clip skip: 2, Lora: \"a.safetensors:0.5, \
+            b.safetensors\", RNG: CPU, Precision: f32, Version: unmist 0"
         );
         let mut folder = record;
         folder.files = [(

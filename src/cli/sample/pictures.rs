@@ -25,7 +25,7 @@ impl Output {
     /// Checks that `path` is one that pictures can be written to.
     ///
     /// # Errors
-    /// [`Error::Usage`] if its name says no format that there is; as [`check_writable`].
+    /// [`Error::Usage`] if its name ends in no known format; as [`check_writable`].
     pub fn new(path: &Path, separate: bool) -> Result<Self> {
         let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
             Some("png") => Format::Png,
@@ -41,8 +41,8 @@ impl Output {
         Ok(Self { path: path.to_owned(), format, separate })
     }
 
-    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` gives for one picture of several,
-    /// or for all in one.
+    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` returns for one picture of
+    /// several, or for all of them in one file.
     ///
     /// # Errors
     /// As [`write_png`] and [`write_tensor`].

@@ -29,7 +29,7 @@ pub struct Record {
     pub options: Request,
     /// `scheduler_config.json` as it was used.
     pub scheduler: Value,
-    /// That of the refiner.
+    /// The refiner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refiner_scheduler: Option<Value>,
     /// Option (`model`, `image` …) → file → sha256 in hexadecimal digits.
@@ -73,7 +73,7 @@ impl Record {
         };
         let Some((_, text)) = texts.iter().find(|(keyword, _)| keyword == KEYWORD) else {
             return Err(Error::Usage(format!(
-                "--from {shown}: it does not say how it was made in a way that can be replayed; pictures that `unmist sample` writes do{}",
+                "--from {shown}: it holds no record that can be replayed; pictures that `unmist sample` writes do{}",
                 if texts.iter().any(|(keyword, _)| keyword == "parameters") {
                     ". Its text chunk `parameters` can be read and the options given by hand"
                 } else {
@@ -102,7 +102,7 @@ impl Record {
         Ok(json.to_string())
     }
 
-    /// The picture's account, for who makes it again.
+    /// The picture's account, for making it again.
     ///
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
@@ -119,11 +119,11 @@ impl Record {
         Ok(Past { request: self.options.clone(), scheduler })
     }
 
-    /// Checks that the files are those that the picture was made with. Of options that were `given` anew, differences
-    /// are only told.
+    /// Checks that the files are those that the picture was made with. For options that were `given` anew, it only says
+    /// that they differ.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the first file that is another one now.
+    /// [`Error::Usage`] naming the first file that has changed.
     pub fn check(&self, found: &Files, given: &Request) -> Result<()> {
         let given = given.to_json()?;
         for (option, recorded) in &self.files {

@@ -46,7 +46,8 @@ impl Reporter {
             self.done as f64 / seconds
         };
         eprintln!(
-            "{} steps for {pictures} picture{} in {seconds:.1} s ({first:.1} s until the first step was done, then {rate:.2} steps/s)",
+            "{} steps for {pictures} picture{} in {seconds:.1} s (the first step after {first:.1} s, then {rate:.2} \
+            steps/s)",
             self.done,
             if pictures == 1 { "" } else { "s" }
         );

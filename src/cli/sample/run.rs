@@ -14,7 +14,7 @@ use crate::rng::NoiseSource;
 use crate::schedulers::Sampling;
 use crate::tensor::HostTensor;
 
-/// What a run needs besides the models and what is asked of them.
+/// What a run needs besides the models and the request.
 pub struct Job<'a> {
     pub args: &'a Args,
     pub device: &'a Device,
@@ -23,7 +23,7 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Makes the pictures that are asked for, `[N, C, H, W]` in [0, 1].
+    /// Makes the requested pictures, `[N, C, H, W]` in [0, 1].
     pub fn run(&self, resolved: &Resolved, models: Models) -> Result<HostTensor> {
         let options = &resolved.options;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
@@ -32,7 +32,8 @@ impl Job<'_> {
         let windows = pipeline.windows(options)?;
         if windows > 1 {
             eprintln!(
-                "note: the prompt is longer than the text encoder's window; it is read in {windows} windows side by side"
+                "note: the prompt is longer than the text encoder's window; it is read in {windows} windows side by \
+                side"
             );
         }
 
@@ -54,7 +55,7 @@ impl Job<'_> {
         Ok(images)
     }
 
-    /// What the U-Net works on after all steps of one model.
+    /// What the U-Net has made after all steps of one model.
     fn steps(
         &self,
         runtime: &Runtime<'_>,
@@ -75,7 +76,7 @@ impl Job<'_> {
     }
 }
 
-/// What a refiner is asked: to go on from `latents` where the first model ended.
+/// The refiner's options: it goes on from `latents`, where the first model ended.
 fn rest(options: &SampleOptions, latents: HostTensor) -> SampleOptions {
     SampleOptions {
         sampling: Sampling {

@@ -1,4 +1,4 @@
-//! The autoencoder of a latent diffusion pipeline: between pictures and the latents that the U-Net works on.
+//! The autoencoder of a latent diffusion pipeline: turns pictures into the latents that the U-Net works on, and back.
 
 mod tiles;
 
@@ -17,7 +17,7 @@ use crate::tensor::{DType, HostTensor};
 use tiles::Tiles;
 
 /// Whether pictures are encoded and decoded in overlapping tiles. Tiles bound the memory, and change the picture a
-/// little: each is normed by itself.
+/// little, because each is normalised by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiling {
     /// Only where the whole does not fit the device; then in the largest tiles that fit.
@@ -27,7 +27,7 @@ pub enum Tiling {
     On,
     /// Never: a picture that does not fit is refused.
     Off,
-    /// As `On`, in tiles of that many rows and columns of the picture, rounded down to quarters of whole latents.
+    /// As `On`, in tiles of this many rows and columns of the picture, rounded down to quarters of whole latents.
     Pixels(usize),
 }
 
@@ -71,7 +71,7 @@ pub struct Autoencoder {
     weights: Weights,
     /// Per channel: latents for the U-Net = latents of the autoencoder · factor + offset.
     scale: Vec<(f64, f64)>,
-    /// Computes in f32 in any case: the config says that f16 overflows.
+    /// Always computes in f32: the config says that f16 overflows.
     upcast: bool,
     encoder_fallback: F32Fallback,
     decoder_fallback: F32Fallback,
@@ -79,11 +79,11 @@ pub struct Autoencoder {
 }
 
 impl Autoencoder {
-    /// Loads the component `vae`; its weights are read when they are needed. Only SDXL's pipelines heed `latents_mean`,
-    /// `latents_std` and `force_upcast` (as diffusers).
+    /// Loads the component `vae`; its weights are read when they are needed. As in diffusers, only SDXL's pipelines use
+    /// `latents_mean`, `latents_std` and `force_upcast`.
     ///
     /// # Errors
-    /// As the config and the weights; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
+    /// What config and weights report; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
     /// `AutoencoderTiny`.
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let component = checkpoint.component("vae")?;
@@ -144,8 +144,8 @@ impl Autoencoder {
         self.scale.len()
     }
 
-    /// The normal numbers that [`Autoencoder::encode`] takes; zeros, and nothing drawn, if the encoder returns no
-    /// distribution (as diffusers).
+    /// The normal numbers that [`Autoencoder::encode`] takes; if the encoder returns no distribution, zeros, and
+    /// nothing is drawn (as in diffusers).
     pub fn draw<S: NoiseSource>(&self, source: &mut S, shape: &[usize; 4]) -> HostTensor {
         if self.has_distribution() { source.randn(shape) } else { HostTensor::zeros(*shape) }
     }
@@ -154,7 +154,7 @@ impl Autoencoder {
         matches!(self.model, AutoencoderModel::Kl(_))
     }
 
-    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    /// Notes about the runs so far for the user, such as that f16 overflowed; each is returned once.
     pub fn take_notes(&self) -> Vec<String> {
         let mut notes = std::mem::take(&mut *self.notes.lock().expect("no holder of this lock panics"));
         notes.extend(self.encoder_fallback.take_notes());
@@ -170,7 +170,7 @@ impl Autoencoder {
     }
 
     /// A picture `[1, 3, H, W]` in [−1, 1] to latents for the U-Net, mean + exp(½ logvar) · draw, scaled: one sample
-    /// for each of `draws` `[M, C, h, w]`, shaped as they.
+    /// for each of `draws` `[M, C, h, w]`, in the same shape.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`].
@@ -210,7 +210,7 @@ impl Autoencoder {
     }
 
     /// A picture `[1, 3, H, W]` in [−1, 1] to the mean of its latents `[1, C, h, w]`, not scaled: what instruct-pix2pix
-    /// is shown.
+    /// sees.
     ///
     /// # Errors
     /// As [`crate::backend::Device::load`].
@@ -290,7 +290,7 @@ impl Autoencoder {
         per_channel(g, "unscale_latent", latent, self.scale.iter().map(|(f, o)| (1.0 / f, -o / f)))
     }
 
-    /// The element type that the weights and activations are stored as, unless they overflow it.
+    /// The element type of weights and activations, unless they overflow it.
     pub(super) fn dtype(&self, runtime: &Runtime<'_>) -> DType {
         if self.upcast { DType::F32 } else { runtime.dtype }
     }
@@ -311,12 +311,13 @@ impl Autoencoder {
             return Ok(results);
         }
         Err(Error::Checkpoint(format!(
-            "{}: the {what} returns NaN or infinite numbers even in f32; either what it is given is not finite, or the weights are damaged",
+            "{}: the {what} returns NaN or infinite numbers even in f32; either its input is not finite, or the \
+            weights are damaged",
             self.weights.label()
         )))
     }
 
-    /// As [`Autoencoder::run`] in one element type: whole or in tiles, as asked for and as fits.
+    /// As [`Autoencoder::run`] in one element type: whole or in tiles, by choice and by what fits.
     fn run_as(
         &self,
         runtime: &Runtime<'_>,
@@ -404,7 +405,7 @@ impl Autoencoder {
         runtime.device.compile(&graph, runtime.load)
     }
 
-    /// The ways in which one half may run, in the order in which they are tried: whole (`None`), or in tiles.
+    /// The ways to run one half, in the order to try them: whole (`None`), or in tiles.
     fn ways(&self, half: Half, height: usize, width: usize) -> Vec<Option<Tiles>> {
         let larger = |tiles: &Tiles| height.max(width) > tiles.size;
         match self.tiling {

@@ -12,7 +12,7 @@ use crate::tensor::HostTensor;
 /// Neighbouring tiles share a quarter of their rows or columns.
 const OVERLAP: usize = 4;
 
-/// Tiles of what goes in, and the seams between what comes out.
+/// The input's tiles, and the seams between the output's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Tiles {
     /// Rows and columns of a tile; those at the bottom and at the right are smaller.
@@ -21,7 +21,7 @@ pub(super) struct Tiles {
     pub out_size: usize,
 }
 
-/// One tile: where it stands, and its result `[1, H, W, C]`.
+/// One tile: its place, and its result `[1, H, W, C]`.
 struct Tile {
     row: usize,
     column: usize,

@@ -1,4 +1,4 @@
-//! What the U-Net is told beside the picture: text or class, SDXL's numbers about the picture, a distilled model's
+//! What the U-Net sees besides the picture: text or class, SDXL's numbers about the picture, a distilled model's
 //! guidance scale.
 
 use super::options::each;
@@ -13,14 +13,14 @@ use crate::tensor::HostTensor;
 pub(super) type Condition = Vec<(&'static str, HostTensor)>;
 
 impl DiffusionPipeline {
-    /// Encodes what `options` ask for, for each branch of the prediction.
+    /// Encodes the condition in `options` for each branch of the prediction.
     pub(super) fn encode_condition(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<Condition> {
         let guidance = self.guidance(options);
         let (branches, mut inputs) = (guidance.branches, guidance.inputs);
         if let Some(encoders) = &self.text {
             let text = self.encode_text(encoders, runtime, options, branches)?;
             if self.unet.has_text_time() {
-                let missing = || Error::Config("the U-Net needs pooled text, the text encoders return none".into());
+                let missing = || Error::Config("the U-Net needs pooled text, but the text encoders return none".into());
                 inputs.push(("text_embeds", text.pooled.ok_or_else(missing)?));
                 inputs.push(("time_ids", self.time_ids(options, branches)?));
             }
@@ -30,8 +30,8 @@ impl DiffusionPipeline {
         Ok(inputs)
     }
 
-    /// The class of each sample of each branch ("no class" first), or for enlarging how noisy the small picture is; if
-    /// the U-Net takes any.
+    /// The class of each sample of each branch ("no class" first), or for enlarging how noisy the small picture is;
+    /// `None` if the U-Net takes neither.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the U-Net takes labels of another kind than numbers of classes.
@@ -51,7 +51,9 @@ impl DiffusionPipeline {
                 ClassEmbedding::Table(rows) => rows,
                 ClassEmbedding::Timestep | ClassEmbedding::Identity => {
                     return Err(Error::Unsupported(
-                        "sampling from a model whose class_embed_type is timestep or identity: only a single pass of the U-Net can be given such labels".into(),
+                        "sampling from a model whose class_embed_type is timestep or identity: only a single pass of \
+                        the U-Net takes such labels"
+                            .into(),
                     ));
                 }
             },
@@ -62,8 +64,8 @@ impl DiffusionPipeline {
         labels(if branches == 2 { [none, asked].concat() } else { asked })
     }
 
-    /// The text for each branch of the prediction: the prompts alone; the negative ones, then the prompts; or for
-    /// editing the prompts, then the negative ones twice.
+    /// The text for each branch of the prediction: the prompts alone; the negative ones, then the prompts; or, for
+    /// editing, the prompts and then the negative ones twice.
     fn encode_text(
         &self,
         encoders: &TextEncoders,
@@ -72,7 +74,7 @@ impl DiffusionPipeline {
         branches: usize,
     ) -> Result<TextConditioning> {
         let (count, batch, weighting) = (self.windows(options)?, options.batch_size, options.weighting);
-        // One list for each encoder, the second the first again if nothing else is asked.
+        // One list for each encoder; the second repeats the first unless it was given.
         let lists = |first: &[String], second: &[String]| {
             [each(first, batch), each(if second.is_empty() { first } else { second }, batch)]
         };
@@ -98,7 +100,7 @@ impl DiffusionPipeline {
     }
 
     /// SDXL's numbers about a picture, for each sample of each branch: original height and width, top and left of the
-    /// crop, then target height and width, or for the refiner how beautiful the picture is.
+    /// crop, then target height and width, or for the refiner an aesthetic score.
     fn time_ids(&self, options: &SampleOptions, branches: usize) -> Result<HostTensor> {
         let size = self.size(options)?;
         let (original, target) = (options.original_size.unwrap_or(size), options.target_size.unwrap_or(size));

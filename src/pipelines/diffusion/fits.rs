@@ -1,11 +1,11 @@
-//! What fits which model, and what fits together: one table, for requests and for options.
+//! Which options fit which model, and which fit together: one table, for requests and for options.
 
 use super::traits::{Kind, Traits};
 use crate::refusal::{Refusal, Remedy};
 
 /// A line of the table.
 enum Rule {
-    /// These fields are for models only of which this holds.
+    /// These fields are only for models of which this holds.
     Only(&'static [&'static str], fn(&Traits) -> bool, &'static str, &'static [Remedy]),
     /// Models of which this holds need all of these fields.
     Needs(fn(&Traits) -> bool, &'static [&'static str], &'static str),
@@ -112,7 +112,7 @@ fn changes(model: &Traits) -> bool {
     matches!(model.kind, Kind::Plain | Kind::Inpaint)
 }
 
-/// Whether what is `given`, by the fields' names in a [`Request`](crate::request::Request), fits the model.
+/// Checks that the `given` fields (names of a [`Request`](crate::request::Request)) fit the model.
 ///
 /// # Errors
 /// The first line of the table that it breaks.

@@ -1,4 +1,4 @@
-//! Guidance: how often the U-Net sees each picture under different conditions, and how its predictions are added up.
+//! Guidance: under how many conditions the U-Net sees each picture, and how its predictions are combined.
 
 use super::options::each;
 use super::traits::Kind;
@@ -8,27 +8,27 @@ use crate::tensor::HostTensor;
 
 /// The branches of a run.
 pub(super) struct Guidance {
-    /// 1 without guidance; 2: without and with what is asked for; 3: editing.
+    /// 1 without guidance; 2 without and with the condition; 3 for editing.
     pub branches: usize,
     /// Inputs of the step's graph, by name: `guidance_weights` `[branches, N]` if there are several branches,
     /// `timestep_cond` `[N, D]` if the model takes the scale itself.
     pub inputs: Vec<(&'static str, HostTensor)>,
 }
 
-/// Whether a scale asks for guidance. 1 is the prediction as it is, and less counts as 1, as in diffusers, where 0
-/// switches guidance off.
+/// Whether a scale means guidance. 1 is the plain prediction, and less counts as 1, as in diffusers, where 0 switches
+/// guidance off.
 fn is_guided(scale: f64) -> bool {
     scale > 1.0
 }
 
 impl DiffusionPipeline {
-    /// What guidance `options` ask for. Distilled models take the scale as an input, and need no second branch.
+    /// The guidance that `options` describe. Distilled models take the scale as an input, and need no second branch.
     pub(super) fn guidance(&self, options: &SampleOptions) -> Guidance {
         let scales = each(&options.guidance_scale, options.batch_size);
         if let Some(dim) = self.unet.time_cond_proj_dim() {
             return Guidance { branches: 1, inputs: vec![("timestep_cond", guidance_scale_embedding(&scales, dim))] };
         }
-        // A picture that is not guided, in a batch with others, is as it would be alone.
+        // A picture without guidance in a batch with others comes out as it would alone.
         let scales: Vec<f64> = scales.into_iter().map(|scale| if is_guided(scale) { scale } else { 1.0 }).collect();
         let asked = self.traits.kind != Kind::Pixels || !options.classes.is_empty();
         let (branches, weights) = match self.traits.kind {

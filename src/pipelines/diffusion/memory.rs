@@ -12,14 +12,14 @@ use crate::plan::mib;
 use crate::refusal::{Advised, Naming, Remedy, quoted};
 use crate::tensor::DType;
 
-/// One component at work.
+/// One component of a run.
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// Its name, as `--component` has it.
     pub component: String,
-    /// What it takes; or why the device cannot run it, however much memory there is.
+    /// The memory that it takes, or why the device cannot run it, however much memory there is.
     pub memory: std::result::Result<MemoryPlan, Advised>,
-    /// The autoencoder: the pixels of the tiles in which it runs, if it does.
+    /// For the autoencoder: the pixels of a tile's side, if it runs in tiles.
     pub tiles: Option<usize>,
 }
 
@@ -28,14 +28,14 @@ pub struct Stage {
 pub struct PipelinePlan {
     /// The stages.
     pub stages: Vec<Stage>,
-    /// What there is, bytes, where that is known.
+    /// The memory there is, bytes, where that is known.
     pub available: Option<u64>,
     /// How weights and activations are stored.
     pub dtype: DType,
 }
 
 impl DiffusionPipeline {
-    /// What [`DiffusionPipeline::sample`] with these options would take, stage by stage. Nothing is loaded.
+    /// The memory that [`DiffusionPipeline::sample`] with these options would take, stage by stage. Loads nothing.
     ///
     /// # Errors
     /// As [`DiffusionPipeline::sample`], but not for lack of memory: see [`PipelinePlan::check`].
@@ -60,7 +60,7 @@ impl DiffusionPipeline {
                 add(component, memory(graph))?;
             }
         }
-        // An enlarged picture is shown to the U-Net as it is.
+        // The U-Net sees the picture to enlarge as it is.
         if let (Some(vae), Some(image)) = (&self.vae, &options.image)
             && self.traits.kind != Kind::Upscale
         {
@@ -77,12 +77,12 @@ impl DiffusionPipeline {
 }
 
 impl PipelinePlan {
-    /// The most that any stage takes, bytes.
+    /// The memory of the largest stage, bytes.
     pub fn peak(&self) -> u64 {
         self.stages.iter().filter_map(|s| Some(s.memory.as_ref().ok()?.total)).max().unwrap_or(0)
     }
 
-    /// Refuses a run of which one stage does not fit.
+    /// Refuses a run if one of its stages does not fit.
     ///
     /// # Errors
     /// [`Error::Limits`] naming the stage, both figures, and what would help.

@@ -1,10 +1,10 @@
 //! Pictures from noise, with a U-Net and a scheduler (Ho et al. 2020; Song et al. 2020); from prompts, in the latent
 //! space of an autoencoder (Rombach et al. 2022; XL: Podell et al. 2023).
 //!
-//! One pipeline does what diffusers spreads over a class a task: encode what is asked for, draw what the run starts
-//! from, do every step, decode. A U-Net on pixels is the case without text encoder and autoencoder, its condition a
-//! class. What a checkpoint is for shows in how many channels its U-Net takes beside the latents ([`Kind`]); what is done
-//! with it, in which of picture, mask and latents are given ([`SampleOptions`]).
+//! One pipeline does what diffusers spreads over one class for each task: encode the condition, draw what the run
+//! starts from, do every step, decode. A U-Net on pixels has no text encoder and no autoencoder, and its condition is a
+//! class. The channels that a checkpoint's U-Net takes besides the latents say what it is for ([`Kind`]); the task
+//! follows from which of picture, mask and latents are given ([`SampleOptions`]).
 
 mod conditioning;
 mod fits;
@@ -54,7 +54,7 @@ pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
     "LatentConsistencyModelImg2ImgPipeline",
 ];
 
-/// Pipelines that mend old scheduler configs when they are loaded, as diffusers' do.
+/// Pipelines that correct old scheduler configs when they are loaded, as diffusers' do.
 const MENDING: &[&str] =
     &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
 
@@ -78,7 +78,7 @@ pub struct DiffusionPipeline {
 
 impl DiffusionPipeline {
     /// The scheduler config of a checkpoint as its pipeline uses it. The first Stable Diffusion checkpoints were
-    /// published with a `steps_offset` of 0 and with `clip_sample`, which were not meant: diffusers mends both on
+    /// published with a `steps_offset` of 0 and with `clip_sample`, by mistake: diffusers corrects both on
     /// loading, and so does this.
     ///
     /// # Errors
@@ -91,10 +91,10 @@ impl DiffusionPipeline {
         config.for_stable_diffusion()
     }
 
-    /// Whether a checkpoint is one of those that this pipeline runs; a bare component may be.
+    /// Checks that a checkpoint is one that this pipeline runs; a bare component may be.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with those there are.
+    /// [`Error::Unsupported`] listing those that there are.
     pub fn check_class(checkpoint: &Checkpoint) -> Result<()> {
         match checkpoint.pipeline_class() {
             Some(class) if !PIXEL_PIPELINES.contains(&class) && !STABLE_DIFFUSION_PIPELINES.contains(&class) => {
@@ -109,8 +109,8 @@ impl DiffusionPipeline {
         }
     }
 
-    /// Loads everything but the weights themselves, which each step of [`DiffusionPipeline::sample`] reads when it needs
-    /// them.
+    /// Loads everything but the weights themselves, which each step of [`DiffusionPipeline::sample`] reads when it
+    /// needs them.
     ///
     /// # Errors
     /// [`Error::Config`] and [`Error::Unsupported`] for configs, [`Error::Checkpoint`] for weights.
@@ -167,17 +167,17 @@ impl DiffusionPipeline {
         Ok(Self { traits, scheduler, vae, text, unet, unet_weights, unet_fallback, low_res, zero_negative })
     }
 
-    /// Options that suit the model, for one picture of nothing in particular.
+    /// Options that suit the model, for one picture without a prompt or class.
     pub fn defaults(&self) -> SampleOptions {
         self.traits.defaults()
     }
 
-    /// Whether the autoencoder works in tiles; a model on pixels has none.
+    /// Sets whether the autoencoder works in tiles; a model on pixels has none.
     pub fn set_tiling(&mut self, tiling: Tiling) {
         self.vae.iter_mut().for_each(|vae| vae.tiling = tiling);
     }
 
-    /// What the user should hear about the runs so far, such as that f16 overflowed; each is returned once.
+    /// Notes about the runs so far for the user, such as that f16 overflowed; each is returned once.
     pub fn take_notes(&self) -> Vec<String> {
         let text = self.text.iter().flat_map(TextEncoders::take_notes);
         let vae = self.vae.iter().flat_map(Autoencoder::take_notes);
@@ -199,12 +199,12 @@ impl DiffusionPipeline {
         Ok([options.batch_size, channels, height / self.traits.scale, width / self.traits.scale])
     }
 
-    /// The autoencoder, for what only models that have one are asked to do.
+    /// The autoencoder, for tasks of models that have one.
     fn autoencoder(&self) -> Result<&Autoencoder> {
         self.vae.as_ref().ok_or_else(|| Error::Unsupported("a model on pixels has no latents".into()))
     }
 
-    /// Whether `options` make sense for this model.
+    /// Checks that `options` make sense for this model.
     fn check(&self, options: &SampleOptions) -> Result<()> {
         check_fits(&self.traits, &|field| options.given(field))?;
         self.traits.check(options)?;
@@ -275,11 +275,11 @@ impl DiffusionPipeline {
             self.vae.as_ref().map_or(Ok(()), |vae| vae.compile(runtime, Half::Decoder, height, width))
         };
         parallel::meanwhile(compile, || {
-            // 1. what is asked for: text or class, and for guidance its opposite
+            // 1. the condition: text or class, and for guidance its opposite
             let condition = self.encode_condition(runtime, options)?;
             runtime.check_cancelled()?;
 
-            // 2. noise, or a noised picture; and what the U-Net or the loop is shown of a picture
+            // 2. noise, or a noised picture; and what the U-Net or the loop sees of a picture
             let start = self.start(runtime, options, &shape, &schedule, sources)?;
             runtime.check_cancelled()?;
 
@@ -342,8 +342,9 @@ fn kind(checkpoint: &Checkpoint, unet: &UNet, vae: Option<&Autoencoder>) -> Resu
     };
     found.ok_or_else(|| {
         Error::Unsupported(format!(
-            "{}: a U-Net that takes {taken} channels for latents of {latent} and the class embedding {classes:?}; there are text to image ({latent} \
-             channels), inpainting ({}), editing ({}) and, with a table of classes, enlarging ({})",
+            "{}: a U-Net that takes {taken} channels for latents of {latent} and the class embedding {classes:?}; \
+            there are text to image ({latent} channels), inpainting ({}), editing ({}) and, with a table of classes, \
+            enlarging ({})",
             checkpoint.path().display(),
             2 * latent + 1,
             2 * latent,

@@ -1,11 +1,11 @@
-//! What is asked of a pipeline, worked out: a number where there is a choice, a tensor where there was a file.
+//! What a pipeline shall do, with every choice made: a number where there was a name, a tensor where there was a file.
 
 use crate::schedulers::Sampling;
 use crate::tensor::HostTensor;
 
-/// What to paint. Lists hold one entry for all pictures or one for each; where nothing is asked they are empty.
+/// What to paint. Lists hold one entry for all pictures or one for each, or none.
 ///
-/// [`SampleOptions::default`] asks for one picture, without guidance. What suits a model is in
+/// [`SampleOptions::default`] is one picture without guidance. What suits a model is in
 /// [`DiffusionPipeline::defaults`](super::DiffusionPipeline::defaults).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleOptions {
@@ -13,7 +13,7 @@ pub struct SampleOptions {
     pub batch_size: usize,
     /// What the pictures show.
     pub prompts: Vec<String>,
-    /// What to keep away from; none is nothing, for SDXL not the same as an empty text.
+    /// What the pictures should not show. No entry is not the same as an empty text for SDXL.
     pub negative_prompts: Vec<String>,
     /// Other prompts for SDXL's second text encoder.
     pub prompts_2: Vec<String>,
@@ -21,36 +21,36 @@ pub struct SampleOptions {
     pub negative_prompts_2: Vec<String>,
     /// Prompts in A1111's syntax: `(more:1.3)`, `[less]`, `BREAK`; see [`crate::prompt`]. Else brackets are text.
     pub weighting: bool,
-    /// Leaves out that many of the text encoder's last layers.
+    /// Leaves out this many of the text encoder's last layers.
     pub clip_skip: usize,
-    /// The class of each picture; none: no class.
+    /// The class of each picture; without an entry, no class.
     pub classes: Vec<usize>,
-    /// The class that stands for "no class"; none: the last.
+    /// The class that means "no class"; `None` is the last.
     pub null_class: Option<usize>,
-    /// Rows; the model's own size if none.
+    /// Rows; `None` is the model's own size.
     pub height: Option<usize>,
-    /// Columns; the model's own size if none.
+    /// Columns; `None` is the model's own size.
     pub width: Option<usize>,
     /// Steps, η, strength and the like.
     pub sampling: Sampling,
-    /// Classifier-free guidance (Ho and Salimans 2022): ε = ε(∅) + w·(ε(c) − ε(∅)), where c is what is asked for and ∅
-    /// the negative prompt or no class. A picture with a w of 1 or less is not guided.
+    /// Classifier-free guidance (Ho and Salimans 2022): ε = ε(∅) + w·(ε(c) − ε(∅)), where c is the prompt or class and
+    /// ∅ the negative prompt or no class. A picture with a w of 1 or less is not guided.
     pub guidance_scale: Vec<f64>,
     /// How much of the prediction's own deviation is restored after guidance, 0 to 1 (Lin et al. 2023, section 3.4).
     pub guidance_rescale: f64,
-    /// Editing by instruction: as `guidance_scale`, for the picture; 1 or more.
+    /// Editing by instruction: like `guidance_scale`, but towards the picture; 1 or more.
     pub image_guidance_scale: f64,
-    /// SDXL: height and width of the picture the model shall imagine it was cropped from; none: the size of the result.
+    /// SDXL: height and width of the picture that the result pretends to be cropped from; `None` is the result's size.
     pub original_size: Option<(usize, usize)>,
     /// SDXL: top and left of that crop.
     pub crop: (usize, usize),
-    /// SDXL: height and width that the model shall imagine for the result; none: its size.
+    /// SDXL: height and width that the result pretends to have; `None` is its size.
     pub target_size: Option<(usize, usize)>,
-    /// SDXL's refiner: how beautiful the picture, and its opposite, shall be, 1 to 10.
+    /// SDXL's refiner: aesthetic scores, 1 to 10, of the picture and of its opposite.
     pub aesthetic_scores: (f64, f64),
     /// A picture `[1, 3, H, W]` in [−1, 1]: to start from (by `sampling.strength`), to paint into, to edit, to enlarge.
     pub image: Option<HostTensor>,
-    /// Inpainting: ½ and more where `image` is painted anew, `[1, 1, H, W]`.
+    /// Inpainting: ½ and more where `image` is painted over, `[1, 1, H, W]`.
     pub mask: Option<HostTensor>,
     /// Enlarging: the timestep up to which the small picture is noised.
     pub noise_level: usize,
@@ -90,10 +90,10 @@ impl Default for SampleOptions {
 }
 
 impl SampleOptions {
-    /// Pictures at most; more than any device holds.
+    /// The most pictures at once; more than any device holds.
     pub const MAX_PICTURES: usize = 1 << 16;
 
-    /// Whether something is asked for in a field, by its name in a [`Request`](crate::request::Request).
+    /// Whether a field is given, by its name in a [`Request`](crate::request::Request).
     pub(super) fn given(&self, field: &str) -> bool {
         match field {
             "prompt" => !self.prompts.is_empty(),
@@ -114,7 +114,7 @@ impl SampleOptions {
             "image" => self.image.is_some(),
             "mask" => self.mask.is_some(),
             "latents" => self.latents.is_some(),
-            // Numbers that are always there, or that a model without a use for them does not look at.
+            // Numbers that are always given, or that a model without a use for them ignores.
             _ => false,
         }
     }

@@ -1,4 +1,4 @@
-//! Where a run begins: noise, a noised picture, another model's latents; and what is shown of a picture along the way.
+//! Where a run begins: noise, a noised picture, another model's latents; and what it sees of a picture along the way.
 
 use super::options::SampleOptions;
 use super::{DiffusionPipeline, Kind, Runtime};
@@ -13,8 +13,8 @@ use crate::tensor::HostTensor;
 pub(super) struct Start {
     /// `[N, C, h, w]` at the noise level of the first step.
     pub latents: HostTensor,
-    /// Inputs of the step's graph, by name: `condition`, what the U-Net takes beside the latents of all branches;
-    /// `original`, `original_noise` and `mask`, what is put back where nothing changes.
+    /// Inputs of the step's graph, by name: `condition`, what the U-Net takes besides the latents of all branches;
+    /// `original`, `original_noise` and `mask`, for putting back what does not change.
     pub inputs: Vec<(&'static str, HostTensor)>,
 }
 
@@ -100,7 +100,7 @@ impl DiffusionPipeline {
             _ => scaled(noise.clone(), schedule.init_noise_sigma),
         };
         if self.traits.kind == Kind::Plain {
-            // diffusers draws for the masked picture, too, though only the other kind of model is shown it.
+            // diffusers draws for the masked picture too, although only the other kind of model sees it.
             draw_each(sources, shape, |source, one| vae.draw(source, one));
             let original = original.expect("it was encoded above for every other kind");
             let inputs = [("original", original), ("original_noise", noise), ("mask", small)];
@@ -136,8 +136,8 @@ impl DiffusionPipeline {
         Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
     }
 
-    /// A picture's latents for each picture of the batch, `shape`: with one source all alike, with several each its own
-    /// sample.
+    /// A picture's latents for each picture of the batch, `shape`: one sample for all with one source, or one for each
+    /// with several.
     fn encode<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
@@ -151,8 +151,8 @@ impl DiffusionPipeline {
         HostTensor::new(*shape, latents.data.repeat(shape[0] / draws.shape[0]))
     }
 
-    /// What the U-Net is shown beside the latents, `[N, C, h, w]`, for all its branches. Editing has one branch that sees
-    /// no picture.
+    /// What the U-Net sees besides the latents, `[N, C, h, w]`, in all its branches. Editing has one branch without a
+    /// picture.
     fn condition(&self, options: &SampleOptions, condition: &HostTensor) -> Result<(&'static str, HostTensor)> {
         let branches = self.guidance(options).branches;
         let mut data = condition.data.repeat(branches);
@@ -181,7 +181,7 @@ fn scaled(mut noise: HostTensor, sigma: f64) -> HostTensor {
     noise
 }
 
-/// `original` at a noise level: the forward process, on the device.
+/// `original` noised to a level: the forward process, on the device.
 fn add_noise(runtime: &Runtime<'_>, original: &HostTensor, noise: &HostTensor, level: Noising) -> Result<HostTensor> {
     let batch = original.shape[0];
     let mut graph = Graph::new();

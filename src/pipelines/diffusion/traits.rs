@@ -1,4 +1,4 @@
-//! What of a model decides which options fit it, and what suits it if nothing else is asked.
+//! The traits of a model that decide which options fit it, and the defaults that suit it.
 
 use super::SampleOptions;
 use crate::refusal::{Refusal, Remedy};
@@ -7,26 +7,26 @@ use crate::schedulers::{Sampling, SchedulerClass};
 /// What a U-Net was trained to see and to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Pixels, without text encoder and autoencoder, perhaps of classes.
+    /// Pixels, without text encoder and autoencoder, possibly by class.
     Pixels,
-    /// Latents and text: text to image, image to image, and inpainting by putting back what shall stay.
+    /// Latents and text: text to image, image to image, and inpainting by putting back what stays.
     Plain,
-    /// Beside the latents a mask and the latents of the masked picture.
+    /// Also a mask and the latents of the masked picture.
     Inpaint,
-    /// Beside the latents those of the picture to edit (instruct-pix2pix, Brooks et al. 2023).
+    /// Also the latents of the picture to edit (instruct-pix2pix, Brooks et al. 2023).
     Edit,
-    /// Beside the latents the small picture, noised, with the noise's timestep as class.
+    /// Also the small picture, noised, with the noise's timestep as class.
     Upscale,
 }
 
-/// What of a model decides which options fit it.
+/// The traits of a model that decide which options fit it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traits {
     /// What the U-Net is for.
     pub kind: Kind,
     /// Stable Diffusion XL: two text encoders, and numbers about the picture.
     pub xl: bool,
-    /// SDXL's refiner is told how beautiful the picture is, in place of its target size (`requires_aesthetics_score`).
+    /// SDXL's refiner takes an aesthetic score in place of the target size (`requires_aesthetics_score`).
     pub aesthetic: bool,
     /// A latent consistency model: made to need few steps.
     pub consistency: bool,
@@ -34,7 +34,7 @@ pub struct Traits {
     pub distilled: bool,
     /// Enlarging: the largest timestep up to which the small picture can be noised.
     pub max_noise_level: Option<usize>,
-    /// Number of classes, "no class" among them, if pictures can be asked for by class.
+    /// Number of classes, including "no class", if the model has any.
     pub classes: Option<usize>,
     /// Rows and columns of the pictures that the model was trained on, where its config says.
     pub own_size: Option<(usize, usize)>,
@@ -44,12 +44,12 @@ pub struct Traits {
     pub scale: usize,
 }
 
-/// Rows and columns at most.
+/// The most rows or columns.
 const MAX_SIDE: usize = 1 << 14;
 
 impl Traits {
-    /// What suits the model, as diffusers' pipelines for it have it. This is the only place where a number of steps or a
-    /// guidance scale is chosen.
+    /// The defaults of diffusers' pipeline for such a model. This is the only place that chooses a number of steps or a
+    /// guidance scale.
     pub fn defaults(&self) -> SampleOptions {
         let (steps, guidance_scale) = match self.kind {
             Kind::Pixels => (50, 1.0),
@@ -73,10 +73,10 @@ impl Traits {
         asked
     }
 
-    /// Checks that the values of `options` make sense, each by itself; what fits together, see [`super::check_fits`].
+    /// Checks that each value of `options` makes sense by itself; [`super::check_fits`] checks what fits together.
     ///
     /// # Errors
-    /// A refusal of the first that makes none.
+    /// A refusal of the first one that does not.
     pub fn check(&self, options: &SampleOptions) -> Result<(), Refusal> {
         let batch = options.batch_size;
         if batch == 0 || batch > SampleOptions::MAX_PICTURES {

@@ -1,4 +1,4 @@
-//! The U-Net of a pipeline: one on pixels, or one on latents that is told a text.
+//! The U-Net of a pipeline: one on pixels, or one on latents with a text.
 
 use crate::checkpoint::{Checkpoint, Component};
 use crate::error::Result;
@@ -16,7 +16,7 @@ impl UNet {
     /// The U-Net that a checkpoint's component describes.
     ///
     /// # Errors
-    /// As the configs of the two.
+    /// What the configs of the two report.
     pub fn new(checkpoint: &Checkpoint, component: &Component) -> Result<Self> {
         let latents = component.class_name.as_deref() == Some("UNet2DConditionModel")
             || checkpoint.pipeline_class().is_some_and(|class| STABLE_DIFFUSION_PIPELINES.contains(&class));
@@ -27,7 +27,7 @@ impl UNet {
         })
     }
 
-    /// As [`Model`], whichever it is.
+    /// Either of them as a [`Model`].
     pub fn as_model(&self) -> &dyn Model {
         match self {
             Self::Pixels(model) => model,
@@ -35,7 +35,7 @@ impl UNet {
         }
     }
 
-    /// Channels of what it takes.
+    /// Channels of its input.
     pub fn in_channels(&self) -> usize {
         match self {
             Self::Pixels(model) => model.config.in_channels,
@@ -43,7 +43,7 @@ impl UNet {
         }
     }
 
-    /// Rows and columns that it was trained on, of what it works on.
+    /// Rows and columns of the samples that it was trained on.
     pub fn sample_size(&self) -> Option<(usize, usize)> {
         match self {
             Self::Pixels(model) => model.config.sample_size,
@@ -51,12 +51,12 @@ impl UNet {
         }
     }
 
-    /// Stable Diffusion XL: it is told numbers about the picture.
+    /// Whether it takes Stable Diffusion XL's numbers about the picture.
     pub fn has_text_time(&self) -> bool {
         matches!(self, Self::Latents(model) if model.config.text_time.is_some())
     }
 
-    /// Width of the guidance scale's embedding, of distilled models.
+    /// Width of the guidance scale's embedding in distilled models.
     pub fn time_cond_proj_dim(&self) -> Option<usize> {
         match self {
             Self::Pixels(_) => None,
@@ -64,7 +64,7 @@ impl UNet {
         }
     }
 
-    /// How a model on latents takes classes, of which enlarging alone makes use.
+    /// How a model on latents takes classes; only enlarging uses them.
     pub fn condition_classes(&self) -> ConditionClassEmbedding {
         match self {
             Self::Pixels(_) => ConditionClassEmbedding::None,
@@ -72,8 +72,8 @@ impl UNet {
         }
     }
 
-    /// Adds one call to a graph, with the inputs that it needs besides: `condition` `[N, H, W, C′]` if the U-Net takes
-    /// more channels than `call.sample` has, and those of its class.
+    /// Adds one call to a graph, with the inputs that it needs besides `call`: `condition` `[N, H, W, C′]` if the U-Net
+    /// takes more channels than `call.sample` has, and those of its class.
     ///
     /// # Errors
     /// As the models' `build`.

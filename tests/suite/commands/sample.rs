@@ -150,7 +150,7 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
     let from = |path: &str, parts: &[&str]| {
         fails(&["sample", "--from", path, "--output", again.to_str().unwrap()], parts, results.path());
     };
-    from(&moved, &["moved.png", "does not say how it was made"]);
+    from(&moved, &["moved.png", "no record"]);
     from("/no/such.png", &["/no/such.png"]);
     let foreign = folder.path("foreign.png");
     let text = [("parameters".to_owned(), "a fox\nSteps: 20".to_owned())];
