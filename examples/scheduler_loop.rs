@@ -53,5 +53,5 @@ pub fn draw(steps: usize, output: &Path) -> Result<()> {
     }
 
     sample.data.iter_mut().for_each(|x| *x = (*x / 2.0 + 0.5).clamp(0.0, 1.0));
-    write_png(output, &grid(&Picture::from_tensor(&sample)?, None)?, &[])
+    write_png(output, &grid(&Picture::from_tensor(&sample)?, Some(3))?, &[])
 }

@@ -1,7 +1,7 @@
 //! unmist: a diffusion engine whose every arithmetic step is a hand-written WGSL compute kernel.
 //!
-//! It reads Stable Diffusion and DDPM checkpoints as they lie on disk, and makes the same pictures as diffusers from the
-//! same seeds, on Vulkan, Metal and DX12, or on the CPU. Data flows one way:
+//! It reads Stable Diffusion and DDPM checkpoints as they lie on disk, and makes the same pictures as diffusers from
+//! the same seeds, on Vulkan, Metal and DX12, or on the CPU. Data flows one way:
 //!
 //! ```text
 //! cli ──> request ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        the only code that names wgpu
@@ -12,12 +12,12 @@
 //!
 //! - A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
 //! - A [`checkpoint`] is read from [`files`], on the disk or in memory.
-//! - [`pipelines`] write the denoise loop out, so that it reads like the paper; [`schedulers`] say which noise levels it
-//!   visits.
+//! - [`pipelines`] write the denoise loop out, so that it reads like the paper; [`schedulers`] say which noise levels
+//!   it visits.
 //! - [`models`] build a [`graph::Graph`] from a typed config and know nothing of devices; [`graph::passes`] rewrite it.
 //! - [`plan`] turns it into a [`plan::Program`]: kernels and buffers for every node, as data, before anything runs.
-//! - [`backend::Device`] runs it, on a graphics adapter or by the [`reference`](mod@reference), which is also what every
-//!   kernel is tested against ([`verify`]).
+//! - [`backend::Device`] runs it, on a graphics adapter or by the [`reference`](mod@reference), which is also what
+//!   every kernel is tested against ([`verify`]).
 //!
 //! # A picture
 //!
@@ -50,8 +50,8 @@
 //! }
 //! ```
 //!
-//! The folder `examples/` has five programs: a picture from a prompt, a scheduler loop of one's own, one operation on the
-//! GPU, a graph built by hand, and previews.
+//! The folder `examples/` has five programs: a picture from a prompt, a scheduler loop of one's own, one operation on
+//! the GPU, a graph built by hand, and previews.
 //!
 //! # Features
 //!

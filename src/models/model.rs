@@ -63,8 +63,8 @@ impl Sizes {
 /// What the dimensions of an input or output of a model mean, where users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Something with channels at every place, of any number of spatial dimensions: `[N, .., C]` in a graph, `[N, C, ..]`
-    /// for users.
+    /// Something with channels at every place, of any number of spatial dimensions: `[N, .., C]` in a graph, `[N, C,
+    /// ..]` for users.
     ChannelsLast,
     /// Tokens `[N, T, C]`, vectors `[N, C]`, indices: the same on both sides.
     Tokens,

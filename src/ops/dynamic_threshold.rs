@@ -54,7 +54,8 @@ impl Operation for DynamicThreshold {
         }
         if !(0.0..=1.0).contains(&self.ratio) || self.max <= 0.0 || self.max.is_nan() {
             return Err(Error::Config(format!(
-                "dynamic thresholding with ratio {} and maximum {} is not defined; the ratio lies in 0 to 1 and the maximum above 0",
+                "dynamic thresholding with ratio {} and maximum {} is not defined; the ratio lies in 0 to 1 and the \
+                maximum above 0",
                 self.ratio, self.max
             )));
         }

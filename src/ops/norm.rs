@@ -149,8 +149,8 @@ impl Norm {
         in_fours("channels", context.output.channels())
     }
 
-    /// Chunks whose moments are summed by one invocation may be any number of positions long; beyond 256, rounding costs
-    /// more than the header's error bound allows.
+    /// Chunks whose moments are summed by one invocation may be any number of positions long; beyond 256, rounding
+    /// costs more than the header's error bound allows.
     fn chunked_knobs() -> Vec<Knobs> {
         let chunks: Vec<usize> = (1..=16).map(|i| 16 * i).collect();
         Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16])])

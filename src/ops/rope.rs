@@ -52,7 +52,8 @@ pub fn tables(axes: &[RopeAxis], theta: f64) -> Result<[HostTensor; 2]> {
     if let Some(axis) = axes.iter().find(|a| a.positions.len() != tokens || !a.dim.is_multiple_of(2)) {
         let (dim, found) = (axis.dim, axis.positions.len());
         return Err(Error::Shape(format!(
-            "an axis of {dim} channels and {found} positions: expected an even number of channels and {tokens} positions"
+            "an axis of {dim} channels and {found} positions: expected an even number of channels and {tokens} \
+            positions"
         )));
     }
     let angle = |axis: &RopeAxis, token: usize, pair: usize| {

@@ -8,7 +8,8 @@ use crate::reference;
 use crate::tensor::HostTensor;
 
 /// `y[r] = Σ_term K[r, term] · term`: the new sample (r = 0) and the new value of each memory slot as linear
-/// combinations of the sample, the model's output, x_0, noise and the old slots (see [`crate::schedulers::Combination`]).
+/// combinations of the sample, the model's output, x_0, noise and the old slots (see
+/// [`crate::schedulers::Combination`]).
 ///
 /// Inputs: `state [1 + S, N, .., C]`, `model_output [N, .., C or 2C]`, `x0 [N, .., C]`, `noise [N, .., C]`?,
 /// `coefficients [6 + (1 + S)(4 + S)]` (a step's numbers; K follows the first six); output like `state`. All f32.

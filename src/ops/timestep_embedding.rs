@@ -43,7 +43,8 @@ impl TimestepEmbedding {
         let half = self.dim / 2;
         if half == 0 || self.freq_shift >= half as f64 || self.max_period <= 0.0 {
             return Err(Error::Config(format!(
-                "a timestep embedding of {} columns with freq_shift {} and max_period {} is not defined; freq_shift must be below half the columns and max_period above 0",
+                "a timestep embedding of {} columns with freq_shift {} and max_period {} is not defined; freq_shift \
+                must be below half the columns and max_period above 0",
                 self.dim, self.freq_shift, self.max_period
             )));
         }

@@ -1,5 +1,6 @@
-//! What pays: every threshold by which a kernel, or its setting, is chosen when neither the user nor a tuned table says
-//! otherwise. What a kernel *can* compute it says itself (`legal` and `knobs` of its variant).
+//! What pays: every threshold that chooses a kernel or its setting, unless the user or a tuned table does. What a
+//! kernel
+//! *can* compute, its variant says itself (`legal` and `knobs`).
 //!
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
@@ -28,7 +29,7 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
 /// The setting of `variant`: one of `listed`, which is what its `knobs` gave.
 pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &'a [Knobs]) -> &'a Knobs {
     let wanted = wanted(op, variant, context, listed);
-    // A rule that asks for what is not listed is a mistake that a test finds; any listed setting is still right.
+    // A rule that asks for an unlisted setting is a mistake, which a test finds; any listed setting is still correct.
     listed.iter().find(|knobs| **knobs == wanted).unwrap_or(&listed[0])
 }
 
@@ -61,8 +62,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
 
 /// Winograd's form of a 3 × 3 convolution against the direct one, for CPU drivers.
 ///
-/// What is saved grows with C_in · C_out a tile, what the transforms cost with C_in + C_out; and transforming the
-/// weights costs as much as about 60 pixels do. Measured on lavapipe, 2026-11-22.
+/// The saving grows with C_in · C_out for each tile, the cost of the transforms with C_in + C_out; and transforming the
+/// weights costs as much as about 60 pixels. Measured on lavapipe, 2026-11-22.
 fn winograd(pixels: usize, c_out: usize, c_in: usize) -> Result<(), String> {
     if c_in * c_out < 30 * (c_in + c_out) || pixels < 128 {
         return Err(format!("does not pay for {c_in} to {c_out} channels and {pixels} pixels"));

@@ -1,5 +1,5 @@
 // blend_tiles, naive: v = above[H_above - rows + h] * (1 - h / rows) + x[h] * h / rows where h < rows, else x;
-// y = left[W_left - columns + w] * (1 - w / columns) + v[w] * w / columns where w < columns, else v; all at [n, h, w, c]
+// y = left[W_left - columns + w] * (1 - w / columns) + v[w] * w / columns where w < columns, else v, at every [n, c]
 //
 //   x         [N, H, W, C]        f32 or f16
 //   above     [N, H_above, W, C]  f32 or f16, if HAS_ABOVE

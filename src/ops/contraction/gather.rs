@@ -81,7 +81,8 @@ impl Windows {
             let side = ["long", "high", "wide"][i + 3 - axes];
             shape.push(axis.positions(size, taps).ok_or_else(|| {
                 Error::Shape(format!(
-                    "a filter {taps} {side} with stride {} and dilation {} does not fit a picture {} {side}, padding included",
+                    "a filter {taps} {side} with stride {} and dilation {} does not fit a picture {} {side}, padding \
+                    included",
                     axis.stride,
                     axis.dilation,
                     size + axis.padding[0] + axis.padding[1]

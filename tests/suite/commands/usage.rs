@@ -183,7 +183,7 @@ fn components_and_inputs_that_do_not_fit_are_refused() {
     refused("vae", &["vae.encoder", "vae.decoder"]);
     refused("vae.middle", &["vae.encoder", "vae.decoder"]);
     refused("unet.encoder", &["unet.encoder", "no halves"]);
-    refused("vae.decoder", &["in.safetensors", "`input_ids` is no input", "latent"]);
+    refused("vae.decoder", &["in.safetensors", "`input_ids` is not an input", "latent"]);
     refused("safety_checker", &["safety_checker", "unet"]);
     refused("tokenizer", &["tokenizer"]);
 }

@@ -14,7 +14,8 @@ use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
 
-/// Both results of `graph`, with and without shared memory, are those of the reference. Returns how many launches run it.
+/// Both results of `graph`, with and without shared memory, are those of the reference. Returns how many launches run
+/// it.
 fn check(graph: &Graph) -> usize {
     let no_weights: HashMap<String, HostTensor> = HashMap::new();
     let x = Fill::Normal.tensor(graph.shape(graph.find_input("x").expect("is there")), 1);

@@ -67,7 +67,8 @@ fn every_variant_covers_the_cases_it_covered() {
     let new: Vec<_> = found.lines().filter(|line| !pinned.lines().any(|l| l == *line)).collect();
     assert!(
         pinned == found,
-        "tests/legality.txt does not say what is; if the change is wanted, run with UNMIST_PIN=1.\nno longer:\n{}\nnew:\n{}",
+        "tests/legality.txt does not say what is; if the change is wanted, run with UNMIST_PIN=1.\nno \
+        longer:\n{}\nnew:\n{}",
         missing.join("\n"),
         new.join("\n")
     );

@@ -377,7 +377,7 @@ fn inputs_that_do_not_fit_are_refused() {
     };
     refuse(&|i| drop(i.remove("sample")), &["`sample` is missing"]);
     refuse(&|i| drop(i.remove("time_ids")), &["`time_ids` is missing"]);
-    refuse(&set("class_labels", &[2]), &["`class_labels` is no input", "text_embeds"]);
+    refuse(&set("class_labels", &[2]), &["`class_labels` is not an input", "text_embeds"]);
     refuse(&set("sample", &[2, 3, 8, 12]), &["sample", "[2, 4, 8, 12]", "[2, 3, 8, 12]"]);
     refuse(&set("sample", &[4, 8, 12]), &["sample", "[N, C, H, W]"]);
     refuse(&set("sample", &[2, 4, 0, 12]), &["sample", "elements"]);
