@@ -169,11 +169,20 @@ impl GpuDevice {
         &self.inner.store
     }
 
-    /// The program of a graph that the passes have rewritten; planned once, and remembered.
+    /// The program of a graph that the passes have rewritten, a smaller one where memory is short; planned once, and
+    /// remembered.
     ///
     /// # Errors
     /// As [`Program::of_any_size`].
     pub fn program(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
+        let program = self.remembered(graph, options)?;
+        match options.smaller(&program, self.caps()) {
+            Some(options) => self.remembered(graph, &options),
+            None => Ok(program),
+        }
+    }
+
+    fn remembered(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
         // The amount of memory decides whether a program may run, not what it is.
         let options = PlanOptions { max_memory_bytes: None, ..options.clone() };
         let id = ContentId::of_debug(&(graph, &options));

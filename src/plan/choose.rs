@@ -18,6 +18,8 @@ pub struct Choice {
     pub family: Option<Family>,
     /// The measured best, for what is not forced.
     pub tuned: Tuned,
+    /// Memory is short: the rules pass over variants that keep parameters in a larger form of their own.
+    pub compact: bool,
 }
 
 impl Choice {
@@ -73,7 +75,7 @@ pub struct Decision {
 /// [`Error::Usage`] if a forced variant cannot compute this instance or has no such setting, with the reason.
 pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) -> Result<Decision> {
     let names = op.variant_names();
-    let mut candidates: Vec<Candidate> = (0..names.len()).map(|index| weigh(op, index, context)).collect();
+    let mut candidates: Vec<Candidate> = (0..names.len()).map(|index| weigh(op, index, context, choice)).collect();
     let decide = |index: usize, knobs: Knobs, reason: String, candidates: Vec<Candidate>| Decision {
         index,
         variant: names[index],
@@ -133,12 +135,14 @@ pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) 
     Ok(decide(index, knobs, reason + &passed_over, candidates))
 }
 
-fn weigh(op: &Op, index: usize, context: &LowerContext<'_>) -> Candidate {
+fn weigh(op: &Op, index: usize, context: &LowerContext<'_>, choice: &Choice) -> Candidate {
     let variant = op.variant_names()[index];
     match op.legal(index, context) {
         Err(why) => Candidate { variant, settings: 0, objection: Some(why) },
         Ok(()) => {
-            let objection = rules::pays(op, variant, context).err();
+            let larger = choice.compact && rules::enlarges_parameters(op, variant);
+            let short = || "memory is too short for its form of the parameters".to_owned();
+            let objection = rules::pays(op, variant, context).err().or_else(|| larger.then(short));
             Candidate { variant, settings: op.knobs(index, context).len(), objection }
         }
     }

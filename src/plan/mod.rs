@@ -46,14 +46,32 @@ impl Default for PlanOptions {
     }
 }
 
+impl PlanOptions {
+    /// The memory that a program may take on this device, bytes, where it is known.
+    fn limit(&self, caps: &Caps) -> Option<u64> {
+        self.max_memory_bytes.or(caps.memory_bytes)
+    }
+
+    /// The options for a smaller program, if this one takes too much and they are not these.
+    pub(crate) fn smaller(&self, program: &Program, caps: &Caps) -> Option<Self> {
+        let too_large = self.limit(caps).is_some_and(|limit| program.memory_bytes() > limit);
+        let compact = || Self { choice: Choice { compact: true, ..self.choice.clone() }, ..self.clone() };
+        (too_large && !self.choice.compact).then(compact)
+    }
+}
+
 impl Program {
-    /// Chooses kernels and buffers for every node of `graph`.
+    /// Chooses kernels and buffers for every node of `graph`. Where memory is short, kernels that make do with less go
+    /// before faster ones.
     ///
     /// # Errors
     /// [`Error::Limits`] if a tensor or the whole does not fit the device; [`Error::Kernel`] if a kernel is broken;
     /// [`Error::Usage`] if a forced variant does not exist or cannot run.
     pub fn new(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result<Self> {
-        let program = Self::of_any_size(graph, caps, options)?;
+        let mut program = Self::of_any_size(graph, caps, options)?;
+        if let Some(options) = options.smaller(&program, caps) {
+            program = Self::of_any_size(graph, caps, &options)?;
+        }
         program.check_memory(caps, options)?;
         Ok(program)
     }
@@ -125,7 +143,7 @@ impl Program {
     /// [`Error::Limits`] with both figures.
     pub fn check_memory(&self, caps: &Caps, options: &PlanOptions) -> Result<()> {
         let needed = self.memory_bytes();
-        match options.max_memory_bytes.or(caps.memory_bytes) {
+        match options.limit(caps) {
             Some(available) if needed > available => {
                 let why = format!(
                     "this run needs {} of device memory ({} of it parameters), there are {}",

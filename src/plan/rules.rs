@@ -26,6 +26,12 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
     }
 }
 
+/// Whether a variant keeps parameters in a form of its own that takes more memory: Winograd's filters are 16 f32 for 9
+/// numbers of f32 or f16.
+pub(super) fn enlarges_parameters(op: &Op, variant: &str) -> bool {
+    matches!(op, Op::Contraction(_)) && variant.starts_with("winograd")
+}
+
 /// The setting of `variant`: one of `listed`, which is what its `knobs` gave.
 pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &'a [Knobs]) -> &'a Knobs {
     let wanted = wanted(op, variant, context, listed);

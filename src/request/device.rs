@@ -65,7 +65,11 @@ impl DeviceRequest {
             }
             gib => gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
         };
-        let plan = PlanOptions { choice: Choice { forced, family, tuned }, max_memory_bytes, ..PlanOptions::default() };
+        let plan = PlanOptions {
+            choice: Choice { forced, family, tuned, compact: false },
+            max_memory_bytes,
+            ..PlanOptions::default()
+        };
         Ok(LoadOptions { plan, disabled_passes: self.disable_pass.clone(), forget_parameters: false })
     }
 }

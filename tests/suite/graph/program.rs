@@ -86,6 +86,20 @@ fn every_step_of_stable_diffusion_runs_only_what_depends_on_the_step() {
 }
 
 #[test]
+fn where_memory_is_short_smaller_kernels_go_before_faster_ones() {
+    let [_, caps] = devices();
+    let program = |limit: Option<u64>| {
+        Program::new(&sd15(32), &caps, &PlanOptions { max_memory_bytes: limit, ..PlanOptions::default() })
+    };
+    let fast = program(None).expect("fits");
+    let small = program(Some(fast.memory_bytes() - 1)).expect("there is a smaller one");
+    assert!(small.memory_bytes() + (500 << 20) < fast.memory_bytes());
+    assert_eq!(small.role_bytes(BufferRole::Prepared), 0);
+    let message = program(Some(small.memory_bytes() - 1)).expect_err("it does not fit").to_string();
+    assert!(message.contains("device memory"), "{message}");
+}
+
+#[test]
 fn a_program_is_data() {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorDesc::f32([2, 5, 12]));
