@@ -29,11 +29,11 @@ use crate::content::ContentId;
 /// What is at a path. In messages: `a file`, `a folder`, `a device, pipe or socket`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A file of so many bytes.
+    /// A file of this many bytes.
     File(u64),
     /// A folder.
     Folder,
-    /// Something that a model does not lie in: a device, a pipe, a socket.
+    /// Something that holds no model: a device, a pipe, a socket.
     Other,
 }
 
@@ -52,10 +52,10 @@ pub trait Files: fmt::Debug + Send + Sync {
     /// What is at a path.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if nothing is there; otherwise what keeps it from being told.
+    /// [`io::ErrorKind::NotFound`] if nothing is there; otherwise what the system reports.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
 
-    /// Names of what a folder holds, sorted. Names that are not UTF-8 are left out: they are none that a model uses.
+    /// Names of what a folder holds, sorted. Names that are not UTF-8 are left out, because no model uses them.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] or [`io::ErrorKind::NotADirectory`] if there is no such folder.
@@ -64,7 +64,7 @@ pub trait Files: fmt::Debug + Send + Sync {
     /// All bytes of a file.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if nothing is there, [`io::ErrorKind::InvalidInput`] if it is no file.
+    /// [`io::ErrorKind::NotFound`] if nothing is there, [`io::ErrorKind::InvalidInput`] if it is not a file.
     fn open(&self, path: &Path) -> io::Result<Bytes>;
 
     /// Whether a file is at a path.
@@ -90,7 +90,7 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// Bytes that something holds: a vector, a mapped file. Their [`Bytes::id`] is a hash, so that equal bytes have
+    /// Bytes that something owns: a vector, a mapped file. Their [`Bytes::id`] is a hash, so that equal bytes have
     /// equal ids.
     pub fn new(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         Self { bytes: Arc::new(bytes), id: Arc::default() }
@@ -101,7 +101,7 @@ impl Bytes {
         Self { id: Arc::new(id.into()), ..self }
     }
 
-    /// Tells contents apart: the same id, the same bytes. A hash is computed when it is first asked for.
+    /// Tells contents apart: the same id means the same bytes. A hash is computed when it is first needed.
     pub fn id(&self) -> ContentId {
         *self.id.get_or_init(|| ContentId::of(&[b"bytes", self]))
     }
@@ -158,7 +158,7 @@ impl Disk {
         std::fs::read(path).map(Bytes::new)
     }
 
-    /// What tells a file apart: where it lies, how long it is, and when it was changed last.
+    /// What tells files apart: where a file is, how long it is, and when it was last changed.
     fn identity(path: &Path) -> io::Result<ContentId> {
         // Some file systems (RAM disks of Windows) cannot say where a path leads.
         let full = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
@@ -200,8 +200,8 @@ impl Files for Disk {
     }
 }
 
-/// Files in memory, by names with `/` between folder and file; the folders follow from the names. The folder of all is
-/// the empty path.
+/// Files in memory, by names with `/` between folder and file; the folders follow from the names. The root is the
+/// empty path.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// By path without `.`, as [`plain`] gives it: what a folder holds then follows it without a gap.
@@ -209,7 +209,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Puts a file there, in place of one that had the same name.
+    /// Adds a file, in place of one with the same name.
     pub fn insert(&mut self, name: impl AsRef<Path>, bytes: impl Into<Bytes>) {
         self.files.insert(plain(name.as_ref()), bytes.into());
     }

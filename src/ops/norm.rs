@@ -1,5 +1,5 @@
-//! Normalisation: of groups of channels, of rows, by mean and deviation or by the root of the mean square; with what
-//! follows it in models.
+//! Normalisation: of groups of channels or of rows, by mean and deviation or by the root of the mean square; with the
+//! affine part, modulation and activation that follow it in models.
 
 mod cases;
 
@@ -13,7 +13,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// What is brought to mean 0 and variance 1.
+/// Which values are brought to mean 0 and variance 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NormKind {
     /// Each image's groups of channels over all its positions: group g owns the channels g·C/groups .. (g+1)·C/groups.
@@ -34,19 +34,19 @@ pub enum NormKind {
 pub struct Modulation {
     /// The part that holds the scales.
     pub scale: usize,
-    /// The part that holds the shifts; none: nothing is added.
+    /// The part that holds the shifts; `None` adds nothing.
     pub shift: Option<usize>,
 }
 
-/// `n = (x − mean) / √(variance + eps)` as [`NormKind`] says, then `y = f((n · gamma + beta) · (1 + scale) + shift)`,
-/// every step but the first only if it is asked for. Scale and shift are those of Perez et al. 2018 ("FiLM"), one for
+/// `n = (x − mean) / √(variance + eps)` as [`NormKind`] says, then `y = f((n · gamma + beta) · (1 + scale) + shift)`;
+/// every step but the first is optional. Scale and shift are those of Perez et al. 2018 ("FiLM"), one for
 /// each image (Dhariwal and Nichol 2021, section 3) or each token (Peebles and Xie 2023, "adaLN").
 ///
 /// Inputs: `x [N, .., C]`, `gamma [C]`?, `beta [C]`?, `modulation [N, .., k·C]`? with one row an image or one a
 /// position; output as `x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Norm {
-    /// Over what.
+    /// Over which values.
     pub kind: NormKind,
     /// Added to the variance, or to the mean square.
     pub eps: f64,
@@ -61,7 +61,7 @@ const GAMMA: usize = 1;
 const BETA: usize = 2;
 const MODULATION: usize = 3;
 
-/// What shares a mean and a variance, and what it is divided into.
+/// The values that share a mean and a variance, and how they are divided.
 #[derive(Clone, Copy)]
 struct Dims {
     /// Images for groups, rows otherwise.

@@ -1,4 +1,4 @@
-//! What becomes of a sum before it is stored.
+//! What happens to a sum before it is stored.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::ops::{Inputs, Launch, LowerContext};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// What becomes of a sum before it is stored, `wgsl/include/epilogue.wgsl`:
+/// What happens to a sum before it is stored, `wgsl/include/epilogue.wgsl`:
 /// `y = scale · (f(sum + bias + summand) + residual)`.
 ///
 /// f is the activation function; with a gate it is `f(h) = h[.., ..N/2] · activation(h[.., N/2..])`.
@@ -18,12 +18,12 @@ pub struct Epilogue {
     pub activation: Option<ActivationKind>,
     /// Whether the second half of the columns gates the first.
     pub gate: bool,
-    /// What everything is multiplied by in the end.
+    /// The factor on the whole.
     pub scale: f32,
 }
 
 impl Default for Epilogue {
-    /// The sum with what is added to it.
+    /// The sum with everything that is added to it.
     fn default() -> Self {
         Self { activation: None, gate: false, scale: 1.0 }
     }

@@ -10,7 +10,7 @@ use crate::tensor::HostTensor;
 pub enum Gather {
     /// Each row of `x`, whole: `torch.nn.Linear`.
     Rows,
-    /// What lies under a window that moves over the picture: `torch.nn.Conv1d`, `Conv2d`, `Conv3d`.
+    /// The values under a window that moves over the picture: `torch.nn.Conv1d`, `Conv2d`, `Conv3d`.
     Windows(Windows),
 }
 
@@ -54,7 +54,7 @@ impl Windows {
     /// Shape of the result of `weight [N, taps .., C / groups]` over `x [images, .., C]`: `[images, .., N]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes do not go together or the window does not fit.
+    /// [`Error::Shape`] if the shapes do not agree or the window does not fit.
     pub(super) fn output_shape(&self, x: &[usize], weight: &[usize]) -> Result<Vec<usize>> {
         let axes = self.axes.len();
         if !(1..=3).contains(&axes) || x.len() != axes + 2 || weight.len() != axes + 2 {
@@ -95,7 +95,7 @@ impl Windows {
 }
 
 impl Windows {
-    /// Output positions, stride, zeros before and dilation along each axis, for shapes that go together.
+    /// Output positions, stride, zeros before and dilation along each axis, for shapes that agree.
     pub(super) fn numbers(&self, x: &HostTensor, weight: &HostTensor) -> [Vec<usize>; 4] {
         let shape = self.output_shape(&x.shape, &weight.shape).expect("shape inference accepted it");
         let of = |number: fn(&WindowAxis) -> usize| self.axes.iter().map(number).collect();
@@ -125,7 +125,7 @@ impl fmt::Display for Gather {
     }
 }
 
-/// A convolution over pictures, as its options stand in most models.
+/// A convolution over pictures, with the options that models have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Step of the filter in pixels, vertical and horizontal.

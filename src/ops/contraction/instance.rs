@@ -1,4 +1,4 @@
-//! One contraction as the kernels know it: a window over planes, rows and columns, whatever the gather.
+//! One contraction in the form that the kernels know: a window over planes, rows and columns, whatever the gather.
 
 use super::{Contraction, Epilogue, Gather, WindowAxis};
 use crate::ops::{Launch, LowerContext};
@@ -25,7 +25,7 @@ pub(super) struct Instance<'a> {
     pub rows_per_image: usize,
 }
 
-/// What a rule about variants goes by.
+/// The sizes that the rules about variants look at.
 pub(crate) struct Sizes {
     /// M, N and K of the product, input channels in whole vectors as the fast kernels read them.
     pub product: [usize; 3],
@@ -68,7 +68,7 @@ impl<'a> Instance<'a> {
         if one_tap && every_pixel && windows.groups == 1 {
             return line;
         }
-        // The axes there are come last: a line is a picture of one row.
+        // The axes that there are come last: a line is a picture of one row.
         let place = |dims: &[usize]| {
             let mut all = [1; 3];
             all[3 - spatial..].copy_from_slice(&dims[1..=spatial]);

@@ -4,7 +4,7 @@ use super::WEIGHT;
 use super::instance::Instance;
 use crate::ops::{Knobs, Launch, Lowered, Operand};
 
-/// One sum an invocation, everything else in a second launch.
+/// One sum for each invocation, everything else in a second launch.
 pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let (m, n) = (instance.m(), instance.n);
@@ -19,7 +19,7 @@ pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     lowered
 }
 
-/// Four columns an invocation.
+/// Four columns for each invocation.
 pub(super) fn vec4(instance: &Instance<'_>) -> Lowered {
     let (m, n) = (instance.m(), instance.n);
     let launch = instance.launch("contraction/2_vec4", instance.c, n, instance.padded_k());
@@ -43,7 +43,7 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, configure)
 }
 
-/// Operands passed round in a subgroup of `lanes` invocations: for CPU drivers.
+/// Operands passed around in a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
     in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), configure)

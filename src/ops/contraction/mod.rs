@@ -1,7 +1,7 @@
 //! The sum of products behind every layer with weights: matrix product and convolution, with all that happens to the
 //! sum before it is stored.
 //!
-//! The [`Gather`] says which values of `x` a sum takes, the [`Epilogue`] what becomes of it. `instance.rs` brings all
+//! The [`Gather`] says which values of `x` a sum takes, the [`Epilogue`] what happens to it. `instance.rs` brings all
 //! gathers to the one form that the kernels know, `lower.rs` and `winograd.rs` launch them.
 
 mod cases;
@@ -40,7 +40,7 @@ use crate::tensor::{DType, HostTensor};
 pub struct Contraction {
     /// Which values of `x` a sum takes.
     pub gather: Gather,
-    /// What becomes of a sum.
+    /// What happens to a sum.
     pub epilogue: Epilogue,
 }
 
@@ -59,7 +59,7 @@ impl Contraction {
         Self { gather, epilogue: Epilogue::default() }
     }
 
-    /// What a rule about variants goes by.
+    /// The sizes that the rules about variants look at.
     pub(crate) fn sizes(&self, context: &LowerContext<'_>) -> Sizes {
         Instance::new(self, context).sizes()
     }
@@ -314,8 +314,7 @@ impl Graph {
     }
 
     /// Convolution of `x [N, .., C_in]` over one to three spatial axes with `weight [C_out, taps .., C_in / groups]`,
-    /// plus
-    /// `bias [C_out]`.
+    /// plus `bias [C_out]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes do not agree or the window does not fit.
