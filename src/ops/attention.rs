@@ -243,6 +243,34 @@ fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Res
     }
 }
 
+impl Attention {
+    /// Queries, keys and values as tensors of their own, and what the reference takes beside them.
+    fn parts<'a>(
+        &self,
+        inputs: Inputs<'a, HostTensor>,
+    ) -> (HostTensor, HostTensor, HostTensor, reference::AttentionOptions<'a>) {
+        let (q, kv_heads) = (inputs.get(0), self.kv_heads());
+        let width = q.shape[q.shape.len() - 1];
+        let in_row = if self.packing == Packing::Qkv { self.heads + 2 * kv_heads } else { self.heads };
+        let head_dim = width / in_row;
+        let (c, k) = (self.heads * head_dim, kv_heads * head_dim);
+        let part = reference::slice_columns;
+        let (q, k, v) = match self.packing {
+            Packing::Separate => (q.clone(), inputs.get(1).clone(), inputs.get(2).clone()),
+            Packing::Qkv => (part(q, 0, c), part(q, c, k), part(q, c + k, k)),
+            Packing::Kv => (q.clone(), part(inputs.get(1), 0, k), part(inputs.get(1), k, k)),
+        };
+        let options = reference::AttentionOptions {
+            kv_heads,
+            causal: self.causal,
+            scale: self.scale(head_dim),
+            bias: inputs.optional(BIAS),
+            mask: inputs.optional(MASK),
+        };
+        (q, k, v, options)
+    }
+}
+
 impl Operation for Attention {
     const NAME: &'static str = "attention";
     const INPUTS: &'static [&'static str] = &["q", "k", "v", "bias", "mask"];
@@ -335,25 +363,13 @@ impl Operation for Attention {
     }
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
-        let (q, kv_heads) = (inputs.get(0), self.kv_heads());
-        let width = q.shape[q.shape.len() - 1];
-        let in_row = if self.packing == Packing::Qkv { self.heads + 2 * kv_heads } else { self.heads };
-        let head_dim = width / in_row;
-        let (c, k) = (self.heads * head_dim, kv_heads * head_dim);
-        let part = reference::slice_columns;
-        let (q, k, v) = match self.packing {
-            Packing::Separate => (q.clone(), inputs.get(1).clone(), inputs.get(2).clone()),
-            Packing::Qkv => (part(q, 0, c), part(q, c, k), part(q, c + k, k)),
-            Packing::Kv => (q.clone(), part(inputs.get(1), 0, k), part(inputs.get(1), k, k)),
-        };
-        let options = reference::AttentionOptions {
-            kv_heads,
-            causal: self.causal,
-            scale: self.scale(head_dim),
-            bias: inputs.optional(BIAS),
-            mask: inputs.optional(MASK),
-        };
+        let (q, k, v, options) = self.parts(inputs);
         reference::attention(&q, &k, &v, self.heads, &options)
+    }
+
+    fn reference_at(&self, inputs: Inputs<'_, HostTensor>, elements: &[usize]) -> Option<Vec<f32>> {
+        let (q, k, v, options) = self.parts(inputs);
+        Some(reference::attention_at(&q, &k, &v, self.heads, &options, elements))
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -17,6 +17,8 @@ pub enum Fill {
     Uniform(f32, f32),
     /// Whole numbers in `0..bound`.
     Index(u32),
+    /// Of growing magnitude and random sign, so that the largest is the last.
+    Rising,
 }
 
 impl Fill {
@@ -30,6 +32,7 @@ impl Fill {
             Fill::Normal => ((-2.0 * uniform(i, 0).ln()).sqrt() * (std::f64::consts::TAU * uniform(i, 1)).cos()) as f32,
             Fill::Uniform(low, high) => low + (high - low) * uniform(i, 0) as f32,
             Fill::Index(bound) => (uniform(i, 0) * f64::from(bound)).floor() as f32,
+            Fill::Rising => (i + 1) as f32 * if uniform(i, 0) < 0.5 { -1.0 / 1024.0 } else { 1.0 / 1024.0 },
         };
         let elements = shape.iter().product::<usize>();
         HostTensor { shape: shape.to_vec(), data: (0..elements).into_par_iter().map(value).collect() }

@@ -70,6 +70,10 @@ impl Operation for MaxAbs {
 
     fn cases() -> Vec<Case> {
         let case = |label, shape: &[usize]| Case::new(label, MaxAbs, vec![CaseInput::normal(shape)]);
+        let rising = |label, shape: &[usize]| {
+            let x = CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Rising, always_f32: false };
+            Case::new(label, MaxAbs, vec![Some(x)])
+        };
         vec![
             case("less than one part, odd", &[3, 5, 7, 3]),
             case("one part", &[64, 64]),
@@ -78,6 +82,10 @@ impl Operation for MaxAbs {
             case("one element", &[1]),
             case("two elements", &[2]),
             case("three elements", &[3]),
+            rising("six elements, the last the largest", &[6]),
+            rising("seven elements, the last the largest", &[7]),
+            rising("eight elements, the last the largest", &[8]),
+            rising("several parts, the last element of each the largest", &[3, 4096]),
             // So many parts that a vector left out of each changes the largest value of some.
             case("1024 parts", &[1024, 4096]),
             Case::new(

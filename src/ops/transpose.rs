@@ -167,6 +167,7 @@ impl Operation for Transpose {
             case("frames beside pixels of a film", &[0, 2, 3, 1, 4], &[2, 3, 5, 2, 7]),
             case("nothing moves", &[1, 0, 2], &[1, 5, 3]),
             case("two whole workgroups, odd", &[0, 2, 1], &[2, 15, 17]),
+            case("two whole workgroups of vectors", &[0, 2, 1, 3], &[2, 8, 4, 8]),
             case("two whole workgroups of blocks", &[0, 2, 1], &[2, 64, 64]),
         ]
     }

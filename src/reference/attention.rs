@@ -76,6 +76,52 @@ pub fn attention(
     y
 }
 
+/// As [`attention`], these elements of the result alone (flat indices).
+pub fn attention_at(
+    q: &HostTensor,
+    k: &HostTensor,
+    v: &HostTensor,
+    heads: usize,
+    options: &AttentionOptions<'_>,
+    elements: &[usize],
+) -> Vec<f32> {
+    let images = q.shape[0];
+    let (channels, k_channels) = (q.shape[q.shape.len() - 1], k.shape[k.shape.len() - 1]);
+    let (queries, keys) = (q.len() / images / channels, k.len() / images / k_channels);
+    let head_dim = channels / heads;
+    let element = |element: usize| {
+        let (row, d) = (element / head_dim, element % head_dim);
+        let (n, t, h) = (row / heads / queries, row / heads % queries, row % heads);
+        let first = h * options.kv_heads / heads * head_dim; // channel of the head of keys and values
+        let query = &q.data[row * head_dim..][..head_dim];
+        let score = |s: usize| {
+            if let Some(mask) = options.mask
+                && mask.data[if mask.shape[0] == 1 { s } else { n * keys + s }] == 0.0
+            {
+                return f64::NEG_INFINITY;
+            }
+            let key = &k.data[(n * keys + s) * k_channels + first..][..head_dim];
+            let dot: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+            options.scale * dot + options.bias.map_or(0.0, |bias| broadcast_at(bias, [n, h, t, s]))
+        };
+        let scores: Vec<f64> = (0..if options.causal { t + 1 } else { keys }).map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if max == f64::NEG_INFINITY {
+            return 0.0;
+        }
+        let (mut total, mut sum) = (0.0, 0.0);
+        for (s, score) in scores.iter().enumerate() {
+            let p = (score - max).exp();
+            sum += p;
+            total += p * f64::from(v.data[(n * keys + s) * k_channels + first + d]);
+        }
+        (total / sum) as f32
+    };
+    let mut found = vec![0.0; elements.len()];
+    found.par_chunks_mut(1).zip(elements.par_chunks(1)).for_each(|(found, at)| found[0] = element(at[0]));
+    found
+}
+
 /// The element of a tensor that counts at `index` of the shape it broadcasts to.
 fn broadcast_at(x: &HostTensor, index: [usize; 4]) -> f64 {
     let skipped = index.len() - x.shape.len();

@@ -35,7 +35,7 @@ mod upsample_nearest;
 
 pub use activation::{activation, activation_function};
 pub(crate) use attention::slice_columns;
-pub use attention::{AttentionOptions, attention};
+pub use attention::{AttentionOptions, attention, attention_at};
 pub use avg_pool::avg_pool;
 pub use binary::binary;
 pub use blend_tiles::blend_tiles;

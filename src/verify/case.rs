@@ -64,7 +64,7 @@ pub enum Run {
     /// As users run it: nothing checks a kernel's indices. Each buffer's binding reaches into a band of NaN behind it,
     /// so that what a kernel reads there shows in the result and what it writes there shows in the band.
     Unchecked,
-    /// As `Unchecked`, with every one-dimensional dispatch folded into two rows, as one of more than 65 535 workgroups
+    /// As `Unchecked`, with every one-dimensional dispatch folded into three rows, as one of more than 65 535 workgroups
     /// is, and at least one workgroup more than needed: it must do nothing.
     Folded,
     /// With wgpu's bounds checks in the kernels, and bindings that end where the tensor ends.
@@ -255,7 +255,7 @@ fn fold(program: &mut Program) {
         if let [x, 1, 1] = launch.workgroups
             && kernels[launch.kernel].wgsl.contains("flat_index(")
         {
-            launch.workgroups = [x / 2 + 1, 2, 1];
+            launch.workgroups = [x / 3 + 1, 3, 1];
         }
     }
 }

@@ -30,6 +30,7 @@ fn group_cases() -> Vec<Case> {
         case("groups of 3 channels", &[3, 7, 4, 15], 5, 1e-6, None, Fill::Normal),
         case("one channel a group", &[2, 3, 5, 12], 12, 1e-5, Some(ActivationKind::Gelu), Fill::Normal),
         case("one group, tokens", &[2, 33, 20], 1, 1e-5, None, Fill::Normal),
+        case("groups of 80 channels", &[2, 33, 160], 2, 1e-5, silu, Fill::Normal),
         case("one position", &[3, 24], 3, 1e-5, silu, Fill::Normal),
         case("groups, eps larger than the variance", &[2, 4, 3, 8], 2, 1e-2, None, Fill::Uniform(-1e-2, 1e-2)),
         case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),

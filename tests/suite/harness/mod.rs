@@ -2,4 +2,5 @@
 
 pub mod controls;
 pub mod faulty_kernels;
+pub mod references;
 mod repository;
