@@ -1,0 +1,243 @@
+//! Barriers: a driver may run a workgroup in an order that hides a missing one. So they are checked in the text as well:
+//! between a write to workgroup memory and another invocation's read of it, or a read and the next write, lies a
+//! `workgroupBarrier` on every path. And each barrier that there is is needed: without it, the check fails.
+
+use std::collections::BTreeMap;
+
+use naga::{
+    AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Statement,
+};
+
+use super::texts::kernels;
+
+/// What an invocation did to an array in workgroup memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    Read,
+    Write,
+    /// An atomic operation that reads and writes: these do not disturb each other.
+    Update,
+}
+
+/// An access since the last barrier: which array, how, and where, if that is the invocation's own place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event {
+    array: String,
+    access: Access,
+    place: String,
+    /// The block of statements that it stands in, each round of a loop counted by itself.
+    block: usize,
+    /// Whether invocation 0 alone does it.
+    first_alone: bool,
+}
+
+struct Walk<'a> {
+    module: &'a Module,
+    /// Accesses since the last barrier, on some path.
+    pending: Vec<Event>,
+    /// The present block, and how many there were.
+    block: usize,
+    blocks: usize,
+    /// Whether invocation 0 alone gets here.
+    first_alone: bool,
+    hazards: BTreeMap<String, String>,
+}
+
+impl Walk<'_> {
+    fn event(&mut self, array: String, access: Access, place: String) {
+        let event = Event { array, access, place, block: self.block, first_alone: self.first_alone };
+        for earlier in &self.pending {
+            // Reads do not disturb each other; two writes of one place would show in the result.
+            let harmless = earlier.access == event.access;
+            // One step of a reduction reads another's place and writes its own; a condition keeps the two sets apart.
+            let step = (earlier.access, event.access) == (Access::Read, Access::Write) && earlier.block == event.block;
+            // An invocation may do what it likes to a place of its own: one that its own index leads to.
+            let own = earlier.place == event.place && event.place.contains("argument");
+            // The first element is invocation 0's own, where each has written the one of its index.
+            let own = own || (event.first_alone && is_element_0(&event.place) && is_index(&earlier.place));
+            // What one invocation does, it does in order.
+            let own = own || (event.first_alone && earlier.first_alone);
+            if earlier.array == event.array && !harmless && !step && !own {
+                let what =
+                    format!("{:?} of [{}] and {:?} of [{}]", earlier.access, earlier.place, event.access, event.place);
+                self.hazards.entry(event.array.clone()).or_insert(what);
+            }
+        }
+        if !self.pending.contains(&event) {
+            self.pending.push(event);
+        }
+    }
+
+    /// The array in workgroup memory that a pointer leads to, and the text of its index.
+    fn array(&self, function: &Function, pointer: Handle<Expression>) -> Option<(String, String)> {
+        match &function.expressions[pointer] {
+            Expression::GlobalVariable(variable) => {
+                let variable: &GlobalVariable = &self.module.global_variables[*variable];
+                let name = variable.name.clone().unwrap_or_default();
+                (variable.space == AddressSpace::WorkGroup).then_some((name, String::new()))
+            }
+            Expression::Access { base, index } => {
+                let (array, place) = self.array(function, *base)?;
+                Some((array, format!("{place} {}", text(function, *index))))
+            }
+            Expression::AccessIndex { base, index } => {
+                let (array, place) = self.array(function, *base)?;
+                Some((array, format!("{place} {index}")))
+            }
+            _ => None,
+        }
+    }
+
+    fn block(&mut self, function: &Function, block: &Block) {
+        self.blocks += 1;
+        let outer = std::mem::replace(&mut self.block, self.blocks);
+        self.statements(function, block);
+        self.block = outer;
+    }
+
+    fn statements(&mut self, function: &Function, block: &Block) {
+        for statement in block {
+            match statement {
+                Statement::Emit(range) => {
+                    for handle in range.clone() {
+                        if let Expression::Load { pointer } = function.expressions[handle]
+                            && let Some((array, place)) = self.array(function, pointer)
+                        {
+                            self.event(array, Access::Read, place);
+                        }
+                    }
+                }
+                Statement::Store { pointer, .. } => {
+                    if let Some((array, place)) = self.array(function, *pointer) {
+                        self.event(array, Access::Write, place);
+                    }
+                }
+                Statement::Atomic { pointer, .. } => {
+                    if let Some((array, place)) = self.array(function, *pointer) {
+                        self.event(array, Access::Update, place);
+                    }
+                }
+                Statement::Block(block) => self.block(function, block),
+                Statement::If { condition, accept, reject } => {
+                    let outer = self.first_alone;
+                    let before = self.pending.clone();
+                    self.first_alone |= is_first(function, *condition);
+                    self.block(function, accept);
+                    self.first_alone = outer;
+                    let accepted = std::mem::replace(&mut self.pending, before);
+                    self.block(function, reject);
+                    self.join(accepted);
+                }
+                Statement::Switch { cases, .. } => {
+                    self.branches(function, &cases.iter().map(|case| &case.body).collect::<Vec<_>>());
+                }
+                Statement::Loop { body, continuing, .. } => {
+                    // Twice: what the end of one round does meets what the next begins with. No kernel has a loop with
+                    // a barrier that runs no round at all.
+                    for _ in 0..2 {
+                        self.block(function, body);
+                        self.block(function, continuing);
+                    }
+                }
+                Statement::Call { function: called, .. } => {
+                    let called = &self.module.functions[*called];
+                    self.block(called, &called.body);
+                }
+                Statement::ControlBarrier(_) => self.pending.clear(),
+                _ => {}
+            }
+        }
+    }
+
+    fn branches(&mut self, function: &Function, blocks: &[&Block]) {
+        let before = self.pending.clone();
+        let mut after = Vec::new();
+        for block in blocks {
+            self.pending = before.clone();
+            self.block(function, block);
+            after.append(&mut self.pending);
+        }
+        self.join(after);
+    }
+
+    fn join(&mut self, others: Vec<Event>) {
+        self.pending.extend(others);
+        self.pending.sort();
+        self.pending.dedup();
+    }
+}
+
+/// Whether a place is that of the invocation's own index.
+fn is_index(place: &str) -> bool {
+    place.strip_prefix(" argument ").is_some_and(|i| i.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Whether a place is the first element of an array, or a component of it.
+fn is_element_0(place: &str) -> bool {
+    place.split(' ').nth(1) == Some("0")
+}
+
+/// Whether a condition is `local == 0u`.
+fn is_first(function: &Function, condition: Handle<Expression>) -> bool {
+    let Expression::Binary { op: BinaryOperator::Equal, left, right } = function.expressions[condition] else {
+        return false;
+    };
+    matches!(function.expressions[left], Expression::FunctionArgument(_))
+        && matches!(function.expressions[right], Expression::Literal(Literal::U32(0)))
+}
+
+/// An index as text, so that two can be compared.
+fn text(function: &Function, index: Handle<Expression>) -> String {
+    match &function.expressions[index] {
+        Expression::FunctionArgument(i) => format!("argument {i}"),
+        Expression::Literal(literal) => format!("{literal:?}"),
+        Expression::Load { pointer } => text(function, *pointer),
+        Expression::LocalVariable(variable) => format!("{:?}", function.local_variables[*variable].name),
+        Expression::Binary { op, left, right } => {
+            format!("({} {op:?} {})", text(function, *left), text(function, *right))
+        }
+        Expression::Constant(constant) => format!("{constant:?}"),
+        _ => format!("{index:?}"),
+    }
+}
+
+/// Where the kernel lacks a barrier, by array; empty if nowhere.
+fn hazards(wgsl: &str) -> BTreeMap<String, String> {
+    let module = naga::front::wgsl::parse_str(wgsl).expect("kernels parse");
+    let main = &module.entry_points[0].function;
+    let mut walk = Walk {
+        module: &module,
+        pending: Vec::new(),
+        block: 0,
+        blocks: 0,
+        first_alone: false,
+        hazards: BTreeMap::new(),
+    };
+    walk.block(main, &main.body);
+    walk.hazards
+}
+
+#[test]
+fn no_kernel_lacks_a_barrier_and_none_has_one_too_many() {
+    const BARRIER: &str = "workgroupBarrier();";
+    let (mut failures, mut checked) = (Vec::new(), 0);
+    for kernel in kernels() {
+        let found = hazards(&kernel.wgsl);
+        if !found.is_empty() {
+            failures.push(format!("{}: a barrier is missing: {found:?}", kernel.name));
+        }
+        for (at, _) in kernel.wgsl.match_indices(BARRIER) {
+            checked += 1;
+            let without = format!("{}{}", &kernel.wgsl[..at], &kernel.wgsl[at + BARRIER.len()..]);
+            if hazards(&without).is_empty() {
+                let line = kernel.wgsl[..at].lines().count();
+                failures
+                    .push(format!("{}: nobody misses the barrier in line {line} of the expanded text", kernel.name));
+            }
+        }
+    }
+    failures.sort();
+    failures.dedup();
+    assert!(checked > 10, "{checked} barriers are too few to prove anything");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
