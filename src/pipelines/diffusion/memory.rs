@@ -68,7 +68,7 @@ impl DiffusionPipeline {
         }
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
-        add("unet", memory(self.step_graph(runtime, &spec, self.tokens(options)?)?))?;
+        add("unet", memory(self.graph_of_step(runtime, &spec, self.tokens(options)?)?))?;
         if let Some(vae) = &self.vae {
             add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
         }

@@ -267,7 +267,7 @@ impl DiffusionPipeline {
         let shape = self.latent_shape(options)?;
         let schedule = self.schedule(options)?;
         self.plan(runtime, options)?.check()?;
-        let graph = self.step_graph(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
+        let graph = self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
             runtime.device.compile(&graph, runtime.load)?;
@@ -318,7 +318,7 @@ impl DiffusionPipeline {
         }
     }
 
-    fn step_graph(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
+    fn graph_of_step(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
         let time_ids = match (self.unet.has_text_time(), self.traits.aesthetic) {
             (false, _) => 0,
             (true, true) => 5,
