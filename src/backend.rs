@@ -170,11 +170,11 @@ impl Device {
     /// # Errors
     /// As [`Device::load`], except for parameters and memory.
     pub fn compile(&self, graph: &Graph, options: &LoadOptions) -> Result<()> {
-        let _graph = passes::optimize(graph, &options.disabled_passes)?;
+        let graph = passes::optimize(graph, &options.disabled_passes);
         match self {
-            Device::Reference => Ok(()), // it has nothing to compile
+            Device::Reference => graph.map(drop), // it has nothing to compile
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.compile(&*gpu.program(&_graph, &options.plan)?),
+            Device::Gpu(gpu) => gpu.compile(&*gpu.program(&graph?, &options.plan)?),
         }
     }
 }

@@ -192,6 +192,11 @@ impl WatchedSession<'_> {
             self.replace(self.widened())?;
             self.results.clear();
             self.replay(|_| Ok(()))?;
+            // What was written for the next run is not in the journal yet, nor in the new session.
+            let writes = std::mem::take(&mut self.writes);
+            let session = self.session()?;
+            writes.iter().try_for_each(|(name, tensor)| session.write(name, tensor))?;
+            self.writes = writes;
         }
         // From here on the next look would begin anew.
         for (name, tensor) in self.journal.drain(..).flatten() {

@@ -61,6 +61,23 @@ fn a_run_goes_on_from_the_step_that_overflowed() {
 }
 
 #[test]
+fn what_is_written_for_the_next_run_survives_an_overflow_in_this_one() {
+    let (device, load, weights) = (device(), LoadOptions::default(), HashMap::new());
+    let fallback = F32Fallback::new("test");
+    let mut session = fallback.load(&device, &doubling(), &weights, &load).expect("loads");
+    session.write("state", &HostTensor::from_fn([3, 5], |i| 100.0 + i as f32)).expect("fits");
+    session.write("step", &HostTensor::zeros([3, 5])).expect("fits");
+    session.run().expect("runs"); // 100 · 400 still fits,
+    session.run().expect("runs"); // 200 · 400 does not, which shows when the result is read
+    session.write("step", &HostTensor::from_fn([3, 5], |_| 8.0)).expect("fits");
+    let second = session.read("state").expect("is read");
+    assert!(fallback.values().contains("large"));
+    session.run().expect("runs");
+    let expected = HostTensor::from_fn([3, 5], |i| 2.0 * second.data[i] + 8.0);
+    compare(&session.read("state").expect("is read"), &expected, Tolerance::l2(2e-3)).expect("the step was added");
+}
+
+#[test]
 fn what_is_known_to_overflow_is_stored_in_f32_from_the_start() {
     let (device, load, weights) = (device(), LoadOptions::default(), HashMap::new());
     let fallback = F32Fallback::new("test");
