@@ -29,6 +29,8 @@ pub struct Caps {
     pub max_workgroups_per_dimension: u32,
     /// Storage buffers that one kernel can bind.
     pub max_storage_buffers: u32,
+    /// Rounds of all its loops together after which the driver ends an invocation's loops, without a word, if it does.
+    pub max_loop_rounds: Option<u32>,
     /// Total memory the plan may use, bytes, where it is known.
     pub memory_bytes: Option<u64>,
 }
@@ -83,6 +85,7 @@ impl Caps {
             max_workgroup_invocations: 256,
             max_workgroups_per_dimension: 65_535,
             max_storage_buffers: 8,
+            max_loop_rounds: None,
             memory_bytes: None,
         }
     }

@@ -120,6 +120,8 @@ impl GpuDevice {
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            // LP_MAX_TGSI_LOOP_ITERATIONS in Mesa's sources; seen in 22.3.6.
+            max_loop_rounds: info.name.starts_with("llvmpipe").then_some(65_535),
             // A CPU driver's memory is the machine's. No API that wgpu reaches says how much a GPU has; there,
             // allocation fails cleanly.
             memory_bytes: (info.device_type == wgpu::DeviceType::Cpu).then(host_memory_bytes).flatten(),

@@ -216,12 +216,38 @@ impl FlashTile {
         let stage = (4 * depth * (lanes_x + lanes_y)).max(v_rows * quads * lanes_x);
         Self { lanes_x, lanes_y, depth, v_rows, quads, stage }
     }
+
+    /// Rounds of an invocation's loops over `keys` of `vectors` vectors.
+    fn rounds(&self, vectors: usize, keys: usize) -> usize {
+        let (invocations, block_k) = (self.lanes_x * self.lanes_y, 4 * self.lanes_x);
+        let queries_and_keys =
+            (self.depth * self.lanes_y).div_ceil(invocations) + (self.depth * self.lanes_x).div_ceil(invocations);
+        let scores = vectors / self.depth * (1 + queries_and_keys + 4 * self.depth);
+        let values = block_k / self.v_rows * (1 + (self.v_rows * vectors).div_ceil(invocations) + self.v_rows);
+        keys.div_ceil(block_k) * (1 + scores + self.lanes_x + values) + self.lanes_x
+    }
 }
 
 fn flash_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
     let head_dim = op.head_dim(context);
     in_fours("head dimension", head_dim)?;
-    if head_dim > 512 { Err(format!("head dimension: {head_dim} exceeds 512")) } else { Ok(()) }
+    if head_dim > 512 {
+        return Err(format!("head dimension: {head_dim} exceeds 512"));
+    }
+    let rounds = FlashTile::knobs(head_dim).iter().map(|knobs| flash_rounds(op, context, knobs)).min();
+    context.can_loop(rounds.expect("every head up to 512 has a tile"))
+}
+
+fn flash_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
+    let mut knobs = FlashTile::knobs(op.head_dim(context));
+    knobs.retain(|knobs| context.can_loop(flash_rounds(op, context, knobs)).is_ok());
+    knobs
+}
+
+/// Rounds of an invocation's loops.
+fn flash_rounds(op: &Attention, context: &LowerContext<'_>, knobs: &Knobs) -> usize {
+    let Dims { keys, head_dim, .. } = op.dims(context);
+    FlashTile::new(head_dim / 4, knobs.get("LANES_X")).rounds(head_dim / 4, keys)
 }
 
 /// Queries of one lane: as many as the registers hold with their part of a head.
@@ -374,13 +400,7 @@ impl Operation for Attention {
 
     fn variants() -> &'static [Variant<Self>] {
         &[
-            Variant {
-                name: "flash",
-                family: Family::Gpu,
-                legal: flash_legal,
-                knobs: |op, context| FlashTile::knobs(op.head_dim(context)),
-                lower: Self::flash,
-            },
+            Variant { name: "flash", family: Family::Gpu, legal: flash_legal, knobs: flash_knobs, lower: Self::flash },
             Variant {
                 name: "shuffle",
                 family: Family::Cpu,
@@ -391,7 +411,12 @@ impl Operation for Attention {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                legal: |_, _| Ok(()),
+                legal: |op, context| {
+                    let Dims { keys, head_dim, .. } = op.dims(context);
+                    // Four elements lie in as many heads as this. In each, two loops over the keys, a score a round.
+                    let heads = if head_dim.is_multiple_of(4) { 1 } else { 1 + 3usize.div_ceil(head_dim) };
+                    context.can_loop(heads * (keys * (2 * head_dim + 2 + 4) + 1))
+                },
                 knobs: no_knobs,
                 lower: |op, context, _| op.naive(context),
             },

@@ -99,8 +99,6 @@ pub struct Case {
     pub tolerance: f64,
     /// What it is for.
     pub size: Size,
-    /// A variant that CPU drivers cannot run it by, and why.
-    pub except_on_cpu: Option<(&'static str, &'static str)>,
 }
 
 /// How many elements of a large result are compared, where the operation can compute single ones.
@@ -109,7 +107,7 @@ const SAMPLE: usize = 4096;
 impl Case {
     /// A case with the usual bound of 1e-5.
     pub fn new(label: &'static str, op: impl Into<Op>, inputs: Vec<Option<CaseInput>>) -> Self {
-        Self { label, op: op.into(), inputs, tolerance: 1e-5, size: Size::Small, except_on_cpu: None }
+        Self { label, op: op.into(), inputs, tolerance: 1e-5, size: Size::Small }
     }
 
     /// The same case with another bound; say why where it is used.
@@ -127,13 +125,6 @@ impl Case {
     /// The same case, as one of [`Size::Perf`].
     pub fn perf(mut self) -> Self {
         self.size = Size::Perf;
-        self
-    }
-
-    /// The same case, not to be run through `naive` by CPU drivers of the llvmpipe kind: they end an invocation's loops
-    /// after 65 535 rounds in all, without a word.
-    pub fn too_long_for_naive(mut self) -> Self {
-        self.except_on_cpu = Some(("naive", "the driver ends an invocation's loops after 65 535 rounds"));
         self
     }
 

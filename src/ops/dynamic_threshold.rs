@@ -74,7 +74,11 @@ impl Operation for DynamicThreshold {
         &[Variant {
             name: "naive",
             family: Family::Any,
-            legal: |_, _| Ok(()),
+            legal: |_, context| {
+                // Five loops of 256 invocations over an image, and four over the counts of 256 digits.
+                let elements = context.output.elements() / context.output.shape[0];
+                context.can_loop(5 * elements.div_ceil(256) + 4 * 256)
+            },
             knobs: no_knobs,
             lower: |op, context, _| op.naive(context),
         }]

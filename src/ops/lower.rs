@@ -31,6 +31,19 @@ impl<'a> LowerContext<'a> {
         self.inputs[position].expect("shape inference rejects graphs that lack a required input")
     }
 
+    /// Whether an invocation may go round its loops so often, all of them counted together.
+    ///
+    /// # Errors
+    /// The driver's limit, in words.
+    pub fn can_loop(&self, rounds: usize) -> Result<(), String> {
+        match self.caps.max_loop_rounds {
+            Some(limit) if rounds > limit as usize => {
+                Err(format!("its loops take {rounds} rounds, and this driver ends them after {limit}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the optional input at `position` is present.
     pub fn has(&self, position: usize) -> bool {
         self.inputs.get(position).is_some_and(Option::is_some)

@@ -134,7 +134,7 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
         None
     }
 
-    /// Kernel variants, best first; the last one is `naive` and accepts everything.
+    /// Kernel variants, best first; the last one is `naive` and accepts every shape.
     fn variants() -> &'static [Variant<Self>];
 
     /// Attributes for dumps, e.g. `stride=2 pad=0,1,0,1`; empty if there are none.

@@ -307,14 +307,21 @@ impl Operation for Norm {
             Variant {
                 name: "rows",
                 family: Family::Cpu,
-                legal: Self::rows_legal,
+                legal: |op, context| {
+                    op.rows_legal(context)?;
+                    context.can_loop(3 * context.output.channels() / 4) // three loops over a row
+                },
                 knobs: no_knobs,
                 lower: |op, context, _| op.row_launch("norm/rows", context).cover(context.output.rows(), 8).into(),
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
-                legal: |_, _| Ok(()),
+                legal: |op, context| {
+                    let Dims { positions, channels, groups, .. } = op.dims(context);
+                    let values = positions * channels / groups;
+                    context.can_loop(2 * (values + values.div_ceil(256))) // two loops over a group, in blocks of 256
+                },
                 knobs: no_knobs,
                 lower: |op, context, _| op.naive(context),
             },

@@ -8,6 +8,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
 use crate::ops::{Family, Knobs, LowerContext, Op};
+use crate::refusal::Advised;
 
 /// How variants are chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,7 +73,8 @@ pub struct Decision {
 /// The variant and setting for `op` in the node called `node`.
 ///
 /// # Errors
-/// [`Error::Usage`] if a forced variant cannot compute this instance or has no such setting, with the reason.
+/// [`Error::Usage`] if a forced variant cannot compute this instance or has no such setting, with the reason;
+/// [`Error::Limits`] if no variant can.
 pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) -> Result<Decision> {
     let names = op.variant_names();
     let mut candidates: Vec<Candidate> = (0..names.len()).map(|index| weigh(op, index, context, choice)).collect();
@@ -120,7 +122,13 @@ pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) 
     } else if let Some(index) = (0..naive).find(can) {
         (index, "rules: no variant for this kind of device can run, and this one still beats naive".to_owned())
     } else {
-        (naive, "rules: no other variant can run".to_owned())
+        // What the rules passed over, they did for what is faster.
+        let Some(last) = (0..=naive).rev().find(|index| candidates[*index].settings > 0) else {
+            let why = candidates[naive].objection.as_deref().expect("else there would be settings");
+            let why = format!("no kernel for {} can run here: {}: {why}", op.name(), names[naive]);
+            return Err(Error::Limits(Advised::from(why).or_less_work()));
+        };
+        (last, "rules: no other variant can run".to_owned())
     };
     for (other, candidate) in candidates.iter_mut().enumerate().filter(|(other, _)| *other != index) {
         let family = op.family(other);

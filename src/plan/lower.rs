@@ -55,7 +55,7 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result
     };
     let mut lowering = Lowering { graph, caps, options, kernel_index: HashMap::new(), drafts };
     for (value, node) in graph.values() {
-        lowering.check_fits(&node.name, &node.desc, Remedy::Set("precision", "f16".into()))?;
+        lowering.check_fits(&node.name, &node.desc, || lowering.f16_instead(&node.desc))?;
         if node.op().is_some() && lowering.drafts.shown[value.index()] == value.index() {
             lowering.lower(value, node)?;
         }
@@ -75,21 +75,44 @@ struct Lowering<'a> {
 type Piece = (Vec<u8>, [u32; 3], Cost);
 
 impl Lowering<'_> {
-    /// Refuses a tensor that one binding cannot hold, or whose elements a u32 cannot count. `remedy` is what helps
-    /// besides making the work smaller.
-    fn check_fits(&self, name: &str, desc: &TensorDesc, remedy: Remedy) -> Result<()> {
-        let bytes = desc.bytes();
-        let limit = self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes);
-        if bytes > limit || u32::try_from(desc.elements()).is_err() {
-            let why = format!(
-                "{name} {} takes {}, this device binds at most {} at once",
-                desc.label(),
-                mib(bytes),
-                mib(limit)
-            );
-            return Err(Error::Limits(Advised::from(why).instead(remedy).or_less_work()));
+    /// The bytes that one binding holds.
+    fn largest_binding(&self) -> u64 {
+        self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes)
+    }
+
+    /// Whether one binding can hold the tensor, and a u32 count its elements.
+    fn fits(&self, desc: &TensorDesc) -> bool {
+        desc.bytes() <= self.largest_binding() && u32::try_from(desc.elements()).is_ok()
+    }
+
+    /// Refuses a tensor that does not fit. `remedy` is what helps besides making the work smaller.
+    fn check_fits(&self, name: &str, desc: &TensorDesc, remedy: impl FnOnce() -> Option<Remedy>) -> Result<()> {
+        if self.fits(desc) {
+            return Ok(());
         }
-        Ok(())
+        let why = format!(
+            "{name} {} takes {}, this device binds at most {} at once",
+            desc.label(),
+            mib(desc.bytes()),
+            mib(self.largest_binding())
+        );
+        let advised = remedy().into_iter().fold(Advised::from(why), Advised::instead);
+        Err(Error::Limits(advised.or_less_work()))
+    }
+
+    /// Half the bytes, where that is enough.
+    fn f16_instead(&self, desc: &TensorDesc) -> Option<Remedy> {
+        let half = TensorDesc { dtype: DType::F16, ..desc.clone() };
+        (desc.dtype == DType::F32 && self.fits(&half)).then(|| Remedy::Set("precision", "f16".into()))
+    }
+
+    /// The naive variant, where it can run and its scratch fits.
+    fn naive_instead(&self, op: &Op, context: &LowerContext<'_>) -> Option<Remedy> {
+        let naive = op.variant_names().len() - 1;
+        op.legal(naive, context).ok()?;
+        let lowered = op.lower(naive, context, &op.knobs(naive, context)[0]);
+        let set = || Remedy::Set("force", format!("{}=naive", op.name()).into());
+        lowered.scratch.iter().all(|desc| self.fits(desc)).then(set)
     }
 
     fn lower(&mut self, value: ValueId, node: &Node) -> Result<()> {
@@ -98,6 +121,7 @@ impl Lowering<'_> {
         let context = LowerContext { inputs: &descs, output: &node.desc, caps: self.caps };
         let decision = choose(op, &node.name, &context, &self.options.choice).map_err(|e| match e {
             Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
+            Error::Limits(m) => Error::Limits(m.of(&node.name)),
             other => other,
         })?;
         let lowered = op.lower(decision.index, &context, &decision.knobs);
@@ -106,8 +130,7 @@ impl Lowering<'_> {
         let first_scratch = self.drafts.bytes.len();
         for desc in &lowered.scratch {
             let what = format!("{}: scratch", node.name);
-            // The naive variant needs less, if any.
-            self.check_fits(&what, desc, Remedy::Set("force", format!("{}=naive", op.name()).into()))?;
+            self.check_fits(&what, desc, || self.naive_instead(op, &context))?;
             self.drafts.bytes.push(desc.bytes());
             self.drafts.rates.push(Rate::Once); // as rare as what is written there, which `settle_rates` finds out
         }

@@ -71,10 +71,6 @@ pub fn sweep(
         for &storage in storages {
             let Some(prepared) = PreparedCase::new(case, storage)? else { continue };
             for summary in &mut summaries {
-                if gpu.caps().is_cpu && case.except_on_cpu.is_some_and(|(variant, _)| variant == summary.variant) {
-                    summary.unsupported += 1;
-                    continue;
-                }
                 for &run in Run::of(case.size) {
                     match prepared.check(gpu, summary.variant, run, selection.kernel) {
                         Ok(CaseResult::Equal(difference)) => {

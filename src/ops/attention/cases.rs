@@ -93,8 +93,9 @@ fn cases() -> Vec<Case> {
         // to 2⁻²⁴ of it each, and an error of 1e-5 in a score is one of 1e-5 in its weight.
         case("nearly one-hot", op(2, separate), 2, &[33], &[70], 80, large).tolerance(1e-4),
         case("nearly one-hot, causal", causal(2, qkv), 2, &[70], &[], 80, large).tolerance(1e-4),
-        case("4096 keys", op(2, separate), 1, &[70], &[4096], 80, Fill::Normal).too_long_for_naive().large(),
-        case("10 000 keys", op(1, kv), 1, &[5], &[10_000], 40, Fill::Normal).too_long_for_naive().large(),
+        case("4096 keys", op(2, separate), 1, &[70], &[4096], 80, Fill::Normal).large(),
+        case("10 000 keys", op(1, kv), 1, &[5], &[10_000], 40, Fill::Normal).large(),
+        case("16 384 keys of 512 channels", op(1, separate), 1, &[5], &[16_384], 512, Fill::Normal).large(),
         case("SD 1.5, 64 x 64 pixels, 8 heads of 40", op(8, qkv), 1, &[64, 64], &[], 320, Fill::Normal).perf(),
         case("SD 1.5, 64 x 64 pixels, text of 77", op(8, kv), 2, &[64, 64], &[77], 320, Fill::Normal).perf(),
         case("SDXL, 32 x 32 pixels, 20 heads of 64", op(20, qkv), 1, &[32, 32], &[], 1280, Fill::Normal).perf(),

@@ -98,6 +98,13 @@ impl<'a> Instance<'a> {
         self.taps.iter().product::<usize>() * (self.c / self.groups).next_multiple_of(4)
     }
 
+    /// Rounds of the loops over a window, `channels` of which are taken in a round.
+    pub fn rounds(&self, channels: usize) -> usize {
+        let [planes, rows, columns] = self.taps;
+        let c = self.c / self.groups / channels;
+        planes * (1 + rows * (1 + columns * (1 + c)))
+    }
+
     /// Output tiles of 2 × 2 pixels.
     pub fn winograd_tiles(&self) -> usize {
         self.images * self.out[1].div_ceil(2) * self.out[2].div_ceil(2)

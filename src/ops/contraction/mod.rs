@@ -232,14 +232,18 @@ impl Operation for Contraction {
             Variant {
                 name: "vec4",
                 family: Family::Any,
-                legal: |op, context| in_vectors(&Instance::new(op, context)),
+                legal: |op, context| {
+                    let instance = Instance::new(op, context);
+                    in_vectors(&instance)?;
+                    context.can_loop(instance.rounds(4))
+                },
                 knobs: no_knobs,
                 lower: |op, context, _| lower::vec4(&Instance::new(op, context)),
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
-                legal: |_, _| Ok(()),
+                legal: |op, context| context.can_loop(Instance::new(op, context).rounds(1)),
                 knobs: no_knobs,
                 lower: |op, context, _| lower::naive(&Instance::new(op, context)),
             },

@@ -43,14 +43,12 @@ fn group_cases() -> Vec<Case> {
         case("groups, mean far from zero", &[2, 13, 9, 16], 4, 1e-5, None, Fill::Uniform(99.0, 101.0)).tolerance(1e-4),
         case("groups of 1.4 million values", &[2, 300, 300, 32], 2, 1e-5, None, Fill::Uniform(-1.0, 3.0))
             .tolerance(1e-4)
-            .too_long_for_naive()
             .large(),
         case("SD 1.5, 64 x 64 pixels, 320 channels", &[2, 64, 64, 320], 32, 1e-5, silu, Fill::Normal)
             .tolerance(1e-4)
             .perf(),
         case("VAE, 256 x 256 pixels, 256 channels", &[1, 256, 256, 256], 32, 1e-6, silu, Fill::Normal)
             .tolerance(1e-4)
-            .too_long_for_naive()
             .perf(),
     ]
 }

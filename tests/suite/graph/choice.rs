@@ -8,6 +8,7 @@ use unmist::caps::Caps;
 use unmist::gpu::GpuSession;
 use unmist::graph::{Graph, NodeKind, TensorDesc};
 use unmist::ops::activation::ActivationKind;
+use unmist::ops::attention::Attention;
 use unmist::ops::norm::{Norm, NormKind};
 use unmist::ops::{Case, Knobs, LowerContext, Size, registry};
 use unmist::plan::{Choice, Decision, Forced, PlanOptions, Program, Tuned, TunedEntry, explain};
@@ -40,6 +41,29 @@ fn forced(texts: &[&str]) -> Choice {
 
 fn cpu() -> Caps {
     Caps { is_cpu: true, subgroup_sizes: Some([8; 2]), ..Caps::webgpu_minimum() }
+}
+
+/// Mesa's llvmpipe leaves loops after so many rounds, silently: kernels that would go on longer are refused there.
+#[test]
+fn no_kernel_loops_longer_than_the_driver_lets_it() {
+    let attention = |keys: usize| {
+        let mut graph = Graph::new();
+        let q = graph.input("q", TensorDesc::f32([1, 8, 512]));
+        let [k, v] = ["k", "v"].map(|name| graph.input(name, TensorDesc::f32([1, keys, 512])));
+        let op = Attention::default();
+        let y = graph.push("mid.attn", op, &[Some(q), Some(k), Some(v), None, None]).expect("sound");
+        graph.output("y", y);
+        graph
+    };
+    let caps = Caps { max_loop_rounds: Some(65_535), ..cpu() };
+    let chosen = |keys| explain(&attention(keys), &caps, &Choice::default());
+    assert_eq!(chosen(4096).expect("can run")[0].1.variant, "flash");
+    assert_eq!(chosen(4096).expect("can run")[0].1.candidates[2].settings, 0, "naive takes 4 million rounds");
+    let message = Program::new(&attention(16_384), &caps, &PlanOptions::default()).expect_err("too long").to_string();
+    for part in ["mid.attn", "no kernel for attention", "ends them after 65535", "`width`"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    explain(&attention(16_384), &cpu(), &Choice::default()).expect("another driver has no such limit");
 }
 
 #[test]
