@@ -28,6 +28,7 @@ pub const PASSES: &[Pass] = &[
         about: "an activation becomes part of the norm, product or convolution before it",
         run: fuse_activation,
     },
+    Pass { name: "gate", about: "a gated activation becomes part of the product before it", run: fuse_gate },
     Pass {
         name: "epilogue",
         about: "what is added to a convolution or product, and a factor after it, become part of it",
@@ -155,6 +156,25 @@ fn fuse_activation(graph: &Graph) -> Result<Graph> {
         let (_, of) = r.only_use(x).expect("matched above");
         let of = r.to_new_all(of);
         r.new.push(node.name.clone(), fused, &of).map(Some)
+    })
+}
+
+/// Product, then a gated activation → one operation.
+fn fuse_gate(graph: &Graph) -> Result<Graph> {
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Gated(gated) = op else { return Ok(None) };
+        let x = inputs[0].expect("a gated activation has an input");
+        let Some((Op::Contraction(product), of)) = r.only_use(x).filter(|_| r.old.shape(x).len() > 1) else {
+            return Ok(None);
+        };
+        if !can_activate(product, of) {
+            return Ok(None);
+        }
+        let mut product = product.clone();
+        product.epilogue.gate = true;
+        product.epilogue.activation = Some(gated.activation);
+        let of = r.to_new_all(of);
+        r.new.push(node.name.clone(), product, &of).map(Some)
     })
 }
 

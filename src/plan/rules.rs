@@ -1,6 +1,5 @@
 //! What pays: every threshold that chooses a kernel or its setting, unless the user or a tuned table does. What a
-//! kernel
-//! *can* compute, its variant says itself (`legal` and `knobs`).
+//! kernel *can* compute, its variant says itself (`legal` and `knobs`).
 //!
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
@@ -41,6 +40,8 @@ pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, li
 
 fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
     match (op, variant) {
+        // An invocation of a tile of 128 has values and their gates: the sums need not be stored. Reasoned, not measured.
+        (Op::Contraction(op), "registers") if op.epilogue.gate => Knobs::of([("TILE", 128), ("SPLITS", 1)]),
         (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);

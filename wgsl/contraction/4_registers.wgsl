@@ -8,9 +8,9 @@
 //
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of 4, and the epilogue is empty where they
-//             differ or splits > 1; 16 KiB of workgroup memory, 256 invocations
+//             differ or splits > 1; with a gate N % 8 = 0 and TILE_N = 128; 16 KiB of workgroup memory, 256 invocations
 // constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; WINDOWS: false if the window has one tap, over a
-//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION
+//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 3_shared: an invocation reads 16 values from workgroup memory for 64 products instead of 20 for 16.
 //             Each value of x is loaded N / TILE_N times, each weight M / TILE_M times. Compiled for AMD RDNA2 and
@@ -68,12 +68,28 @@ fn weights(n: u32, k: u32, k_end: u32, K: u32) -> vec4<f32> {
     return load_weight((n * K + k) / 4u);
 }
 
+// Stores the columns n to n + 3 of y from this invocation's values and gates.
+fn store_gated(m0: u32, row: u32, n: u32, M: u32) {
+    //!unroll
+    for (var q = 0u; q < ROW_QUADS; q++) {
+        //!unroll
+        for (var r = 0u; r < 4u; r++) {
+            let m = m0 + 64u * q + 4u * row + r;
+            if (m < M) {
+                let image = m / p.rows_per_image;
+                let value = sums[4u * q + r][0] + common_addend(image, n);
+                let gate = sums[4u * q + r][COLUMN_QUADS - 1u] + common_addend(image, p.N / 2u + n);
+                y[(m * (p.N / 2u) + n) / 4u] = encode_y(conclude_gated(value, gate, image, n, m));
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let M = p.images * p.OD * p.OH * p.OW;
     let K = p.KD * p.KH * p.KW * p.C;
     let m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
-    let n0 = workgroup.x * TILE_N;
     let k_first = workgroup.z * p.K_per_split;
     let k_end = min(k_first + p.K_per_split, K);
     let row = local / 16u;
@@ -115,7 +131,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 }
             }
         } else {
-            let n = n0 + 4u * row_quad;
+            let n = column_of(workgroup.x, 4u * row_quad, TILE_N);
             let k = k0 + k_block;
             let w0 = weights(n, k, k_end, K);
             let w1 = weights(n + 1u, k, k_end, K);
@@ -130,8 +146,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
     //!unroll
     for (var j = 0u; j < COLUMN_QUADS; j++) {
-        let n = n0 + 64u * j + 4u * column;
-        if (n < p.N) {
+        let n = column_of(workgroup.x, 64u * j + 4u * column, TILE_N);
+        if (GATE) {
+            // The first quad holds values, the second one their gates.
+            if (j == 0u && n < p.N / 2u) { store_gated(m0, row, n, M); }
+        } else if (n < p.N) {
             var addend = vec4<f32>(0.0);
             if (SUMMAND != 1u) { addend = common_addend(0u, n); } // the same for every image
             //!unroll

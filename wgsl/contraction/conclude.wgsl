@@ -7,15 +7,12 @@
 // bias, summand, residual and y: include/epilogue.wgsl, a gated y being [M, N / 2]
 // dispatch:   one invocation for four consecutive elements of y, which may lie in several rows
 // requires:   nothing: any N <= N_padded; an even N for a gate
-// constants:  GATE: y = scale * (value * f(gate) + residual); those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL,
-//             ACTIVATION
+// constants:  those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-6 relative L2 in f32
 // faster:     a long sum of few outputs is shared by many workgroups; this pass reads what they computed once
 // source:     split-K matrix multiplication; Shazeer 2020, "GLU Variants Improve Transformer", for gates
 //!include flat_index
 //!include epilogue
-
-const GATE: bool = false;
 
 struct Params {
     splits: u32,

@@ -69,7 +69,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     let ow = run % runs_per_line * ROWS;
     let out_line = run / runs_per_line; // [image, od, oh]
     let image = out_line / (p.OH * p.OD);
-    let n = workgroup.x * 4u * QUADS;
+    let n = column_of(workgroup.x, 0u, 4u * QUADS);
     let vectors = p.C / 4u;
     let first = corner(vec4<u32>(image, out_line / p.OH % p.OD, out_line % p.OH, ow));
 
@@ -77,10 +77,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     var base: array<u32, ROWS>;
     //!unroll
     for (var i = 0u; i < ROWS; i++) { base[i] = min(run * ROWS + i, p.OW - 1u) * vectors; }
-    // This lane's share of the weights: output channels n + lane, n + lane + LANES, …
+    // This lane's share of the weights: this workgroup's output channels lane, lane + LANES, …
     var channel: array<u32, WEIGHT_LOADS>;
     //!unroll
-    for (var j = 0u; j < WEIGHT_LOADS; j++) { channel[j] = min(n + j * LANES + lane, p.N - 1u); }
+    for (var j = 0u; j < WEIGHT_LOADS; j++) {
+        channel[j] = min(column_of(workgroup.x, j * LANES + lane, 4u * QUADS), p.N - 1u);
+    }
 
     var sums: Sums;
     var a: array<vec4<f32>, ROWS>; // four values of k under the window at each output position
@@ -131,7 +133,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     if (WINDOWS || SUMMAND != 1u) {
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
-            let addend = common_addend(image, min(n + 4u * c, p.N - 1u));
+            let addend = common_addend(image, min(column_of(workgroup.x, 4u * c, 4u * QUADS), p.N - 1u));
             //!unroll
             for (var i = 0u; i < ROWS; i++) { sums[i][c] += addend; }
         }
@@ -145,7 +147,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         let index = ((workgroup.z * M + m) * p.N_padded + n) / 4u;
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
-            if (n + 4u * c < p.N) {
+            if (GATE) {
+                // The first half of the quads holds values, the second half their gates.
+                let column = n + 4u * c;
+                if (c < QUADS / 2u && column < p.N / 2u) {
+                    var value = sums[0][c];
+                    var gate = sums[0][(c + QUADS / 2u) % QUADS];
+                    if (!WINDOWS && SUMMAND == 1u) {
+                        value += common_addend(owner, column);
+                        gate += common_addend(owner, p.N / 2u + column);
+                    }
+                    y[(m * (p.N / 2u) + column) / 4u] = encode_y(conclude_gated(value, gate, owner, column, m));
+                }
+            } else if (n + 4u * c < p.N) {
                 var sum = sums[0][c];
                 if (!WINDOWS && SUMMAND == 1u) { sum += common_addend(owner, n + 4u * c); }
                 y[index + c] = encode_y(conclude(sum, owner, n + 4u * c, index + c));

@@ -2,12 +2,14 @@
 //
 //   y = scale * (f(sum + bias + summand) + residual)
 //
-// Columns come in fours: N is a multiple of 4. Where it is not, where a sum was split, and where a gate joins two
-// columns, a kernel stores bare sums, and conclude.wgsl does this.
+// With a gate, h = sum + bias + summand has twice as many columns as y, and f(h) = h[.., ..N / 2] * f(h[.., N / 2..]).
+//
+// Columns come in fours: N is a multiple of 4, with a gate of 8. Where it is not, where a sum was split, and where no
+// invocation has both the values and their gates, a kernel stores bare sums, and conclude.wgsl does this.
 //
 //   bias      [N]                                            if HAS_BIAS
 //   summand   [images, N] or [M, N], by what SUMMAND says
-//   residual  [images, N] or [M, N], by what RESIDUAL says
+//   residual  of the shape of y, or a row for each image, by what RESIDUAL says
 //!include activation
 //!storage summand
 //!storage residual
@@ -16,6 +18,7 @@
 const HAS_BIAS: bool = false;
 const SUMMAND: u32 = 0u;  // 0: none; 1: a row for each image; 2: a row for each row of y
 const RESIDUAL: u32 = 0u; // likewise
+const GATE: bool = false;
 
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> summand: array<summand_vec4>;
@@ -38,5 +41,27 @@ fn conclude(sum: vec4<f32>, image: u32, n: u32, index: u32) -> vec4<f32> {
     result = activate(result);
     if (RESIDUAL == 1u) { result += load_residual((image * p.N + n) / 4u); }
     if (RESIDUAL == 2u) { result += load_residual(index); }
+    return p.scale * result;
+}
+
+// The column of h that a workgroup computes as its `at`-th of `width`. With a gate, the first half of them are values
+// and the second half the gates that belong to them.
+fn column_of(workgroup: u32, at: u32, width: u32) -> u32 {
+    if (!GATE) { return workgroup * width + at; }
+    let half = width / 2u;
+    return workgroup * half + at % half + select(0u, p.N / 2u, at >= half);
+}
+
+// As `conclude`, from a value and its gate, each with its common addend: columns n to n + 3 of row m of y.
+fn conclude_gated(value: vec4<f32>, gate: vec4<f32>, image: u32, n: u32, m: u32) -> vec4<f32> {
+    var v = value;
+    var g = gate;
+    if (SUMMAND == 2u) {
+        v += load_summand((m * p.N + n) / 4u);
+        g += load_summand((m * p.N + p.N / 2u + n) / 4u);
+    }
+    var result = v * activate(g);
+    if (RESIDUAL == 1u) { result += load_residual((image * (p.N / 2u) + n) / 4u); }
+    if (RESIDUAL == 2u) { result += load_residual((m * (p.N / 2u) + n) / 4u); }
     return p.scale * result;
 }

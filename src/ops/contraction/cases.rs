@@ -114,6 +114,7 @@ fn perf() -> Vec<Case> {
     let cases = [
         rows("SD 1.5: qkv, 320 channels", PLAIN, &[2, 4096, 320], 960, ALONE),
         rows("SD 1.5: feed-forward in, 320 channels", PLAIN, &[2, 4096, 320], 2560, BIAS),
+        rows("SD 1.5: feed-forward in, gated", Epilogue { gate: true, ..GELU }, &[2, 4096, 320], 2560, BIAS),
         rows("SD 1.5: feed-forward out, 1280 channels", PLAIN, &[2, 256, 5120], 1280, RESIDUAL),
         rows("SDXL: feed-forward in, 1280 channels", PLAIN, &[2, 1024, 1280], 10_240, BIAS),
         windows("SD 1.5: 3x3, 320 channels", conv(1), PLAIN, &[2, 64, 64, 320], &[320, 3, 3], TIME),
@@ -215,6 +216,8 @@ fn epilogues() -> Vec<Case> {
         rows("scale", scaled(GELU), &[2, 13, 28], 20, RESIDUAL),
         rows("gate", gate(gelu), &[2, 33, 40], 136, BIAS),
         rows("gate, every input, odd columns", scaled(gate(silu)), &[3, 7, 22], 10, ALL_FULL),
+        rows("gate, every input, workgroups that are not full", scaled(gate(gelu)), &[2, 71, 36], 264, ALL_FULL),
+        rows("gate, rows of images", gate(silu), &[3, 45, 24], 128, ALL_IMAGE),
         rows("gate without activation", gate(None), &[2, 5, 12], 24, ALL_IMAGE),
         windows("activation on pictures, every input", conv(), scaled(SILU), &[2, 9, 10, 32], &[64, 3, 3], ALL),
         windows("full summand before the activation", conv(), GELU, &[2, 12, 9, 36], &[40, 3, 3], ALL_FULL),

@@ -56,6 +56,7 @@ impl Epilogue {
             .constant("SUMMAND", if here { added(context, SUMMAND) } else { 0 })
             .constant("RESIDUAL", if here { added(context, RESIDUAL) } else { 0 })
             .constant("ACTIVATION", self.activation.filter(|_| here).map_or(NONE, ActivationKind::code))
+            .flag("GATE", here && self.gate)
             .param_f32("scale", if here { self.scale } else { 1.0 })
     }
 }

@@ -40,13 +40,14 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
     let tile = Tile { size, splits, k_per_split: k_per_split(instance.padded_k(), size, splits) };
     let configure = |launch: Launch| tile.configure(launch, instance);
-    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, configure)
+    // With tiles of 128 an invocation has two quads of columns: values and their gates.
+    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, size == 128, configure)
 }
 
 /// Operands passed around in a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
-    in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), configure)
+    in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, configure)
 }
 
 /// `parts` products at once, of `m` rows by `n` columns, a multiple of four: row m of x is `parts` rows of length `k`
@@ -119,18 +120,20 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
 
 /// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights
 /// are padded where C is not a multiple of four; after it, partial sums, padded columns and gates are brought into y.
-/// The launch that pads the weights reads nothing else.
+/// The launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value has its gate too.
 fn in_fours(
     instance: &Instance<'_>,
     kernel: &'static str,
     splits: usize,
     k_per_split: usize,
+    has_gates: bool,
     configure: impl Fn(Launch) -> Launch,
 ) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let (c, n, m) = (instance.c, instance.n, instance.m());
     let (c_padded, n_padded) = (c.next_multiple_of(4), n.next_multiple_of(4));
-    let direct = splits == 1 && n_padded == n && !instance.epilogue.gate;
+    let joined = !instance.epilogue.gate || (has_gates && n.is_multiple_of(8));
+    let direct = splits == 1 && n_padded == n && joined;
 
     let main = configure(instance.launch(kernel, c_padded, n_padded, k_per_split));
     let mut main = instance.epilogue.set(main, instance.context, direct);
@@ -167,7 +170,6 @@ fn in_fours(
 fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: usize) -> Launch {
     let (m, n) = (instance.m(), instance.n);
     let launch = Launch::new("contraction/conclude")
-        .flag("GATE", instance.epilogue.gate)
         .bind("partial", partial)
         .param("splits", splits)
         .param("M", m)

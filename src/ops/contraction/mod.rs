@@ -151,10 +151,8 @@ impl Operation for Contraction {
 
     fn reference_at(&self, inputs: Inputs<'_, HostTensor>, elements: &[usize]) -> Option<Vec<f32>> {
         let (x, weight) = (inputs.get(0), inputs.get(WEIGHT));
-        if self.epilogue.gate {
-            return None;
-        }
-        let sums = match &self.gather {
+        let n = weight.shape[0];
+        let sums_at = |elements: &[usize]| match &self.gather {
             Gather::Rows => reference::product_at(x, weight, elements),
             Gather::Windows(windows) => {
                 let [size, stride, before, dilation] = windows.numbers(x, weight);
@@ -166,18 +164,28 @@ impl Operation for Contraction {
             Gather::Rows => x.len() / weight.shape[1],
             Gather::Windows(windows) => x.shape[0] * windows.numbers(x, weight)[0].iter().product::<usize>(),
         };
-        let added = |position: usize, element: usize| {
-            let (n, tensor) = (weight.shape[0], inputs.optional(position)?);
-            let row = element / n * (tensor.len() / n) / rows;
-            Some(f64::from(tensor.data[row * n + element % n]))
+        let added = |position: usize, element: usize, columns: usize| {
+            let Some(tensor) = inputs.optional(position) else { return 0.0 };
+            let row = element / columns * (tensor.len() / columns) / rows;
+            f64::from(tensor.data[row * columns + element % columns])
+        };
+        // What is activated, at these elements of it.
+        let hidden = |elements: &[usize]| -> Vec<f64> {
+            let with_addends = |(sum, &e): (f32, &usize)| f64::from(sum) + added(BIAS, e, n) + added(SUMMAND, e, n);
+            sums_at(elements).into_iter().zip(elements).map(with_addends).collect()
         };
         let activation = self.epilogue.activation.map_or(|h| h, ActivationKind::reference);
-        let conclude = |(sum, &element): (f32, &usize)| {
-            let at = |position| added(position, element).unwrap_or(0.0);
-            let hidden = f64::from(sum) + at(BIAS) + at(SUMMAND);
-            (f64::from(self.epilogue.scale) * (activation(hidden) + at(RESIDUAL))) as f32
+        let (columns, activated): (usize, Vec<f64>) = if self.epilogue.gate {
+            let half = n / 2;
+            let value: Vec<usize> = elements.iter().map(|e| e / half * n + e % half).collect();
+            let gate: Vec<usize> = value.iter().map(|e| e + half).collect();
+            (half, hidden(&value).into_iter().zip(hidden(&gate)).map(|(v, g)| v * activation(g)).collect())
+        } else {
+            (n, hidden(elements).into_iter().map(activation).collect())
         };
-        Some(sums.into_iter().zip(elements).map(conclude).collect())
+        let conclude =
+            |(f, &e): (f64, &usize)| (f64::from(self.epilogue.scale) * (f + added(RESIDUAL, e, columns))) as f32;
+        Some(activated.into_iter().zip(elements).map(conclude).collect())
     }
 
     fn variants() -> &'static [Variant<Self>] {
