@@ -34,6 +34,20 @@ pub struct LoadOptions {
     pub forget_parameters: bool,
 }
 
+impl LoadOptions {
+    /// Refuses kernels that are forced on nodes which none of `graphs` has when the passes have rewritten them.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] naming the node, and nodes of similar names.
+    pub fn check_nodes(&self, graphs: &[Graph]) -> Result<()> {
+        if self.plan.choice.forced.is_empty() {
+            return Ok(());
+        }
+        let rewritten = graphs.iter().map(|graph| passes::optimize(graph, &self.disabled_passes));
+        self.plan.choice.check_nodes(&rewritten.collect::<Result<Vec<_>>>()?)
+    }
+}
+
 /// The memory that a graph takes on a device, bytes. All of it is taken before the first run, so that the total is the
 /// peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

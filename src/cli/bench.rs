@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let load = args.device.load_options()?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
-    load.plan.choice.check_nodes(&graph)?;
+    load.plan.choice.check_nodes(std::slice::from_ref(&graph))?;
     let program = Arc::new(Program::new(&graph, gpu.caps(), &load.plan)?);
     let (planned, cost) = (program.resident_bytes(), program.cost(Rate::Step));
     let start = Instant::now();

@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
         }
     };
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
-    load.plan.choice.check_nodes(&graph)?;
+    load.plan.choice.check_nodes(std::slice::from_ref(&graph))?;
     let program = Program::new(&graph, &caps, &load.plan)?;
     let choices = plan::explain(&graph, &caps, &load.plan.choice)?;
     if args.json {

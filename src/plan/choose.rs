@@ -34,12 +34,12 @@ impl Choice {
         Self { family: Some(family), ..Self::default() }
     }
 
-    /// Refuses forced nodes that `graph` does not have.
+    /// Refuses forced nodes that none of `graphs` has.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the node, and nodes of similar names.
-    pub fn check_nodes(&self, graph: &Graph) -> Result<()> {
-        self.forced.iter().try_for_each(|forced| forced.check_node(graph))
+    /// [`Error::Refused`] naming the node, and nodes of similar names.
+    pub fn check_nodes(&self, graphs: &[Graph]) -> Result<()> {
+        self.forced.iter().try_for_each(|forced| forced.check_node(graphs))
     }
 }
 

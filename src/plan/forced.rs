@@ -110,10 +110,11 @@ impl Forced {
             .or_else(|| find(&|target| matches!(target, Target::Operation(name) if op.is_called(name))))
     }
 
-    /// Refuses a node that `graph` does not have.
-    pub(super) fn check_node(&self, graph: &Graph) -> Result<()> {
+    /// Refuses a node that none of `graphs` has.
+    pub(super) fn check_node(&self, graphs: &[Graph]) -> Result<()> {
         let Target::Node(wanted) = &self.target else { return Ok(()) };
-        let names: Vec<&str> = graph.nodes().iter().filter(|n| n.op().is_some()).map(|n| n.name.as_str()).collect();
+        let nodes = graphs.iter().flat_map(Graph::nodes).filter(|n| n.op().is_some());
+        let names: Vec<&str> = nodes.map(|n| n.name.as_str()).collect();
         if names.contains(&wanted.as_str()) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use safetensors::{Dtype, SafeTensors};
 use unmist::HostTensor;
+use unmist::image_io::Picture;
 use unmist::verify::{Tolerance, compare};
 
 /// A safetensors file of `tests/fixtures`: float tensors, integer lists, and JSON texts in the metadata.
@@ -75,6 +76,24 @@ impl Fixture {
     pub fn object(&self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_str(self.text(key)).expect("metadata holds JSON objects")
     }
+}
+
+/// The largest difference of two tensors, for what must differ by more than this or less than that.
+pub fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
+    compare(a, b, Tolerance::largest(f64::INFINITY)).unwrap_or_else(|e| panic!("{e}")).max_abs
+}
+
+/// Picture `index` of several, or whatever else lies along the first axis.
+pub fn one(all: &HostTensor, index: usize) -> HostTensor {
+    let len = all.len() / all.shape[0];
+    HostTensor { shape: [&[1], &all.shape[1..]].concat(), data: all.data[index * len..(index + 1) * len].to_vec() }
+}
+
+/// The levels of a picture, 0 to 255.
+pub fn levels(picture: &Picture) -> HostTensor {
+    let channels = picture.data.len() / (picture.width * picture.height);
+    let data = picture.data.iter().map(|level| f32::from(*level)).collect();
+    HostTensor { shape: vec![picture.height, picture.width, channels], data }
 }
 
 /// The folder of a Stable Diffusion fixture, as a user has it on disk. All of them share one vocabulary, which only

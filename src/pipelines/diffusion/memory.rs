@@ -6,6 +6,7 @@ use std::fmt;
 use super::{DiffusionPipeline, Kind, SampleOptions};
 use crate::backend::MemoryPlan;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
 use crate::plan::mib;
@@ -52,26 +53,34 @@ impl DiffusionPipeline {
             stages.push(Stage { component: component.to_owned(), memory, tiles });
             Ok(())
         };
-        let memory = |graph| Ok((runtime.device.memory(&graph, runtime.load)?, None));
+        let memory = |graph: &Graph| Ok((runtime.device.memory(graph, runtime.load)?, None));
+        let mut graphs = Vec::new();
 
         if let Some(text) = &self.text {
             let windows = self.windows(options)?;
             for (component, graph) in text.graphs(batch, windows, options.clip_skip, runtime.dtype)? {
-                add(component, memory(graph))?;
+                add(component, memory(&graph))?;
+                graphs.push(graph);
             }
         }
         // The U-Net sees the picture to enlarge as it is.
         if let (Some(vae), Some(image)) = (&self.vae, &options.image)
             && self.traits.kind != Kind::Upscale
         {
-            add("vae.encoder", vae.memory(runtime, Half::Encoder, image.shape[2], image.shape[3]))?;
+            let (height, width) = (image.shape[2], image.shape[3]);
+            add("vae.encoder", vae.memory(runtime, Half::Encoder, height, width))?;
+            graphs.push(vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?);
         }
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
-        add("unet", memory(self.graph_of_step(runtime, &spec, self.tokens(options)?)?))?;
+        let step = self.graph_of_step(runtime, &spec, self.tokens(options)?)?;
+        add("unet", memory(&step))?;
+        graphs.push(step);
         if let Some(vae) = &self.vae {
             add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
+            graphs.push(vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?);
         }
+        runtime.load.check_nodes(&graphs)?;
         Ok(PipelinePlan { stages, available: runtime.device.available_memory(runtime.load), dtype: runtime.dtype })
     }
 }

@@ -128,9 +128,8 @@ fn a_run_with_a_lora_gives_diffusers_picture() {
     let runtime = Runtime::new(&device, &load, DType::F32);
     let images = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(0)], &mut |_| Ok(())).expect("samples");
     let truth = truths.read_f32("images").expect("sound");
-    assert_eq!(images.shape, truth.shape);
-    let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    assert!(error <= 2e-3, "max abs {error:.2e} in [0, 1] after all steps");
+    // In [0, 1], after all steps.
+    compare(&images, &truth, Tolerance::largest(2e-3)).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use unmist::image_io::{Picture, read, write_png};
 
 use crate::commands::sample::Folder;
 use crate::commands::usage::{copy, fails, shipped, stable_diffusion, succeeds};
+use crate::common::{distance, one};
 
 /// Makes pictures of a tiny model in two steps; `more` may give other sizes.
 fn sample(folder: &Folder, model: &str, more: &[&str]) -> HostTensor {
@@ -24,18 +25,6 @@ fn refused(model: &str, more: &[&str], parts: &[&str]) {
     let (model, out) = (stable_diffusion(model), results.path().join("out.png"));
     let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", out.to_str().unwrap()];
     fails(&[&common[..], more].concat(), parts, results.path());
-}
-
-/// The picture `index` of several.
-fn one(images: &HostTensor, index: usize) -> HostTensor {
-    let len = images.len() / images.shape[0];
-    let shape = [&[1], &images.shape[1..]].concat();
-    HostTensor { shape, data: images.data[index * len..(index + 1) * len].to_vec() }
-}
-
-fn largest_difference(a: &HostTensor, b: &HostTensor) -> f32 {
-    assert_eq!(a.shape, b.shape);
-    a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 const SIZE: [&str; 4] = ["--width", "24", "--height", "16"];
@@ -65,10 +54,10 @@ fn each_prompt_has_its_own_seed_and_guidance() {
     .enumerate()
     {
         // No two batch sizes need to round alike.
-        let difference = largest_difference(&one(&both, i), &sd1(alone));
+        let difference = distance(&one(&both, i), &sd1(alone));
         assert!(difference < 1e-3, "picture {i}: {difference}");
     }
-    assert!(largest_difference(&one(&both, 0), &one(&both, 1)) > 0.05, "they are different pictures");
+    assert!(distance(&one(&both, 0), &one(&both, 1)) > 0.05, "they are different pictures");
 
     // Two of each, told apart in their own settings.
     let (model, out) = (stable_diffusion("sd1"), folder.path("out.png"));
@@ -100,12 +89,12 @@ fn weights_are_read_only_on_request() {
     let plain = sd1(&["a fox in the forest"]);
     assert!(sd1(&["a fox in the forest", "--weighting"]) == plain, "a prompt without brackets");
     let weighted = sd1(&["a (fox:1.6) in the forest", "--weighting"]);
-    assert!(largest_difference(&weighted, &plain) > 1e-3);
+    assert!(distance(&weighted, &plain) > 1e-3);
     let text = sd1(&["a (fox:1.6) in the forest"]);
-    assert!(largest_difference(&weighted, &text) > 1e-3, "without --weighting brackets are text");
+    assert!(distance(&weighted, &text) > 1e-3, "without --weighting brackets are text");
     refused("sd1", &["a [red:blue:0.5] car", "--weighting"], &["`[red:blue:0.5]`"]);
     refused("sd1", &["a fox", "--guidance-rescale", "1.5"], &["--guidance-rescale 1.5"]);
-    assert!(largest_difference(&sd1(&["a fox in the forest", "--guidance-rescale", "0.7"]), &plain) > 1e-4);
+    assert!(distance(&sd1(&["a fox in the forest", "--guidance-rescale", "0.7"]), &plain) > 1e-4);
 }
 
 #[test]
@@ -136,7 +125,7 @@ fn the_autoencoder_tiles_on_request() {
     let whole = sd1(&["--vae-tiling", "off"]);
     assert!(sd1(&["--vae-tiling", "auto"]) == whole, "it fits");
     let tiled = sd1(&["--vae-tiling", "32"]);
-    let difference = largest_difference(&tiled, &whole);
+    let difference = distance(&tiled, &whole);
     assert!(difference > 0.0 && difference < 0.5, "{difference}");
     refused("sd1", &["a fox", "--vae-tiling", "maybe"], &["--vae-tiling", "auto, on, off"]);
     refused("sd1", &["a fox", "--vae-tiling", "0"], &["--vae-tiling"]);
@@ -222,7 +211,7 @@ fn inpainting() {
         let painted = sample(&folder, model, &both);
         assert_eq!(painted.shape, [1, 3, 16, 24]);
         let weak = sample(&folder, model, &[&both[..], &["--strength", "0.5"]].concat());
-        assert!(largest_difference(&painted, &weak) > 1e-3, "{model}: --strength");
+        assert!(distance(&painted, &weak) > 1e-3, "{model}: --strength");
     }
     let resized = ["--width", "32", "--height", "24"];
     assert_eq!(sample(&folder, "inpaint", &[&both[..], &resized].concat()).shape, [1, 3, 24, 32]);
@@ -250,12 +239,12 @@ fn editing_and_enlarging() {
     let image = ["a fox", "--image", &start];
     let plain = sample(&folder, "instruct_pix2pix", &image);
     let strong = sample(&folder, "instruct_pix2pix", &[&image[..], &["--image-guidance-scale", "3"]].concat());
-    assert!(largest_difference(&plain, &strong) > 1e-3);
+    assert!(distance(&plain, &strong) > 1e-3);
 
     let large = sample(&folder, "x4_upscaler", &image);
     assert_eq!(large.shape, [1, 3, 64, 96]);
     let noisy = sample(&folder, "x4_upscaler", &[&image[..], &["--noise-level", "300"]].concat());
-    assert!(largest_difference(&large, &noisy) > 1e-3);
+    assert!(distance(&large, &noisy) > 1e-3);
 
     refused("instruct_pix2pix", &["a fox"], &["--image"]);
     refused("x4_upscaler", &["a fox"], &["--image"]);

@@ -374,6 +374,7 @@ fn bad_options_are_refused() {
     sample(&["--negative-prompt", "fog"], &["--negative-prompt", "no text encoder"]);
     sample(&["--seed", "1,2", "--batch-size", "3"], &["--seed", "2 seeds for 3"]);
     sample(&["--force", "conv2d=warp"], &["conv2d", "warp", "naive"]);
+    sample(&["--force", "mid_block.resnets.7.conv1=naive"], &["--force", "mid_block.resnets.7", "mid_block.resnets."]);
     fails(
         &["sample", "--model", model, "--output", out, "--device", "no such device"],
         &["device:", "no such device"],

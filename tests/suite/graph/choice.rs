@@ -132,9 +132,9 @@ fn what_cannot_be_forced_is_refused_clearly() {
     let message = refuse("linear=tiled:TILE=96");
     assert!(message.contains("no setting TILE=96; there are [SPLITS=1 TILE=64]"), "{message}");
     assert!(refuse("node:act=flash").contains("activation has no variant"));
-    let message = forced(&["block.wild=naive"]).check_nodes(&graph()).expect_err("no such node").to_string();
+    let message = forced(&["block.wild=naive"]).check_nodes(&[graph()]).expect_err("no such node").to_string();
     assert!(message.contains("no node is called block.wild") && message.contains("block.wide"), "{message}");
-    forced(&["block.wide=naive", "linear=naive"]).check_nodes(&graph()).expect("there is one");
+    forced(&["block.wide=naive", "linear=naive"]).check_nodes(&[graph()]).expect("there is one");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use unmist::DType;
 use unmist::backend::Session;
 use unmist::caps::Caps;
 use unmist::checkpoint::Json;
@@ -12,6 +11,8 @@ use unmist::kernel::Access;
 use unmist::models::{Model, Sizes, UNet2DConditionModel};
 use unmist::ops::Fill;
 use unmist::plan::{BufferRole, PlanOptions, Program};
+use unmist::verify::{Tolerance, compare};
+use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
 
@@ -132,9 +133,7 @@ fn a_program_is_data() {
     let found = found.join().expect("does not panic").expect("runs");
     for (found, [x_seed, c_seed]) in found.iter().zip([[1, 2], [1, 3], [4, 3]]) {
         let (x, c) = (Fill::Normal.tensor(&[2, 5, 12], x_seed), Fill::Normal.tensor(&[2, 1, 12], c_seed));
-        for (i, found) in found.data.iter().enumerate() {
-            let expected = x.data[i] + (3.0 * c.data[i / 60 * 12 + i % 12] + 0.5);
-            assert!((found - expected).abs() < 1e-5, "element {i}: {found}, not {expected}");
-        }
+        let expected = HostTensor::from_fn([2, 5, 12], |i| x.data[i] + (3.0 * c.data[i / 60 * 12 + i % 12] + 0.5));
+        compare(found, &expected, Tolerance::l2(1e-6)).unwrap_or_else(|e| panic!("{e}"));
     }
 }

@@ -7,7 +7,7 @@ use unmist::rng::TorchCpu;
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig, scheduler_by_name};
 use unmist::{DType, HostTensor};
 
-use crate::common::stable_diffusion;
+use crate::common::{distance, one, stable_diffusion};
 use crate::device::gpu;
 
 fn pipeline(model: &str, scheduler: &str) -> DiffusionPipeline {
@@ -37,11 +37,6 @@ fn options(prompts: &[&str]) -> SampleOptions {
     }
 }
 
-fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
-}
-
 #[test]
 fn a_picture_of_a_batch_is_as_it_would_be_alone() {
     let pipeline = pipeline("sd1", "euler a");
@@ -50,18 +45,17 @@ fn a_picture_of_a_batch_is_as_it_would_be_alone() {
     together.negative_prompts = negatives.map(str::to_owned).to_vec();
     together.guidance_scale = vec![7.5, 1.0, 3.0];
     let all = latents(&pipeline, &together, &[5, 6, 7]).expect("samples");
-    let one = all.len() / 3;
     for (i, negative) in negatives.into_iter().enumerate() {
         let mut alone = options(&[&together.prompts[i]]);
         alone.negative_prompts = vec![negative.to_owned()];
         alone.guidance_scale = vec![together.guidance_scale[i]];
         let single = latents(&pipeline, &alone, &[5 + i as u64]).expect("samples");
         // Other tiles of a larger batch add in another order.
-        let difference = largest_difference(&all.data[i * one..][..one], &single.data);
+        let difference = distance(&one(&all, i), &single);
         assert!(difference < 1e-3, "picture {i}: {difference:.1e}");
     }
     let unguided = latents(&pipeline, &options(&["a red apple"]), &[5]).expect("samples");
-    assert!(largest_difference(&all.data[..one], &unguided.data) > 1e-2, "the negative prompt has no effect");
+    assert!(distance(&one(&all, 0), &unguided) > 1e-2, "the negative prompt has no effect");
 }
 
 #[test]
@@ -73,9 +67,9 @@ fn image_to_image_with_a_seed_for_each_picture() {
         SampleOptions { image: Some(image.clone()), sampling, ..options(prompts) }
     };
     let both = latents(&pipeline, &from(&["a fox", "a fox"]), &[1, 2]).expect("samples");
-    for (i, alone) in both.data.chunks(both.len() / 2).enumerate() {
+    for i in 0..2 {
         let single = latents(&pipeline, &from(&["a fox"]), &[1 + i as u64]).expect("samples");
-        assert!(largest_difference(alone, &single.data) < 1e-3, "picture {i}");
+        assert!(distance(&one(&both, i), &single) < 1e-3, "picture {i}");
     }
 }
 
@@ -88,11 +82,11 @@ fn a_run_in_two_parts_is_the_whole_run() {
         let truth = latents(&pipeline, &whole, &[3]).expect("samples");
         let first = Sampling { denoising_end: Some(0.55), ..Sampling::steps(6) };
         let half = latents(&pipeline, &SampleOptions { sampling: first, ..whole.clone() }, &[3]).expect("samples");
-        assert!(largest_difference(&half.data, &truth.data) > 1e-2, "{scheduler}: the first part did everything");
+        assert!(distance(&half, &truth) > 1e-2, "{scheduler}: the first part did everything");
         let second = Sampling { denoising_start: Some(0.55), ..Sampling::steps(6) };
         let rest = SampleOptions { sampling: second, latents: Some(half), ..whole };
         let joined = latents(&pipeline, &rest, &[99]).expect("samples");
-        let difference = largest_difference(&joined.data, &truth.data);
+        let difference = distance(&joined, &truth);
         assert!(difference < 1e-4, "{scheduler}: {difference:.1e}");
     }
 }
@@ -138,11 +132,11 @@ fn prompt_weights_multiply_and_keep_the_mean() {
     let (from, to) = (1 + tokens("a"), 1 + tokens("a red"));
     let weighted = encode("a (red:1.5) fox", true);
     let mean = |data: &[f32]| data.iter().map(|v| f64::from(*v)).sum::<f64>() / data.len() as f64;
-    let mut expected = plain.data.clone();
-    expected[from * width..to * width].iter_mut().for_each(|v| *v *= 1.5);
-    let factor = mean(&plain.data) / mean(&expected);
-    let expected: Vec<f32> = expected.iter().map(|v| (f64::from(*v) * factor) as f32).collect();
-    let (size, difference) = (mean(&plain.data).abs(), largest_difference(&weighted.data, &expected));
+    let mut expected = plain.clone();
+    expected.data[from * width..to * width].iter_mut().for_each(|v| *v *= 1.5);
+    let factor = mean(&plain.data) / mean(&expected.data);
+    expected.data.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+    let (size, difference) = (mean(&plain.data).abs(), distance(&weighted, &expected));
     assert!(size > 1e-3, "the mean of the fixture's text is too near to 0 to divide by: {size:.1e}");
     assert!(difference < 1e-4, "{difference:.1e}");
 
@@ -153,8 +147,8 @@ fn prompt_weights_multiply_and_keep_the_mean() {
     // BREAK begins a new window, side by side with the first.
     let broken = encode("a red fox BREAK a boat", true);
     assert_eq!(broken.shape, [1, 2 * plain.shape[1], width]);
-    let joined = [plain.data, encode("a boat", true).data].concat();
-    assert!(largest_difference(&broken.data, &joined) < 1e-5);
+    let joined = HostTensor { shape: broken.shape.clone(), data: [plain.data, encode("a boat", true).data].concat() };
+    assert!(distance(&broken, &joined) < 1e-5);
 }
 
 #[test]
@@ -164,7 +158,7 @@ fn the_weighting_reaches_the_picture() {
     let strong = SampleOptions { prompts: vec!["a (red:1.8) fox".into()], ..plain.clone() };
     let (a, b) =
         (latents(&pipeline, &plain, &[1]).expect("samples"), latents(&pipeline, &strong, &[1]).expect("samples"));
-    assert!(largest_difference(&a.data, &b.data) > 1e-3);
+    assert!(distance(&a, &b) > 1e-3);
     let editing = SampleOptions { prompts: vec!["a [red:blue:0.5] fox".into()], ..plain };
     assert!(latents(&pipeline, &editing, &[1]).expect_err("prompt editing is refused").to_string().contains("0.5"));
 }

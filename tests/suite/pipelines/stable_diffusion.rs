@@ -11,7 +11,7 @@ use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
-use crate::common::stable_diffusion;
+use crate::common::{distance, stable_diffusion};
 use crate::device::gpu;
 
 /// What the project promises after all steps, in [0, 1].
@@ -207,6 +207,6 @@ fn the_prompt_matters() {
     run.options.prompts = vec!["another prompt".into()];
     let truth = run.file.read_f32("images").expect("sound");
     let images = run.sample(&Device::Reference);
-    let error = images.data.iter().zip(&truth.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    let error = distance(&images, &truth);
     assert!(error > 10.0 * MAX_ABS, "the prompt has no effect: {error:.1e}");
 }
