@@ -408,7 +408,8 @@ mod tests {
     fn ids_are_those_of_the_file() {
         let tokenizer = small(|_, _| {}).unwrap();
         let byte = |c: char| c as u32 - '!' as u32;
-        assert_eq!(tokenizer.encode("AB abc  q").unwrap(), [501, 500, 2000 + byte('c'), 601]); // q is unknown, which is the end token
+        // q is unknown, and so the end token.
+        assert_eq!(tokenizer.encode("AB abc  q").unwrap(), [501, 500, 2000 + byte('c'), 601]);
         assert_eq!(tokenizer.encode("a<|startoftext|>b").unwrap(), [2000 + byte('a'), 600, 2000 + byte('b')]);
         assert_eq!(tokenizer.window(&[1, 2, 3], 6), [600, 1, 2, 3, 601, 601]);
         assert_eq!(tokenizer.window(&[1, 2, 3], 4), [600, 1, 2, 601]);

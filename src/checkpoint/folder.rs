@@ -343,7 +343,8 @@ fn variants(files: &[String]) -> Vec<String> {
         let middle = rest
             .strip_suffix(".safetensors")
             .or_else(|| rest.strip_prefix("safetensors.index.")?.strip_suffix(".json"))?;
-        (!middle.is_empty() && !middle.contains("-of-")).then(|| middle.to_owned()) // model.fp16-00001-of-00002: a shard
+        // model.fp16-00001-of-00002 is a shard.
+        (!middle.is_empty() && !middle.contains("-of-")).then(|| middle.to_owned())
     };
     let mut found: Vec<String> =
         files.iter().flat_map(|file| STEMS.iter().filter_map(move |stem| variant(file, stem))).collect();

@@ -185,6 +185,13 @@ struct Level {
     only_cross_attention: bool,
 }
 
+impl Level {
+    /// The class of its block: one of these, without and with attention.
+    fn block_type(&self, [plain, attending]: [&str; 2]) -> Value {
+        (if self.depth > 0 { attending } else { plain }).into()
+    }
+}
+
 fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
     let name = |part: &str| format!("{}{part}", ldm_keys::UNET);
     let blocks = shapes.count(&name("input_blocks."));
@@ -223,6 +230,7 @@ fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
     };
     let middle_depth = shapes.count(&name("middle_block.1.transformer_blocks."));
     let of_levels = |value: fn(&Level) -> Value| Value::Array(levels.iter().map(value).collect());
+    let up_block_types = levels.iter().rev().map(|level| level.block_type(["UpBlock2D", "CrossAttnUpBlock2D"]));
     let uniform = levels.iter().all(|level| level.layers == levels[0].layers);
     let in_channels = shapes.dim(&name("input_blocks.0.0.weight"), 1)?;
     let mut config = json!({
@@ -231,8 +239,8 @@ fn unet(shapes: &Shapes, family: Family, found: &mut Inferred) -> Result<()> {
         "in_channels": in_channels,
         "out_channels": shapes.dim(&name("out.2.weight"), 0)?,
         "block_out_channels": of_levels(|level| level.channels.into()),
-        "down_block_types": of_levels(|level| if level.depth > 0 { "CrossAttnDownBlock2D" } else { "DownBlock2D" }.into()),
-        "up_block_types": levels.iter().rev().map(|level| if level.depth > 0 { "CrossAttnUpBlock2D" } else { "UpBlock2D" }).collect::<Value>(),
+        "down_block_types": of_levels(|level| level.block_type(["DownBlock2D", "CrossAttnDownBlock2D"])),
+        "up_block_types": up_block_types.collect::<Value>(),
         "mid_block_type": if middle_depth > 0 { json!("UNetMidBlock2DCrossAttn") } else { Value::Null },
         "layers_per_block": if uniform { levels[0].layers.into() } else { of_levels(|level| level.layers.into()) },
         "cross_attention_dim": cross_attention_dim,
@@ -383,7 +391,10 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
     });
     match class {
         "EDMDPMSolverMultistepScheduler" => {
-            config = json!({"_class_name": class, "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": prediction_type});
+            config = json!({
+                "_class_name": class, "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5,
+                "prediction_type": prediction_type,
+            });
         }
         "PNDMScheduler" => {
             config["skip_prk_steps"] = true.into();
@@ -402,7 +413,8 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
     if family == Family::Upscaler {
         let low_res = json!({
             "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
-            "beta_start": beta_start, "beta_end": beta_end, "prediction_type": "epsilon", "variance_type": "fixed_small",
+            "beta_start": beta_start, "beta_end": beta_end, "prediction_type": "epsilon",
+            "variance_type": "fixed_small",
         });
         found.configs.insert("low_res_scheduler".into(), low_res);
     }

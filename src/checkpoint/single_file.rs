@@ -115,7 +115,8 @@ impl SingleFile {
                         (part, [&[rows / 3], rest].concat())
                     }
                     (Part::Transposed, &[rows, columns]) => (part, vec![columns, rows]),
-                    _ => (Part::Whole, stored_shape.to_vec()), // if it should be split and cannot be, its shape will not fit
+                    // If it should be split and cannot be, its shape will not fit.
+                    _ => (Part::Whole, stored_shape.to_vec()),
                 };
                 pieces.insert(name, Piece { stored: stored.to_owned(), shape, part });
             }

@@ -100,8 +100,9 @@ pub fn run(args: Args) -> Result<()> {
             })
             .collect();
         let json = serde_json::json!({
-            "model": path, "component": component, "class": class_name, "config": config.value, "parameters": weights.parameters(),
-            "device": device, "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": launches, "choices": choices,
+            "model": path, "component": component, "class": class_name, "config": config.value,
+            "parameters": weights.parameters(), "device": device,
+            "graph": graph.to_string().lines().collect::<Vec<_>>(), "plan": launches, "choices": choices,
             "summary": program.summary(),
         });
         print(&format!("{json:#}\n"));
@@ -164,7 +165,8 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
             })
             .collect();
         let json = serde_json::json!({
-            "model": checkpoint.path(), "device": device.describe(), "batch_size": args.batch_size, "height": height, "width": width,
+            "model": checkpoint.path(), "device": device.describe(), "batch_size": args.batch_size,
+            "height": height, "width": width,
             "stages": stages, "peak": plan.peak(), "available": plan.available,
         });
         print(&format!("{json:#}\n"));

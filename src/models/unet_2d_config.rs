@@ -100,7 +100,8 @@ impl UNet2DConfig {
             return Err(r.unsupported("_class_name", "\"UNet2DModel\""));
         }
         r.only("time_embedding_type", &[json!("positional")])?;
-        r.ignore(&["dropout", "num_train_timesteps"]); // training only; the table of learned time embeddings, refused above
+        // Training alone reads the first; the second sizes a table of learned time embeddings, which is refused above.
+        r.ignore(&["dropout", "num_train_timesteps"]);
 
         let block_out_channels = r.counts("block_out_channels")?.unwrap_or(vec![224, 448, 672, 896]);
         let down = r.texts("down_block_types")?.unwrap_or(vec![

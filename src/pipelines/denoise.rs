@@ -252,7 +252,8 @@ impl DenoiseLoop<'_> {
         state.data[..first.len()].copy_from_slice(&first.data);
         self.session.write("state", &state)?;
         if has_noise {
-            self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?; // steps that draw none have coefficient 0 for it
+            // Steps that draw none multiply it by zero.
+            self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
         for (i, step) in self.schedule.steps.iter().enumerate() {
             if step.draws_noise {

@@ -40,7 +40,8 @@ pub(super) fn setting<'a>(op: &Op, variant: &str, context: &LowerContext<'_>, li
 
 fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
     match (op, variant) {
-        // An invocation of a tile of 128 has values and their gates: the sums need not be stored. Reasoned, not measured.
+        // In a tile of 128 an invocation has both the values and their gates, so the sums need not be stored. Reasoned,
+        // not measured.
         (Op::Contraction(op), "registers") if op.epilogue.gate => Knobs::of([("TILE", 128), ("SPLITS", 1)]),
         (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
         (Op::Contraction(op), "shuffle") => {

@@ -123,7 +123,8 @@ mod tests {
         let refuse = |text: &str| Tuned::parse(text).expect_err("it is wrong");
         let entry = |operation: &str, variant: &str| {
             format!(
-                r#"{{"device": "a", "entries": [{{"operation": "{operation}", "inputs": [], "output": "", "variant": "{variant}"}}]}}"#
+                r#"{{"device": "a", "entries": [
+                    {{"operation": "{operation}", "inputs": [], "output": "", "variant": "{variant}"}}]}}"#
             )
         };
         assert!(refuse("{").contains("EOF"));

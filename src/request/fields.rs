@@ -69,7 +69,8 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:WORD]"))]
     pub embedding: Vec<String>,
     /// What the U-Net predicts, where the model's files say it wrongly or not at all
-    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "epsilon|v_prediction|sample", value_parser = ["epsilon", "v_prediction", "sample"]))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "epsilon|v_prediction|sample"))]
+    #[cfg_attr(feature = "cli", arg(value_parser = ["epsilon", "v_prediction", "sample"]))]
     pub prediction_type: Option<String>,
     /// SDXL: a model that does the last steps
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
@@ -79,7 +80,8 @@ pub struct Request {
     pub precision: Option<Precision>,
     /// Whether the autoencoder works in overlapping tiles: where the whole does not fit, always, never, or in tiles of
     /// this many pixels [default: auto]
-    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "auto|on|off|PIXELS", value_parser = checked_tiling))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "auto|on|off|PIXELS"))]
+    #[cfg_attr(feature = "cli", arg(value_parser = checked_tiling))]
     pub vae_tiling: Option<String>,
     /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
     /// each picture [default: 0]

@@ -64,8 +64,8 @@ pub enum Run {
     /// As users run it: nothing checks a kernel's indices. Each buffer's binding reaches into a band of NaN behind it,
     /// so that what a kernel reads there shows in the result and what it writes there shows in the band.
     Unchecked,
-    /// As `Unchecked`, with every one-dimensional dispatch folded into three rows, as one of more than 65 535 workgroups
-    /// is, and at least one workgroup more than needed: it must do nothing.
+    /// As `Unchecked`, with every one-dimensional dispatch folded into three rows, as happens beyond 65 535 workgroups,
+    /// and with at least one workgroup more than needed, which must do nothing.
     Folded,
     /// With wgpu's bounds checks in the kernels, and bindings that end where the tensor ends.
     Checked,
