@@ -1,7 +1,7 @@
-//! Times every kernel variant on its operation's shapes of real models (Stable Diffusion 1.5, XL, their autoencoder),
-//! or on its largest small case where it has none: `cargo bench [-- OPERATION]`.
+//! Times every kernel variant on the shapes that its operation has in real models (Stable Diffusion 1.5, XL, their
+//! autoencoder), or on its largest small case if it has none: `cargo bench [-- OPERATION]`.
 //!
-//! Each variant is compared with the reference before it is timed, on a sample of elements where the whole would take
+//! Each variant is compared with the reference before it is timed, on a sample of elements if the whole would take
 //! minutes. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does.
 
 use std::collections::HashMap;
@@ -15,9 +15,9 @@ use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
-/// Runs per sample, at most; one wait for all of them, so that its cost is shared.
+/// The most runs per sample; one wait for all of them, so that its cost is shared.
 const RUNS: f64 = 20.0;
-/// Seconds per sample, about.
+/// About how many seconds a sample takes.
 const SAMPLE_SECONDS: f64 = 0.5;
 /// Samples; the fastest counts, the others were disturbed.
 const SAMPLES: u32 = 5;
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Times a variant on the operation's shapes of real models; without any, on the small case with the most work.
+/// Times a variant on the operation's shapes in real models, or, if it has none, on the small case with the most work.
 fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Result<()> {
     let plan = |case: &Case| -> Result<Option<Program>> {
         let options = PlanOptions { choice: Choice::of_variant(info.name, variant), ..PlanOptions::default() };
@@ -80,7 +80,7 @@ fn time_case(gpu: &GpuDevice, operation: &str, variant: &str, case: &Case, plan:
     for (name, tensor) in case.graph(DType::F32)?.1 {
         session.write(name, &tensor)?;
     }
-    // The first run compiles what the driver left to it, and says how long the samples may be.
+    // The first run includes any compilation that the driver put off, and determines the runs per sample.
     let start = Instant::now();
     session.run()?;
     session.wait()?;

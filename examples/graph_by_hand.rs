@@ -1,5 +1,5 @@
-//! A small network built by hand: a residual block, with weights that the program makes up. Shows what the graph is
-//! before and after the passes rewrite it, and which memory it takes.
+//! A small network built by hand: a residual block with made-up weights. Shows the graph before and after the passes
+//! rewrite it, and how much memory it takes.
 //!
 //!     cargo run --release --example graph_by_hand
 
@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// y = x + conv2(silu(norm(conv1(x)))), as diffusers would name its weights.
+/// y = x + conv2(silu(norm(conv1(x)))), with its weights named as diffusers would name them.
 pub fn residual_block() -> Result<Graph> {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorDesc::f32([1, 12, 20, CHANNELS])); // channels last

@@ -1,4 +1,4 @@
-//! A picture from a prompt, with the small Stable Diffusion that lies in `weights/`.
+//! A picture from a prompt, with the small Stable Diffusion in `weights/`.
 //!
 //!     cargo run --release --example picture
 
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     draw("a 3d red apple, blue background", 25, Path::new("apple.png"))
 }
 
-/// Draws what `prompt` says in `steps` steps.
+/// Draws `prompt` in `steps` steps.
 pub fn draw(prompt: &str, steps: usize, output: &Path) -> Result<()> {
     // A folder as diffusers lays it out, or a single .safetensors file of the original code.
     let checkpoint = Checkpoint::open("weights/emoji-64")?;

@@ -1,4 +1,4 @@
-//! Pictures while they come into being: after every fourth step, what the model thinks the picture will be.
+//! Previews of a picture in the making: after every fourth step, what the model thinks the picture will be.
 //!
 //!     cargo run --release --example previews
 
@@ -36,7 +36,7 @@ pub fn draw(steps: usize, every: usize, output: &Path) -> Result<usize> {
     let mut pictures = Vec::new();
     let images = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(1)], &mut |mut progress| {
         if progress.done % every == 0 && progress.done < progress.total {
-            // The estimate of the clean latents, which the decoder turns into pixels like the last ones.
+            // The estimate of the clean latents, which the decoder turns into pixels just like the final latents.
             let latents = progress.pred_original_sample()?;
             pictures.extend(Picture::from_tensor(&pipeline.decode(&runtime, &latents)?)?);
         }

@@ -1,5 +1,5 @@
-//! The denoise loop written out by hand: one call of the U-Net a step on the device, the scheduler's update on the
-//! host. The pipelines do the same with the update in the graph, so that nothing leaves the device between two steps.
+//! The denoising loop written out by hand: one call of the U-Net per step on the device, and the scheduler's update on
+//! the host. The pipelines do the same with the update in the graph, so that nothing leaves the device between steps.
 //!
 //!     cargo run --release --example scheduler_loop
 
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
 pub fn draw(steps: usize, output: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open("weights/ddpm-fashion-32")?;
     let unet = LoadedModel::open(&checkpoint, "unet")?;
-    // Any scheduler that diffusers has; what its config does not say is as there.
+    // Any scheduler that diffusers has; fields missing from its config default as they do there.
     let config = r#"{"_class_name": "DDIMScheduler"}"#;
     let scheduler = Scheduler::new(SchedulerConfig::from_json(config)?)?;
     let schedule = scheduler.schedule(&Sampling::steps(steps))?;

@@ -25,7 +25,7 @@ class Kernel:
     def __init__(self, folder, line):
         name, self.source, self.bindings, subgroups, self.constants = line.rstrip("\n").split("\t")
         self.path = folder / name
-        # Kernels with subgroup operations are for CPU drivers, whose registers are the cache.
+        # Kernels with subgroup operations are for CPU drivers, which use the cache as registers.
         self.subgroups = subgroups != ""
 
     def file(self, suffix):
@@ -36,13 +36,13 @@ class Kernel:
 
 
 def run(*command, **options):
-    """The error of a command, or None."""
+    """Runs a command; returns its error, or None."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
     return None if done.returncode == 0 else (done.stderr or done.stdout).strip()
 
 
 def check_tint(kernels):
-    """Tint, Chrome's WGSL compiler. It wants subgroup operations declared; wgpu's, naga, refuses the declaration."""
+    """Tint, Chrome's WGSL compiler. It requires `enable subgroups`; naga, wgpu's compiler, refuses it."""
     for kernel in kernels:
         with tempfile.NamedTemporaryFile("w", suffix=".wgsl") as file:
             file.write(("enable subgroups;\n" if kernel.subgroups else "") + kernel.file(".wgsl").read_text())
@@ -67,7 +67,7 @@ def without_array_strides(spirv):
 
 
 def check_spirv(kernels):
-    """Khronos's validator: what Vulkan drivers get."""
+    """Khronos's validator, on what Vulkan drivers get."""
     for kernel in kernels:
         spirv = without_array_strides(kernel.file(".spv").read_bytes())
         done = subprocess.run(["spirv-val", "--target-env", "vulkan1.1", "-"], input=spirv, capture_output=True)
@@ -126,7 +126,7 @@ class DxcLibrary:
 
 
 def check_dxc(kernels):
-    """Microsoft's compiler: what DX12 gets. Either `dxc`, or the library that DXC_LIBRARY names."""
+    """Microsoft's compiler, on what DX12 gets. Either `dxc`, or the library that DXC_LIBRARY names."""
     library = None if shutil.which("dxc") else DxcLibrary(os.environ["DXC_LIBRARY"])
     for kernel in kernels:
         if library is None:
@@ -164,7 +164,7 @@ def check_radv(kernels):
             known = most.setdefault(kernel.source, values)
             if values["VGPRs"] > known["VGPRs"]:
                 most[kernel.source] = values
-        print(f"\n{family}, for each file the variant with the most registers:")
+        print(f"\n{family}, the variant of each file with the most registers:")
         print("kernel".ljust(36), *names, sep="  ")
         for source, values in most.items():
             print(source.ljust(36), *(str(v).rjust(len(n)) for n, v in values.items()), sep="  ")

@@ -1,13 +1,14 @@
 """Stable Diffusion at its full size with random weights: the real configs of 1.5 and XL, f16 files of several GB, and
 what diffusers computes with them.
 
-    python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline's folder; inputs; diffusers' outputs (float32, weights rounded to f16)
+    python tools/full_size.py make sd15 target/full-size/sd15     # a pipeline folder, with inputs and outputs
     python tools/full_size.py make sdxl target/full-size/sdxl     # the same; diffusers takes 16 GiB of memory for it
     python tools/full_size.py compare FOUND.safetensors EXPECTED.safetensors
-    python tools/full_size.py rounding target/full-size/sdxl      # what rounding to f16 does to diffusers' own answer
+    python tools/full_size.py rounding target/full-size/sdxl      # what rounding to f16 does to diffusers' own output
 
-`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` then does one
-step, `unmist bench` times it, and `unmist sample` runs the whole pipeline, which knows nothing: its pictures are noise.
+The outputs are diffusers', in float32 with weights rounded to f16. Then
+`unmist run --model FOLDER --component unet --input FOLDER/unet_in.safetensors --output out.safetensors` does one step,
+`unmist bench` times it, and `unmist sample` runs the whole pipeline, which has learnt nothing: its pictures are noise.
 """
 
 import argparse
@@ -26,7 +27,8 @@ VAE = dict(
 )  # fmt: skip
 CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, projection_dim=768)
 CLIP_BIG_G = dict(
-    hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, projection_dim=1280, hidden_act="gelu",
+    hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, projection_dim=1280,
+    hidden_act="gelu",
 )  # fmt: skip
 CONFIGS = {
     "sd15": dict(
@@ -41,8 +43,8 @@ CONFIGS = {
     "sdxl": dict(
         index="StableDiffusionXLPipeline",
         unet=dict(
-            sample_size=128, block_out_channels=[320, 640, 1280], attention_head_dim=[5, 10, 20], cross_attention_dim=2048,
-            down_block_types=[DOWN] + [CROSS_DOWN] * 2, up_block_types=[CROSS_UP] * 2 + [UP],
+            sample_size=128, block_out_channels=[320, 640, 1280], attention_head_dim=[5, 10, 20],
+            cross_attention_dim=2048, down_block_types=[DOWN] + [CROSS_DOWN] * 2, up_block_types=[CROSS_UP] * 2 + [UP],
             transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
         ),
@@ -53,8 +55,8 @@ CONFIGS = {
 
 
 def randomise(model, seed):
-    """Weights that keep activations near 1, with norms and biases that show when they are swapped or dropped, and
-    attention that looks at few tokens.
+    """Weights that keep activations near 1, with norms and biases that show if they are swapped or dropped, and
+    attention that focuses on few tokens.
     """
     gen = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
@@ -113,7 +115,7 @@ def make(family, folder):
         elif family == "sd15":
             out = model.decode(vae_in["latent"]).sample
         else:
-            continue  # the same autoencoder, and at 1024 pixels its attention alone takes gigabytes
+            continue  # the same autoencoder as sd15's; at 1024 pixels its attention alone takes gigabytes
         save_file(dict(sample=out.contiguous()), folder / f"{name}_out.safetensors")
         print(name, "output: deviation", out.std().item(), "largest", out.abs().max().item(), flush=True)
         del model
@@ -130,15 +132,15 @@ def compare(found, expected):
 
 
 def rounding(folder, height, width):
-    """How much the U-Net magnifies rounding, shown by diffusers alone: its answer to a part of the sample, and how far
-    that moves when the sample, or what every product and norm returns, is rounded to f16. Writes part_in and
-    part_out.safetensors for `unmist run` and `compare`."""
+    """How much the U-Net magnifies rounding, shown by diffusers alone: its output for a part of the sample, and how far
+    that moves when the sample, or the result of every product and norm, is rounded to f16. Writes part_in.safetensors
+    and part_out.safetensors for `unmist run` and `compare`."""
     torch.set_grad_enabled(False)
     inputs = load_file(folder / "unet_in.safetensors")
     inputs["sample"] = inputs["sample"][:, :, :height, :width].contiguous()
     save_file(inputs, folder / "part_in.safetensors")
     model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float16).eval()
-    for module in model.modules():  # one after the other, so that not both copies are there
+    for module in model.modules():  # one by one, so that there are never two full copies
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.float()
     added = {key: inputs.pop(key) for key in ("text_embeds", "time_ids") if key in inputs}

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Would the parity cases notice a fault in a kernel? Makes small faults one at a time in a copy of the kernels, has the
-release binary compare the operation with its reference (`unmist verify --kernel`, with `UNMIST_WGSL` naming the copy),
-and counts which were noticed.
+"""Would the parity cases notice a fault in a kernel? Makes small faults, one at a time, in a copy of the kernels, has
+the release binary compare the operation with its reference (`unmist verify --kernel`, with `UNMIST_WGSL` naming the
+copy), and counts which were noticed.
 
     cargo build --release
     python3 tools/mutate_kernels.py --results target/mutants.jsonl     # every fault: hours
     python3 tools/mutate_kernels.py --sample 500                       # 500 of them, chosen by --seed
     python3 tools/mutate_kernels.py --sample 20 --kernels scale,softmax --require 97
 
-One JSON line for each fault goes to --results; faults that stand there already, in a kernel that has not changed since,
+One JSON line for each fault goes to --results; faults that are already there, for a kernel that has not changed since,
 are not tried again. Survivors that cannot be noticed are listed in tests/README.md with the reason; they do not count.
 The exit code is 1 if the score is below --require.
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 
 try:
     import resource
-except ImportError:  # Windows: there a fault that never ends is found by the clock alone
+except ImportError:  # Windows: there only the clock stops a fault that never ends
     resource = None
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def code(line):
 
 
 def mutants_of_line(line):
-    """(kind, line with a fault) for each fault there is."""
+    """(kind, line with a fault) for each possible fault."""
     body = code(line)
     rest = line[len(body):]
     for kind, pattern, replacements in RULES:
@@ -147,7 +147,7 @@ class Runner:
     def command(self, kernel):
         command = [self.args.binary, "verify", "--stop-at-first"]
         if kernel.startswith("include/"):
-            # One kernel of each operation that includes it, its first lesson where there is one.
+            # One kernel of each operation that includes it, a naive one if there is one.
             first = {}
             for user in kernels_including(kernel.removeprefix("include/")):
                 if user.split("/")[0] not in first or "naive" in user:
@@ -190,14 +190,14 @@ class Runner:
 
 
 def children_seconds():
-    """Processor time of the processes that this one has run so far."""
+    """Processor time of the processes that this one has run so far, in seconds."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN) if resource else None
     return used.ru_utime + used.ru_stime if used else 0
 
 
 def argued():
-    """The survivors that tests/README.md argues for: kernels (`*` is any part of a path) and patterns of faulty lines
-    (there, `…` is anything)."""
+    """The survivors that tests/README.md gives reasons for: kernels (`*` is any part of a path) and patterns of faulty
+    lines (there, `…` is anything)."""
     text = (ROOT / "tests/README.md").read_text() if (ROOT / "tests/README.md").exists() else ""
     listed = re.findall(r"^- ([\w/*]+): `(.+?)`: .+$", text, re.M)
     return [(kernel, ".*".join(map(re.escape, line.split("…")))) for kernel, line in listed]
@@ -208,13 +208,13 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "target/release/unmist"), help="the release binary")
     parser.add_argument("--sample", type=int, help="how many faults to try [default: all]")
     parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
-    parser.add_argument("--kernels", default="", help="only kernels whose paths begin so, comma-separated")
+    parser.add_argument("--kernels", default="", help="only kernels whose paths begin with these, comma-separated")
     parser.add_argument("--kinds", default="", help="only these kinds of faults, comma-separated")
     parser.add_argument("--results", type=Path, help="file of JSON lines to continue")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one fault; longer counts as noticed, "
-                        "as does three times the processor time of the kernel as it is")
-    parser.add_argument("--include-operations", type=int, default=6, help="of a fault in an include, at most")
-    parser.add_argument("--require", type=float, default=0, help="least score, percent")
+                        "as does three times the processor time of the faultless kernel")
+    parser.add_argument("--include-operations", type=int, default=6, help="at most, for a fault in an include")
+    parser.add_argument("--require", type=float, default=0, help="the least score to accept, in percent")
     parser.add_argument("--list", action="store_true", help="print the faults and try none")
     args = parser.parse_args()
 
@@ -246,7 +246,7 @@ def main():
     try:
         limits = {}
         for position, (kernel, digest, kind, number, before, after) in enumerate(faults):
-            # The same line may stand in a file twice; comments above it do not count.
+            # The same line may occur twice in a file; comments above it do not count.
             place = (WGSL / f"{kernel}.wgsl").read_text().splitlines()[:number].count(before)
             entry = known.get((kernel, digest, place, after))
             if entry is None:
@@ -256,7 +256,7 @@ def main():
                     if outcome != "survived":
                         sys.exit(f"{kernel} does not pass without a fault: {why}")
                     took = children_seconds() - before_it
-                    # A loop that a fault makes endless ends too: some drivers cut it short and go on.
+                    # Even a loop that a fault makes endless may end: some drivers cut it short and go on.
                     limits[kernel] = int(3 * took) + 5
                 begin = time.monotonic()
                 outcome, why = runner.try_fault(kernel, number, after, limits[kernel])

@@ -8,8 +8,9 @@ use crate::tensor::DType;
 /// A way to store the four numbers of a vector.
 ///
 /// This is the door for others: bf16 is one more entry with its own two expressions; a block format, whose numbers
-/// share a scale, is one whose `Format::load` reads the scale too, since kernels ask for vectors and elements by
-/// their position and never index a binding themselves. A format without `Format::encode` is for reading only.
+/// share a scale, is one whose `Format::load` reads the scale too, since the contraction, which reads the large
+/// weights, asks for vectors and elements by their position and never indexes a binding itself. A format without
+/// `Format::encode` is for reading only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Four 32-bit floats.

@@ -37,7 +37,6 @@ impl KernelKey {
         let constants = self.constants.iter().map(|(name, value)| match value {
             Const::U32(v) => format!("{name}={v}"),
             Const::Bool(v) => format!("{name}={v}"),
-            Const::F32(v) => format!("{name}={v}"),
         });
         let storage = self.storage.iter().map(|(name, dtype)| format!("{name}:{}", dtype.name()));
         constants.chain(storage).collect::<Vec<_>>().join(" ")

@@ -76,7 +76,6 @@ impl State<'_> {
         let (expected, text) = match value {
             Const::U32(v) => ("u32", format!("{v}u")),
             Const::Bool(v) => ("bool", v.to_string()),
-            Const::F32(v) => ("f32", format!("{v:?}f")),
         };
         if declared != expected {
             return Err(Error::Kernel(format!(

@@ -6,7 +6,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// The number that kernels know "no activation" by.
+/// The kernels' number for "no activation".
 pub(crate) const NONE: usize = 99;
 
 /// Which activation function.
@@ -22,16 +22,16 @@ pub enum ActivationKind {
     Mish,
     /// `max(x, 0)`.
     Relu,
-    /// `(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)`; no config's, but the latents of small autoencoders are bent by it.
+    /// `(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)`; not in any config, but small autoencoders squash their latents with it.
     Tanh,
-    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, gelu as T5 and most transformers after it were trained with.
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, the gelu that T5 and most later transformers were trained with.
     GeluTanh,
-    /// `1 / (1 + e⁻ˣ)`, the gate of the first gated units.
+    /// `1 / (1 + e⁻ˣ)`, the gate of the original gated linear units.
     Sigmoid,
 }
 
 impl ActivationKind {
-    /// All kinds; the position is the number the kernels know it by (wgsl/include/activation.wgsl).
+    /// All kinds; the position is the kernels' number for it (wgsl/include/activation.wgsl).
     pub const ALL: [ActivationKind; 8] =
         [Self::Silu, Self::Gelu, Self::QuickGelu, Self::Mish, Self::Relu, Self::Tanh, Self::GeluTanh, Self::Sigmoid];
 
@@ -73,7 +73,7 @@ impl ActivationKind {
         reference::activation_function(self.name()).expect("the reference knows every kind by its name")
     }
 
-    /// The number that kernels know this kind by; [`NONE`] stands for no activation.
+    /// The kernels' number for this kind; [`NONE`] stands for no activation.
     pub(crate) fn code(self) -> usize {
         Self::ALL.iter().position(|k| *k == self).expect("ALL lists every kind")
     }

@@ -12,8 +12,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{HostTensor, strides as strides_of};
 
-/// How queries, keys and values are stored. C are the channels of all heads, K those of the heads of keys: K = C, or
-/// fewer where several heads share one.
+/// How queries, keys and values are stored. C is the number of channels of all heads, K that of the key heads: K = C,
+/// or less where heads share keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Packing {
     /// Three tensors: `q [N, T, C]`, `k [N, S, K]`, `v [N, S, K]`.
@@ -26,19 +26,19 @@ pub enum Packing {
 }
 
 /// `y[n, t, h·D + d] = Σ_s p[t, s] · v[n, s, g·D + d]`,
-/// `p[t, ·] = softmax_s(scale · q[n, t, h·D..] · k[n, s, g·D..] + bias[n, h, t, s])`, g = h, or the head that h shares
-/// with its neighbours. Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Ainslie et al. 2023, "GQA".
+/// `p[t, ·] = softmax_s(scale · q[n, t, h·D..] · k[n, s, g·D..] + bias[n, h, t, s])`, g = h, or the key head that h
+/// shares. Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Ainslie et al. 2023, "GQA".
 ///
 /// Inputs as [`Packing`] says; every tensor may have several middle dimensions, e.g. `[N, H, W, C]`, which count as one
-/// of length T or S. `bias`? is of a shape that broadcasts to `[N, heads, T, S]` by numpy's rule. `mask [N or 1, S]`?
-/// is 0 for keys that no query sees. A query that sees no key gets zeros. Output: the shape of `q` with C channels.
+/// of length T or S. The shape of `bias`? broadcasts to `[N, heads, T, S]` by numpy's rules. `mask [N or 1, S]`? is 0
+/// for keys that no query sees. A query that sees no key gets zeros. Output: the shape of `q` with C channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Number of heads; divides C. Head h owns the channels h·D .. (h+1)·D with D = C / heads.
     pub heads: usize,
-    /// Number of heads of keys and values, each for heads / kv_heads neighbouring heads; none: as many as heads.
+    /// Number of key and value heads, each shared by heads / kv_heads neighbouring heads; `None`: as many as heads.
     pub kv_heads: Option<usize>,
-    /// Query t sees the keys s ≤ t only; then T = S.
+    /// Query t sees only the keys s ≤ t; requires T = S.
     pub causal: bool,
     /// Factor on the dot products; 1/√D if absent.
     pub scale: Option<f64>,
@@ -52,7 +52,7 @@ impl Default for Attention {
     }
 }
 
-/// Positions of the inputs beyond queries, keys and values.
+/// Positions of the inputs besides queries, keys and values.
 const BIAS: usize = 3;
 const MASK: usize = 4;
 
@@ -67,7 +67,7 @@ struct Dims {
 }
 
 impl Attention {
-    /// The input that holds the keys, and that of the values.
+    /// Positions of the inputs that hold the keys and the values.
     fn sources(&self) -> (usize, usize) {
         match self.packing {
             Packing::Separate => (1, 2),
@@ -189,10 +189,10 @@ struct FlashTile {
 }
 
 impl FlashTile {
-    /// The workgroups there are, by [`FlashTile::lanes_x`]: 128 invocations, or 160 where ten lanes share a query.
+    /// The possible workgroups, `lanes_x` and `lanes_y`: 128 invocations, or 160 where ten lanes share a query.
     const LANES: [(usize, usize); 4] = [(8, 16), (10, 16), (16, 8), (32, 4)];
 
-    /// Vectors of the output that one lane keeps in registers, at most.
+    /// The most vectors of the output that one lane keeps in registers.
     const MOST_QUADS: usize = 5;
 
     /// The workgroups that can hold a head of `head_dim` channels.
@@ -250,7 +250,7 @@ fn flash_rounds(op: &Attention, context: &LowerContext<'_>, knobs: &Knobs) -> us
     FlashTile::new(head_dim / 4, knobs.get("LANES_X")).rounds(head_dim / 4, keys)
 }
 
-/// Queries of one lane: as many as the registers hold with their part of a head.
+/// Queries per lane: as many as fit in its registers.
 fn shuffle_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
     let queries: &[usize] = if op.head_dim(context) <= 80 { &[1, 2, 4] } else { &[1, 2] };
     Knobs::combinations(&[("QUERIES", queries)])
@@ -270,7 +270,7 @@ fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Res
 }
 
 impl Attention {
-    /// Queries, keys and values as tensors of their own, and what the reference takes beside them.
+    /// Queries, keys and values as separate tensors, and the reference's options.
     fn parts<'a>(
         &self,
         inputs: Inputs<'a, HostTensor>,
@@ -308,7 +308,7 @@ impl Operation for Attention {
         if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
             return Err(Error::Shape(format!("{} heads cannot share {kv_heads} heads of keys", self.heads)));
         }
-        // Heads in a row of q, of which the first are the queries.
+        // Heads in a row of q; those of the queries come first.
         let in_row = if self.packing == Packing::Qkv { self.heads + 2 * kv_heads } else { self.heads };
         if q.shape.len() < 3 || q.elements() == 0 {
             return Err(Error::Shape(format!(
@@ -332,7 +332,7 @@ impl Operation for Attention {
             let Some(parts) = expected.get(position - 1) else {
                 if inputs.optional(position).is_some() {
                     return Err(Error::Shape(format!(
-                        "{name}: is part of another input with {:?}, give none",
+                        "{name}: must be absent, another input holds it with packing {:?}",
                         self.packing
                     )));
                 }
@@ -413,7 +413,8 @@ impl Operation for Attention {
                 family: Family::Any,
                 legal: |op, context| {
                     let Dims { keys, head_dim, .. } = op.dims(context);
-                    // Four elements lie in as many heads as this. In each, two loops over the keys, a score a round.
+                    // The most heads that four elements can lie in. For each, two loops over the keys, one score per
+                    // round.
                     let heads = if head_dim.is_multiple_of(4) { 1 } else { 1 + 3usize.div_ceil(head_dim) };
                     context.can_loop(heads * (keys * (2 * head_dim + 2 + 4) + 1))
                 },
@@ -448,10 +449,10 @@ impl Operation for Attention {
 }
 
 impl Graph {
-    /// Attention of the queries `q` over keys and values, which are given as [`Packing`] says.
+    /// Attention of the queries `q` over keys and values, given as [`Packing`] says.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the sizes do not agree, or an input is missing or too many.
+    /// [`Error::Shape`] if the sizes do not agree, or an input is missing or superfluous.
     pub fn attention(
         &mut self,
         name: impl Into<String>,
@@ -463,7 +464,7 @@ impl Graph {
         self.masked_attention(name, [Some(q), k, v], None, None, op)
     }
 
-    /// As [`Graph::attention`], with a bias that is added to the scores and a mask of the keys; see [`Attention`].
+    /// As [`Graph::attention`], with a bias added to the scores and a mask over the keys; see [`Attention`].
     ///
     /// # Errors
     /// As [`Graph::attention`].

@@ -1,4 +1,4 @@
-//! Means of 2 × 2 pixels, as in `torch.nn.AvgPool2d(2, 2)`.
+//! Average pooling over 2 × 2 pixels, as in `torch.nn.AvgPool2d(2, 2)`.
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,

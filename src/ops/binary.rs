@@ -17,23 +17,23 @@ pub enum BinaryKind {
     Mul,
 }
 
-/// `y = a + b` or `y = a · b`, elementwise. Shapes broadcast by numpy's rule: they are aligned at their last dimension,
-/// and where one operand has size 1 or no dimension, its value there counts for all of the other's. The result has the
-/// element type of `a`.
+/// `y = a + b` or `y = a · b`, elementwise. Shapes broadcast by numpy's rules: they are aligned at their last
+/// dimension, and an operand is repeated along dimensions where it has size 1 or none. The result has the element type
+/// of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binary {
     /// Which operation.
     pub kind: BinaryKind,
 }
 
-/// The dimensions that the kernels of `wgsl/include/broadcast.wgsl` know.
+/// The most dimensions that `wgsl/include/broadcast.wgsl` handles.
 const MAX_RANK: usize = 6;
 
-/// A dimension of the result, or several neighbours that behave alike.
+/// A dimension of the result, or several neighbours that broadcast alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Dim {
     size: usize,
-    /// Whether `a` has it, and whether `b` has it; otherwise the operand is repeated along it.
+    /// Whether `a` and `b` have it; an operand without it is repeated along it.
     of: [bool; 2],
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
         .collect()
 }
 
-/// The dimensions of the result, outermost first, neighbours that behave alike merged; at least one.
+/// The dimensions of the result, outermost first, with neighbours that broadcast alike merged; at least one.
 fn dims(a: &[usize], b: &[usize], y: &[usize]) -> Vec<Dim> {
     let has = |shape: &[usize], d: usize| (d + shape.len()).checked_sub(y.len()).is_some_and(|d| shape[d] != 1);
     let mut dims: Vec<Dim> = Vec::new();
@@ -68,13 +68,13 @@ fn dims_of(context: &LowerContext<'_>) -> Vec<Dim> {
     dims(&context.input(0).shape, &context.input(1).shape, &context.output.shape)
 }
 
-/// Whether every element of `a` meets the one of `b` at its own place.
+/// Whether neither operand is repeated.
 fn elementwise(dims: &[Dim]) -> bool {
     matches!(dims, [Dim { of: [true, true], .. }])
 }
 
 /// Sets `RANK`, the sizes and the strides, innermost first, as `wgsl/include/broadcast.wgsl` takes them. An operand
-/// whose elements lie `per` in a vector, because it has the innermost dimension, is counted in vectors.
+/// that has the innermost dimension is counted in vectors of `per` elements.
 fn with_dims(mut launch: Launch, dims: &[Dim], per: usize) -> Launch {
     const NAMES: [[&str; 3]; MAX_RANK] = [
         ["size_0", "a_0", "b_0"],
@@ -212,7 +212,7 @@ impl Operation for Binary {
 }
 
 impl Graph {
-    /// `a + b`; shapes broadcast by numpy's rule.
+    /// `a + b`; shapes broadcast by numpy's rules.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not broadcast.
@@ -220,7 +220,7 @@ impl Graph {
         self.push(name, Binary { kind: BinaryKind::Add }, &[Some(a), Some(b)])
     }
 
-    /// `a · b`, elementwise; shapes broadcast by numpy's rule.
+    /// `a · b`, elementwise; shapes broadcast by numpy's rules.
     ///
     /// # Errors
     /// As [`Graph::add`].

@@ -8,9 +8,9 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// A tile whose first `rows` slide from the last rows of the tile above it to its own, and whose first `columns` then
-/// slide likewise from the last columns of the tile to its left: `y_i = before_{end − extent + i} · (1 − i/extent) +
-/// x_i · i/extent`.
+/// A tile whose first `rows` fade from the last rows of the tile above to its own, and whose first `columns` then fade
+/// likewise from the last columns of the tile to its left: `y_i = before_{end − extent + i} · (1 − i/extent) + x_i ·
+/// i/extent`.
 ///
 /// Inputs: `x [N, H, W, C]`, `above [N, H', W, C]`?, `left [N, H, W', C]`?; output as `x`.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +115,7 @@ impl Operation for BlendTiles {
 }
 
 impl Graph {
-    /// `x [N, H, W, C]` with its seams to the tile `above` and the tile `left` of it blended over `rows` and `columns`.
+    /// `x [N, H, W, C]` with its seams to the tiles `above` and `left` blended over `rows` and `columns`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the tiles do not fit together or are smaller than the seam.

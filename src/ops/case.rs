@@ -52,7 +52,7 @@ fn splitmix64(state: u64) -> u64 {
 pub struct CaseInput {
     /// Shape and element type.
     pub desc: TensorDesc,
-    /// Values.
+    /// How its values are made.
     pub fill: Fill,
     /// Whether it stays f32 when the case is run in f16 (one-dimensional parameters, tables, sampler state).
     pub always_f32: bool,
@@ -97,7 +97,7 @@ pub struct Case {
     pub inputs: Vec<Option<CaseInput>>,
     /// Bound on the relative L2 error against the reference in f32.
     pub tolerance: f64,
-    /// What it is for.
+    /// The size class of its tensors.
     pub size: Size,
 }
 
@@ -128,8 +128,8 @@ impl Case {
         self
     }
 
-    /// Which of the result's `elements` are compared with the reference; `None`: all. The first and last ones are among
-    /// them, the others are spread by a hash.
+    /// Which of the result's `elements` are compared with the reference; `None`: all. The first and last ones are
+    /// always included; a hash picks the others.
     pub(crate) fn sample(&self, elements: usize) -> Option<Vec<usize>> {
         if self.size == Size::Small || elements <= SAMPLE {
             return None;
@@ -138,8 +138,8 @@ impl Case {
         Some((0..64).chain(hashed).chain(elements - 64..elements).collect())
     }
 
-    /// A graph of this one operation, its inputs named as the operation names them and its output `y`, and values for
-    /// the inputs (already rounded to f16 where they are stored so).
+    /// A graph of this one operation, with the operation's names for its inputs and `y` for its output, and values for
+    /// the inputs (already rounded where they are stored as f16).
     ///
     /// # Errors
     /// If the case's shapes do not fit the operation, which the tests exclude.
@@ -167,7 +167,7 @@ impl Case {
         Ok(graph)
     }
 
-    /// Values for the inputs of `graph`, which [`Case::structure`] made, by name and in the order of their positions.
+    /// Values for the inputs of `graph`, which [`Case::structure`] made: names and tensors, by position.
     pub(crate) fn values(&self, graph: &Graph) -> Vec<(&'static str, HostTensor)> {
         let mut values = Vec::new();
         for (position, (input, name)) in self.inputs.iter().zip(self.op.input_names()).enumerate() {

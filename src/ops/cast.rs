@@ -55,7 +55,7 @@ impl Operation for Cast {
             case("to f32, 210 elements", DType::F32, &[2, 3, 5, 7]),
             case("to f32, whole vectors", DType::F32, &[3, 7, 36]),
             case("to f32, two whole workgroups", DType::F32, &[2, 8, 32]),
-            // f16 has 11 bits, and WGSL leaves the direction of pack2x16float's rounding to the device.
+            // f16 has 11 significant bits, and WGSL leaves the direction of pack2x16float's rounding to the device.
             case("to f16, 210 elements", DType::F16, &[2, 3, 5, 7]).tolerance(1e-3),
             case("to f16, whole vectors", DType::F16, &[3, 7, 36]).tolerance(1e-3),
         ]

@@ -1,4 +1,4 @@
-//! Values moved into a range.
+//! Clamping to a range.
 
 use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ impl Operation for Clamp {
         if self.low <= self.high {
             Ok(x.clone())
         } else {
-            Err(Error::Shape(format!("there is nothing between {} and {}", self.low, self.high)))
+            Err(Error::Shape(format!("low {} must not exceed high {}", self.low, self.high)))
         }
     }
 
@@ -72,7 +72,7 @@ impl Operation for Clamp {
 }
 
 impl Graph {
-    /// `x` with every element moved into `low ..= high`.
+    /// `x` with every element clamped to `low ..= high`.
     ///
     /// # Errors
     /// [`Error::Shape`] if `low` is above `high`; [`Error::Unsupported`] if `x` holds integers.

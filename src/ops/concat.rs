@@ -1,4 +1,4 @@
-//! Two tensors one after the other, as in `torch.cat`.
+//! Concatenation of two tensors, as in `torch.cat`.
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float, expect_shape,
@@ -9,14 +9,14 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// `a` and then `b` along `axis`; all other dimensions are equal. The result has the element type of `a`.
+/// `a` followed by `b` along `axis`; all other dimensions are equal. The result has the element type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concat {
-    /// Position of the dimension that grows.
+    /// The dimension along which they are joined.
     pub axis: usize,
 }
 
-/// Elements of `a` and of `b` that alternate in the output: all from the axis on.
+/// Lengths of the runs of `a` and of `b` that alternate in the output: all dimensions from the axis on.
 fn runs(op: &Concat, context: &LowerContext<'_>) -> (usize, usize) {
     let run = |desc: &TensorDesc| desc.shape[op.axis..].iter().product();
     (run(context.input(0)), run(context.input(1)))
@@ -33,7 +33,7 @@ impl Operation for Concat {
         let axis = self.axis;
         if axis >= a.shape.len() || b.shape.len() != a.shape.len() {
             return Err(Error::Shape(format!(
-                "a {:?} and b {:?} must have as many dimensions, {axis} among them",
+                "a {:?} and b {:?} must have the same number of dimensions, more than {axis}",
                 a.shape, b.shape
             )));
         }
@@ -119,8 +119,8 @@ impl Operation for Concat {
 }
 
 impl Graph {
-    /// `a` and then `b` along `axis`, which counts from the last dimension if it is negative, as in torch; their other
-    /// dimensions must be equal. The result has the element type of `a`.
+    /// `a` followed by `b` along `axis`, which counts from the last dimension if it is negative, as in torch; their
+    /// other dimensions must be equal. The result has the element type of `a`.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is no such dimension or another one differs.

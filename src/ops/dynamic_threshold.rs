@@ -12,7 +12,7 @@ use crate::tensor::{DType, HostTensor};
 /// `y[n] = clamp(x0[n], ±s) / s` with s the `ratio`-quantile of `|x0[n]|` (linear between the two nearest values), at
 /// least 1 and at most `max`. Saharia et al. 2022, arXiv:2205.11487, section 2.3.
 ///
-/// Input: `x0 [N, ..]` f32; output alike.
+/// Input: `x0 [N, ..]` f32; output as `x0`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DynamicThreshold {
     /// Which quantile, 0 to 1 (`dynamic_thresholding_ratio`).
@@ -102,15 +102,15 @@ impl Operation for DynamicThreshold {
             case("many equal values, quantile among them", 0.52, 10.0, &[3, 101], Fill::Index(4)),
             case("one element", 0.5, 10.0, &[2, 1], Fill::Uniform(2.0, 4.0)),
             case("two whole workgroups", 0.9, 10.0, &[2, 8, 8, 4], Fill::Normal),
-            // So many images that an element left out of each changes some quantile.
+            // Enough images that leaving out one element of each changes some quantile.
             case("2048 images, quantile between the two largest", 0.9992, 10.0, &[2048, 600], Fill::Normal),
         ]
     }
 }
 
 impl Graph {
-    /// `x0 [N, ..]`, of each image clamped to its `ratio`-quantile s of absolute values and divided by s; s is at least
-    /// 1 and at most `max`.
+    /// `x0 [N, ..]`, each image clamped to the `ratio`-quantile s of its absolute values and divided by s; s is at
+    /// least 1 and at most `max`.
     ///
     /// # Errors
     /// [`Error::Config`] if `ratio` is not in 0 to 1 or `max` not above 0; [`Error::Unsupported`] if `x0` is not f32.

@@ -1,4 +1,4 @@
-//! Rows of a table, as in `torch.nn.Embedding`.
+//! Rows looked up in a table, as in `torch.nn.Embedding`.
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, in_fours,
@@ -12,7 +12,7 @@ use crate::tensor::{DType, HostTensor};
 /// `y[.., :] = table[indices[..], :]`; `indices [..]` u32, `table [V, D]` or with more dimensions before D, which count
 /// as one; output `[.., D]` of the table's element type.
 ///
-/// Whoever writes the indices checks that they are below V; larger ones read the last row.
+/// Whoever writes the indices must check that they are below V; larger ones read the last row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding;
 
@@ -102,7 +102,7 @@ impl Operation for Embedding {
 
 impl Graph {
     /// Row `indices[..]` of `table [V, D]` (or `[.., D]`) for each of the u32 `indices [..]`. Whoever writes the
-    /// indices checks that they are below V; larger ones read the last row.
+    /// indices must check that they are below V; larger ones read the last row.
     ///
     /// # Errors
     /// [`Error::Shape`] if the table has fewer than two dimensions; [`Error::Unsupported`] if the indices are not u32.

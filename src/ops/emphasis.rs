@@ -10,7 +10,7 @@ use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
 /// `y[m, s] = x[m, s] · weights[m, s] · mean(x[m]) / mean(weights[m] · x[m])`: each token's vector times its weight,
-/// then every window brought back to the mean it had, as AUTOMATIC1111's web UI does it.
+/// then every window rescaled to its original mean, as in AUTOMATIC1111's web UI.
 ///
 /// Inputs: `x [M, S, D]` (M windows of S tokens), `weights [M, S]`; output as `x`. All f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,10 +87,10 @@ impl Operation for Emphasis {
 }
 
 impl Graph {
-    /// The vectors `x` `[M, S, D]` of M windows of S tokens with a weight `[M, S]` for each token.
+    /// The vectors `x [M, S, D]` of M windows of S tokens, each token weighted by `weights [M, S]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit.
+    /// [`Error::Shape`] if the shapes do not agree.
     pub fn emphasis(&mut self, name: impl Into<String>, x: ValueId, weights: ValueId) -> Result<ValueId> {
         self.push(name, Emphasis, &[Some(x), Some(weights)])
     }

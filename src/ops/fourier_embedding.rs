@@ -7,8 +7,8 @@ use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
 /// `y[n, j] = sin(2π · f(timestep[n]) · weight[j])` for the first half of the columns and the cosine for the second, f
-/// the logarithm or nothing. Tancik et al. 2020; Song et al. 2021, "Score-Based Generative Modeling through Stochastic
-/// Differential Equations", appendix C.2.
+/// the logarithm or the identity. Tancik et al. 2020; Song et al. 2021, "Score-Based Generative Modeling through
+/// Stochastic Differential Equations", appendix C.2.
 ///
 /// Inputs: `timestep [N]` f32 (positive if `log`), `weight [half]` f32; output `[N, 2 half]` f32.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use crate::tensor::HostTensor;
 /// Transformer": GLU with f = sigmoid, ReGLU with relu, GEGLU with gelu, SwiGLU with silu.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gated {
-    /// What the gate goes through.
+    /// The activation function of the gate.
     pub activation: ActivationKind,
 }
 

@@ -9,8 +9,8 @@ use crate::tensor::{DType, HostTensor};
 /// `y[n] = Σ_b weights[b, n] · model_output[b, n]` over the B branches of a prediction.
 ///
 /// Classifier-free guidance (Ho and Salimans 2022, eq. 6, with diffusers' meaning of the scale s: 1 is no guidance) has
-/// the branches unconditional and conditional with weights 1 − s and s; editing by instruction (Brooks et al. 2023, eq.
-/// 3) has three branches.
+/// the branches unconditional and conditional with weights 1 − s and s; instruction-based editing (Brooks et al. 2023,
+/// eq. 3) has three branches.
 ///
 /// Inputs: `model_output [B·N, ..]`, branch after branch; `weights [B, N]`; output `[N, ..]`. All f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +88,7 @@ impl Graph {
     /// The branches of the model's output `[B·N, ..]`, combined with `weights` `[B, N]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit.
+    /// [`Error::Shape`] if the shapes do not agree.
     pub fn guidance(&mut self, name: impl Into<String>, model_output: ValueId, weights: ValueId) -> Result<ValueId> {
         self.push(name, Guidance, &[Some(model_output), Some(weights)])
     }

@@ -1,4 +1,4 @@
-//! Restoring the deviation of a prediction after guidance.
+//! Restoring the standard deviation of a prediction after guidance.
 
 use super::{
     Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_dtype,
@@ -9,8 +9,9 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y[n] = guided[n] · (φ · std(prediction[n]) / std(guided[n]) + 1 − φ)`: guidance makes a prediction deviate more
-/// than the model's own does, which overexposes the picture. Lin et al. 2023, arXiv:2305.08891, eq. 15 and 16.
+/// `y[n] = guided[n] · (φ · std(prediction[n]) / std(guided[n]) + 1 − φ)`: guidance makes the standard deviation of a
+/// prediction larger than that of the model's own, which overexposes the picture. Lin et al. 2023, arXiv:2305.08891,
+/// eq. 15 and 16.
 ///
 /// Inputs: `guided [N, ..]`; `model_output [B·N, ..]`, of which branch `branch` is the conditional prediction; output
 /// as `guided`. All f32.
@@ -101,7 +102,7 @@ impl Operation for GuidanceRescale {
             case("odd number of elements", 0.7, 1, 2, &[3, 5, 7, 3]),
             case("latents", 0.5, 1, 2, &[2, 24, 20, 4]),
             case("first of three branches", 1.0, 0, 3, &[2, 5, 3, 1]),
-            // An element counted twice moves the mean, and with it what is left of the deviation.
+            // Counting an element twice shifts the mean, and with it every deviation from it.
             case_of("mean far from zero", 1.0, 0, 1, &[3, 11, 37, 3], Fill::Uniform(90.0, 102.0)),
             case("nothing changes", 0.0, 1, 2, &[1, 5, 3]),
             case("two whole workgroups", 0.6, 1, 2, &[2, 4, 8, 8]),
@@ -114,7 +115,7 @@ impl Graph {
     /// `factor`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit; [`Error::Usage`] if `factor` is not in 0 to 1.
+    /// [`Error::Shape`] if the shapes do not agree; [`Error::Usage`] if `factor` is not in 0 to 1.
     pub fn guidance_rescale(
         &mut self,
         name: impl Into<String>,

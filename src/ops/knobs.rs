@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Knobs(BTreeMap<Cow<'static, str>, usize>);
 
 impl Knobs {
-    /// The setting of these numbers.
+    /// The setting with these numbers.
     pub fn of<const N: usize>(numbers: [(&'static str, usize); N]) -> Self {
         Self(numbers.into_iter().map(|(name, number)| (name.into(), number)).collect())
     }
@@ -61,17 +61,17 @@ impl Knobs {
         self.0.is_empty()
     }
 
-    /// Names and numbers, by name.
+    /// Names and numbers, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
         self.0.iter().map(|(name, number)| (name.as_ref(), *number))
     }
 
-    /// How many of the names that both have differ in their numbers.
+    /// How many of the knobs that both have differ.
     pub fn distance(&self, other: &Self) -> usize {
         self.iter().filter(|(name, number)| other.find(name).is_some_and(|n| n != *number)).count()
     }
 
-    /// Whether every number of `wanted` is here too.
+    /// Whether every knob of `wanted` has the same number here.
     pub fn include(&self, wanted: &Self) -> bool {
         wanted.iter().all(|(name, number)| self.find(name) == Some(number))
     }

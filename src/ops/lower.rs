@@ -11,11 +11,11 @@ pub enum Family {
     Any,
     /// Real GPUs: tiles in workgroup memory, barriers.
     Gpu,
-    /// CPU Vulkan drivers (lavapipe): no barriers, one subgroup a workgroup, operands shared by `subgroupShuffle`.
+    /// CPU Vulkan drivers (lavapipe): no barriers, one subgroup per workgroup, operands shared by `subgroupShuffle`.
     Cpu,
 }
 
-/// What a variant may look at when it decides whether and how to run.
+/// What a variant may consider when deciding whether and how to run.
 pub struct LowerContext<'a> {
     /// Descriptions of the inputs, by position.
     pub inputs: &'a [Option<&'a TensorDesc>],
@@ -31,7 +31,7 @@ impl<'a> LowerContext<'a> {
         self.inputs[position].expect("shape inference rejects graphs that lack a required input")
     }
 
-    /// Whether an invocation may go round its loops so often, all of them counted together.
+    /// Whether an invocation's loops may take this many rounds in total.
     ///
     /// # Errors
     /// The driver's limit, in words.
@@ -52,12 +52,12 @@ impl<'a> LowerContext<'a> {
 
 /// One way to execute an operation.
 pub struct Variant<T: 'static> {
-    /// Name, equal to the stem of its `.wgsl` file.
+    /// Name, as a rule the stem of its `.wgsl` file.
     pub name: &'static str,
     /// Machines it is written for.
     pub family: Family,
-    /// Whether it can compute this instance on this device, profitably or not; the unmet requirement otherwise. What
-    /// pays is said elsewhere: by the rules of the plan, a tuned table, or the user.
+    /// Whether it can compute this instance on this device, profitably or not; otherwise the unmet requirement. Whether
+    /// it pays off is decided elsewhere: by the plan's rules, a tuned table, or the user.
     pub legal: fn(&T, &LowerContext<'_>) -> Result<(), String>,
     /// Every setting that it may take for a legal instance; one empty entry for kernels without knobs.
     pub knobs: fn(&T, &LowerContext<'_>) -> Vec<Knobs>,
@@ -77,8 +77,6 @@ pub enum Const {
     U32(u32),
     /// `bool`
     Bool(bool),
-    /// `f32`
-    F32(f32),
 }
 
 /// Value of a field of a kernel's `Params` struct.
@@ -86,8 +84,6 @@ pub enum Const {
 pub enum Param {
     /// `u32`
     U32(u32),
-    /// `i32`
-    I32(i32),
     /// `f32`
     F32(f32),
 }
@@ -103,7 +99,7 @@ pub enum Operand {
     Scratch(usize),
 }
 
-/// One kernel launch. Bindings named like an input are bound to it, `y` to the output; only others are listed.
+/// One kernel launch. Bindings named like an input are bound to it, and `y` to the output; only the others are listed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// Kernel file below `wgsl/`, without extension: `contraction/1_naive`.
@@ -116,8 +112,7 @@ pub struct Launch {
     pub bindings: Vec<(&'static str, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
-    /// Floating-point operations of this launch where it matters for splitting long work; 0 means: take the
-    /// operation's.
+    /// Floating-point operations of this launch, where that matters for splitting long work; 0: those of the operation.
     pub flops: u64,
 }
 
@@ -152,12 +147,6 @@ impl Launch {
         self
     }
 
-    /// Sets an `i32` field of `Params`.
-    pub fn param_i32(mut self, name: &'static str, value: i32) -> Self {
-        self.params.push((name, Param::I32(value)));
-        self
-    }
-
     /// Sets an `f32` field of `Params`.
     pub fn param_f32(mut self, name: &'static str, value: f32) -> Self {
         self.params.push((name, Param::F32(value)));
@@ -176,14 +165,14 @@ impl Launch {
         self
     }
 
-    /// Sets the work of this launch, for operations whose launches differ much.
+    /// Sets the work of this launch, for operations whose launches differ a lot.
     pub fn flops(mut self, flops: u64) -> Self {
         self.flops = flops;
         self
     }
 
-    /// As many workgroups of `size` invocations as cover `invocations`, folded into y beyond 65 535 as `flat_index`
-    /// (wgsl/include/flat_index.wgsl) unfolds.
+    /// Enough workgroups of `size` invocations to cover `invocations`, folded into y beyond 65 535; `flat_index`
+    /// (wgsl/include/flat_index.wgsl) unfolds them.
     pub fn cover(mut self, invocations: usize, size: usize) -> Self {
         let groups = invocations.div_ceil(size).max(1);
         let rows = groups.div_ceil(65_535);

@@ -1,4 +1,4 @@
-//! Inpainting with a model that knows no masks: what lies outside the mask is put back after every step.
+//! Inpainting with a model that takes no mask: what lies outside the mask is restored after every step.
 
 use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
 use crate::error::{Error, Result};
@@ -7,8 +7,8 @@ use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
 /// The sampler's state with `mask · sample + (1 − mask) · (a · original + b · noise)` in place of the sample: the
-/// original picture, noised to the level of the sample, wherever the mask is 0. The memory slots stay. Lugmayr et al.
-/// 2022 (RePaint, without resampling), eq. 8.
+/// original picture, noised to the level of the sample, wherever the mask is 0. The memory slots are unchanged. Lugmayr
+/// et al. 2022 (RePaint, without resampling), eq. 8.
 ///
 /// Inputs: `state [1 + S, N, .., C]`, `original [N, .., C]`, `noise [N, .., C]`, `mask [1, .., 1]`, `level [2]`
 /// (a and b); output as `state`. All f32.
@@ -89,7 +89,7 @@ impl Operation for MaskedLatents {
 }
 
 impl Graph {
-    /// `state` with the original, at noise level `level`, put back where `mask` is 0.
+    /// `state` with the original, at noise level `level`, restored where `mask` is 0.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.

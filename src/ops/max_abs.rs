@@ -1,4 +1,4 @@
-//! The largest magnitude among a tensor's elements, in parts.
+//! The largest magnitude of each part of a tensor.
 
 use super::{
     Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant, expect_float, no_knobs,
@@ -8,12 +8,12 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// Least elements of a part: 4 vectors for each of 256 invocations.
+/// The fewest elements of a part: 4 vectors for each of 256 invocations.
 const LEAST: usize = 4096;
-/// Most parts, so that what the host reads stays small.
+/// The most parts, so that the host has little to read.
 const MOST_PARTS: usize = 1024;
 
-/// `y[i] = max |x[e]|` over the elements e of part i: consecutive runs of at least 4096, at most 1024 of them. A NaN
+/// `y[i] = max |x[e]|` over the elements e of part i: at most 1024 consecutive runs of at least 4096 elements. A NaN
 /// counts as larger than infinity.
 ///
 /// Input: `x`, any shape; output `[parts]` f32.
@@ -86,7 +86,7 @@ impl Operation for MaxAbs {
             rising("seven elements, the last the largest", &[7]),
             rising("eight elements, the last the largest", &[8]),
             rising("several parts, the last element of each the largest", &[3, 4096]),
-            // So many parts that a vector left out of each changes the largest value of some.
+            // Enough parts that leaving out a vector of each changes the largest value of some.
             case("1024 parts", &[1024, 4096]),
             Case::new(
                 "nothing but zeros, padded",
@@ -98,7 +98,7 @@ impl Operation for MaxAbs {
 }
 
 impl Graph {
-    /// `x` of any shape → `[parts]`: the largest magnitude in each of its parts, see [`MaxAbs`].
+    /// `x` of any shape → `[parts]`: the largest magnitude of each part, see [`MaxAbs`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] if `x` holds u32, [`Error::Shape`] if it is empty.

@@ -1,4 +1,4 @@
-//! What an operation is: attributes, shapes, cost, kernels, reference, test cases — one file an operation.
+//! Operations: attributes, shapes, cost, kernels, reference and test cases, one file per operation.
 //!
 //! `CONTRIBUTING.md` walks through adding an operation (six places) and a kernel variant (two). Parity tests, `unmist
 //! verify` and `unmist bench` iterate the registry below.
@@ -53,7 +53,7 @@ use crate::tensor::{DType, HostTensor};
 /// Work and memory traffic of one execution, as the roofline model counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Cost {
-    /// Floating-point operations; a multiply-add counts two.
+    /// Floating-point operations; a multiply-add counts as two.
     pub flops: u64,
     /// Bytes that must move at least once: every input read once, the output written once.
     pub bytes: u64,
@@ -109,11 +109,12 @@ impl<'a, T> Inputs<'a, T> {
 pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// Name in dumps, traces and `--force NAME=VARIANT`.
     const NAME: &'static str;
-    /// Other names for `--force`, each of one kind of this operation: what it was called when it was one by itself.
+    /// Other names for `--force`, each for one kind of this operation: its name from when it was an operation of its
+    /// own.
     const ALIASES: &'static [&'static str] = &[];
     /// Names of the inputs by position; kernels bind them under these names and write `y`.
     const INPUTS: &'static [&'static str];
-    /// Names that variants had before, and have now.
+    /// Renamed variants: the old name and the new one.
     const OLD_VARIANTS: &'static [(&'static str, &'static str)] = &[];
 
     /// Shape and element type of the output.
@@ -122,19 +123,20 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// [`Error::Shape`] saying what was expected and found.
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc>;
 
-    /// Floating-point operations of one execution, multiply-add counted as two.
+    /// Floating-point operations of one execution; a multiply-add counts as two.
     fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64;
 
-    /// The operation by its formula, on the CPU: see [`crate::reference`].
+    /// The operation computed from its formula, on the CPU: see [`crate::reference`].
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor;
 
-    /// The elements of the result at these flat indices, computed by the formula alone: for results so large that all
-    /// of them would take the reference minutes. `None`: the whole is fast enough.
+    /// The elements of the result at these flat indices, computed from the formula: for results so large that the
+    /// reference would take minutes for all of them. `None`: the whole is fast enough.
     fn reference_at(&self, _inputs: Inputs<'_, HostTensor>, _elements: &[usize]) -> Option<Vec<f32>> {
         None
     }
 
-    /// Kernel variants, best first; the last one is `naive` and accepts every shape.
+    /// Kernel variants, best first; the last one is `naive` and accepts every shape (but see
+    /// [`LowerContext::can_loop`]).
     fn variants() -> &'static [Variant<Self>];
 
     /// Attributes for dumps, e.g. `stride=2 pad=0,1,0,1`; empty if there are none.
@@ -142,7 +144,7 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
         String::new()
     }
 
-    /// Which of the [`Operation::ALIASES`] means instances like this one.
+    /// Which of the [`Operation::ALIASES`] names instances like this one.
     fn alias(&self) -> Option<&'static str> {
         None
     }
@@ -179,7 +181,7 @@ macro_rules! registry {
                 match self { $(Op::$Type(_) => $module::$Type::NAME),* }
             }
 
-            /// Whether `name` means operations like this one: its name, or an older one of its kind.
+            /// Whether `name` means operations like this one: its name, or the alias of its kind.
             pub fn is_called(&self, name: &str) -> bool {
                 name == self.name() || match self { $(Op::$Type(op) => op.alias() == Some(name)),* }
             }
@@ -195,7 +197,11 @@ macro_rules! registry {
             /// [`Error::Shape`] if the inputs do not fit.
             pub fn infer(&self, inputs: &[Option<&TensorDesc>]) -> Result<TensorDesc> {
                 if inputs.len() != self.input_names().len() {
-                    return Err(Error::Shape(format!("expected {} inputs, {} were given", self.input_names().len(), inputs.len())));
+                    return Err(Error::Shape(format!(
+                        "expected {} inputs, {} were given",
+                        self.input_names().len(),
+                        inputs.len()
+                    )));
                 }
                 match self { $(Op::$Type(op) => op.infer(Inputs { names: $module::$Type::INPUTS, values: inputs })),* }
             }
@@ -204,19 +210,23 @@ macro_rules! registry {
             pub fn cost(&self, inputs: &[Option<&TensorDesc>], output: &TensorDesc) -> Cost {
                 let values = Inputs { names: self.input_names(), values: inputs };
                 let flops = match self { $(Op::$Type(op) => op.flops(values, output)),* };
-                let flops = flops.min(1 << 53); // attention is quadratic: sums of absurd ones must not overflow
+                let flops = flops.min(1 << 53); // attention is quadratic: sums over absurd sizes must not overflow
                 Cost { flops, bytes: values.present().map(TensorDesc::bytes).sum::<u64>() + output.bytes() }
             }
 
-            /// The result by the operation's formula, on the CPU.
+            /// The result computed from the operation's formula, on the CPU.
             pub fn reference(&self, inputs: &[Option<&HostTensor>]) -> HostTensor {
-                match self { $(Op::$Type(op) => op.reference(Inputs { names: $module::$Type::INPUTS, values: inputs })),* }
+                match self {
+                    $(Op::$Type(op) => op.reference(Inputs { names: $module::$Type::INPUTS, values: inputs })),*
+                }
             }
 
             /// Elements of the result at chosen flat indices, where the operation can compute single ones.
             pub fn reference_at(&self, inputs: &[Option<&HostTensor>], elements: &[usize]) -> Option<Vec<f32>> {
                 match self {
-                    $(Op::$Type(op) => op.reference_at(Inputs { names: $module::$Type::INPUTS, values: inputs }, elements)),*
+                    $(Op::$Type(op) => {
+                        op.reference_at(Inputs { names: $module::$Type::INPUTS, values: inputs }, elements)
+                    }),*
                 }
             }
 
@@ -235,7 +245,7 @@ macro_rules! registry {
                 match self { $(Op::$Type(_) => $module::$Type::variants()[index].family),* }
             }
 
-            /// Why the variant at `index` cannot compute this instance here, or `Ok`.
+            /// `Ok`, or why the variant at `index` cannot compute this instance here.
             ///
             /// # Errors
             /// The unmet requirement, in words.
@@ -248,7 +258,7 @@ macro_rules! registry {
                 match self { $(Op::$Type(op) => ($module::$Type::variants()[index].knobs)(op, context)),* }
             }
 
-            /// The launches that the variant at `index` consists of with one of its settings.
+            /// The launches of the variant at `index` with one of its settings.
             pub fn lower(&self, index: usize, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
                 match self { $(Op::$Type(op) => ($module::$Type::variants()[index].lower)(op, context, knobs)),* }
             }
@@ -260,13 +270,13 @@ macro_rules! registry {
 pub struct Info {
     /// Name of the kind of operation.
     pub name: &'static str,
-    /// Older names of some of its kinds.
+    /// Aliases of some of its kinds.
     pub aliases: &'static [&'static str],
     /// Names of its inputs.
     pub inputs: &'static [&'static str],
     /// Names of its kernel variants, best first.
     pub variants: Vec<&'static str>,
-    /// Names that variants had before, and have now.
+    /// Renamed variants: the old name and the new one.
     pub old_variants: &'static [(&'static str, &'static str)],
     /// Parity cases of every size.
     pub cases: Vec<Case>,
@@ -282,7 +292,7 @@ impl Info {
 registry! {
     /// Elementwise activation function.
     activation::Activation,
-    /// Matrix product or convolution with weights, and what becomes of the sums.
+    /// Matrix product or convolution with weights, and what happens to the sums.
     contraction::Contraction,
     /// Scaled dot-product attention.
     attention::Attention,
@@ -292,21 +302,21 @@ registry! {
     softmax::Softmax,
     /// Conversion between element types.
     cast::Cast,
-    /// Two tensors one after the other along any dimension.
+    /// Concatenation of two tensors along any dimension.
     concat::Concat,
     /// A range of entries along any dimension.
     slice::Slice,
-    /// The dimensions in another order.
+    /// Permutation of the dimensions.
     transpose::Transpose,
     /// The same elements under another shape.
     reshape::Reshape,
-    /// Positions turned into angles: rotary embedding.
+    /// Rotary position embedding.
     rope::Rope,
     /// Sum or product of two tensors.
     binary::Binary,
     /// Multiplication and addition of constants.
     scale::Scale,
-    /// Values moved into a range.
+    /// Clamping to a range.
     clamp::Clamp,
     /// The model's view of the sampler's state.
     model_input::ModelInput,
@@ -320,31 +330,31 @@ registry! {
     scheduler_step::SchedulerStep,
     /// Several predictions combined, as in classifier-free guidance.
     guidance::Guidance,
-    /// The deviation of a prediction, restored after guidance.
+    /// The standard deviation of a prediction, restored after guidance.
     guidance_rescale::GuidanceRescale,
-    /// What lies outside a mask, put back.
+    /// Inpainting: what lies outside a mask, restored.
     masked_latents::MaskedLatents,
     /// The forward process.
     add_noise::AddNoise,
     /// Gaussian noise.
     randn::Randn,
-    /// Enlargement by repeating pixels.
+    /// Nearest-neighbour upsampling.
     upsample_nearest::UpsampleNearest,
     /// Seams between tiles of a picture.
     blend_tiles::BlendTiles,
-    /// Means of 2 × 2 pixels.
+    /// Average pooling over 2 × 2 pixels.
     avg_pool::AvgPool,
     /// Sines and cosines of a timestep.
     timestep_embedding::TimestepEmbedding,
     /// Sines and cosines of a noise level at random frequencies.
     fourier_embedding::FourierEmbedding,
-    /// Rows of a table.
+    /// Rows looked up in a table.
     embedding::Embedding,
     /// The gated activation of transformer blocks.
     gated::Gated,
     /// Prompt weights.
     emphasis::Emphasis,
-    /// The largest magnitude, in parts.
+    /// The largest magnitude of each part of a tensor.
     max_abs::MaxAbs,
 }
 
@@ -370,7 +380,7 @@ pub(crate) fn expect_rank<const N: usize>(what: &str, desc: &TensorDesc) -> Resu
         .map_err(|_| Error::Shape(format!("{what}: expected {N} dimensions, found shape {:?}", desc.shape)))
 }
 
-/// Checks that elements are f32 or f16, for use in `infer`: kernels would take the bits of integers for floats.
+/// Checks that elements are f32 or f16, for use in `infer`: kernels would read the bits of integers as floats.
 pub(crate) fn expect_float(what: &str, dtype: DType) -> Result<()> {
     match dtype {
         DType::F32 | DType::F16 => Ok(()),
@@ -387,7 +397,7 @@ pub(crate) fn expect_dtype(what: &str, found: DType, expected: DType) -> Result<
     }
 }
 
-/// The dimension that `axis` means: counted from the last one, -1, if it is negative.
+/// The dimension that `axis` means; negative ones count from the last, -1.
 pub(crate) fn axis_of(shape: &[usize], axis: isize) -> Result<usize> {
     let rank = shape.len() as isize;
     if (-rank..rank).contains(&axis) {

@@ -9,11 +9,11 @@ use crate::tensor::HostTensor;
 /// `y[r] = input_scale · state[0]` for each repetition r: `scale_model_input` of diffusers' schedulers and the repeated
 /// batch of guidance.
 ///
-/// Inputs: `state [1 + S, N, ..]`, `coefficients [..]` (a step's numbers; the first is the input scale); output
+/// Inputs: `state [1 + S, N, ..]`, `coefficients [..]` of the step (the first is the input scale); output
 /// `[repeat · N, ..]`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInput {
-    /// How often the sample is repeated along the batch.
+    /// How many times the sample is repeated along the batch.
     pub repeat: usize,
 }
 

@@ -1,5 +1,5 @@
-//! Normalisation: of groups of channels or of rows, by mean and deviation or by the root of the mean square; with the
-//! affine part, modulation and activation that follow it in models.
+//! Normalisation of groups of channels or of rows, by mean and deviation or by root mean square, with the affine part,
+//! modulation and activation that follow it in models.
 
 mod cases;
 
@@ -13,7 +13,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// Which values are brought to mean 0 and variance 1.
+/// Which values are normalised together, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NormKind {
     /// Each image's groups of channels over all its positions: group g owns the channels g·C/groups .. (g+1)·C/groups.
@@ -24,12 +24,13 @@ pub enum NormKind {
     },
     /// Each row of the last dimension. Ba, Kiros and Hinton 2016, "Layer Normalization".
     Layer,
-    /// Each row of the last dimension, divided by the root of its mean square; its mean stays. Zhang and Sennrich 2019,
-    /// "Root Mean Square Layer Normalization".
+    /// Each row of the last dimension, divided by its root mean square; the mean is not subtracted. Zhang and Sennrich
+    /// 2019, "Root Mean Square Layer Normalization".
     Rms,
 }
 
-/// Which parts of the input `modulation` scale and shift the result: its last dimension is k parts of C columns.
+/// Which parts of the input `modulation` scale and shift the result: its last dimension consists of k parts of C
+/// columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Modulation {
     /// The part that holds the scales.
@@ -39,14 +40,14 @@ pub struct Modulation {
 }
 
 /// `n = (x − mean) / √(variance + eps)` as [`NormKind`] says, then `y = f((n · gamma + beta) · (1 + scale) + shift)`;
-/// every step but the first is optional. Scale and shift are those of Perez et al. 2018 ("FiLM"), one for
-/// each image (Dhariwal and Nichol 2021, section 3) or each token (Peebles and Xie 2023, "adaLN").
+/// every step but the first is optional. Scale and shift are those of Perez et al. 2018 ("FiLM"), one for each image
+/// (Dhariwal and Nichol 2021, section 3) or each token (Peebles and Xie 2023, "adaLN").
 ///
-/// Inputs: `x [N, .., C]`, `gamma [C]`?, `beta [C]`?, `modulation [N, .., k·C]`? with one row an image or one a
+/// Inputs: `x [N, .., C]`, `gamma [C]`?, `beta [C]`?, `modulation [N, .., k·C]`? with one row per image or per
 /// position; output as `x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Norm {
-    /// Over which values.
+    /// Which values are normalised together.
     pub kind: NormKind,
     /// Added to the variance, or to the mean square.
     pub eps: f64,
@@ -61,7 +62,7 @@ const GAMMA: usize = 1;
 const BETA: usize = 2;
 const MODULATION: usize = 3;
 
-/// The values that share a mean and a variance, and how they are divided.
+/// How the values are divided into groups that share a mean and a variance.
 #[derive(Clone, Copy)]
 struct Dims {
     /// Images for groups, rows otherwise.
@@ -94,7 +95,8 @@ impl Norm {
         if context.has(MODULATION) { context.output.rows() / context.input(MODULATION).rows() } else { 1 }
     }
 
-    /// What the launch that writes the affine part or the result sets. `per` elements of a vector are counted as one.
+    /// What the launch that writes the affine part or the result sets. Columns are counted in vectors of `per`
+    /// elements.
     fn finish(&self, launch: Launch, context: &LowerContext<'_>, per: usize) -> Launch {
         let part = context.output.channels() / per;
         let modulation = self.modulation.filter(|_| context.has(MODULATION));
@@ -149,8 +151,8 @@ impl Norm {
         in_fours("channels", context.output.channels())
     }
 
-    /// Chunks whose moments are summed by one invocation may be any number of positions long; beyond 256, rounding
-    /// costs more than the header's error bound allows.
+    /// One invocation sums the moments of a chunk, which may be any number of positions long; beyond 256, rounding
+    /// errors exceed the bound in the kernel's header.
     fn chunked_knobs() -> Vec<Knobs> {
         let chunks: Vec<usize> = (1..=16).map(|i| 16 * i).collect();
         Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16])])
@@ -200,7 +202,7 @@ impl Norm {
         in_fours("channels", context.output.channels())
     }
 
-    /// What both kernels of rows set.
+    /// The constants and parameters that both row kernels share.
     fn row_launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
         let launch = Launch::new(kernel)
             .param("rows", context.output.rows())
@@ -253,8 +255,9 @@ impl Operation for Norm {
                 }
             }
             (given, _) => {
-                let (has, lacks) = if given.is_some() { ("is", "no part of it") } else { ("is not", "parts of it") };
-                return Err(Error::Shape(format!("modulation {has} given, {lacks} named")));
+                let (has, lacks) =
+                    if given.is_some() { ("is", "no part of it is") } else { ("is not", "parts of it are") };
+                return Err(Error::Shape(format!("modulation {has} given, but {lacks} named")));
             }
         }
         Ok(x.clone())
@@ -359,8 +362,8 @@ impl Graph {
     /// Normalisation of `x [N, .., C]`; see [`Norm`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if the groups do not divide C, an input has another size, or `modulation` is given without its
-    /// parts named in `op` or the other way round.
+    /// [`Error::Shape`] if the groups do not divide C, an input has another size, or only one of `modulation` and its
+    /// parts in `op` is given.
     pub fn norm(
         &mut self,
         name: impl Into<String>,

@@ -9,12 +9,12 @@ use crate::tensor::HostTensor;
 /// `y = clamp(a · sample + b · model_output, ±clip)`: x_0 from the sample and the model's prediction (Ho et al. 2020,
 /// eq. 15).
 ///
-/// Inputs: `state [1 + S, N, .., C]` (row 0 is the sample), `model_output [N, .., C or 2C]` (of 2C channels the first
-/// C), `coefficients` (a step's numbers; a, b and clip are elements 1 to 3); output `[N, .., C]`. All f32.
+/// Inputs: `state [1 + S, N, .., C]` (row 0 is the sample), `model_output [N, .., C or 2C]` (the first C channels are
+/// used), `coefficients` of the step (a, b and clip are elements 1 to 3); output `[N, .., C]`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PredOriginalSample;
 
-/// The shape of the sample in `state`, if `model_output` belongs to it: the same, or with twice the channels.
+/// The shape of the sample in `state`, if `model_output` fits it: the same shape, or twice the channels.
 pub(super) fn sample_shape(state: &TensorDesc, model_output: &TensorDesc) -> Result<Vec<usize>> {
     if state.shape.len() < 3 {
         return Err(Error::Shape(format!("state must be [1 + slots, N, .., C], found {:?}", state.shape)));
@@ -86,7 +86,7 @@ impl Graph {
     /// The estimate of x_0 from the sample in `state` and the model's output.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not belong together.
+    /// [`Error::Shape`] if the shapes do not agree.
     pub fn pred_original_sample(
         &mut self,
         name: impl Into<String>,

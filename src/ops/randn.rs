@@ -6,8 +6,8 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// Independent N(0, 1) elements, those of [`TorchCuda`](crate::rng::TorchCuda): Philox 4x32-10 (Salmon et al. 2011) and
-/// Box–Muller. Element `[n, .., c]` is the one at `[n, c, ..]` of torch's draw, because torch's pictures are
+/// Independent N(0, 1) elements, as drawn by [`TorchCuda`](crate::rng::TorchCuda): Philox 4x32-10 (Salmon et al. 2011)
+/// and Box–Muller. Element `[n, .., c]` is the one at `[n, c, ..]` of torch's draw, because torch's pictures are
 /// channels-first.
 ///
 /// Input: `seed [8]` u32 ([`Randn::seed`]); output of the given shape, f32.

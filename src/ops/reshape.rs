@@ -6,8 +6,8 @@ use crate::graph::{Graph, NodeKind, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// The elements of `x` in their order, under another shape, as `torch.reshape`. Tensors are dense, so that this is a
-/// view: the plan gives it the buffer of `x` and launches nothing, unless its elements are stored otherwise.
+/// The elements of `x`, in the same order, under another shape, as `torch.reshape`. Tensors are dense, so this is a
+/// view: the plan gives it the buffer of `x` and launches nothing, unless its elements are stored in another type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reshape {
     /// The new dimensions.
@@ -66,13 +66,13 @@ impl Graph {
     /// The elements of `x` under another shape, without a launch; `x` itself if it has that shape already.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `shape` has another number of elements.
+    /// [`Error::Shape`] if `shape` has a different number of elements.
     pub fn reshape(&mut self, name: impl Into<String>, x: ValueId, shape: impl Into<Vec<usize>>) -> Result<ValueId> {
         let shape = shape.into();
         if self.shape(x) == shape {
             return Ok(x);
         }
-        // A view of a view is a view of what that one shows.
+        // A view of a view is a view of the original.
         let x = match &self.node(x).kind {
             NodeKind::Op(Op::Reshape(_), inputs) => inputs[0].expect("a reshape has an input"),
             _ => x,

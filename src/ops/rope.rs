@@ -1,4 +1,4 @@
-//! Rotary position embedding: queries and keys are turned by angles that grow with their position, so that their dot
+//! Rotary position embedding: queries and keys are rotated by angles that grow with their position, so that their dot
 //! products depend on how far apart they are.
 
 use super::{
@@ -10,7 +10,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
-/// Which channels of a head are turned together, as the two coordinates of a point.
+/// Which channels of a head are rotated together, as the two coordinates of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopeLayout {
     /// Neighbours, 2 j and 2 j + 1 (Flux, Z-Image, Wan; diffusers' `apply_rotary_emb`).
@@ -20,7 +20,7 @@ pub enum RopeLayout {
 }
 
 /// The first R channels of each head of `x`, in pairs (u, v), become (u · cos − v · sin, u · sin + v · cos); the others
-/// stay. Su et al. 2021, "RoFormer", section 3.2.
+/// are copied. Su et al. 2021, "RoFormer", section 3.2.
 ///
 /// Inputs: `x [N, .., C]`, C = heads · D; `cosines` and `sines`, `[T, R/2]` for positions that all images share or
 /// `[N · T, R/2]`, T being the positions of an image: all middle dimensions together. [`tables`] makes them, for
@@ -36,17 +36,17 @@ pub struct Rope {
 /// One axis of positions: time, row, column …
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeAxis {
-    /// Where each token stands along it.
+    /// The position of each token along it.
     pub positions: Vec<f64>,
-    /// Channels of a head that this axis turns, an even number.
+    /// Channels of a head that this axis rotates, an even number.
     pub dim: usize,
 }
 
 /// Cosines and sines of all angles, each `[T, R/2]` with R the sum of the axes' channels: pair j of an axis of `dim`
-/// channels turns by `position · theta^(−2 j / dim)`. Pairs of the first axis come first.
+/// channels is rotated by `position · theta^(−2 j / dim)`. Pairs of the first axis come first.
 ///
 /// # Errors
-/// [`Error::Shape`] if an axis has an odd number of channels or another number of positions than the first.
+/// [`Error::Shape`] if an axis has an odd number of channels or a different number of positions from the first.
 pub fn tables(axes: &[RopeAxis], theta: f64) -> Result<[HostTensor; 2]> {
     let tokens = axes.first().map_or(0, |axis| axis.positions.len());
     if let Some(axis) = axes.iter().find(|a| a.positions.len() != tokens || !a.dim.is_multiple_of(2)) {
@@ -68,7 +68,7 @@ pub fn tables(axes: &[RopeAxis], theta: f64) -> Result<[HostTensor; 2]> {
 }
 
 impl Rope {
-    /// What both variants set. `Params` counts elements.
+    /// The constants and parameters that both variants share; sizes count elements.
     fn launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
         Launch::new(kernel)
             .flag("INTERLEAVED", self.layout == RopeLayout::Interleaved)
@@ -122,13 +122,13 @@ impl Operation for Rope {
                 name: "vec4",
                 family: Family::Any,
                 legal: |op, context| {
-                    // Neither a head's end nor the end of what is turned, nor that of its first half, cuts a vector.
+                    // No vector straddles the end of a head, of its rotated part, or of the first half of that part.
                     let pairs = context.input(1).channels();
                     let unit = if op.layout == RopeLayout::Interleaved { 2 } else { 4 };
                     if op.head_dim.is_multiple_of(4) && pairs.is_multiple_of(unit) {
                         Ok(())
                     } else {
-                        Err(format!("heads of {} with {pairs} pairs are no whole vectors", op.head_dim))
+                        Err(format!("heads of {} with {pairs} pairs are not whole vectors", op.head_dim))
                     }
                 },
                 knobs: no_knobs,
@@ -156,7 +156,7 @@ impl Operation for Rope {
     }
 
     fn cases() -> Vec<Case> {
-        // Cosine and sine are drawn independently, so that a swapped table or a wrong sign shows.
+        // Cosines and sines are drawn independently, so that a swapped table or a wrong sign shows.
         let case = |label, layout, head_dim, x: &[usize], rows, pairs| {
             let table = || CaseInput::f32([rows, pairs], Fill::Uniform(-1.0, 1.0));
             Case::new(label, Rope { head_dim, layout }, vec![CaseInput::normal(x), table(), table()])

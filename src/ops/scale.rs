@@ -9,9 +9,9 @@ use crate::tensor::HostTensor;
 /// `y = factor · x + offset`, elementwise; any shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// What `x` is multiplied with.
+    /// Multiplies `x`.
     pub factor: f64,
-    /// What is added to the product.
+    /// Added to the product.
     pub offset: f64,
 }
 

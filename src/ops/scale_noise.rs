@@ -11,15 +11,15 @@ use crate::tensor::HostTensor;
 pub enum LearnedVariance {
     /// The variance itself.
     Direct,
-    /// Where its logarithm lies between two bounds, −1 … 1.
+    /// The position of its logarithm between two bounds, from −1 to 1.
     Range,
 }
 
 /// `y = σ · noise` with σ from the last C channels, v, of the model's output: √v, or exp(½ (f·max_log + (1 −
 /// f)·min_log)) with f = (v + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 ///
-/// Inputs: `noise [N, .., C]`, `model_output [N, .., 2C]`, `coefficients` (a step's numbers; min_log and max_log are
-/// elements 4 and 5). All f32.
+/// Inputs: `noise [N, .., C]`, `model_output [N, .., 2C]`, `coefficients` of the step (min_log and max_log are elements
+/// 4 and 5). All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScaleNoise {
     /// What v means.

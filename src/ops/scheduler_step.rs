@@ -12,7 +12,7 @@ use crate::tensor::HostTensor;
 /// [`crate::schedulers::Combination`]).
 ///
 /// Inputs: `state [1 + S, N, .., C]`, `model_output [N, .., C or 2C]`, `x0 [N, .., C]`, `noise [N, .., C]`?,
-/// `coefficients [6 + (1 + S)(4 + S)]` (a step's numbers; K follows the first six); output like `state`. All f32.
+/// `coefficients [6 + (1 + S)(4 + S)]` of the step (K follows the first six); output like `state`. All f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerStep;
 
@@ -91,7 +91,7 @@ impl Graph {
     /// The sampler's next state.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the inputs do not belong together.
+    /// [`Error::Shape`] if the shapes do not agree.
     pub fn scheduler_step(
         &mut self,
         name: impl Into<String>,

@@ -12,7 +12,7 @@ use crate::tensor::HostTensor;
 /// The entries `start .. start + length` of `x` along `axis`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
-    /// Position of the dimension that is cut.
+    /// The dimension that is sliced.
     pub axis: usize,
     /// First entry.
     pub start: usize,
@@ -20,7 +20,7 @@ pub struct Slice {
     pub length: usize,
 }
 
-/// Consecutive elements: of a row of `x` (all from the axis on), skipped at its start, taken.
+/// Numbers of consecutive elements: in a row of `x` (all dimensions from the axis on), skipped at its start, and taken.
 fn runs(op: &Slice, context: &LowerContext<'_>) -> (usize, usize, usize) {
     let x = context.input(0);
     let entry: usize = x.shape[op.axis + 1..].iter().product();

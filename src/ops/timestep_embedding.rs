@@ -34,8 +34,8 @@ impl Default for TimestepEmbedding {
 
 impl TimestepEmbedding {
     /// `max_period^(−j / (⌊dim/2⌋ − freq_shift))` for j = 0 .. ⌊dim/2⌋. The exponents are rounded to f32 where torch
-    /// rounds them: at timestep 999 a unit in the last place of a frequency turns the angle by up to 6e-5 rad, and
-    /// models were trained with torch's.
+    /// rounds them: at timestep 999 a unit in the last place of a frequency changes the angle by up to 6e-5 rad, and
+    /// models were trained with torch's values.
     ///
     /// # Errors
     /// [`Error::Config`] if there is no such table: `dim` below 2, or `freq_shift` not below ⌊dim/2⌋.
@@ -106,7 +106,7 @@ impl Operation for TimestepEmbedding {
     }
 
     fn cases() -> Vec<Case> {
-        // Frequencies are spread evenly here, so that large angles are as frequent as small ones.
+        // Frequencies are spread evenly here, so that large angles are as common as small ones.
         let case_of = |label, shape: &[usize], dim: usize, flip_sin_to_cos, scale, timesteps: (f32, f32)| {
             let op = TimestepEmbedding { dim, flip_sin_to_cos, scale, ..TimestepEmbedding::default() };
             let timestep = CaseInput::f32(shape, Fill::Uniform(timesteps.0, timesteps.1));
@@ -129,8 +129,8 @@ impl Graph {
     /// constant of the graph.
     ///
     /// # Errors
-    /// [`Error::Config`] if the attributes make no sense together; [`Error::Shape`] if `timestep` does not
-    /// have one or two dimensions.
+    /// [`Error::Config`] if the attributes contradict each other; [`Error::Shape`] if `timestep` does not have one or
+    /// two dimensions.
     pub fn timestep_embedding(
         &mut self,
         name: impl Into<String>,

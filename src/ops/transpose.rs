@@ -1,4 +1,4 @@
-//! The dimensions in another order.
+//! Permutation of the dimensions.
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, no_knobs,
@@ -12,11 +12,12 @@ use crate::tensor::HostTensor;
 /// `torch.permute`. Any shape of any rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transpose {
-    /// The dimensions of `x` in the order of the result's.
+    /// For each dimension of the result, the dimension of `x`.
     pub order: Vec<usize>,
 }
 
-/// One exchange of neighbours, `[outer, a, b, inner]` → `[outer, b, a, inner]`: what a kernel does in one launch.
+/// One swap of neighbouring dimensions, `[outer, a, b, inner]` → `[outer, b, a, inner]`: what a kernel does in one
+/// launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Swap {
     outer: usize,
@@ -26,12 +27,12 @@ struct Swap {
 }
 
 impl Swap {
-    /// Whether four elements that are neighbours before are so after.
+    /// Whether whole vectors of four elements stay together.
     fn moves_vectors(self) -> bool {
         self.inner.is_multiple_of(4)
     }
 
-    /// Whether it is made of whole blocks of 4 × 4 elements, each a small transpose of its own.
+    /// Whether it consists of whole blocks of 4 × 4 elements, each transposed by itself.
     fn moves_blocks(self) -> bool {
         self.inner == 1 && self.a.is_multiple_of(4) && self.b.is_multiple_of(4)
     }
@@ -59,8 +60,8 @@ impl Swap {
     }
 }
 
-/// The exchanges that bring the dimensions of a tensor of `shape` into `order`; none if no element moves. Dimensions of
-/// size 1 do not count, and what stays together moves together, so that most orders need one.
+/// The swaps that bring the dimensions of a tensor of `shape` into `order`; none if no element moves. Dimensions of
+/// size 1 do not count, and dimensions that stay together move together, so most orders need only one.
 fn swaps(shape: &[usize], order: &[usize]) -> Vec<Swap> {
     let mut current: Vec<usize> = (0..shape.len()).filter(|d| shape[*d] != 1).collect();
     let target: Vec<usize> = order.iter().copied().filter(|d| shape[*d] != 1).collect();
@@ -85,7 +86,7 @@ impl Transpose {
         if swaps.is_empty() { copy() } else { swaps }
     }
 
-    /// One launch a swap, with a temporary buffer between two.
+    /// One launch per swap, with a temporary buffer between any two.
     fn launches(&self, context: &LowerContext<'_>, fast: bool) -> Lowered {
         let swaps = self.swaps(context);
         let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
@@ -131,7 +132,7 @@ impl Operation for Transpose {
                 family: Family::Any,
                 legal: |op, context| match op.swaps(context).iter().find(|s| !s.moves_vectors() && !s.moves_blocks()) {
                     None => Ok(()),
-                    Some(s) => Err(format!("{} x {} runs of {} elements are no whole vectors", s.a, s.b, s.inner)),
+                    Some(s) => Err(format!("{} x {} runs of {} elements are not whole vectors", s.a, s.b, s.inner)),
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| op.launches(context, true),
@@ -174,7 +175,7 @@ impl Operation for Transpose {
 }
 
 impl Graph {
-    /// `x` with its dimensions in another order, as `torch.permute`. Where no element moves, it is a view.
+    /// `x` with its dimensions in another order, as `torch.permute`. If no element moves, this is a view.
     ///
     /// # Errors
     /// [`Error::Shape`] if `order` does not name every dimension once.

@@ -1,4 +1,4 @@
-//! Enlargement by repeating pixels, as in `torch.nn.functional.interpolate(mode="nearest")`.
+//! Nearest-neighbour upsampling, as in `torch.nn.functional.interpolate(mode="nearest")`.
 
 use super::{
     Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
@@ -10,13 +10,13 @@ use crate::reference;
 use crate::tensor::HostTensor;
 
 /// `y[n, oh, ow, c] = x[n, ⌊oh · H/OH⌋, ⌊ow · W/OW⌋, c]`; input `[N, H, W, C]`, output `[N, OH, OW, C]`, larger or
-/// smaller. H/OH and W/OW are rounded to f32 first, as torch rounds them: where `i · H/OH` is nearly whole, that
-/// decides.
+/// smaller. H/OH and W/OW are rounded to f32 first, as torch rounds them: where `i · H/OH` is nearly whole, the
+/// rounding decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpsampleNearest {
-    /// OH
+    /// Height of the result, OH.
     pub out_h: usize,
-    /// OW
+    /// Width of the result, OW.
     pub out_w: usize,
 }
 
@@ -108,7 +108,7 @@ impl Operation for UpsampleNearest {
             case("twice less one, 8 channels", [9, 13], [2, 5, 7, 8]),
             case("uneven, 6 channels", [11, 4], [3, 5, 3, 6]),
             case("smaller in one direction, 36 channels", [3, 10], [2, 7, 5, 36]),
-            // 22 · (26/44) is 13 exactly and just below it in f32, where torch takes row 12.
+            // 22 · (26/44) is exactly 13, but just below 13 in f32, so torch takes row 12.
             case("rounded as torch rounds, 4 channels", [44, 6], [2, 26, 3, 4]),
             case("two whole workgroups", [8, 8], [2, 4, 4, 4]),
             case("an autoencoder's last enlargement", [1024, 1024], [1, 512, 512, 4]).large(),
@@ -118,7 +118,7 @@ impl Operation for UpsampleNearest {
 }
 
 impl Graph {
-    /// `x [N, H, W, C]` with `out_h` × `out_w` pixels, each a copy of the one below it.
+    /// `x [N, H, W, C]` resized to `out_h` × `out_w` pixels, each a copy of a pixel of `x`.
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` does not have four dimensions or a side is 0.

@@ -354,7 +354,6 @@ fn encode_params(kernel: &str, reflection: &Reflection, fields: &[(&'static str,
         let field = reflection.params.iter().find(|f| f.name == *name);
         let (ty, word) = match value {
             Param::U32(v) => (ParamType::U32, v.to_le_bytes()),
-            Param::I32(v) => (ParamType::I32, v.to_le_bytes()),
             Param::F32(v) => (ParamType::F32, v.to_le_bytes()),
         };
         let field = field

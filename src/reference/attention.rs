@@ -4,23 +4,23 @@ use crate::parallel::*;
 
 use crate::tensor::HostTensor;
 
-/// What attention may have beyond queries, keys, values and heads.
+/// What attention takes besides queries, keys, values and heads.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
-    /// Heads of keys and values; each is for heads / kv_heads neighbouring heads.
+    /// Number of key and value heads, each shared by heads / kv_heads neighbouring heads.
     pub kv_heads: usize,
-    /// Query t sees the keys s ≤ t only.
+    /// Query t sees only the keys s ≤ t.
     pub causal: bool,
     /// Factor on the dot products.
     pub scale: f64,
-    /// Added to the scores; of a shape that broadcasts to `[N, heads, T, S]`.
+    /// Added to the scores; its shape broadcasts to `[N, heads, T, S]`.
     pub bias: Option<&'a HostTensor>,
     /// `[N or 1, S]`, 0 for keys that no query sees.
     pub mask: Option<&'a HostTensor>,
 }
 
 /// `y[n, t, h, ·] = Σ_s p[t, s] · v[n, s, g, ·]`,
-/// `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, g, ·] + bias[n, h, t, s])` over the keys that are seen, in f64,
+/// `p[t, ·] = softmax_s(scale · q[n, t, h, ·] · k[n, s, g, ·] + bias[n, h, t, s])` over the keys that t sees, in f64,
 /// for `q [N, .., heads · D]`, `k` and `v [N, .., kv_heads · D]`, g = h · kv_heads / heads. A query that sees no key
 /// gets zeros.
 pub fn attention(
@@ -76,7 +76,7 @@ pub fn attention(
     y
 }
 
-/// As [`attention`], these elements of the result alone (flat indices).
+/// Single elements of [`attention`], by their flat index.
 pub fn attention_at(
     q: &HostTensor,
     k: &HostTensor,
@@ -122,7 +122,7 @@ pub fn attention_at(
     found
 }
 
-/// The element of a tensor that counts at `index` of the shape it broadcasts to.
+/// The element of a tensor that belongs to `index` of the shape it broadcasts to.
 fn broadcast_at(x: &HostTensor, index: [usize; 4]) -> f64 {
     let skipped = index.len() - x.shape.len();
     let at = x.shape.iter().zip(&index[skipped..]).fold(0, |at, (size, i)| at * size + i.min(&(size - 1)));

@@ -1,4 +1,4 @@
-//! Means of 2 × 2 pixels.
+//! Average pooling over 2 × 2 pixels.
 
 use crate::tensor::HostTensor;
 

@@ -2,8 +2,8 @@
 
 use crate::tensor::HostTensor;
 
-/// `y[i] = f(a[i], b[i])` over the shape that both broadcast to: shapes are aligned at their last dimension, and where
-/// one operand has size 1 or no dimension, its value there counts for all of the other's.
+/// `y[i] = f(a[i], b[i])` over the shape that both broadcast to: shapes are aligned at their last dimension, and an
+/// operand is repeated along dimensions where it has size 1 or none.
 pub fn binary(a: &HostTensor, b: &HostTensor, f: impl Fn(f64, f64) -> f64) -> HostTensor {
     if a.shape == b.shape {
         let data = a.data.iter().zip(&b.data).map(|(a, b)| f(f64::from(*a), f64::from(*b)) as f32).collect();

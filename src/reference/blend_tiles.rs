@@ -2,8 +2,8 @@
 
 use crate::tensor::HostTensor;
 
-/// The first `rows` of `x` slide from the last ones of `above` to `x` itself, then the first `columns` likewise from
-/// the last ones of `left`.
+/// The first `rows` of `x` fade from the last rows of `above` to `x` itself, then the first `columns` likewise from the
+/// last columns of `left`.
 pub fn blend_tiles(
     x: &HostTensor,
     above: Option<&HostTensor>,

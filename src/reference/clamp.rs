@@ -1,4 +1,4 @@
-//! Values moved into a range.
+//! Clamping to a range.
 
 use crate::tensor::HostTensor;
 

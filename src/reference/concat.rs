@@ -1,8 +1,8 @@
-//! Two tensors one after the other.
+//! Concatenation of two tensors.
 
 use crate::tensor::HostTensor;
 
-/// `a` and then `b` along `axis`.
+/// `a` followed by `b` along `axis`.
 pub fn concat(a: &HostTensor, b: &HostTensor, axis: usize) -> HostTensor {
     let run = |t: &HostTensor| t.shape[axis..].iter().product::<usize>();
     let mut shape = a.shape.clone();

@@ -1,11 +1,11 @@
-//! Matrix product and convolution, and what is done to their sums.
+//! Matrix product and convolution, and the rows added to their sums.
 
 use crate::parallel::*;
 
 use super::products::Weights;
 use crate::tensor::HostTensor;
 
-/// Rows of `x` that one task takes: few enough to share the work, enough to use each weight loaded several times.
+/// Rows of `x` per task: few enough to share out the work, enough to use each loaded weight several times.
 const ROWS: usize = 16;
 
 /// `y[m, n] = Σ_k x[m, k] · weight[n, k]` for `x [.., K]`, `weight [N, K]`; sums in f64.
@@ -22,10 +22,10 @@ pub fn product(x: &HostTensor, weight: &HostTensor) -> HostTensor {
 }
 
 /// `y[image, o.., n] = Σ_{taps, c} x[image, o · stride + tap · dilation − before, c] · weight[n, tap.., c]` over one to
-/// three spatial axes, `x` being zero outside of the picture; sums in f64.
+/// three spatial axes, with `x` zero outside the picture; sums in f64.
 ///
 /// `x [images, .., C]`, `weight [N, taps .., C / groups]`; `size` is the output's, and `stride`, `before` (zeros before
-/// the first pixel) and `dilation` have one entry for each axis. Column n sees the channels of its group only.
+/// the first pixel) and `dilation` have one entry for each axis. Column n sees only the channels of its group.
 pub fn convolution(
     x: &HostTensor,
     weight: &HostTensor,
@@ -74,7 +74,7 @@ pub fn convolution(
     y
 }
 
-/// The index along each axis of the element at a flat position.
+/// The index along each axis of the element at a flat index.
 fn unflatten(mut flat: usize, shape: &[usize]) -> Vec<usize> {
     let mut index = vec![0; shape.len()];
     for (i, size) in index.iter_mut().zip(shape).rev() {
@@ -84,11 +84,11 @@ fn unflatten(mut flat: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
-/// `x [.., C]` plus rows of C numbers, each for as many consecutive rows of `x` as there are to it: one row (a bias),
-/// one for each image, or one for each row.
+/// `x [.., C]` plus `rows` of C numbers, each added to an equal share of consecutive rows of `x`: one row (a bias), one
+/// per image, or one per row.
 pub fn add_rows(x: &HostTensor, rows: &HostTensor) -> HostTensor {
     let channels = x.shape[x.shape.len() - 1];
-    let elements = channels * (x.len() / rows.len().max(1)); // of x, that share a row
+    let elements = channels * (x.len() / rows.len().max(1)); // of x that share a row
     let sum = |(i, value): (usize, &f32)| value + rows.data[i / elements * channels + i % channels];
     HostTensor { shape: x.shape.clone(), data: x.data.iter().enumerate().map(sum).collect() }
 }
@@ -104,7 +104,7 @@ pub fn product_at(x: &HostTensor, weight: &HostTensor, elements: &[usize]) -> Ve
 }
 
 /// Single elements of [`convolution`], by their flat index.
-#[expect(clippy::too_many_arguments, reason = "those of the whole, and which elements")]
+#[expect(clippy::too_many_arguments, reason = "those of `convolution`, and which elements")]
 pub fn convolution_at(
     x: &HostTensor,
     weight: &HostTensor,

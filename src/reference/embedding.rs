@@ -1,4 +1,4 @@
-//! Rows of a table.
+//! Rows looked up in a table.
 
 use crate::tensor::HostTensor;
 

@@ -1,8 +1,8 @@
-//! Prompt weights, from the formula.
+//! Prompt weights.
 
 use crate::tensor::HostTensor;
 
-/// Each token's vector times its weight, each window brought back to its mean.
+/// Each token's vector times its weight, each window rescaled to its original mean.
 pub fn emphasis(x: &HostTensor, weights: &HostTensor) -> HostTensor {
     let (window, width) = (x.shape[1] * x.shape[2], x.shape[2]);
     let weighted = |i: usize| f64::from(x.data[i]) * f64::from(weights.data[i / width]);

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use crate::tensor::HostTensor;
 
 /// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = 2π · f(timestep[n]) · weight[j mod half]`, f the logarithm or
-/// nothing; the cosines come first or last.
+/// the identity; the cosines come first or last.
 pub fn fourier_embedding(
     timestep: &HostTensor,
     weight: &HostTensor,

@@ -1,8 +1,8 @@
-//! Every operation by its formula, in plain loops on the CPU: f32 in and out, f64 accumulation. One file for each
-//! operation, with the same names as in [`crate::ops`].
+//! Every operation computed from its formula, in plain loops on the CPU: f32 in and out, f64 accumulation. One file per
+//! operation, with the same names as in [`crate::ops`]; those of a sampler share `sampler.rs`.
 //!
-//! Nothing here looks at a kernel, so that it cannot share a kernel's mistake. It is the oracle of every test, and what
-//! runs when a machine has no graphics adapter at all; loops over independent outputs therefore run on all cores.
+//! Nothing here looks at a kernel, so it cannot share a kernel's mistake. It is the oracle of every test, and runs on
+//! machines without a graphics adapter; loops over independent outputs therefore use all cores.
 
 mod activation;
 mod attention;

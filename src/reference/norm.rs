@@ -68,7 +68,7 @@ pub fn rms_norm(x: &HostTensor, gamma: Option<&HostTensor>, beta: Option<&HostTe
     rows(x, gamma, beta, eps, |_| 0.0)
 }
 
-/// Each row less its `center`, divided by the root of the mean square of that.
+/// Each row minus its `center`, divided by the root mean square of the difference.
 fn rows(
     x: &HostTensor,
     gamma: Option<&HostTensor>,
@@ -89,8 +89,8 @@ fn rows(
     y
 }
 
-/// `y = x · (1 + scale) + shift` for `x [N, .., C]`. A row of `by` holds parts of C columns; `scale` and `shift` say
-/// which. It has a row for each row of `x`, or fewer, each for as many rows of `x` as come to it.
+/// `y = x · (1 + scale) + shift` for `x [N, .., C]`. A row of `by` consists of parts of C columns; `scale` and `shift`
+/// say which to use. `by` has one row per row of `x`, or fewer, each for an equal share of consecutive rows of `x`.
 pub fn modulate(x: &HostTensor, by: &HostTensor, scale: usize, shift: Option<usize>) -> HostTensor {
     let channels = x.shape[x.shape.len() - 1];
     let columns = by.shape[by.shape.len() - 1];

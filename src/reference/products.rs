@@ -1,6 +1,6 @@
 //! Inner products of many rows with many weight rows: what matrix product and convolution have in common.
 
-/// Rows and weight rows that advance together: 16 sums in registers, each value loaded is used four times.
+/// Rows and weight rows processed together: 16 sums in registers, each loaded value used four times.
 const TILE: usize = 4;
 
 /// A weight matrix `[N, K]`, four rows interleaved so that they are read from contiguous memory.

@@ -4,7 +4,7 @@ use crate::rng::{NoiseSource, TorchCuda};
 use crate::tensor::HostTensor;
 
 /// What torch's CUDA generator draws for `[N, C, ..]`, rearranged to `shape` `[N, .., C]`; `seed` holds the
-/// generator's seed and its offset, 64 bits each, in limbs of 16 bits, the lowest first.
+/// generator's seed and its offset, 64 bits each, as 16-bit limbs, lowest first.
 pub fn randn(seed: &HostTensor, shape: &[usize]) -> HostTensor {
     let number = |limbs: &[f32]| limbs.iter().rev().fold(0, |sum, &limb| sum << 16 | limb as u64);
     let mut source = TorchCuda::at(number(&seed.data[..4]), number(&seed.data[4..]));

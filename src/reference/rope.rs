@@ -3,8 +3,8 @@
 use crate::tensor::HostTensor;
 
 /// Pairs (u, v) of the first R channels of each head become (u · cos − v · sin, u · sin + v · cos). A pair is two
-/// neighbours if `interleaved`, else one channel of each half of R. `cosines` and `sines [rows, R/2]` hold one row a
-/// position, repeated over the images of `x [N, .., heads · head_dim]` if they are fewer.
+/// neighbours if `interleaved`, else one channel of each half of R. `cosines` and `sines [rows, R/2]` hold one row per
+/// position, reused for every image of `x [N, .., heads · head_dim]` if there are too few for all.
 pub fn rope(
     x: &HostTensor,
     cosines: &HostTensor,

@@ -11,8 +11,8 @@ pub fn model_input(state: &HostTensor, coefficients: &HostTensor, repeat: usize)
     HostTensor { shape, data: scaled.repeat(repeat) }
 }
 
-/// The element of `model_output` that belongs to element `i` of a sample with `channels` channels: its own, or the one
-/// of the variance.
+/// The element of `model_output` that belongs to element `i` of a sample with `channels` channels: the prediction, or
+/// the variance.
 fn output_at(model_output: &HostTensor, i: usize, channels: usize, variance: bool) -> f64 {
     let output_channels = *model_output.shape.last().expect("inference checked the shape");
     let shift = if variance { channels } else { 0 };
@@ -30,8 +30,8 @@ pub fn pred_original_sample(state: &HostTensor, model_output: &HostTensor, coeff
     })
 }
 
-/// Noise times the standard deviation that the model predicted in its last channels, v: √v, or if `range`, the
-/// exponential of half of what lies between two logarithms, at −1 … 1.
+/// Noise times the standard deviation that the model predicted in its last channels, v: √v, or if `range`, exp(½ ·
+/// log-variance) with the log-variance interpolated between two bounds by v from −1 to 1.
 pub fn scale_noise(
     noise: &HostTensor,
     model_output: &HostTensor,
@@ -102,7 +102,7 @@ pub fn guidance_rescale(guided: &HostTensor, model_output: &HostTensor, factor: 
     HostTensor::from_fn(guided.shape.as_slice(), |i| (f64::from(guided.data[i]) * factors[i / image]) as f32)
 }
 
-/// The state, its sample blended with the noised original where the mask is not 1.
+/// The state, with its sample blended with the noised original where the mask is not 1.
 pub fn masked_latents(
     state: &HostTensor,
     original: &HostTensor,

@@ -16,7 +16,7 @@ pub struct ReferenceSession {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     values: HashMap<ValueId, HostTensor>,
-    /// The rarest rate at which anything has changed since the last run: values that change less often are still there.
+    /// The rarest rate at which anything has changed since the last run; values that change less often are still valid.
     changed: Rate,
     /// Keep every intermediate value after a run, not only what the next one may need.
     keep_all: bool,
@@ -65,8 +65,7 @@ impl ReferenceSession {
         self.values.get(&id)
     }
 
-    /// Whether a value that was computed is needed again: by the next run, whose other values it outlives, or by the
-    /// caller.
+    /// Whether a computed value is needed by later runs: something that runs more often than it changes reads it.
     fn outlives(&self, id: ValueId, readers: &[Option<Rate>]) -> bool {
         readers[id.index()] > Some(self.rates[id.index()])
     }
@@ -99,14 +98,14 @@ impl Session for ReferenceSession {
 
     fn run(&mut self) -> Result<()> {
         let mut uses = self.graph.use_counts();
-        // The most frequent operation that reads each value.
+        // The highest rate among the operations that read each value.
         let mut readers: Vec<Option<Rate>> = vec![None; self.rates.len()];
         for (id, node) in self.graph.values() {
             node.inputs().for_each(|v| readers[v.index()] = readers[v.index()].max(Some(self.rates[id.index()])));
         }
         for (id, node) in self.graph.values() {
             let NodeKind::Op(op, inputs) = &node.kind else { continue };
-            // What did not change is still there, or nothing that runs will read it.
+            // An unchanged value is still there, or nothing that runs will read it.
             if self.rates[id.index()] >= self.changed {
                 let mut tensors = Vec::with_capacity(inputs.len());
                 for input in inputs {

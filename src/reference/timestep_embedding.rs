@@ -2,13 +2,13 @@
 
 use crate::tensor::HostTensor;
 
-/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = scale · (timestep[n] · frequencies[j mod half])`, an odd last
-/// column 0.
+/// `y[n, j] = sin(angle)` or `cos(angle)` with `angle = scale · (timestep[n] · frequencies[j mod half])`; an odd last
+/// column is 0.
 ///
 /// The angle is rounded to f32 as in torch: beyond 512 rad its last place is worth 6e-5 rad, far more than the sine's
 /// own rounding.
 ///
-/// `columns` count for each number of `timestep [rows, ..]`; the cosines come first or last.
+/// Each number of `timestep [rows, ..]` gives `columns` columns; the cosines come first or last.
 pub fn timestep_embedding(
     timestep: &HostTensor,
     frequencies: &HostTensor,

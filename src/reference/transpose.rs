@@ -1,8 +1,8 @@
-//! The dimensions in another order.
+//! Permutation of the dimensions.
 
 use crate::tensor::HostTensor;
 
-/// `y[i_order[0], i_order[1], ..] = x[i_0, i_1, ..]`, one element after the other.
+/// `y[i_order[0], i_order[1], ..] = x[i_0, i_1, ..]`, element by element.
 pub fn transpose(x: &HostTensor, order: &[usize]) -> HostTensor {
     let mut y = HostTensor::zeros(order.iter().map(|d| x.shape[*d]).collect::<Vec<_>>());
     let mut index = vec![0; x.shape.len()]; // of the element along each dimension of x

@@ -1,4 +1,4 @@
-//! Enlargement by repeating pixels.
+//! Nearest-neighbour upsampling.
 
 use crate::tensor::HostTensor;
 

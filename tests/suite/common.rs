@@ -55,7 +55,7 @@ impl Fixture {
         self.tensors.get(key)
     }
 
-    /// The tensors whose names begin with `prefix`, by what follows it.
+    /// The tensors whose names begin with `prefix`, by the rest of their names.
     pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a HostTensor)> {
         self.tensors.iter().filter_map(move |(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
     }
@@ -67,18 +67,18 @@ impl Fixture {
         HostTensor { shape: whole.shape[1..].to_vec(), data: whole.data[i * len..(i + 1) * len].to_vec() }
     }
 
-    /// A text of the metadata.
+    /// A text in the metadata.
     pub fn text(&self, key: &str) -> &str {
         self.metadata.get(key).unwrap_or_else(|| panic!("no {key} in the fixture's metadata"))
     }
 
-    /// A JSON object of the metadata.
+    /// A JSON object in the metadata.
     pub fn object(&self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_str(self.text(key)).expect("metadata holds JSON objects")
     }
 }
 
-/// The largest difference of two tensors, for what must differ by more than this or less than that.
+/// The largest difference between two tensors, for tests that bound it from below or above.
 pub fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
     compare(a, b, Tolerance::largest(f64::INFINITY)).unwrap_or_else(|e| panic!("{e}")).max_abs
 }
@@ -96,9 +96,9 @@ pub fn levels(picture: &Picture) -> HostTensor {
     HostTensor { shape: vec![picture.height, picture.width, channels], data }
 }
 
-/// The folder of a Stable Diffusion fixture, as a user has it on disk. All of them share one vocabulary, which only
-/// `sd1` holds in the repository; so this puts the folder together under `target`, with links instead of copies where
-/// it can.
+/// The folder of a Stable Diffusion fixture, as a user would have it on disk. All of them share one vocabulary, which
+/// the repository has only in `sd1`, so this assembles the folder under `target`, with links instead of copies where
+/// possible.
 pub fn stable_diffusion(name: &str) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -114,7 +114,7 @@ pub fn stable_diffusion(name: &str) -> PathBuf {
     whole
 }
 
-/// Makes `to` a folder of links to the files of `from`. Files that an older version of the fixture had go.
+/// Makes `to` a folder of links to the files in `from`, and removes what an older version of the fixture left there.
 fn link_folder(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for old in fs::read_dir(to)? {
@@ -131,7 +131,7 @@ fn link_folder(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `to` the same file as `from`, or a copy where the file system has no links.
+/// Makes `to` a hard link to `from`, or a copy where the file system has no links.
 fn link_file(from: &Path, to: &Path) -> io::Result<()> {
     let (source, target) = (from.metadata()?, to.metadata().ok());
     let is_current = |target: fs::Metadata| {
@@ -146,8 +146,8 @@ fn link_file(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop))
 }
 
-/// Fails unless every element is within `tolerance` of what is expected, absolutely and relatively added up, and so is
-/// the whole in relative L2. NaN fails.
+/// Fails unless every element is within `tolerance` · (1 + |expected|) of what is expected, and the relative L2 error
+/// of the whole is within `tolerance`. NaN fails.
 pub fn check_close(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
     let tensor = |data: &[f32]| HostTensor { shape: vec![data.len()], data: data.to_vec() };
     compare(&tensor(found), &tensor(expected), Tolerance::near(tolerance)).unwrap_or_else(|e| panic!("{what}: {e}"));

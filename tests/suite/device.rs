@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use unmist::gpu::{Checks, GpuDevice, select_adapter};
 
-/// The device under test: `UNMIST_TEST_DEVICE` (as `--device`) or `auto`. Kernels run with wgpu's bounds checks on, but
-/// where a test asks for [`GpuDevice::with_checks`].
+/// The device under test: `UNMIST_TEST_DEVICE` (written as for `--device`), or `auto`. Kernels run with wgpu's bounds
+/// checks, unless a test asks for [`GpuDevice::with_checks`].
 ///
-/// A machine without any adapter fails the tests that need one: nothing is skipped.
+/// On a machine without an adapter, tests that need one fail: nothing is skipped.
 pub fn gpu() -> &'static GpuDevice {
     static GPU: OnceLock<GpuDevice> = OnceLock::new();
     GPU.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! All integration tests in one binary, so that the dependencies are linked once; one folder for each thing that they
-//! prove (`tests/README.md`). `tests/fixtures` holds numbers that other programs computed, `tools/make_fixtures.py`
+//! All integration tests in one binary, so that the dependencies are linked once, with one folder for each thing they
+//! prove (`tests/README.md`). `tests/fixtures` holds numbers that other programs computed; `tools/make_fixtures.py`
 //! makes them.
 
 mod checkpoints;

@@ -1,6 +1,6 @@
 """The judge of `measure_fashion.py`: a small convolutional classifier trained on the real Fashion-MNIST.
 
-    python tools/quality/fashion_classifier.py        # trains it (about 15 minutes of a CPU core) and prints its test accuracy
+    python tools/quality/fashion_classifier.py    # trains it (15 minutes on a CPU core) and prints its test accuracy
 
 It reads the 60 000 training pictures of the Debian package `dataset-fashion-mnist`, padded to 32x32 as the model draws
 them, and is kept in target/quality/fashion_classifier.pt.
@@ -32,7 +32,7 @@ def load_split(split):
 
 
 class Classifier(nn.Module):
-    """Four 3x3 convolutions, the first on 2x2 blocks of pixels; `features` are the 128 numbers before the last layer."""
+    """Four 3x3 convolutions, the first on 2x2 blocks of pixels; `features` are the 128 inputs of the last layer."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ def fit(model, images, labels, *, epochs, rate, shift):
 
 
 def train(epochs, seed):
-    """Four fifths of the epochs on pictures that are moved about, the rest on pictures where they are."""
+    """Four fifths of the epochs on shifted pictures, the rest on pictures that are not shifted."""
     torch.manual_seed(seed)
     model = Classifier().to(memory_format=torch.channels_last)
     images, labels = load_split("train")
@@ -98,7 +98,7 @@ def train(epochs, seed):
 
 
 def load():
-    """The trained classifier; trains it first where there is none yet."""
+    """The trained classifier; trains it first if there is none yet."""
     if not SAVED.exists():
         main([])
     model = Classifier()

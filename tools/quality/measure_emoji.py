@@ -1,5 +1,4 @@
-"""How good are the pictures of emoji-64?  500 prompts, each picture judged by its nearest sprite and its corners'
-colour.
+"""How good are the pictures of emoji-64?  500 prompts; the judges are the nearest sprite and the corners' colour.
 
     python tools/train/build_sprites.py                                        # once: the sprites to compare with
     python tools/quality/measure_emoji.py                                      # pictures from diffusers
@@ -9,8 +8,8 @@ Half of the prompts are (thing, background) pairs that were trained, half are pa
 and backgrounds are drawn at random with the seed.  The model's own autoencoder encodes each picture and every sprite of
 the set on the prompted background; the sprite nearest in latent space, of any style, must be of the thing asked for.
 The background is right when the named colour is nearest to the median of the picture's corners.  Likeness is the peak
-signal-to-noise ratio to the drawing asked for.  Beside the figures, as what can be reached: the same for the real
-sprites, for those as the autoencoder gives them back, and for sprites of other things in their place (chance).
+signal-to-noise ratio to the drawing asked for.  For comparison, the same is printed for the real sprites, for those
+sprites after a pass through the autoencoder, and for sprites of other things in their place (chance).
 """
 
 import argparse
@@ -29,7 +28,7 @@ from trainer import BUILD, save_grid  # noqa: E402
 
 
 class Prompts:
-    """`count` triples (sprite, colour, style given?) and their texts; all of held-out pairs, or none."""
+    """`count` pairs (sprite, colour) and their texts; all of held-out pairs, or none."""
 
     def __init__(self, entries, count, held_out, rng):
         pairs = [(i, c) for i, e in enumerate(entries) for c in COLOURS if is_held_out(e["label"], c) == held_out]
@@ -59,11 +58,11 @@ class Judge:
 
     @torch.no_grad()
     def autoencoded(self, images):
-        """[0, 1] pictures as the autoencoder gives them back: what the U-Net cannot better."""
+        """[0, 1] pictures after a pass through the autoencoder: the most that the U-Net can reach."""
         return (torch.cat([self.vae.decode(z).sample for z in self.latents(images * 2 - 1)]) / 2 + 0.5).clamp(0, 1)
 
     def judge(self, images, prompts):
-        """Shares of pictures [0, 1] with the prompts' things, styles and backgrounds; and the right things."""
+        """Shares of pictures [0, 1] with the prompts' things, styles and backgrounds; and which things are right."""
         latents = self.encode(images * 2 - 1)
         nearest = [torch.cdist(z[None], self.sprites[c]).argmin().item() for z, c in zip(latents, prompts.colours)]
         thing = self.labels[nearest] == prompts.labels

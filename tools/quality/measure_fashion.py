@@ -1,12 +1,11 @@
-"""How good are the clothes of ddpm-fashion-32?  1000 generated pictures, a hundred of each class, judged by a
-classifier.
+"""How good are the clothes of ddpm-fashion-32?  A classifier judges 1000 generated pictures, a hundred of each class.
 
     python tools/quality/measure_fashion.py                                    # pictures from diffusers
     python tools/quality/measure_fashion.py --unmist target/release/unmist     # pictures from unmist
 
-Printed: the share of pictures that the classifier puts into the class asked for, in all and for each class, and the
-Fréchet distance between the classifier's features of the pictures and of the 10 000 real test pictures. Beside them, as
-what can be reached: the same two figures for 1000 real training pictures.
+Prints the share of pictures that the classifier puts into the class asked for, overall and for each class, and the
+Fréchet distance between the classifier's features of the pictures and of the 10 000 real test pictures. For comparison,
+the same two figures are printed for 1000 real training pictures.
 """
 
 import argparse
@@ -21,7 +20,7 @@ def frechet_distance(a, b):
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for features a, b of shape [N, D] (Heusel et al. 2017)."""
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # The eigenvalues of A B are those of a product of two positive semi-definite matrices: real, not negative.
+    # The eigenvalues of A B are those of a product of two positive semi-definite matrices: real and non-negative.
     root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace).item()
 
@@ -38,7 +37,7 @@ def generate(options, labels):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="weights/ddpm-fashion-32")
-    parser.add_argument("--count", type=int, default=1000, help="pictures in all, a tenth of them of each class")
+    parser.add_argument("--count", type=int, default=1000, help="pictures in total, a tenth of them of each class")
     parser.add_argument("--scheduler", choices=["ddim", "ddpm"], default="ddim")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance-scale", type=float, default=2.0)

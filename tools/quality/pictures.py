@@ -1,6 +1,6 @@
 """Where the measured pictures come from: stock diffusers, the unmist binary, or a safetensors file made earlier.
 
-Every function gives float32 tensors [N, C, H, W] in [0, 1].
+Every function returns float32 tensors [N, C, H, W] in [0, 1].
 """
 
 import subprocess
@@ -27,7 +27,7 @@ def unmist(binary, arguments):
 
 
 def fashion_with_unmist(binary, model, labels, seed, steps, guidance_scale, scheduler):
-    """A hundred pictures a run; each run has the next seed."""
+    """A hundred pictures per run; each run has the next seed."""
     common = ["--model", model, "--steps", steps, "--guidance-scale", guidance_scale, "--scheduler", scheduler]
     common += ["--use-clipped-model-output", "on"] if scheduler == "ddim" else []
     runs = []
@@ -38,7 +38,7 @@ def fashion_with_unmist(binary, model, labels, seed, steps, guidance_scale, sche
 
 
 def emoji_with_unmist(binary, model, prompts, seed, steps, guidance_scale):
-    """Twenty prompts a run; prompt i has seed + i."""
+    """Twenty prompts per run; prompt i has seed + i."""
     common = ["--model", model, "--steps", steps, "--guidance-scale", guidance_scale]
     runs = []
     for start in range(0, len(prompts), 20):
@@ -52,10 +52,10 @@ def emoji_with_unmist(binary, model, prompts, seed, steps, guidance_scale):
 def fashion_with_diffusers(model, labels, seed, steps, guidance_scale, scheduler, precision="f32"):
     """Class-conditional sampling with classifier-free guidance: eps = eps(null) + w (eps(class) - eps(null)).
 
-    DDIM takes the noise that goes with the clipped x_0 (use_clipped_model_output): guidance drives x_0 out of its
-    range, and noise that belongs to another x_0 than the one it is added to leaves fragments.
+    DDIM takes the noise that belongs to the clipped x_0 (use_clipped_model_output): guidance drives x_0 out of its
+    range, and adding noise that belongs to a different x_0 leaves artefacts.
 
-    With precision bf16 the U-Net computes in bf16, several times faster on a CPU that can; the sample stays f32.
+    With precision bf16 the U-Net computes in bf16, several times faster on CPUs that support it; the sample stays f32.
     """
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 

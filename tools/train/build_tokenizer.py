@@ -54,7 +54,7 @@ def main(arguments=None):
     tokenizer.train_from_iterator(corpus(load_sprites(options.data)[1]), trainer)
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
 
-    # CLIP's order of ids: 256 bytes, the same bytes as ends of words, one id for each merge, then the two special tokens.
+    # CLIP's order of ids: 256 bytes, the same bytes as ends of words, one id for each merge, the two special tokens.
     letters = bytes_in_clip_order()
     vocabulary = letters + [letter + "</w>" for letter in letters] + ["".join(merge) for merge in merges] + [START, END]
     ids = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
@@ -63,7 +63,7 @@ def main(arguments=None):
 
 
 def save_tokenizer(tokenizer, ids, merges, folder):
-    """transformers' own files, and beside them the two that every reader of CLIP tokenizers knows."""
+    """Saves transformers' own files, and the two that every reader of CLIP tokenizers knows."""
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]

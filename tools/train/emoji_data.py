@@ -34,7 +34,7 @@ CONCEPTS = Path(__file__).with_name("emoji_concepts.txt")
 
 
 def load_sprites(folder=BUILD):
-    """All drawings without a skin tone: rgba u8 [N, 64, 64, 4] and an entry each.
+    """All drawings without a skin tone: rgba u8 [N, 64, 64, 4] and one entry each.
 
     `entry["style"]` is the style word of a drawing in the text-to-image set and None for the rest, which only the
     autoencoder sees; `entry["synonyms"]` are tags that no other concept of the set has.
@@ -65,7 +65,7 @@ def load_sprites(folder=BUILD):
 
 
 def is_held_out(name, colour):
-    """One (thing, background) pair in twelve is never trained, to test that the two compose; white is always trained."""
+    """One (thing, background) pair in twelve, never one with white, is held out of training to test composition."""
     digest = hashlib.md5(f"{name}|{colour}".encode()).hexdigest()
     return colour != "white" and int(digest, 16) % 12 == 0
 
@@ -92,7 +92,7 @@ def prompt(name, style=None, colour=None):
 
 
 def random_caption(entry, colour, rng):
-    """One of the many ways to say it; one in twelve is empty, for classifier-free guidance."""
+    """A caption in one of many wordings; one in twelve is empty, for classifier-free guidance."""
     if rng.random() < 0.08:
         return ""
     name = entry["name"]
@@ -111,9 +111,8 @@ def random_caption(entry, colour, rng):
 def main():
     _, entries = load_sprites()
     drawn = [e for e in entries if e["style"]]
-    print(
-        f"{len(entries)} drawings, {len(drawn)} of them in the text-to-image set of {len({e['label'] for e in drawn})} concepts"
-    )
+    concepts = {e["label"] for e in drawn}
+    print(f"{len(entries)} drawings, {len(drawn)} of them in the text-to-image set of {len(concepts)} concepts")
     rng = np.random.default_rng(0)
     for _ in range(20):
         entry, colour = drawn[rng.integers(len(drawn))], list(COLOURS)[rng.integers(len(COLOURS))]

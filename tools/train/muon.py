@@ -1,11 +1,11 @@
 """Muon (Jordan et al. 2024): momentum whose matrix is made orthogonal before it is applied, so that every direction of
-a weight learns at one pace.  For the inner matrices and convolutions; vectors and embeddings stay with AdamW."""
+a weight learns at the same pace.  For the inner matrices and convolutions; vectors and embeddings stay with AdamW."""
 
 import torch
 
 
 def orthogonalised(matrix, rounds=5):
-    """The nearest semi-orthogonal matrix, nearly: each singular value is pushed to 1 by an odd quintic, `rounds` times.
+    """Roughly the nearest semi-orthogonal matrix: each singular value is pushed to 1 by an odd quintic, `rounds` times.
 
     The coefficients are those of the paper: they lift small singular values fastest and leave them between 0.7 and 1.2.
     """
@@ -20,8 +20,8 @@ def orthogonalised(matrix, rounds=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """A convolution's weight counts as the matrix [out, in * k * k].  The update's root mean square is made that of
-    AdamW (about 0.2, Liu et al. 2025), so one learning rate suits both."""
+    """A convolution's weight counts as the matrix [out, in * k * k].  The update is scaled to AdamW's root mean square
+    (about 0.2, Liu et al. 2025), so one learning rate suits both."""
 
     def __init__(self, parameters, lr=1e-3, weight_decay=0.0, momentum=0.95):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})

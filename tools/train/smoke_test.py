@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 def interrupt_after(steps):
-    """Training stops dead in step `steps + 1`, as if the machine had gone away."""
+    """Stops training dead in step `steps + 1`, as if the machine had died."""
     update = trainer_module.Trainer.update
 
     def update_or_stop(self, loss):
@@ -76,7 +76,7 @@ def check_weights(file, state, prefix):
 
 
 def make_sprites(folder):
-    """Twelve things in two drawing sets: filled ellipses and boxes, transparent around."""
+    """Twelve things in two drawing sets: filled ellipses and boxes, transparent outside."""
     rng, rows, columns = np.random.default_rng(0), *np.mgrid[0:64, 0:64]
     rgba, entries = [], []
     for i, label in enumerate(CONCEPTS.read_text(encoding="utf-8").splitlines()[:12]):

@@ -1,7 +1,7 @@
 """emoji-64: text encoder and U-Net, trained together, exported as a diffusers StableDiffusionPipeline folder.
 
-    python tools/train/train_emoji.py                                          # from nothing, on target/train/{vae,tokenizer}
-    python tools/train/train_emoji.py --start-from weights/emoji-64 ...        # train the shipped weights further
+    python tools/train/train_emoji.py                                    # from target/train/vae and tokenizer
+    python tools/train/train_emoji.py --start-from weights/emoji-64 ...  # train the shipped weights further
 
 Latent diffusion (Rombach et al. 2022) with v-prediction (Salimans & Ho 2022) and betas rescaled to zero terminal
 signal-to-noise ratio (Lin et al. 2023): at the last timestep the U-Net sees pure noise and must know the picture, and
@@ -27,9 +27,9 @@ WIDTH = 128  # of the text encoder
 
 
 def make_unet():
-    """Three levels, 8x8, 4x4 and 2x2.  The last is small but matters: nothing tells a U-Net where a pixel is but the
-    zero padding of its convolutions, and at the last timestep the input is pure noise; on 2x2 every position differs
-    from the others in its padding, so there the prompt can be laid out in space."""
+    """Three levels, 8x8, 4x4 and 2x2.  The last is small but matters: only the zero padding of its convolutions tells a
+    U-Net where a pixel is, and at the last timestep the input is pure noise; on 2x2 every position differs from the
+    others in its padding, so there the prompt can be laid out in space."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=16,
@@ -136,7 +136,7 @@ def main(arguments=None):
     parser.add_argument("--data", type=Path, default=BUILD, help="folder of sprites.npz and sprites.json")
     parser.add_argument("--vae", type=Path, help="default: target/train/vae, or that of --start-from")
     parser.add_argument("--tokenizer", type=Path, help="default: target/train/tokenizer, or that of --start-from")
-    parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to begin with")
+    parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to start from")
     parser.add_argument(
         "--noisy-power", type=float, default=0.55, help="timestep = 1000 u^POWER: below 1, more noisy steps"
     )

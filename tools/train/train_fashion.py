@@ -1,6 +1,6 @@
 """ddpm-fashion-32: a class-conditional DDPM on Fashion-MNIST, exported as a diffusers DDPMPipeline folder.
 
-    python tools/train/train_fashion.py                                              # from nothing
+    python tools/train/train_fashion.py                                              # from scratch
     python tools/train/train_fashion.py --start-from weights/ddpm-fashion-32 ...     # train the shipped weights further
 
 The loss is that of Ho et al. 2020: the U-Net sees x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise and predicts the noise. One
@@ -64,7 +64,7 @@ def main(arguments=None):
     add_arguments(parser, samples=250_000, batch=32, learning_rate=1e-3)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--checkpoint", type=Path, default=BUILD / "fashion.pt")
-    parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to begin with")
+    parser.add_argument("--start-from", type=Path, help="an exported folder whose weights to start from")
     parser.add_argument("--output", type=Path, default=BUILD / "ddpm-fashion-32")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)

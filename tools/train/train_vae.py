@@ -1,6 +1,6 @@
 """The autoencoder of emoji-64: AutoencoderKL, 64x64x3 -> 8x8x16 and back.
 
-    python tools/train/train_vae.py                                # from nothing: target/train/vae
+    python tools/train/train_vae.py                                # from scratch: target/train/vae
     python tools/train/train_vae.py --decoder-of target/train/vae  # afterwards: sharpen the decoder alone
 
 The first pass trains all of it on L1 + 2 L2 + L1 of the picture's gradients + a small KL term.  At its end the mean and
@@ -41,9 +41,9 @@ def make_vae():
 class Drawings:
     """Batches of composites.
 
-    For the whole autoencoder three in four are from the text-to-image set, the rest from all drawings, half of them
-    mirrored: variety makes latents that mean something.  For the decoder alone they are what the U-Net learns to draw,
-    and as often.
+    For the whole autoencoder, three in four are from the text-to-image set and the rest from all drawings, and half are
+    mirrored: variety makes for meaningful latents.  For the decoder alone they are what the U-Net learns to draw, in
+    the same proportions.
     """
 
     def __init__(self, folder, as_the_unet):
@@ -74,7 +74,7 @@ def reconstruction_loss(decoded, picture):
 
 @torch.no_grad()
 def standardise_latents(vae, pictures):
-    """Rescale quant_conv and post_quant_conv so that the latents of `pictures` have mean 0 and variance 1 per
+    """Rescales quant_conv and post_quant_conv so that the latents of `pictures` have mean 0 and variance 1 in each
     channel.
     """
     moments = torch.cat([vae.quant_conv(vae.encoder(batch)) for batch in pictures.split(64)])
@@ -105,7 +105,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, samples=40_000, batch=16, learning_rate=1.5e-3)
     parser.add_argument("--data", type=Path, default=BUILD)
-    parser.add_argument("--decoder-of", type=Path, help="a finished autoencoder folder whose decoder to train further")
+    parser.add_argument("--decoder-of", type=Path, help="folder of a finished autoencoder whose decoder is trained")
     parser.add_argument(
         "--latent-noise", type=float, default=0.15, help="largest spread of the noise on latents (decoder pass)"
     )

@@ -1,5 +1,4 @@
-"""What the three training scripts share: one run's weights, optimizer, averaged weights and counters, and its
-checkpoint.
+"""What the three training scripts share: a run's weights, optimizer, averaged weights, counters and checkpoint.
 
 A run is fixed by its options and seed: everything random in step k (which pictures, captions, timesteps, noise) comes
 from generators seeded with (seed, k), so a run that is stopped and resumed sees what an uninterrupted one sees.
@@ -18,12 +17,12 @@ from PIL import Image
 
 from muon import Muon
 
-BUILD = Path("target/train")  # everything made on the way; the finished folders go to --output
+BUILD = Path("target/train")  # for everything made on the way; the finished folders go to --output
 
 
 def add_arguments(parser, *, samples, batch, learning_rate):
     parser.add_argument(
-        "--samples", type=int, default=samples, help="samples to have seen at the end; also sets the cosine"
+        "--samples", type=int, default=samples, help="total samples at the end; also sets the cosine schedule"
     )
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help="peak of the cosine schedule")
@@ -50,15 +49,13 @@ class Step:
         return torch.randn(x.shape, generator=self.generator).to(x)
 
     def timesteps(self, batch, count=1000, power=1.0):
-        """`batch` timesteps, one from each of `batch` equal parts of [0, 1), in any order; power < 1 favours noisy
-        ones.
-        """
+        """`batch` timesteps, one from each of `batch` equal parts of [0, 1), shuffled; power < 1 favours noisy ones."""
         u = (torch.randperm(batch, generator=self.generator) + torch.rand(batch, generator=self.generator)) / batch
         return (u**power * count).long().clamp(max=count - 1)
 
 
 class Trainer:
-    """`modules`: name -> torch module, trained together.  The checkpoint is read at once where it exists.
+    """`modules`: name -> torch module, trained together.  A checkpoint that exists is read at once.
 
     The optimizer is AdamW, or with `muon` Muon for the matrices and convolutions within the networks and AdamW for the
     rest.
@@ -69,14 +66,14 @@ class Trainer:
         self.modules, self.options, self.checkpoint = modules, options, Path(checkpoint)
         self.ema_decay, self.warmup = ema_decay, warmup
         self.step = self.samples = 0
-        self.loss_history = []  # (step, mean of the losses since the entry before)
+        self.loss_history = []  # (step, mean of the losses since the previous entry)
 
         for module in modules.values():
             module.to(options.device, memory_format=torch.channels_last).train()
         named = [(f"{key}.{name}", p) for key, module in modules.items() for name, p in module.named_parameters()]
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        # Muon is for what maps features to features: not for the way in, the way out, and embeddings.
+        # Muon is for weights that map features to features, not for input layers, output layers and embeddings.
         outer = ("conv_in", "conv_out", "quant_conv", "embedding")
         inner = [p for name, p in self.parameters.items() if p.ndim > 1 and not any(part in name for part in outer)]
         vectors = [p for p in self.parameters.values() if p.ndim <= 1]  # biases and norms: no decay
@@ -92,7 +89,7 @@ class Trainer:
     # ---- the loop -------------------------------------------------------------------------------------------------
 
     def steps(self):
-        """Yields a `Step` until --samples are seen; saves the checkpoint now and then, and at the end."""
+        """Yields a `Step` until --samples are seen; saves the checkpoint every so often, and at the end."""
         losses, saved, logged = [], time.time(), time.time()
         while self.samples < self.options.samples and not self.options.export:
             self.loss = None
@@ -124,7 +121,7 @@ class Trainer:
         return self.options.learning_rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
     def update(self, loss):
-        """Backward, clip, optimizers, moving average.  A step whose gradient is not finite changes nothing."""
+        """Backward, clip, optimizers, moving average.  A step whose gradient is not finite moves no parameter."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -179,7 +176,7 @@ class Trainer:
 
 
 def save_defaults(folder, **defaults):
-    """What suits the model, where `unmist sample` looks for it."""
+    """Writes the settings that suit the model to where `unmist sample` looks for them."""
     (Path(folder) / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
 
 

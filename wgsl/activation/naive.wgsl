@@ -3,7 +3,7 @@
 //   x, y      flat elements, any shape; f32 or f16
 // dispatch:   one invocation for four consecutive elements
 // requires:   nothing
-// constants:  ACTIVATION = 0..5 (include/activation.wgsl)
+// constants:  ACTIVATION = 0..7 (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32
 // source:     silu Ramachandran et al. 2017; gelu Hendrycks and Gimpel 2016; mish Misra 2019
 //!include flat_index

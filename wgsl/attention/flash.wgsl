@@ -2,13 +2,13 @@
 // g = h / group, scores never stored
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
-//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); who sees no key gets zeros
+//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); a query that sees no key gets zeros
 //   y           [N, T, heads, head_dim]   f32 or f16
-// dispatch:   one workgroup for one head of BLOCK_Q queries; heads in x, [n, block of queries] in y
-// requires:   head_dim % 4 == 0; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
+// dispatch:   one workgroup for one head of BLOCK_Q queries; x = heads, y = [n, block of queries]
+// requires:   head_dim % 4 == 0, at most 512; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
 // constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K; QUADS
 //             = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS *
-//             LANES_X; CAUSAL: query t sees the keys s <= t only; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
+//             LANES_X; CAUSAL: query t sees only keys s <= t; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
 //             V_STRIDE; fixed: LOG2_E, LOWEST, HIDDEN
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and
@@ -18,8 +18,7 @@
 //
 // An invocation owns four queries (4 ty .. 4 ty + 3 of the block) throughout. For each block of keys it computes
 //   1. their scores against four keys (4 tx ..) as a sum of outer products,
-//   2. their largest scores so far, m, and from them the weights e^(score - m); whatever was summed under a smaller m
-//      shrinks to fit,
+//   2. their largest scores so far, m, and the weights e^(score - m), scaling down sums made with a smaller m,
 //   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), again by outer products.
 //!include attention_bias
 //!storage q
@@ -32,8 +31,8 @@
 const HEAD_VECTORS: u32 = 16u;
 const LANES_X: u32 = 8u;
 const LANES_Y: u32 = 16u;
-const DEPTH: u32 = 4u;   // vectors of the head that pass through workgroup memory at once, in step 1
-const V_ROWS: u32 = 16u; // values that do so in step 3
+const DEPTH: u32 = 4u;   // vectors of the head staged in workgroup memory at a time, in step 1
+const V_ROWS: u32 = 16u; // rows of the values staged at a time, in step 3
 const QUADS: u32 = 2u;
 const STAGE: u32 = 384u;
 const CAUSAL: bool = false;
@@ -49,8 +48,7 @@ const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(H
 
 struct Params {
     queries: u32, keys: u32, heads: u32, // T, S
-    q_stride: u32, k_stride: u32, v_stride: u32, k_offset: u32, v_offset: u32,
-    group: u32, // heads that share a head of keys and values
+    q_stride: u32, k_stride: u32, v_stride: u32, k_offset: u32, v_offset: u32, group: u32, // heads per head of keys
     bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32, mask_image: u32,
     scale: f32, first_workgroup_y: u32,
 }
@@ -63,9 +61,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
 @group(0) @binding(6) var<uniform> p: Params;
 
-var<workgroup> stage: array<vec4<f32>, STAGE>;               // step 1: [d][ty] queries, [d][tx] keys; step 3: [row][V_STRIDE] values
+var<workgroup> stage: array<vec4<f32>, STAGE>;               // queries [d][ty], keys [d][tx]; or values [row][V_STRIDE]
 var<workgroup> weights: array<vec4<f32>, BLOCK_K * LANES_Y>; // [key][ty]: the weights of one key for four queries
-var<workgroup> shared_rows: array<vec4<f32>, INVOCATIONS>;   // [tx][ty]: something of four queries that all tx contribute to
+var<workgroup> shared_rows: array<vec4<f32>, INVOCATIONS>;   // [tx][ty]: what each tx contributes to four queries
 
 // Stores four rows of one vector as the four columns d .. d + 3 of a tile that is `width` vectors wide.
 fn stage_transposed(at: u32, width: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
@@ -94,22 +92,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var o: array<array<vec4<f32>, QUADS>, 4>;
     let seen = select(p.keys, min(p.keys, first_query + BLOCK_Q), CAUSAL);
     for (var first_key = 0u; first_key < seen; first_key += BLOCK_K) {
-        // 1. Scores: s[i] those of query 4 ty + i against four keys.
+        // 1. Scores: s[i] holds those of query 4 ty + i against four keys.
         var s: array<vec4<f32>, 4>;
         //!unroll
         for (var i = 0u; i < 4u; i++) { s[i] = vec4<f32>(0.0); }
         for (var depth = 0u; depth < HEAD_VECTORS; depth += DEPTH) {
             for (var j = local; j < DEPTH * LANES_Y; j += INVOCATIONS) {
                 let row = first_query + 4u * (j % LANES_Y); // queries past the end are computed, but not stored
-                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.queries - 1u)) * (p.q_stride / 4u);
+                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.queries - 1u))
+                    * (p.q_stride / 4u);
                 let at = rows + q_base + depth + j / LANES_Y;
                 let d = 4u * (j / LANES_Y);
-                stage_transposed(d * LANES_Y + j % LANES_Y, LANES_Y, factor * decode_q(q[at.x]), factor * decode_q(q[at.y]),
-                    factor * decode_q(q[at.z]), factor * decode_q(q[at.w]));
+                stage_transposed(d * LANES_Y + j % LANES_Y, LANES_Y, factor * decode_q(q[at.x]),
+                    factor * decode_q(q[at.y]), factor * decode_q(q[at.z]), factor * decode_q(q[at.w]));
             }
             for (var j = local; j < DEPTH * LANES_X; j += INVOCATIONS) {
                 let row = first_key + 4u * (j % LANES_X);
-                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.keys - 1u)) * (p.k_stride / 4u);
+                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.keys - 1u))
+                    * (p.k_stride / 4u);
                 let at = rows + k_base + depth + j / LANES_X;
                 let d = 4u * (j / LANES_X);
                 stage_transposed(K_STAGE + d * LANES_X + j % LANES_X, LANES_X, decode_k(k[at.x]), decode_k(k[at.y]),
@@ -186,7 +186,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
     var total = vec4<f32>(0.0);
     for (var x = 0u; x < LANES_X; x++) { total += shared_rows[x * LANES_Y + ty]; }
-    total = max(total, vec4<f32>(1e-30)); // who sees no key gets zeros
+    total = max(total, vec4<f32>(1e-30)); // a query that sees no key gets zeros
     //!unroll
     for (var i = 0u; i < 4u; i++) {
         let query = first_query + 4u * ty + i;

@@ -1,15 +1,15 @@
 // attention, naive: y[n, t, h, d] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias[n, h, t, s]) *
 // v[n, s, g, d], with g = h / group
 //
-//   q         rows of q_stride elements, [N, T] of them; the query is the first heads * head_dim of each; f32 or f16
-//   k         rows of k_stride, [N, S] of them; the key begins at k_offset
-//   v         rows of v_stride, [N, S] of them; the value begins at v_offset (q, k and v may be one tensor)
-//   bias      of a shape that broadcasts to [N, heads, T, S]; f32 or f16; if HAS_BIAS (include/attention_bias.wgsl)
-//   mask      [N or 1, S]  f32 or f16, 0 for keys that nobody sees; if HAS_MASK; who sees no key gets zeros
+//   q         [N, T] rows of q_stride elements; the query is the first heads * head_dim of each; f32 or f16
+//   k         [N, S] rows of k_stride elements; the key begins at k_offset
+//   v         [N, S] rows of v_stride elements; the value begins at v_offset (q, k and v may be one tensor)
+//   bias      any shape that broadcasts to [N, heads, T, S]; f32 or f16; if HAS_BIAS (include/attention_bias.wgsl)
+//   mask      [N or 1, S]  f32 or f16, 0 for keys that no query sees; if HAS_MASK; a query that sees no key gets zeros
 //   y         [N, T, heads, head_dim]   f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which may lie in several heads
 // requires:   nothing: any head_dim, any number of queries and keys
-// constants:  CAUSAL: query t sees the keys s <= t only; fixed: LOWEST
+// constants:  CAUSAL: query t sees only keys s <= t; fixed: LOWEST
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys
 // source:     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1
 //!include flat_index
@@ -22,7 +22,7 @@
 //!storage y
 
 const CAUSAL: bool = false;
-const LOWEST: f32 = -1e38; // below any score; the power of anything lower less this is 0
+const LOWEST: f32 = -1e38; // below any score, so that e^(LOWEST - score) is 0
 
 struct Params {
     elements: u32, // of y
@@ -72,7 +72,7 @@ fn main(
     var result = vec4<f32>(0.0);
     var lane = 0u;
     while (lane < 4u && 4u * i + lane < p.elements) {
-        // Lanes lane .. end are consecutive channels of one head.
+        // Lanes lane .. end hold consecutive channels of one head.
         let element = 4u * i + lane; // [n, t, h, d]
         let channel = element % p.head_dim;
         let head = element / p.head_dim % p.heads;
@@ -86,8 +86,8 @@ fn main(
         let v_first = first_row * p.v_stride + p.v_offset + head / p.group * p.head_dim + channel;
         let image = row / p.queries;
 
-        // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, what was summed so far
-        // shrinks by e^(old - new).
+        // First pass: the largest score m, and l = sum_s e^(score_s - m). Whenever m grows, the sum so far is
+        // multiplied by e^(old - new).
         var m = LOWEST;
         var l = 0.0;
         for (var s = 0u; s < seen; s++) {

@@ -2,16 +2,16 @@
 // v[n, s, g, .] with g = h / group
 //
 //   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
-//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); who sees no key gets zeros
+//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); a query that sees no key gets zeros
 //   y           [N, T, heads, head_dim]   f32 or f16
-// dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; heads in x, [n, block of
-//             queries] in y
+// dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; x = heads, y = [n, block
+//             of queries]
 // requires:   head_dim % 4 == 0, head_dim <= 160; subgroups of exactly LANES invocations
-// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees the keys
-//             s <= t only; fixed: LOG2_E, LOWEST, HIDDEN
+// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees only keys s <= t; fixed:
+//             LOG2_E, LOWEST, HIDDEN
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
-// faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key
-//             (value), the others get it by subgroupShuffle, which is a register move
+// faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key (or
+//             value) and the others get it by subgroupShuffle, which is a register move
 // source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
 //             calculation for softmax"
 //!include attention_bias
@@ -57,7 +57,12 @@ struct Params {
 
 // Lane j's vector, for all lanes.
 fn broadcast(x: vec4<f32>, j: u32) -> vec4<f32> {
-    return vec4<f32>(subgroupShuffle(x.x, j), subgroupShuffle(x.y, j), subgroupShuffle(x.z, j), subgroupShuffle(x.w, j));
+    return vec4<f32>(
+        subgroupShuffle(x.x, j),
+        subgroupShuffle(x.y, j),
+        subgroupShuffle(x.z, j),
+        subgroupShuffle(x.w, j),
+    );
 }
 
 @compute @workgroup_size(LANES)
@@ -76,7 +81,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     var l: array<f32, QUERIES>; // the sum of the weights
     //!unroll
     for (var i = 0u; i < QUERIES; i++) {
-        let query = min(first_query + i * LANES + lane, p.queries - 1u); // those past the end are computed, but not stored
+        let query = min(first_query + i * LANES + lane, p.queries - 1u); // past the end: computed, not stored
         let row = (image * p.queries + query) * (p.q_stride / 4u) + head * HEAD_VECTORS;
         //!unroll
         for (var e = 0u; e < HEAD_VECTORS; e++) {
@@ -129,7 +134,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
             }
         }
 
-        // 2. Weights 2^(score - m). Whatever was summed under a smaller m shrinks to fit.
+        // 2. Weights 2^(score - m). Sums made with a smaller m are scaled down to match.
         var shrink: array<f32, QUERIES>;
         //!unroll
         for (var i = 0u; i < QUERIES; i++) {

@@ -1,12 +1,12 @@
 // binary, naive: y = a + b or a * b, elementwise
 //
-//   a, b      of shapes that broadcast to y's (include/broadcast.wgsl); f32 or f16
+//   a, b      shapes that broadcast to that of y (include/broadcast.wgsl); f32 or f16
 //   y         of RANK dimensions; f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, whose operands may lie in four places
 // requires:   nothing: any shapes
-// constants:  KIND = 0 add, 1 multiply; BROADCAST = false where a, b and y have one shape
+// constants:  KIND = 0 add, 1 multiply; BROADCAST = false where a, b and y have the same shape
 // error:      1e-6 relative L2 in f32
-// source:     torch.add, torch.mul; numpy's rule of broadcasting
+// source:     torch.add, torch.mul; numpy's broadcasting rules
 //!include flat_index
 //!include broadcast
 //!storage a

@@ -1,15 +1,14 @@
 // binary, vec4: y = a + b or a * b with one operand repeated, four elements at a time
 //
-//   a, b      of shapes that broadcast to y's (include/broadcast.wgsl); f32 or f16
+//   a, b      shapes that broadcast to that of y (include/broadcast.wgsl); f32 or f16
 //   y         of RANK dimensions; f32 or f16
-// An operand that has the innermost dimension is counted in vectors; one that has not gives one element for all four.
+// An operand that has the innermost dimension is indexed in vectors; one without it gives one element for all four.
 // dispatch:   one invocation for four consecutive elements of y, neighbours along the innermost dimension
-// requires:   the innermost dimension (neighbours that behave alike count as one) a multiple of 4
-// constants:  KIND = 0 add, 1 multiply; A_REPEATS, B_REPEATS = whether that operand has no innermost dimension
+// requires:   the innermost dimension, merged with neighbours that broadcast alike, a multiple of 4
+// constants:  KIND = 0 add, 1 multiply; A_REPEATS, B_REPEATS = whether that operand lacks the innermost dimension
 // error:      1e-6 relative L2 in f32
-// faster:     than naive: two loads and the index divisions once for four elements where naive has eight and four times
-//             as many
-// source:     torch.add, torch.mul; numpy's rule of broadcasting
+// faster:     than naive: two loads and one set of index divisions for four elements where naive has eight and four
+// source:     torch.add, torch.mul; numpy's broadcasting rules
 //!include flat_index
 //!include broadcast
 //!storage a

@@ -1,8 +1,8 @@
 // contraction, 1_naive: sums[m, n] = sum over taps kd, kh, kw and channels c of x[image, d, h, w, c] * weight[n, kd,
 // kh, kw, c]
 //
-// One invocation, one sum: the formula of convolution and matrix product as it stands in include/gather.wgsl, which
-// declares x, weight and the parameters. What is added to the sum afterwards is conclude.wgsl's business.
+// One invocation, one sum: the formula of convolution and matrix product as in include/gather.wgsl, which declares x,
+// weight and the parameters. The epilogue is left to conclude.wgsl.
 //
 //   sums  [M, N]  f32; M = images * OD * OH * OW
 // dispatch:   x = N / 8, y = M / 8: one invocation for one sum

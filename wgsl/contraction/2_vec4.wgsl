@@ -1,5 +1,5 @@
 // contraction, 2_vec4: y = scale * (f(x * weight + bias + summand) + residual) as 1_naive.wgsl and conclude.wgsl
-// together, four columns an invocation and four values a load
+// together, four columns per invocation and four values per load
 //
 // x, weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl.
 //
@@ -8,7 +8,7 @@
 // constants:  those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C / groups <= 23040
 // faster:     than 1_naive: a value of x is loaded once for four columns, and 16 products need five loads instead of
-//             32; the result is stored once, in the end. Reasoned; measured on CPU drivers only
+//             32; the result is stored once, at the end. From load counts; timed only on CPU drivers
 // source:     as 1_naive
 //!include gather
 //!include epilogue
@@ -22,7 +22,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let at = position(m);
     if (at.x >= p.images || n >= p.N) { return; }
     let first = corner(at);
-    let vectors = p.C / p.groups / 4u; // of the channels of a group
+    let vectors = p.C / p.groups / 4u; // of one group's channels
     let first_vector = n / (p.N / p.groups) * vectors;
     let column = p.KD * p.KH * p.KW * vectors; // from the weights of one column to those of the next
 

@@ -1,17 +1,17 @@
 // contraction, 3_shared: y = scale * (f(x * weight + bias + summand) + residual) as 2_vec4.wgsl, with operands shared
 // through workgroup memory
 //
-// A workgroup computes 16 rows by 64 columns of y. It walks along k in steps of 16: its invocations bring the patches
-// of the 16 rows and the weights of the 64 columns to workgroup memory, one vec4 each, and then use each of them many
-// times. x, weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl.
+// A workgroup computes 16 rows by 64 columns of y. It walks along k in steps of 16: its invocations load the patches of
+// the 16 rows and the weights of the 64 columns into workgroup memory, one vec4 each, and then use each many times. x,
+// weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl.
 //
 // dispatch:   x = N / 64, y = M / 16
 // requires:   C % 4 = 0, N % 4 = 0; groups = 1; 256 invocations
 // constants:  those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 2_vec4: each value of x is loaded N / 64 times instead of N / 4 times, each weight M / 16 times
-//             instead of M times; but each product still reads both its factors from workgroup memory. Reasoned, not
-//             measured on a GPU
+//             instead of M times; but each product still reads both its factors from workgroup memory. From load
+//             counts; not timed on a GPU
 // source:     the blocked matrix product, as in NVIDIA's "CUDA C++ Programming Guide", section 3.2.4
 //!include gather
 //!include epilogue
@@ -21,7 +21,7 @@
 var<workgroup> tile_x: array<vec4<f32>, 64>;  // [row, k / 4]
 var<workgroup> tile_w: array<vec4<f32>, 256>; // [column, k / 4]
 
-// Four values of the patch at output position `at`, from the k-th on; zeros outside of the picture and of the window.
+// Values k to k + 3 of the patch at output position `at`; zeros outside the picture and the window.
 fn gathered(at: vec4<u32>, k: u32) -> vec4<f32> {
     let kw = k / p.C % p.KW;
     let kh = k / (p.C * p.KW) % p.KH;

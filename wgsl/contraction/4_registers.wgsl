@@ -3,14 +3,14 @@
 //
 // A workgroup computes TILE_M rows by TILE_N columns of y; include/product_tile.wgsl says how its invocations share
 // them. x, weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where
-// K is split, workgroup z adds up one part of it and y holds partial sums [splits, M, N_padded], which conclude.wgsl
-// takes up.
+// K is split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
 //
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of 4, and the epilogue is empty where they
 //             differ or splits > 1; with a gate N % 8 = 0 and TILE_N = 128; 16 KiB of workgroup memory, 256 invocations
-// constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; WINDOWS: false if the window has one tap, over a
-//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
+// constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; WINDOWS: false for a window of one tap over a
+//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION,
+//             GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 3_shared: an invocation reads 16 values from workgroup memory for 64 products instead of 20 for 16.
 //             Each value of x is loaded N / TILE_N times, each weight M / TILE_M times. Compiled for AMD RDNA2 and
@@ -27,8 +27,8 @@ const DEPTH: bool = true;
 
 @group(0) @binding(6) var<uniform> p: Params;
 
-// An output position's image and first tap. Beyond the last position the row of the picture is made huge, and so is
-// outside under any tap.
+// An output position's image and first tap. Beyond the last position the row is set to a huge number, so that it is
+// outside the picture under any tap.
 struct Row {
     image: u32,
     first: vec3<u32>,
@@ -41,8 +41,7 @@ fn row_of(m: u32) -> Row {
     return Row(at.x, vec3<u32>(first.x, select(0x80000000u, first.y, at.x < p.images), first.z));
 }
 
-// Four values of a row of the patches: of channels c to c + 3 under this tap; zeros outside of the picture and beyond
-// the window.
+// Channels c to c + 3 under this tap, of a row of the patches; zeros outside the picture and beyond the window.
 fn gathered(row: Row, tap: vec3<u32>, c: u32) -> vec4<f32> {
     if (!WINDOWS) {
         if (row.image >= p.W || tap.z > 0u) { return vec4<f32>(0.0); }
@@ -95,7 +94,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let row = local / 16u;
     let column = local % 16u;
 
-    // The block of four rows by four values of k that this invocation brings to workgroup memory in each step.
+    // The block of four rows by four values of k that this invocation loads into workgroup memory in each step.
     let row_quad = local % 128u / (TILE_K / 4u);
     let k_block = 4u * (local % (TILE_K / 4u));
     let m = m0 + 4u * row_quad;
@@ -103,7 +102,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let r1 = row_of(m + 1u);
     let r2 = row_of(m + 2u);
     let r3 = row_of(m + 3u);
-    // k = [tap, c], kept up to date without divisions.
+    // k = [tap, c], advanced without divisions.
     let k_start = k_first + k_block;
     var c = k_start % p.C;
     var tap = vec3<u32>(k_start / (p.C * p.KW * p.KH), k_start / (p.C * p.KW) % p.KH, k_start / p.C % p.KW);
@@ -111,7 +110,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (!WINDOWS) { tap.z = k_start / p.C; }
     for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
         if (local < 128u) {
-            // Values of x beyond this split's part of k meet zeros among the weights.
+            // Values of x beyond this split's part of k are multiplied by zero weights.
             let x0 = gathered(r0, tap, c);
             let x1 = gathered(r1, tap, c);
             let x2 = gathered(r2, tap, c);

@@ -1,15 +1,15 @@
-// contraction, conclude: y = scale * (f(sum_s partial[s] + bias + summand) + residual), by elements
+// contraction, conclude: y = scale * (f(sum_s partial[s] + bias + summand) + residual), element by element
 //
-// Adds the parts of a sum that was split, takes columns out of their padding, joins the two halves of a gated sum, and
-// does what include/epilogue.wgsl does, for any number of columns.
+// Adds the parts of a split sum, drops padding columns, joins the two halves of a gated sum, and applies the epilogue
+// (include/epilogue.wgsl), for any number of columns.
 //
-//   partial  [splits, M, N_padded]  f32; of a gated sum the first half of the columns are values, the second gates
-// bias, summand, residual and y: include/epilogue.wgsl, a gated y being [M, N / 2]
+//   partial  [splits, M, N_padded]  f32; with a gate the first half of the columns are values, the second gates
+// bias, summand, residual and y: include/epilogue.wgsl; a gated y is [M, N / 2]
 // dispatch:   one invocation for four consecutive elements of y, which may lie in several rows
 // requires:   nothing: any N <= N_padded; an even N for a gate
 // constants:  those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-6 relative L2 in f32
-// faster:     a long sum of few outputs is shared by many workgroups; this pass reads what they computed once
+// faster:     a long sum of few outputs is shared by many workgroups; this pass reads their results once
 // source:     split-K matrix multiplication; Shazeer 2020, "GLU Variants Improve Transformer", for gates
 //!include flat_index
 //!include epilogue
@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(6) var<uniform> p: Params;
 
-// The sum of row m and column n with what is added to it before the activation.
+// The sum at row m and column n with everything added before the activation.
 fn hidden(m: u32, n: u32) -> f32 {
     var sum = 0.0;
     for (var s = 0u; s < p.splits; s++) { sum += partial[(s * p.M + m) * p.N_padded + n]; }

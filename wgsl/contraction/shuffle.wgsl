@@ -4,22 +4,23 @@
 // A workgroup is one subgroup. Each lane owns ROWS output positions, side by side in a line of the picture (of M
 // positions, for a matrix product), and all lanes own the same 4 * QUADS output channels. Each lane gathers its rows
 // itself, four values along k at a time. Weights are loaded once for the whole subgroup, each lane taking one output
-// channel, and passed round by subgroupShuffle. x, weight and the parameters: include/gather.wgsl; bias, summand,
-// residual and y: include/epilogue.wgsl. Where K is split, workgroup z adds up one part of it and y holds partial sums
-// [splits, M, N_padded].
+// channel, and shared by subgroupShuffle. x, weight and the parameters: include/gather.wgsl; bias, summand, residual
+// and y: include/epilogue.wgsl. Where K is split, workgroup z sums one part of it and y holds partial sums [splits, M,
+// N_padded].
 //
 // dispatch:   x = N / (4 * QUADS), y = runs of ROWS positions / LANES, z = splits; a run never leaves its line
-// requires:   subgroups of LANES invocations, always; C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of
-//             4, and the epilogue is empty where they differ or splits > 1; no splits if WINDOWS
-// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; WINDOWS: false if the
-//             window has one tap, over a line; SLIDE only if stride_w = dilation_w = 1; those of the epilogue:
-//             HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION
+// requires:   subgroups of exactly LANES invocations; C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of
+//             4, and the epilogue is empty where they differ or splits > 1; no splits if WINDOWS; with a gate N % 8 = 0
+//             and QUADS > 1
+// constants:  LANES 4..64; ROWS 1..8; QUADS 1..8; WEIGHT_LOADS = 4 * QUADS / LANES, rounded up; WINDOWS: false for a
+//             window of one tap over a line; SLIDE only if stride_w = dilation_w = 1; those of the epilogue: HAS_BIAS,
+//             SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     lavapipe executes a load lane by lane, about 66 ns for eight vec4s where eight multiply-adds take 0.5 ns;
-//             a barrier makes the whole kernel a coroutine. 4 rows by 32 columns need 8 loads for 512 multiply-adds of
-//             a subgroup, 8 pixels by 16 channels 16 for 1536 along a 3x3 filter's row. In one run on lavapipe (Mesa
-//             22.3, two cores), f32: M = 4096, N = K = 96: 4.7 ms, 4_registers 38 ms; 16 pictures of 16x16, 3x3, 96 to
-//             96 channels: 29 ms, 4_registers 286 ms
+//             a barrier turns the whole kernel into a coroutine. 4 rows by 32 columns need 8 loads for 512
+//             multiply-adds of a subgroup, 8 pixels by 16 channels need 16 for 1536 along a row of a 3x3 filter. In one
+//             run on lavapipe (Mesa 22.3, two cores), f32: M = 4096, N = K = 96: 4.7 ms, 4_registers 38 ms; 16 pictures
+//             of 16x16, 3x3, 96 to 96 channels: 29 ms, 4_registers 286 ms
 // source:     the outer-product form of matrix multiplication; broadcasting by shuffle is how warp-level GEMMs share
 //             operands
 //!include gather
@@ -30,14 +31,14 @@ const ROWS: u32 = 4u;  // output positions of an invocation
 const QUADS: u32 = 8u; // output channels of a workgroup / 4
 const WEIGHT_LOADS: u32 = 4u; // 4 * QUADS / LANES, rounded up
 const WINDOWS: bool = true;
-// The pixels under the next filter column are those under this one, moved by one: load only the new one.
+// The pixels under the next filter column are those under this one, shifted by one: load only the new one.
 const SLIDE: bool = false;
 
 @group(0) @binding(6) var<uniform> p: Params;
 
-// Four input channels of a pixel of the picture row that begins at pixel `line`; zero outside of the picture.
+// Four input channels of a pixel of the picture row that begins at pixel `line`; zero outside the picture.
 fn pixel(line: u32, line_inside: bool, w: u32, quad: u32) -> vec4<f32> {
-    // Left of the picture w has wrapped round to a huge number.
+    // Left of the picture w has wrapped around to a huge number.
     let inside = line_inside && w < p.W;
     let value = load_x(select(0u, (line + w) * (p.C / 4u) + quad, inside));
     return select(vec4<f32>(0.0), value, inside);
@@ -45,7 +46,7 @@ fn pixel(line: u32, line_inside: bool, w: u32, quad: u32) -> vec4<f32> {
 
 alias Sums = array<array<vec4<f32>, QUADS>, ROWS>;
 
-// Adds the products of four values of k: those of this lane's rows with the weights that the lanes hold together.
+// Adds the products of four values of k: this lane's rows times the weights that the lanes hold between them.
 fn add_products(sums: ptr<function, Sums>, a: array<vec4<f32>, ROWS>, w: array<vec4<f32>, WEIGHT_LOADS>) {
     //!unroll
     for (var c = 0u; c < QUADS; c++) {
@@ -73,7 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     let vectors = p.C / 4u;
     let first = corner(vec4<u32>(image, out_line / p.OH % p.OD, out_line % p.OH, ow));
 
-    // Of a matrix product, rows beyond the last one repeat it; their sums are not stored.
+    // In a matrix product, rows past the end repeat the last one; their sums are not stored.
     var base: array<u32, ROWS>;
     //!unroll
     for (var i = 0u; i < ROWS; i++) { base[i] = min(run * ROWS + i, p.OW - 1u) * vectors; }
@@ -115,7 +116,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
                     } else {
                         let left = first.z + kw * p.dilation_w;
                         //!unroll
-                        for (var i = 0u; i < ROWS; i++) { a[i] = pixel(line, line_inside, left + i * p.stride_w, quad); }
+                        for (var i = 0u; i < ROWS; i++) {
+                            a[i] = pixel(line, line_inside, left + i * p.stride_w, quad);
+                        }
                     }
                     var w: array<vec4<f32>, WEIGHT_LOADS>;
                     //!unroll
@@ -129,7 +132,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     }
 
     if (out_line >= p.images * p.OD * p.OH) { return; }
-    // A run of pixels lies in one image; rows of a matrix product may not.
+    // A run of pixels lies in one image; a run of rows of a matrix product may not.
     if (WINDOWS || SUMMAND != 1u) {
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
@@ -138,8 +141,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
             for (var i = 0u; i < ROWS; i++) { sums[i][c] += addend; }
         }
     }
-    // A loop whose count is not constant stays a loop: the code to store one row is compiled once. It always stores row
-    // 0 and moves the others up.
+    // The count is not constant, so this stays a loop and the code to store one row is compiled once. It always stores
+    // row 0, then moves the others up.
     var m = out_line * p.OW + ow;
     let M = p.images * p.OD * p.OH * p.OW;
     for (var left_over = min(ROWS, p.OW - ow); left_over > 0u; left_over--) {

@@ -1,9 +1,9 @@
 // contraction, winograd_input: v[t, 4 a + b, i] = (B^T d B)[a, b], d the 4x4 pixels of x under output tile t, channel
 // i; the first step of Winograd's F(2x2, 3x3)
 //
-// A 3x3 convolution makes 2x2 outputs of 4x4 pixels with 36 multiplications. In the transformed space it takes 16, one
-// for each of the 16 positions p = 4 a + b: m[p] = v[p] * u[p], summed over the input channels: 16 matrix products
-// (shuffle.wgsl or 4_registers.wgsl, K split in 16 parts), between this kernel, winograd_weight.wgsl and
+// A 3x3 convolution computes 2x2 outputs from 4x4 pixels with 36 multiplications. In the transformed space it takes 16,
+// one for each position p = 4 a + b: m[p] = v[p] * u[p], summed over the input channels. These are 16 matrix products
+// (shuffle.wgsl or 4_registers.wgsl, K split into 16 parts), run after this kernel and winograd_weight.wgsl and before
 // winograd_output.wgsl.
 //
 //   x         [N, H, W, C_in]             f32 or f16
@@ -12,9 +12,9 @@
 // requires:   a 3x3 filter, stride 1; C_in % 4 = 0
 // constants:  none
 // error:      2e-6 relative L2 in f32 for the whole convolution
-// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays from
-//             about 64 channels on. In one run on lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64,
-//             320 to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
+// faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays off from
+//             about 64 channels. In one run on lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64, 320
+//             to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
 // source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1
 //!include flat_index
 //!storage x
@@ -60,7 +60,7 @@ fn main(
         var d: array<vec4<f32>, 4>;
         //!unroll
         for (var a = 0u; a < 4u; a++) {
-            // Above and left of the picture the position has wrapped round to a huge number.
+            // Above and left of the picture the position has wrapped around to a huge number.
             let inside = top + a < p.H && left + b < p.W;
             let value = decode_x(x[select(0u, ((n * p.H + top + a) * p.W + left + b) * vectors + quad, inside)]);
             d[a] = select(vec4<f32>(0.0), value, inside);

@@ -2,9 +2,9 @@
 //
 //   x0         [N, E]  f32
 //   threshold  [N]     f32
-// The quantile lies between the values of rank `rank` and `rank + 1` among the sorted |x0|. Nothing is sorted: the bits
-// of non-negative floats are ordered as the floats are, so that the value of a rank is found eight bits at a time, by
-// counting (a radix select).
+// The quantile lies between the values of rank `rank` and `rank + 1` among the sorted |x0|. Nothing is sorted:
+// non-negative floats are ordered like their bits, so the value of a rank is found eight bits at a time, by counting (a
+// radix select).
 // dispatch:   one workgroup for one image
 // requires:   nothing
 // constants:  none
@@ -46,8 +46,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             if ((bits & known) == found) { atomicAdd(&counts[(bits >> shift) & 255u], 1u); }
         }
         workgroupBarrier();
-        // Every invocation walks through the counts to the digit that holds the rank, so that none has to wait for
-        // another.
+        // Every invocation walks through the counts to the digit that holds the rank, so none has to wait for another.
         var digit = 0u;
         equal = atomicLoad(&counts[0]);
         while (rank >= equal && digit < 255u) {
@@ -60,7 +59,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
     }
 
-    // The value of the next rank: the same if there are more of it, else the smallest of the larger ones.
+    // The value of the next rank: the same if it occurs again, else the smallest larger one.
     if (local == 0u) { atomicStore(&next_bits, select(0xffffffffu, found, rank + 1u < equal)); }
     workgroupBarrier();
     for (var element = local; element < p.E; element += 256u) {

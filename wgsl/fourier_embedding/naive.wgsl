@@ -7,7 +7,7 @@
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   nothing
 // constants:  LOG, COSINE_FIRST
-// error:      2 pi times the rounding of u: 1e-4 absolute for u = 300 turns, where torch's result is as uncertain
+// error:      2 pi times the rounding of u: 1e-4 absolute for u = 300 turns, where torch's result is just as uncertain
 // source:     Song et al. 2021, "Score-Based Generative Modeling through SDEs", appendix C.2; Tancik et al. 2020
 //!include flat_index
 //!include sine

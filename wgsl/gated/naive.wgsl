@@ -4,7 +4,7 @@
 //   y         [rows, C]    f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two rows
 // requires:   nothing: any C
-// constants:  ACTIVATION, which f (include/activation.wgsl)
+// constants:  ACTIVATION: f (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32
 // source:     Shazeer 2020, "GLU Variants Improve Transformer"
 //!include flat_index

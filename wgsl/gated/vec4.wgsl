@@ -4,7 +4,7 @@
 //   y         [rows, C]    f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which lie in one row
 // requires:   C a multiple of 4
-// constants:  ACTIVATION, which f (include/activation.wgsl)
+// constants:  ACTIVATION: f (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32
 // faster:     than naive: two loads and one index division for four elements where naive has eight and four
 // source:     Shazeer 2020, "GLU Variants Improve Transformer"

@@ -1,7 +1,7 @@
 // guidance_rescale, naive_factor: factor[n] = phi * std(model_output[n]) / std(guided[n]) + 1 - phi
 //
 //   guided        [N, E]     f32
-//   model_output  [B, N, E]  f32, of which the branch that begins at element `prediction` counts
+//   model_output  [B, N, E]  f32; only the branch that begins at element `prediction` is read
 //   factor        [N]        f32
 // Deviations are taken around the mean, in two passes, so that a large mean costs no digits; their divisors cancel.
 // dispatch:   one workgroup for one image

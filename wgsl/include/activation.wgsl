@@ -7,10 +7,9 @@ fn sigmoid(x: vec4<f32>) -> vec4<f32> {
     return 1.0 / (1.0 + exp(-x));
 }
 
-// erf(x) for |x| <= 4 by Abramowitz and Stegun 7.1.28 would be good to 3e-7 absolute; the form below (7.1.26 has
-// 1.5e-7) is evaluated in the complementary direction so that gelu keeps its relative accuracy for negative x. erfc(x)
-// for x >= 0: W. J. Cody-style exponential times a degree-9 fit in t = 1 / (1 + x/2), relative error below 1.2e-7
-// (Numerical Recipes, section 6.2, erfcc).
+// erfc(x) for x >= 0: an exponential times a degree-9 fit in t = 1 / (1 + x/2), in the style of W. J. Cody, relative
+// error below 1.2e-7 (Numerical Recipes, section 6.2, erfcc). Fits of erf bound only the absolute error (Abramowitz and
+// Stegun 7.1.28: 3e-7 for |x| <= 4, 7.1.26: 1.5e-7); with erfc, gelu keeps its relative accuracy for negative x.
 fn erfc_positive(x: vec4<f32>) -> vec4<f32> {
     let t = 1.0 / (1.0 + 0.5 * x);
     var p = vec4<f32>(0.17087277);
@@ -45,7 +44,7 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
         }
         case 4u: { return max(x, vec4<f32>(0.0)); }
         case 5u: {
-            // The built-in tanh may divide infinity by infinity; e^(-2|x|) stays within 0 and 1.
+            // The built-in tanh may divide infinity by infinity; e^(-2|x|) stays between 0 and 1.
             let u = exp(-2.0 * abs(x));
             return sign(x) * (1.0 - u) / (1.0 + u);
         }

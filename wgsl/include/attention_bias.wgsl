@@ -1,5 +1,5 @@
-// What is added to the score of a query and a key, and which keys count. The kernel's Params hold the strides of bias,
-// 0 along dimensions that it is repeated along, and the length of the mask of one image, 0 if all share one.
+// The bias added to the score of a query and a key, and the mask of keys. The kernel's Params hold the strides of the
+// bias, 0 along dimensions where it is repeated, and the length of one image's mask, 0 if all images share one.
 const HAS_BIAS: bool = false;
 const HAS_MASK: bool = false;
 

@@ -1,6 +1,6 @@
-// Where two operands stand for a place in the result that both broadcast to. The kernel's Params say it for RANK
-// dimensions, the innermost first: their sizes size_0 .. size_5, and the strides a_0 .. a_5 and b_0 .. b_5 of the
-// operands, which are 0 where an operand is repeated.
+// The places in two operands that belong to a place in the result they broadcast to. The kernel's Params describe RANK
+// dimensions, innermost first: sizes size_0 .. size_5, and the operands' strides a_0 .. a_5 and b_0 .. b_5, which are 0
+// where an operand is repeated.
 const RANK: u32 = 6u;
 
 fn operands_at(place: u32) -> vec2<u32> {

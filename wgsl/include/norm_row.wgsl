@@ -1,6 +1,6 @@
-// What follows the normalisation of a row, for four channels of it: (n gamma + beta) (1 + scale) + shift, then the
-// activation function. The kernel binds gamma, beta and modulation in vectors of four; its Params say how many rows share
-// a row of modulation (span), how many vectors that has (modulation_columns), and where in it scale and shift begin.
+// What follows normalisation, for four channels of a row: (n gamma + beta) (1 + scale) + shift, then the activation
+// function. The kernel binds gamma, beta and modulation as vectors of four; its Params say how many rows share a row of
+// modulation (span), how many vectors such a row has (modulation_columns), and where scale and shift begin in it.
 const HAS_GAMMA: bool = true;
 const HAS_BETA: bool = true;
 const HAS_SCALE: bool = false;

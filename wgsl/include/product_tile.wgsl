@@ -1,13 +1,13 @@
 // One tile of a matrix product, TILE_M rows by TILE_N columns, computed by 16 x 16 invocations as a sum of outer
 // products: for each of TILE_K values of k, an invocation reads 4 * ROW_QUADS values of x and 4 * COLUMN_QUADS of the
-// weights from workgroup memory and uses each of them many times.
+// weights from workgroup memory and uses each many times.
 //
 // Invocation (row 0..15, column 0..15) owns the rows 64 i + 4 row + 0..3 and the columns 64 j + 4 column + 0..3:
 // neighbours read neighbouring vec4s, which keeps workgroup memory free of bank conflicts and makes the stores of y
 // contiguous.
 const TILE_M: u32 = 128u; // 64 or 128
 const TILE_N: u32 = 128u; // 64 or 128
-const TILE_K: u32 = 16u;  // 2048 / TILE_M: then 128 invocations load all rows and 128 all weights, four vec4s each
+const TILE_K: u32 = 16u;  // 2048 / TILE_M, so 128 invocations load all rows and 128 all weights, four vec4s each
 const ROW_QUADS: u32 = TILE_M / 64u;
 const COLUMN_QUADS: u32 = TILE_N / 64u;
 
@@ -19,7 +19,7 @@ var<workgroup> tile_w: array<vec4<f32>, TILE_K * TILE_N / 4u>;
 // sums[4 i + r][j]: row 64 i + 4 row + r, columns 64 j + 4 column + 0..3
 var<private> sums: array<array<vec4<f32>, COLUMN_QUADS>, 4u * ROW_QUADS>;
 
-// Puts four values along k, from the k-th on, of each of the four rows of row_quad into tile_x.
+// Stores the values k to k + 3 of the four rows of row_quad in tile_x.
 fn put_x(row_quad: u32, k: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
     //!unroll
     for (var i = 0u; i < 4u; i++) { tile_x[(k + i) * (TILE_M / 4u) + row_quad] = vec4<f32>(a[i], b[i], c[i], d[i]); }
@@ -42,7 +42,9 @@ fn add_outer_products(row: u32, column: u32) {
             //!unroll
             for (var r = 0u; r < 4u; r++) {
                 //!unroll
-                for (var j = 0u; j < COLUMN_QUADS; j++) { sums[4u * i + r][j] = fma(vec4<f32>(a[r]), w[j], sums[4u * i + r][j]); }
+                for (var j = 0u; j < COLUMN_QUADS; j++) {
+                    sums[4u * i + r][j] = fma(vec4<f32>(a[r]), w[j], sums[4u * i + r][j]);
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 // Sine with an absolute error below 1e-6 on every device. WGSL promises only 2^-11 for sin() within [-pi, pi] and
-// nothing beyond, but time embeddings need angles up to 1000 rad. Each function takes its angle in the form in which
-// whole quarter turns can be removed exactly; that is done in integers where it matters, which no compiler may
-// rearrange. `quarters` are added to the angle: 1 makes a cosine.
+// nothing beyond, but time embeddings need angles up to 1000 rad. Each function takes its angle in a form from which
+// whole quarter turns can be removed exactly; where it matters this is done in integers, whose arithmetic no compiler
+// may rearrange. `quarters` quarter turns are added to the angle: 1 makes a cosine.
 
 // sin(quarters * pi/2 + r) for |r| <= pi/4 (and a little more): the Taylor polynomials, whose first omitted terms are
 // below 3e-8.
@@ -13,7 +13,7 @@ fn sin_quarter(quarters: vec4<u32>, r: vec4<f32>) -> vec4<f32> {
     return select(value, -value, (quarters & vec4<u32>(2u)) != vec4<u32>(0u));
 }
 
-// sin(x) for |x| < 2047 rad. |x| is counted in units of 2^-21 rad (exact from 4 rad on), pi/2 is (3294198 + LOW / 2^16)
+// sin(x) for |x| < 2047 rad. |x| is counted in units of 2^-21 rad (exact from 4 rad on); pi/2 is (3294198 + LOW / 2^16)
 // units.
 fn sin_radians(x: vec4<f32>, quarters: vec4<u32>) -> vec4<f32> {
     const LOW: u32 = 43144u;

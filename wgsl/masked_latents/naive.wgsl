@@ -14,7 +14,7 @@
 
 struct Params {
     elements: u32, // of y
-    sample: u32,   // of one row of the state
+    sample: u32,   // elements of one row of the state
     pixels: u32,   // H * W
     C: u32,
 }

@@ -2,8 +2,8 @@
 //
 //   x     flat elements, any shape; f32 or f16
 //   y     [parts]  f32
-// Magnitudes are compared by their bits, which are ordered as the numbers are and put NaN above infinity, whatever a
-// driver's max makes of NaN.
+// Magnitudes are compared by their bits, which are ordered like the numbers and put NaN above infinity, whatever a
+// driver's max does with NaN.
 // dispatch:   one workgroup for one part
 // requires:   part is a multiple of 4
 // constants:  none

@@ -1,13 +1,13 @@
 // norm, chunked, third launch of three: y = f(x * factor + summand), four channels at a time
 //
 //   x, y        [images, positions, channels]  f32 or f16
-//   affine      [images, 2, channels]          f32: factors, then summands, as chunked_combine makes them
+//   affine      [images, 2, channels]          f32: factors, then summands, from chunked_combine
 // dispatch:   one invocation for four channels of POSITIONS consecutive positions
 // requires:   channels % 4 == 0
 // constants:  ACTIVATION (include/activation.wgsl); POSITIONS >= 1
 // error:      1e-5 relative L2 in f32, 1e-4 over groups of more than 10 000 values or with a mean above 100 deviations
 // faster:     than naive: the sums run over all channels and chunks at once, in whole vectors, instead of one
-//             invocation a group; x is read twice instead of three times
+//             invocation per group; x is read twice instead of three times
 // source:     Wu and He 2018, "Group Normalization", equation 1
 //!include flat_index
 //!include activation

@@ -1,5 +1,4 @@
-// norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every
-// channel
+// norm, chunked, second launch of three: from the moments of the chunks to a factor and a summand for every channel
 //
 //   moments     [images, chunks, 2, channels]  f32: means, then sum (x - mean)^2, of each channel over each chunk
 //   gamma       [channels]                     f32; if HAS_GAMMA
@@ -41,7 +40,7 @@ struct Params {
 
 var<workgroup> partial: array<f32, 64>;
 
-// The sum of the 64 invocations' values, for all of them.
+// The sum of the 64 invocations' values, returned to all of them.
 fn workgroup_sum(value: f32, local: u32) -> f32 {
     workgroupBarrier(); // the last sum has been read
     partial[local] = value;

@@ -41,8 +41,8 @@ fn main(
     let first = (chunk / p.chunks * p.positions + start) * p.vectors + vector;
 
     // Sums of the differences d from the first value: one pass, and no cancellation to speak of. sum d^2 exceeds the
-    // sum of squared differences from the mean by count * (first value - mean)^2, and that is at most count times the
-    // latter, which contains one such term.
+    // sum of squared differences from the mean by count * (first value - mean)^2, which is at most count times the
+    // latter, since that contains one such term.
     let pivot = decode_x(x[first]);
     var sum = vec4<f32>(0.0);
     var squares = vec4<f32>(0.0);

@@ -1,6 +1,6 @@
 // norm, naive, second launch: n = (x - mean) / sqrt(variance + eps), y = f((n * gamma + beta) * (1 + scale) + shift)
 //
-//   x, y        [images, positions, channels]  f32 or f16; for norms of rows each row is an image of one position
+//   x, y        [images, positions, channels]  f32 or f16; in row norms, each row is an image of one position
 //   gamma       [channels]                     f32; if HAS_GAMMA
 //   beta        [channels]                     f32; if HAS_BETA
 //   modulation  [rows / span, columns]         f32 or f16; scale and shift are parts of its columns; if HAS_SCALE

@@ -1,13 +1,13 @@
 // norm, naive, first launch: mean and 1 / sqrt(variance + eps) of every image and group
 //
-//   x           [images, positions, channels]  f32 or f16; for norms of rows each row is an image of one position
+//   x           [images, positions, channels]  f32 or f16; in row norms, each row is an image of one position
 //   statistics  [images, groups, 2]            f32: mean, 1 / sqrt(variance + eps)
 // dispatch:   one invocation for one image and group
 // requires:   nothing: any number of channels that the groups divide
-// constants:  CENTERED = false: the mean counts as 0, for the root of the mean square
+// constants:  CENTERED = false: the mean is taken as 0, for RMS norms
 // error:      see naive.wgsl
-// source:     Wu and He 2018, "Group Normalization", equations 1 and 2; Zhang and Sennrich 2019, "Root Mean Square Layer
-//             Normalization", equation 4
+// source:     Wu and He 2018, "Group Normalization", equations 1 and 2; Zhang and Sennrich 2019, "Root Mean Square
+//             Layer Normalization", equation 4
 //!include flat_index
 //!storage x
 

@@ -7,8 +7,7 @@
 //   modulation  [rows / span, columns]  f32 or f16; scale and shift are parts of its columns; if HAS_SCALE
 // dispatch:   one invocation for one row
 // requires:   channels % 4 == 0
-// constants:  CENTERED = false: the mean counts as 0, for the root of the mean square; ACTIVATION
-//             (include/activation.wgsl)
+// constants:  CENTERED = false: the mean is taken as 0, for RMS norms; ACTIVATION (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32, 1e-4 with a mean above 100 deviations
 // faster:     than workgroup on CPU drivers, where a barrier costs as much as ten loads
 // source:     Ba, Kiros and Hinton 2016, "Layer Normalization", equation 3; Zhang and Sennrich 2019, "Root Mean Square
@@ -27,7 +26,7 @@ struct Params {
     channels: u32,
     span: u32, // rows that share a row of modulation
     eps: f32,
-    modulation_columns: u32, // in vectors of four, as the next two
+    modulation_columns: u32, // in vectors of four, like the next two
     scale_column: u32,
     shift_column: u32,
 }

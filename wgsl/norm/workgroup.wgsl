@@ -6,8 +6,8 @@
 //   modulation  [rows / span, columns]  f32 or f16; scale and shift are parts of its columns; if HAS_SCALE
 // dispatch:   ROW_LANES invocations for one row, 64 / ROW_LANES rows for one workgroup
 // requires:   channels % 4 == 0; 64 invocations, 256 bytes of workgroup memory
-// constants:  ROW_LANES = 8, 16, 32 or 64; CENTERED = false: the mean counts as 0, for the root of the mean square;
-//             ACTIVATION (include/activation.wgsl)
+// constants:  ROW_LANES = 8, 16, 32 or 64; CENTERED = false: the mean is taken as 0, for RMS norms; ACTIVATION
+//             (include/activation.wgsl)
 // error:      1e-5 relative L2 in f32, 1e-4 with a mean above 100 deviations
 // faster:     than naive: each row's sums are computed once, by many invocations, in whole vectors
 // source:     Ba, Kiros and Hinton 2016, "Layer Normalization", equation 3; Zhang and Sennrich 2019, "Root Mean Square
@@ -27,7 +27,7 @@ struct Params {
     channels: u32,
     span: u32, // rows that share a row of modulation
     eps: f32,
-    modulation_columns: u32, // in vectors of four, as the next two
+    modulation_columns: u32, // in vectors of four, like the next two
     scale_column: u32,
     shift_column: u32,
 }
@@ -41,7 +41,7 @@ struct Params {
 
 var<workgroup> partial: array<f32, 64>;
 
-// The sum of the values of the ROW_LANES invocations of a row, for all of them.
+// The sum over the ROW_LANES invocations of a row, returned to all of them.
 fn row_sum(value: vec4<f32>, local: u32) -> f32 {
     workgroupBarrier(); // the last sum has been read
     partial[local] = value.x + value.y + value.z + value.w;

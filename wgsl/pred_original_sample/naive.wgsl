@@ -1,7 +1,7 @@
 // pred_original_sample, naive: y = clamp(a * sample + b * model_output, -clip, clip), the estimate of x_0
 //
 //   state         [1 + S, N, .., C]   f32; row 0 is the sample
-//   model_output  [N, .., C or 2C]    f32; of 2C channels the first C
+//   model_output  [N, .., C or 2C]    f32; only the first C channels are read
 //   coefficients  [..]                f32; a, b and clip are elements 1, 2 and 3
 //   y             [N, .., C]          f32
 // dispatch:   one invocation for four consecutive elements of y

@@ -4,7 +4,7 @@
 //   seed      [8]        u32, the seed and then the number of draws before this one, each 64 bits as four 16-bit limbs,
 //                        lowest first
 //   y         [N, M, C]  f32 or f16
-// The counter of an element holds its index in torch's order [N, C, M], so that every element is the one torch's CUDA
+// The counter of an element holds its index in torch's order [N, C, M], so every element is the one that torch's CUDA
 // generator draws there.
 // dispatch:   one invocation for four consecutive elements of y
 // requires:   nothing

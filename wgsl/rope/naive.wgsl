@@ -1,9 +1,9 @@
-// rope, naive: of each pair (u, v) of channels y = (u cos - v sin, u sin + v cos); channels beyond the pairs stay
+// rope, naive: each pair (u, v) of channels becomes (u cos - v sin, u sin + v cos); other channels are copied
 //
 //   x, y            [rows, C]            f32 or f16; C = heads of D channels
-//   cosines, sines  [table_rows, pairs]  f32 or f16; row r of x takes row r % table_rows
+//   cosines, sines  [table_rows, pairs]  f32 or f16; row r of x uses row r % table_rows
 // dispatch:   one invocation for four consecutive elements of y, which may lie in two heads or rows
-// requires:   nothing: any C, D that divides it, pairs up to D / 2
+// requires:   nothing: any C, any D that divides it, up to D / 2 pairs
 // constants:  INTERLEAVED = true: pair j of a head is its channels 2 j and 2 j + 1; false: j and j + pairs
 // error:      1e-6 relative L2 in f32
 // source:     Su et al. 2021, "RoFormer", equation 34

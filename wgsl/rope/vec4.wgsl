@@ -1,9 +1,9 @@
-// rope, vec4: of each pair (u, v) of channels y = (u cos - v sin, u sin + v cos), four channels at a time
+// rope, vec4: each pair (u, v) of channels becomes (u cos - v sin, u sin + v cos), four channels at a time
 //
 //   x, y            [rows, C]            f32 or f16; C = heads of D channels
-//   cosines, sines  [table_rows, pairs]  f32 or f16; row r of x takes row r % table_rows
+//   cosines, sines  [table_rows, pairs]  f32 or f16; row r of x uses row r % table_rows
 // dispatch:   one invocation for four consecutive channels of one head
-// requires:   D a multiple of 4; pairs one of 2 if INTERLEAVED, else one of 4
+// requires:   D a multiple of 4; pairs a multiple of 2 if INTERLEAVED, else of 4
 // constants:  INTERLEAVED = true: pair j of a head is its channels 2 j and 2 j + 1; false: j and j + pairs
 // error:      1e-6 relative L2 in f32
 // faster:     than naive: three or four loads for four elements where naive has sixteen, and the index divisions once
@@ -44,7 +44,7 @@ fn main(
     if (channel >= 2u * p.pairs) {
         y[i] = encode_y(own);
     } else if (INTERLEAVED) {
-        let at = row + channel / 2u; // even, so that both pairs lie in one vector of the tables
+        let at = row + channel / 2u; // even, so both pairs lie in one vector of the tables
         let cosine = decode_cosines(cosines[at / 4u]);
         let sine = decode_sines(sines[at / 4u]);
         let c = select(cosine.xy, cosine.zw, at % 4u == 2u);

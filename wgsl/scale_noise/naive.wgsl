@@ -1,4 +1,4 @@
-// scale_noise, naive: y = noise * standard deviation, which the model predicted for each element
+// scale_noise, naive: y = noise * the standard deviation that the model predicted for each element
 //
 //   noise         [N, .., C]   f32
 //   model_output  [N, .., 2C]  f32; the last C channels are v

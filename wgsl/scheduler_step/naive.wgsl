@@ -1,7 +1,7 @@
 // scheduler_step, naive: y[r] = sum over terms of K[r, term] * term, for the new sample (r = 0) and each memory slot
 //
 //   state         [1 + S, N, .., C]   f32; row 0 is the sample, the others are the memory slots
-//   model_output  [N, .., C or 2C]    f32; of 2C channels the first C
+//   model_output  [N, .., C or 2C]    f32; only the first C channels are read
 //   x0            [N, .., C]          f32
 //   noise         [N, .., C]          f32, if HAS_NOISE
 //   coefficients  [6 + (1+S)(4+S)]    f32; from element 6 on the matrix K [1+S, 4+S], its columns: sample,

@@ -24,7 +24,7 @@ struct Params {
 
 var<workgroup> partial: array<f32, 64>;
 
-// The largest value of the ROW_LANES invocations of a row, for all of them.
+// The largest value of the ROW_LANES invocations of a row, returned to all of them.
 fn row_max(value: vec4<f32>, local: u32) -> f32 {
     partial[local] = max(max(value.x, value.y), max(value.z, value.w));
     for (var half = ROW_LANES / 2u; half > 0u; half /= 2u) {
@@ -65,5 +65,7 @@ fn main(
     var sum = vec4<f32>(0.0);
     for (var i = lane; i < vectors; i += ROW_LANES) { sum += exp(decode_x(x[first + i]) - m); }
     let total = row_sum(sum, local);
-    for (var i = lane; i < vectors; i += ROW_LANES) { y[first + i] = encode_y(exp(decode_x(x[first + i]) - m) / total); }
+    for (var i = lane; i < vectors; i += ROW_LANES) {
+        y[first + i] = encode_y(exp(decode_x(x[first + i]) - m) / total);
+    }
 }

@@ -2,7 +2,7 @@
 // half])
 //
 //   timestep     [N]       f32, need not be whole
-//   frequencies  [half]    f32, max_period^(-j / (half - freq_shift)), a table from the host: exp() is not exact enough
+//   frequencies  [half]    f32, max_period^(-j / (half - freq_shift)), a table from the host: exp() is too inaccurate
 //                          for angles of 1000 rad
 //   y            [N, dim]  f32; half = dim / 2 sines, then as many cosines (COSINE_FIRST: the other way round), then a
 //                          zero if dim is odd

@@ -2,7 +2,7 @@
 //
 //   x         [outer, A, B, inner]  f32 or f16
 //   y         [outer, B, A, inner]  f32 or f16
-// Every order of any dimensions is a sequence of such exchanges; dimensions that stay together count as one.
+// Every permutation is a sequence of such swaps; dimensions that stay together count as one.
 // dispatch:   one invocation for four consecutive elements of y, which may come from four places
 // requires:   nothing: any sizes
 // constants:  none

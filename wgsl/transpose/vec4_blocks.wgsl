@@ -2,12 +2,12 @@
 //
 //   x         [outer, A, B]  f32 or f16
 //   y         [outer, B, A]  f32 or f16
-// dispatch:   one invocation for four rows of four elements, which are turned in its registers
+// dispatch:   one invocation for four rows of four elements, transposed in its registers
 // requires:   A and B multiples of 4
 // constants:  none
 // error:      none beyond the rounding to y's element type
-// faster:     than naive: four loads and four stores of whole vectors for sixteen elements where naive loads each one by
-//             itself, a vector for every element of it
+// faster:     than naive: four loads and four stores of whole vectors for sixteen elements where naive loads a whole
+//             vector for each element
 // source:     torch.permute
 //!include flat_index
 //!storage x

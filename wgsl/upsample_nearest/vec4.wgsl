@@ -19,7 +19,7 @@ struct Params {
     OH: u32,
     OW: u32,
     channel_vectors: u32, // C / 4
-    // Rounded to f32: torch multiplies with these, and where i * H / OH is nearly whole the rounding decides.
+    // Rounded to f32: torch multiplies by these, and where i * H / OH is nearly whole the rounding decides.
     scale_h: f32, // H / OH
     scale_w: f32, // W / OW
 }

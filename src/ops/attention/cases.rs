@@ -4,7 +4,6 @@ use super::{Attention, BIAS, MASK, Packing};
 use crate::graph::TensorDesc;
 use crate::ops::{Case, CaseInput, Fill};
 
-/// Every case.
 pub(super) fn all() -> Vec<Case> {
     let mut cases = cases();
     cases.push(large_negative());
@@ -29,7 +28,7 @@ fn case(label: &'static str, op: Attention, n: usize, t: &[usize], s: &[usize], 
     Case::new(label, op, inputs)
 }
 
-/// Grouped heads, bias and mask, in every kernel and with every way of storing queries, keys and values.
+/// Grouped heads, bias and mask, in every kernel and with every packing.
 fn masked_cases() -> Vec<Case> {
     let op = |heads, kv_heads, packing| Attention { heads, kv_heads, packing, ..Attention::default() };
     let causal = |op| Attention { causal: true, ..op };
@@ -52,7 +51,7 @@ fn masked_cases() -> Vec<Case> {
         with(plain("bias everywhere, D 16", op(2, None, separate), &[18], &[35], 32), Some(&[2, 2, 18, 35]), None),
         with(plain("mask of each image, D 8", op(3, None, separate), &[21], &[77], 24), None, Some([2, 77])),
         with(plain("one mask, D 5, keys with values", op(2, None, kv), &[9], &[23], 10), None, Some([1, 23])),
-        // The first keys are hidden, so that the first queries see none at all.
+        // The first keys are hidden, so the first queries see none at all.
         with(plain("mask, causal, D 12", causal(op(2, None, qkv)), &[37], &[], 24), None, Some([2, 37])),
         with(
             plain("bias, mask and shared keys, D 64, causal", causal(op(4, Some(2), separate)), &[69], &[69], 256),
@@ -89,8 +88,8 @@ fn cases() -> Vec<Case> {
         ),
         case("D 256, causal", causal(1, separate), 2, &[67], &[67], 256, Fill::Normal),
         case("D 512, picture", op(1, qkv), 1, &[5, 7], &[], 512, Fill::Normal),
-        // Scores of some hundred, so that each softmax is nearly one-hot. They are sums of terms of that size, rounded
-        // to 2⁻²⁴ of it each, and an error of 1e-5 in a score is one of 1e-5 in its weight.
+        // Scores of several hundred, so each softmax is nearly one-hot. They are sums of terms of that size, each
+        // rounded to 2⁻²⁴ of it, and an error of 1e-5 in a score is a relative error of 1e-5 in its weight.
         case("nearly one-hot", op(2, separate), 2, &[33], &[70], 80, large).tolerance(1e-4),
         case("nearly one-hot, causal", causal(2, qkv), 2, &[70], &[], 80, large).tolerance(1e-4),
         case("4096 keys", op(2, separate), 1, &[70], &[4096], 80, Fill::Normal).large(),
@@ -102,7 +101,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Every score lies between -1200 and -400, so that each power is zero in f32 unless the largest is subtracted.
+/// Every score lies between -1200 and -400, so every exponential is zero in f32 unless the largest score is subtracted.
 fn large_negative() -> Case {
     let fill = |low, high, shape: [usize; 3]| {
         Some(CaseInput { desc: TensorDesc::f32(shape), fill: Fill::Uniform(low, high), always_f32: false })

@@ -17,9 +17,9 @@ struct Added {
 enum Added1 {
     #[default]
     None,
-    /// A row for each image.
+    /// One row per image.
     Image,
-    /// A row for each row.
+    /// One row per row of what it is added to.
     Full,
 }
 
@@ -61,7 +61,7 @@ fn rows(label: &'static str, epilogue: Epilogue, x: &[usize], n: usize, added: A
     case(label, Contraction { gather: Gather::Rows, epilogue }, x, &[n, *last], &hidden, added)
 }
 
-/// `x [images, .., C]` to the output channels and under the taps `[N, taps ..]`.
+/// `x [images, .., C]` under a window; `taps` is `[N, taps ..]`, N the output channels.
 fn windows(
     label: &'static str,
     windows: Windows,
@@ -203,7 +203,7 @@ fn other_windows() -> Vec<Case> {
     ]
 }
 
-/// What becomes of a sum, each part alone and all together.
+/// The epilogue: each part alone, and all together.
 fn epilogues() -> Vec<Case> {
     let conv = || Windows::from(Conv2d { padding: [1; 4], ..Conv2d::default() });
     let scaled = |epilogue| Epilogue { scale: 0.37, ..epilogue };

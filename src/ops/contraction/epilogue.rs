@@ -14,16 +14,16 @@ use crate::tensor::HostTensor;
 /// f is the activation function; with a gate it is `f(h) = h[.., ..N/2] · activation(h[.., N/2..])`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue {
-    /// Activation function, of the gates where there are any.
+    /// Activation function; with a gate, that of the gates.
     pub activation: Option<ActivationKind>,
     /// Whether the second half of the columns gates the first.
     pub gate: bool,
-    /// The factor on the whole.
+    /// Factor on the result.
     pub scale: f32,
 }
 
 impl Default for Epilogue {
-    /// The sum with everything that is added to it.
+    /// No activation, no gate, scale 1.
     fn default() -> Self {
         Self { activation: None, gate: false, scale: 1.0 }
     }
@@ -61,7 +61,7 @@ impl Epilogue {
     }
 }
 
-/// How the input at `position` is added: 0 not at all, 1 a row for each image, 2 a row for each row.
+/// How the input at `position` is added: 0 not at all, 1 one row per image, 2 row by row.
 fn added(context: &LowerContext<'_>, position: usize) -> usize {
     let output = context.output;
     match context.inputs.get(position).copied().flatten() {

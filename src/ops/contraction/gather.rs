@@ -8,7 +8,7 @@ use crate::tensor::HostTensor;
 /// Which values of `x` a sum takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gather {
-    /// Each row of `x`, whole: `torch.nn.Linear`.
+    /// Each whole row of `x`: `torch.nn.Linear`.
     Rows,
     /// The values under a window that moves over the picture: `torch.nn.Conv1d`, `Conv2d`, `Conv3d`.
     Windows(Windows),
@@ -19,7 +19,7 @@ pub enum Gather {
 pub struct Windows {
     /// How it moves along each spatial axis of `x`, the outermost first.
     pub axes: Vec<WindowAxis>,
-    /// Output channels of one group see the input channels of the same group only; 1 for an ordinary convolution.
+    /// Output channels of one group see only the input channels of the same group; 1 for an ordinary convolution.
     pub groups: usize,
 }
 
@@ -125,7 +125,7 @@ impl fmt::Display for Gather {
     }
 }
 
-/// A convolution over pictures, with the options that models have.
+/// A convolution over pictures, with the options that models use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Step of the filter in pixels, vertical and horizontal.

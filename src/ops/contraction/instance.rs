@@ -1,4 +1,4 @@
-//! One contraction in the form that the kernels know: a window over planes, rows and columns, whatever the gather.
+//! One contraction in the form that the kernels take: a window over planes, rows and columns, whatever the gather.
 
 use super::{Contraction, Epilogue, Gather, WindowAxis};
 use crate::ops::{Launch, LowerContext};
@@ -7,7 +7,7 @@ use crate::ops::{Launch, LowerContext};
 pub(super) struct Instance<'a> {
     pub context: &'a LowerContext<'a>,
     pub epilogue: &'a Epilogue,
-    /// Whether the window may have several taps or leave positions out; else the kernels take a shorter way.
+    /// Whether the window may have several taps or skip positions; otherwise the kernels take a shortcut.
     pub windows: bool,
     pub images: usize,
     /// Planes, rows and columns of a picture.
@@ -25,11 +25,11 @@ pub(super) struct Instance<'a> {
     pub rows_per_image: usize,
 }
 
-/// The sizes that the rules about variants look at.
+/// The sizes that the choice of variant depends on.
 pub(crate) struct Sizes {
-    /// M, N and K of the product, input channels in whole vectors as the fast kernels read them.
+    /// M, N and K of the product, with input channels padded to whole vectors as the fast kernels read them.
     pub product: [usize; 3],
-    /// Whether it is a convolution to the kernels, and not a plain product.
+    /// Whether the kernels treat it as a convolution, not a plain product.
     pub windows: bool,
     /// Columns of the output picture.
     pub ow: usize,
@@ -68,7 +68,7 @@ impl<'a> Instance<'a> {
         if one_tap && every_pixel && windows.groups == 1 {
             return line;
         }
-        // The axes that there are come last: a line is a picture of one row.
+        // The axes that exist come last: a line is a picture of one row.
         let place = |dims: &[usize]| {
             let mut all = [1; 3];
             all[3 - spatial..].copy_from_slice(&dims[1..=spatial]);
@@ -98,7 +98,7 @@ impl<'a> Instance<'a> {
         self.taps.iter().product::<usize>() * (self.c / self.groups).next_multiple_of(4)
     }
 
-    /// Rounds of the loops over a window, `channels` of which are taken in a round.
+    /// Rounds of the loops over a window, with `channels` channels per round.
     pub fn rounds(&self, channels: usize) -> usize {
         let [planes, rows, columns] = self.taps;
         let c = self.c / self.groups / channels;
@@ -126,7 +126,7 @@ impl<'a> Instance<'a> {
         2 * (self.m() * self.n) as u64 * k as u64
     }
 
-    /// A launch with the parameters of `include/gather.wgsl` but for `scale`; `c` channels of x and `n` columns of y in
+    /// A launch with the parameters of `include/gather.wgsl` except `scale`; `c` channels of x and `n` columns of y in
     /// memory.
     pub fn launch(&self, kernel: &'static str, c: usize, n: usize, k_per_split: usize) -> Launch {
         let mut launch = Launch::new(kernel)

@@ -4,7 +4,7 @@ use super::WEIGHT;
 use super::instance::Instance;
 use crate::ops::{Knobs, Launch, Lowered, Operand};
 
-/// One sum for each invocation, everything else in a second launch.
+/// One sum per invocation, everything else in a second launch.
 pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let (m, n) = (instance.m(), instance.n);
@@ -19,7 +19,7 @@ pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     lowered
 }
 
-/// Four columns for each invocation.
+/// Four columns per invocation.
 pub(super) fn vec4(instance: &Instance<'_>) -> Lowered {
     let (m, n) = (instance.m(), instance.n);
     let launch = instance.launch("contraction/2_vec4", instance.c, n, instance.padded_k());
@@ -44,14 +44,15 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, size == 128, configure)
 }
 
-/// Operands passed around in a subgroup of `lanes` invocations: for CPU drivers.
+/// Operands shared within a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
     in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, configure)
 }
 
-/// `parts` products at once, of `m` rows by `n` columns, a multiple of four: row m of x is `parts` rows of length `k`
-/// one after another, and so is row n of the weights; `y [parts, m, n]`. `lanes`: for CPU drivers, else for GPUs.
+/// `parts` products at once, each of `m` rows by `n` columns (a multiple of four): a row of x is `parts` rows of length
+/// `k` one after another, and so is a row of the weights; `y [parts, m, n]`. For CPU drivers if `lanes` is given, else
+/// for GPUs.
 pub(super) fn batch(
     instance: &Instance<'_>,
     [m, n, k]: [usize; 3],
@@ -118,9 +119,9 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
         .workgroups(instance.n.div_ceil(4 * quads), (lines * instance.out[2].div_ceil(rows)).div_ceil(lanes), parts)
 }
 
-/// A launch of `kernel`, which reads four channels at once, between launches that make it so: before it, x and weights
-/// are padded where C is not a multiple of four; after it, partial sums, padded columns and gates are brought into y.
-/// The launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value has its gate too.
+/// A launch of `kernel`, which reads four channels at once, and the launches around it: before it, x and weights are
+/// padded where C is not a multiple of four; after it, partial sums, padded columns and gates are combined into y. The
+/// launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value also has its gate.
 fn in_fours(
     instance: &Instance<'_>,
     kernel: &'static str,
@@ -166,7 +167,7 @@ fn in_fours(
     lowered
 }
 
-/// Everything but the sums, from `partial [splits, M, n_padded]`.
+/// The epilogue, from `partial [splits, M, n_padded]`.
 fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: usize) -> Launch {
     let (m, n) = (instance.m(), instance.n);
     let launch = Launch::new("contraction/conclude")
@@ -181,13 +182,13 @@ fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: 
     instance.epilogue.set(launch, instance.context, true)
 }
 
-/// Length of each part of a sum over `k` in `splits` parts: whole tiles of K.
+/// Length of each part of a sum over `k` split into `splits` parts: whole tiles of K.
 fn k_per_split(k: usize, size: usize, splits: usize) -> usize {
     let tile_k = 2048 / size;
     k.div_ceil(splits).next_multiple_of(tile_k).max(tile_k)
 }
 
-/// The tiles, and the numbers of parts that a sum over `k` can be in, none of them empty.
+/// The tiles, and the numbers of parts that a sum over `k` can be split into with none empty.
 pub(super) fn tile_knobs(k: usize) -> Vec<Knobs> {
     let all = Knobs::combinations(&[("TILE", &[64, 128]), ("SPLITS", &std::array::from_fn::<_, 16, _>(|i| i + 1))]);
     let whole = |knobs: &Knobs| {

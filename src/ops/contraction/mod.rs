@@ -1,8 +1,8 @@
-//! The sum of products behind every layer with weights: matrix product and convolution, with all that happens to the
-//! sum before it is stored.
+//! The sum of products behind every layer with weights: matrix product and convolution, with everything that happens to
+//! the sum before it is stored.
 //!
-//! The [`Gather`] says which values of `x` a sum takes, the [`Epilogue`] what happens to it. `instance.rs` brings all
-//! gathers to the one form that the kernels know, `lower.rs` and `winograd.rs` launch them.
+//! The [`Gather`] says which values of `x` a sum takes, the [`Epilogue`] what happens to it. `instance.rs` brings every
+//! gather into the one form that the kernels take, `lower.rs` and `winograd.rs` launch them.
 
 mod cases;
 mod epilogue;
@@ -54,12 +54,12 @@ pub const SUMMAND: usize = 3;
 pub const RESIDUAL: usize = 4;
 
 impl Contraction {
-    /// Bare sums.
+    /// Sums without an epilogue.
     pub fn new(gather: Gather) -> Self {
         Self { gather, epilogue: Epilogue::default() }
     }
 
-    /// The sizes that the rules about variants look at.
+    /// The sizes that the choice of variant depends on.
     pub(crate) fn sizes(&self, context: &LowerContext<'_>) -> Sizes {
         Instance::new(self, context).sizes()
     }
@@ -107,7 +107,10 @@ impl Operation for Contraction {
         let mut shape = hidden.clone();
         if self.epilogue.gate {
             if !n.is_multiple_of(2) {
-                return Err(Error::Shape(format!("a gate needs an even number of columns, weight {:?}", weight.shape)));
+                return Err(Error::Shape(format!(
+                    "a gate needs an even number of columns, found weight {:?}",
+                    weight.shape
+                )));
             }
             *shape.last_mut().expect("a result has columns") /= 2;
         }
@@ -159,7 +162,7 @@ impl Operation for Contraction {
                 reference::convolution_at(x, weight, &size, &stride, &before, &dilation, windows.groups, elements)
             }
         };
-        // Rows of the result for each row of what is added.
+        // Rows of the result.
         let rows = match &self.gather {
             Gather::Rows => x.len() / weight.shape[1],
             Gather::Windows(windows) => x.shape[0] * windows.numbers(x, weight)[0].iter().product::<usize>(),
@@ -169,7 +172,7 @@ impl Operation for Contraction {
             let row = element / columns * (tensor.len() / columns) / rows;
             f64::from(tensor.data[row * columns + element % columns])
         };
-        // What is activated, at these elements of it.
+        // The activation's arguments at these elements.
         let hidden = |elements: &[usize]| -> Vec<f64> {
             let with_addends = |(sum, &e): (f32, &usize)| f64::from(sum) + added(BIAS, e, n) + added(SUMMAND, e, n);
             sums_at(elements).into_iter().zip(elements).map(with_addends).collect()
@@ -268,7 +271,7 @@ impl Operation for Contraction {
     }
 }
 
-/// Whether `shuffle` and its kin can run: subgroups of one known size that divides into vec4s.
+/// The subgroup size, if the `shuffle` variants can run: one known size that is a multiple of 4.
 fn shuffle_lanes(caps: &Caps) -> std::result::Result<usize, String> {
     match caps.subgroup_size() {
         Some(lanes) if lanes.is_multiple_of(4) && lanes <= 64 => Ok(lanes as usize),
@@ -287,7 +290,7 @@ fn one_group(instance: &Instance<'_>) -> std::result::Result<(), String> {
     if instance.groups == 1 { Ok(()) } else { Err(format!("groups: needs one, there are {}", instance.groups)) }
 }
 
-/// Channels and columns in whole vectors, also within each group, and nothing to do after the sum that crosses them.
+/// Whether channels and columns come in whole vectors, within each group too, and the epilogue does not mix columns.
 fn in_vectors(instance: &Instance<'_>) -> std::result::Result<(), String> {
     in_fours("input channels of a group", instance.c / instance.groups)?;
     in_fours("output channels of a group", instance.n / instance.groups)?;

@@ -8,7 +8,7 @@ use crate::ops::{Knobs, Launch, Lowered, in_fours};
 /// Multiplications of a tile, one for each position in the transformed space.
 const POSITIONS: usize = 16;
 
-/// Whether the form computes this instance, and its buffers fit the device.
+/// Whether this form can compute the instance, and its buffers fit the device.
 pub(super) fn legal(instance: &Instance<'_>) -> Result<(), String> {
     let plain = instance.axes.iter().all(|a| a.stride == 1 && a.dilation == 1) && instance.groups == 1;
     if !instance.windows || instance.taps != [1, 3, 3] || instance.size[0] != 1 || instance.out[0] != 1 || !plain {
@@ -27,8 +27,8 @@ pub(super) fn legal(instance: &Instance<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The products by subgroups of `lanes` invocations for CPU drivers, else for GPUs. The launch that transforms the
-/// weights reads nothing else.
+/// The products run on subgroups of `lanes` invocations for CPU drivers, otherwise on GPU tiles. The launch that
+/// transforms the weights reads nothing else.
 pub(super) fn lower(instance: &Instance<'_>, lanes: Option<usize>, knobs: &Knobs) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let ([_, h, w], [_, oh, ow]) = (instance.size, instance.out);

@@ -5,12 +5,11 @@ use crate::graph::TensorDesc;
 use crate::ops::activation::ActivationKind;
 use crate::ops::{Case, CaseInput, Fill};
 
-/// Every case.
 pub(super) fn all() -> Vec<Case> {
     [group_cases(), row_cases(), modulated_cases()].concat()
 }
 
-/// A case of `x` filled as said, gamma and beta if `affine`.
+/// A case with `x` filled as given, and gamma and beta where `affine` says so.
 fn case(label: &'static str, op: Norm, shape: &[usize], fill: Fill, affine: [bool; 2]) -> Case {
     let channels = shape[shape.len() - 1];
     let x = CaseInput { desc: TensorDesc::f32(shape), fill, always_f32: false };

@@ -1,4 +1,4 @@
-//! LoRAs and textual inversions on the models they change, against transformers and diffusers in float32.
+//! Models with LoRAs and textual inversions, against transformers and diffusers in float32.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn inputs(model: &str, part: &str) -> NamedTensors {
     names.map(|name| (name.to_owned(), file.read_f32(name).expect("sound"))).collect()
 }
 
-/// `sample` of a U-Net, `last_hidden_state` of a text encoder.
+/// The `sample` of a U-Net, or the `last_hidden_state` of a text encoder.
 fn run(checkpoint: &Checkpoint, part: &str, inputs: NamedTensors, device: &Device) -> HostTensor {
     let loaded = LoadedModel::open(checkpoint, part).unwrap_or_else(|e| panic!("{part}: {e}"));
     let (graph, inputs) = prepare(loaded.model.as_ref(), inputs, DType::F32).expect("the inputs fit");
@@ -55,7 +55,7 @@ fn run(checkpoint: &Checkpoint, part: &str, inputs: NamedTensors, device: &Devic
     }
 }
 
-/// The first places of each text, as many as `truth` has.
+/// The first positions of each text, as many as `truth` has.
 fn beginning(states: HostTensor, truth: &HostTensor) -> HostTensor {
     let (kept, tokens, width) = (truth.shape[1], states.shape[1], states.shape[2]);
     let data = states.data.chunks(tokens * width).flat_map(|text| text[..kept * width].to_vec()).collect();
@@ -75,7 +75,7 @@ fn check(name: &str, model: &str, loras: &[(&str, f64)], device: &Device, bound:
         compare(&found, &truth, Tolerance::l2(bound)).unwrap_or_else(|e| panic!("{name} {key}: {e}"));
         parts += 1;
     }
-    assert!(parts >= 2, "{name}: the fixture has truths for a U-Net and a text encoder");
+    assert!(parts >= 2, "{name}: the fixture covers both a U-Net and a text encoder");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Every way in which a model folder is known to be damaged, and what the user is told.
+//! Every known way in which a model folder can be damaged, and what the user is told.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use unmist::checkpoint::safetensors::{self, Dtype};
 use unmist::checkpoint::{Folder, Tensors};
 use unmist::{Error, HostTensor};
 
-/// A `.safetensors` file of this header text and `data` zero bytes.
+/// A `.safetensors` file with this header text and `data` zero bytes.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.bytes());
@@ -69,7 +69,14 @@ fn sound_corner_cases_open() {
         ("{}".to_string(), 0),
         (r#"{"__metadata__":null}"#.to_string(), 0),
         (r#"  {"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}  "#.to_string(), 4),
-        (r#"{"b":{"dtype":"F16","shape":[0,5],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#.to_string(), 3),
+        (
+            concat!(
+                r#"{"b":{"dtype":"F16","shape":[0,5],"data_offsets":[0,0]},"#,
+                r#""a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#
+            )
+            .to_string(),
+            3,
+        ),
     ] {
         let tensors = Tensors::from_bytes("w", file(&header, data)).unwrap();
         for name in tensors.names() {
@@ -113,7 +120,7 @@ fn files_that_are_no_files() {
     assert!(Tensors::open("/dev/null").unwrap_err().to_string().contains("device"));
 }
 
-/// Writes one f32 tensor a name, each of shape [2].
+/// Writes one f32 tensor of shape [2] for each name.
 fn write(path: &Path, names: &[&str]) {
     let tensor = HostTensor::from_fn([2], |i| i as f32);
     let tensors: Vec<_> = names.iter().map(|&name| (name, &tensor)).collect();
@@ -133,7 +140,8 @@ fn sharded_sets() {
         fs::write(&index, text).unwrap();
         Tensors::open(&index)
     };
-    let sound = r#"{"metadata":{"total_size":24},"weight_map":{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}}"#;
+    let sound = r#"{"metadata":{"total_size":24},
+        "weight_map":{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}}"#;
     let tensors = open(sound).unwrap();
     assert_eq!(tensors.names().collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(tensors.read_f32("c").unwrap().data, [0.0, 1.0]);
@@ -156,11 +164,11 @@ fn sharded_sets() {
     }
 }
 
-const INDEX: &str = r#"{"_class_name":"DDPMPipeline","scheduler":["diffusers","DDPMScheduler"],"unet":["diffusers","UNet2DModel"],
-    "safety_checker":[null,null],"requires_safety_checker":false}"#;
+const INDEX: &str = r#"{"_class_name":"DDPMPipeline","scheduler":["diffusers","DDPMScheduler"],
+    "unet":["diffusers","UNet2DModel"],"safety_checker":[null,null],"requires_safety_checker":false}"#;
 const CONFIG: &str = r#"{"_class_name":"UNet2DModel","sample_size":32}"#;
 
-/// A sound pipeline folder with two variants of the weights beside the plain ones.
+/// A valid pipeline folder with two variants of the weights besides the plain ones.
 fn pipeline() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for sub in ["unet", "scheduler"] {

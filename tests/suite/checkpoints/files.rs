@@ -1,5 +1,5 @@
-//! A checkpoint in memory is the one on disk: the same tensors, configs, pictures and errors; and nothing that reads a
-//! checkpoint goes round [`Files`].
+//! A checkpoint in memory behaves like the one on disk: the same tensors, configs, pictures and errors; and all code
+//! that reads a checkpoint goes through [`Files`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,14 +30,14 @@ fn shipped() -> PathBuf {
     root().join("weights/ddpm-fashion-32")
 }
 
-/// All files below a folder, by their names below it.
+/// The paths of all files below a folder.
 fn all_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let paths = entries.map(|entry| entry.expect("readable").path());
     paths.flat_map(|path| if path.is_dir() { all_files(&path) } else { vec![path] }).collect()
 }
 
-/// What lies below a folder of the disk, as the folder `NAME` of the memory. No such folder is on disk, so that nothing
+/// The contents of a folder on disk, as the folder `name` in memory. No folder of that name exists on disk, so nothing
 /// can be read from there by mistake.
 fn memory(folder: &Path, name: &str) -> Arc<Memory> {
     assert!(!Path::new(name).exists());
@@ -48,12 +48,12 @@ fn memory(folder: &Path, name: &str) -> Arc<Memory> {
     Arc::new(all_files(folder).into_iter().map(in_memory).collect())
 }
 
-/// Bits of a tensor, so that NaN and the sign of zero count.
+/// The bits of a tensor, so that NaN and the sign of zero count.
 fn bits(tensor: &HostTensor) -> (Vec<usize>, Vec<u32>) {
     (tensor.shape.clone(), tensor.data.iter().map(|v| v.to_bits()).collect())
 }
 
-/// The same tensors: names, stored bytes and numbers. Returns how many.
+/// Asserts that both hold the same tensors: names, stored bytes and values. Returns how many.
 fn same_tensors(what: &str, a: &dyn TensorSource, b: &dyn TensorSource) -> usize {
     assert_eq!(a.names(), b.names(), "{what}");
     for name in a.names() {
@@ -61,12 +61,12 @@ fn same_tensors(what: &str, a: &dyn TensorSource, b: &dyn TensorSource) -> usize
         assert!(from_a == from_b, "{what}: {name}");
         let [from_a, from_b] = [a, b].map(|source| source.stored(&name).map(|stored| (stored.dtype, stored.bytes)));
         assert!(from_a == from_b, "{what}: {name}, as stored");
-        assert_ne!(a.content(&name).expect("sound"), b.content(&name).expect("sound"), "a file has an id of its own");
+        assert_ne!(a.content(&name).expect("sound"), b.content(&name).expect("sound"), "each file has its own id");
     }
     a.names().len()
 }
 
-/// The same model: everything that can be asked of a checkpoint.
+/// Asserts that both are the same model, in everything that can be asked of a checkpoint.
 fn same_model(what: &str, disk: &Checkpoint, memory: &Checkpoint) {
     assert_eq!(disk.pipeline_class(), memory.pipeline_class(), "{what}");
     assert_eq!(disk.index().map(|index| &index.value), memory.index().map(|index| &index.value), "{what}");
@@ -104,7 +104,7 @@ fn models_in_memory_are_those_on_disk() {
         let disk = Checkpoint::open(&folder).expect("the model is there");
         let what = folder.display().to_string();
         same_model(&what, &disk, &Checkpoint::open_in(memory(&folder, "a model"), "a model").expect("opens"));
-        // The folder of all files is the model.
+        // Here the root folder is the model.
         same_model(&what, &disk, &Checkpoint::open_in(memory(&folder, ""), "").expect("opens"));
     }
 }
@@ -139,7 +139,7 @@ fn pictures_from_memory_are_those_from_disk() {
     }
 }
 
-/// A `.safetensors` file of some tensors of another, in f32.
+/// A `.safetensors` file with some of another file's tensors, in f32.
 fn part(file: &Tensors, names: &[&str]) -> Vec<u8> {
     let tensors: Vec<_> = names.iter().map(|name| file.read_f32(name).expect("sound")).collect();
     let mut bytes = Vec::new();
@@ -152,14 +152,14 @@ fn part(file: &Tensors, names: &[&str]) -> Vec<u8> {
 fn sharded_weights_in_memory() {
     let file = Tensors::open(shipped().join("unet/diffusion_pytorch_model.safetensors")).expect("is there");
     let names: Vec<&str> = file.names().collect();
-    let whole = Tensors::from_bytes("whole", part(&file, &names)).expect("sound"); // in f32, as the shards
+    let whole = Tensors::from_bytes("whole", part(&file, &names)).expect("sound"); // in f32, like the shards
     let mut files = Memory::default();
     let mut map = serde_json::Map::new();
     for (file, names) in ["w-1.safetensors", "w-2.safetensors"].into_iter().zip(names.chunks(names.len() / 2 + 1)) {
         files.insert(format!("m/unet/{file}"), part(&whole, names));
         map.extend(names.iter().map(|name| (name.to_string(), file.into())));
     }
-    assert!(map["conv_in.weight"] != map["up_blocks.0.resnets.0.conv1.weight"], "in both shards");
+    assert!(map["conv_in.weight"] != map["up_blocks.0.resnets.0.conv1.weight"], "the tensors span both shards");
     let index = serde_json::json!({ "weight_map": map }).to_string();
     files.insert("m/unet/diffusion_pytorch_model.safetensors.index.json", index.into_bytes());
     files.insert("m/unet/config.json", fs::read(shipped().join("unet/config.json")).expect("is there"));
@@ -180,7 +180,7 @@ fn sharded_weights_in_memory() {
     }
 }
 
-/// The files but one.
+/// All files but one.
 fn all_but(files: &Memory, without: &Path) -> Memory {
     let folder = without.parent().expect("in a folder");
     let names = files.list(folder).expect("is there").into_iter().map(|name| folder.join(name));
@@ -245,7 +245,7 @@ fn adapters_in_memory() {
     }
 }
 
-/// What is said of a file or folder at `path` below `root`, in each place.
+/// Opens a file or folder at a path among files: on disk, and in memory.
 type Opens = fn(Arc<dyn Files>, &Path) -> Result<()>;
 
 #[test]
@@ -317,7 +317,7 @@ fn errors_are_the_same() {
         let disk = opens(Arc::new(Disk), &folder.path().join(name)).expect_err(name);
         let memory = opens(files.clone(), &Path::new("top").join(name)).expect_err(name);
         if let (Error::Io { path: on_disk, source: disk }, Error::Io { path, source }) = (&disk, &memory) {
-            // What the operating system says is its own.
+            // The operating system has its own wording.
             assert_eq!((disk.kind(), source.kind()), (std::io::ErrorKind::NotFound, std::io::ErrorKind::NotFound));
             assert_eq!(on_disk.strip_prefix(folder.path()), path.strip_prefix("top"));
         } else {
@@ -346,7 +346,7 @@ fn content_ids_tell_bytes_apart() {
     assert_ne!(content(&tensors("a"), "conv_in.weight"), content(&tensors("d"), "conv_in.weight"));
 }
 
-/// The one place that may ask the disk is `src/files.rs`. Unit tests may read their fixtures.
+/// Only `src/files.rs` may access the disk. Unit tests may read their fixtures.
 #[test]
 fn only_files_asks_the_disk() {
     let asks_the_disk = |path: &Path| {
@@ -356,7 +356,7 @@ fn only_files_asks_the_disk() {
         code.lines().find(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned)
     };
     let source = root().join("src");
-    assert!(asks_the_disk(&source.join("files.rs")).is_some(), "the test can fail");
+    assert!(asks_the_disk(&source.join("files.rs")).is_some(), "the search finds disk access where there is some");
     let mut paths = all_files(&source.join("checkpoint"));
     paths.retain(|path| !path.to_str().expect("UTF-8").ends_with("_tests.rs"));
     assert!(paths.len() > 10);

@@ -1,4 +1,4 @@
-//! Configs changed at random: from JSON to a graph, everything is a model or a clear error, never a panic.
+//! Randomly changed configs, from JSON to a graph: the result is a model or a clear error, never a panic.
 
 use serde_json::{Value, json};
 use unmist::checkpoint::Json;
@@ -48,7 +48,7 @@ fn strange(random: &mut Random) -> Value {
     values[random.below(values.len())].clone()
 }
 
-/// Changes one to three fields: another value, removed, or a new one.
+/// Changes one to three fields: sets another value, removes the field, or adds a new one.
 fn mutate(config: &Value, random: &mut Random) -> String {
     let mut changed = config.as_object().expect("configs are objects").clone();
     for _ in 0..1 + random.below(3) {
@@ -67,10 +67,10 @@ fn mutate(config: &Value, random: &mut Random) -> String {
     text
 }
 
-/// The list of a model's parameters, from its config.
+/// Builds a model from its config and lists its parameters.
 type Build = fn(&Json) -> unmist::Result<Vec<(String, Vec<usize>)>>;
 
-/// Builds models from configs `tests/fixtures/PATH.json`, each changed at random `mutations` times.
+/// Builds models from `mutations` randomly changed configs, taken in turn from `tests/fixtures/PATH/config.json`.
 fn change_model_configs(mutations: u64, models: &[(&str, Build)]) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let read = |path: &str| Json::read(root.join(path).join("config.json")).expect("the fixture is there").value;
@@ -93,7 +93,7 @@ fn change_model_configs(mutations: u64, models: &[(&str, Build)]) {
             }
         }
     }
-    assert!(models > 1000 && errors > 1000, "{models} models, {errors} errors: the mutations test only one side");
+    assert!(models > 1000 && errors > 1000, "{models} models, {errors} errors: the mutations test only one outcome");
 }
 
 #[test]
@@ -127,9 +127,10 @@ fn changed_stable_diffusion_configs_never_panic() {
 #[test]
 fn changed_scheduler_configs_never_panic() {
     let ddpm = json!({
-        "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001, "clip_sample": true, "clip_sample_range": 1.0,
-        "dynamic_thresholding_ratio": 0.995, "num_train_timesteps": 100, "prediction_type": "epsilon", "rescale_betas_zero_snr": false,
-        "sample_max_value": 1.0, "steps_offset": 0, "thresholding": false, "timestep_spacing": "leading", "trained_betas": null, "variance_type": "fixed_small",
+        "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
+        "clip_sample": true, "clip_sample_range": 1.0, "dynamic_thresholding_ratio": 0.995, "num_train_timesteps": 100,
+        "prediction_type": "epsilon", "rescale_betas_zero_snr": false, "sample_max_value": 1.0, "steps_offset": 0,
+        "thresholding": false, "timestep_spacing": "leading", "trained_betas": null, "variance_type": "fixed_small",
     });
     let (mut runs, mut errors) = (0, 0);
     for i in 0..MUTATIONS {
@@ -160,5 +161,5 @@ fn changed_scheduler_configs_never_panic() {
             }
         }
     }
-    assert!(runs > 1000 && errors > 1000, "{runs} runs, {errors} errors: the mutations test only one side");
+    assert!(runs > 1000 && errors > 1000, "{runs} runs, {errors} errors: the mutations test only one outcome");
 }

@@ -1,5 +1,5 @@
-//! Seeded mutations of every kind of file a checkpoint consists of: always `Ok` or an error with a message, never a
-//! panic, and never more memory than the file gives reason for.
+//! Seeded mutations of every kind of file in a checkpoint: the result is always `Ok` or an error with a message, never
+//! a panic, and reading never takes more memory than the file justifies.
 
 use std::collections::HashMap;
 use std::fs;
@@ -96,7 +96,7 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
             }
             5 => drop(bytes.splice(at..at, random.pick(SPLICES).bytes())),
             6 => drop(bytes.splice(at..at + span, random.pick(SPLICES).bytes())),
-            // A number somewhere after `at` becomes another: the edit that most often stays valid JSON.
+            // Replaces a number after `at`: of all edits, this one most often leaves valid JSON.
             _ => {
                 let Some(start) = bytes[at..].iter().position(u8::is_ascii_digit).map(|i| at + i) else { continue };
                 let end = bytes[start..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |i| start + i);
@@ -135,7 +135,7 @@ pub fn fuzz(name: &str, seed: &[u8], count: u64, mut case: impl FnMut(Vec<u8>) -
     accepted
 }
 
-/// A file with every element type, odd shapes and metadata; its header first, so that most mutations hit it.
+/// A file with eight element types, an odd shape and metadata. Most of it is the header, so most mutations hit that.
 fn sample_file() -> Vec<u8> {
     let mut header = r#"{"__metadata__":{"format":"pt"}"#.to_string();
     let mut end = 0;
@@ -154,7 +154,7 @@ fn sample_file() -> Vec<u8> {
     bytes
 }
 
-/// Reads all that a loader would; checks that it is no more than the file can hold.
+/// Reads all that a loader would, and checks that it is no more than the file can hold.
 fn read_all(tensors: Tensors, file_len: usize) -> Result<()> {
     let mut elements = 0;
     for name in tensors.names() {
@@ -172,7 +172,8 @@ fn read_all(tensors: Tensors, file_len: usize) -> Result<()> {
 #[test]
 fn safetensors_files() {
     let seed = sample_file();
-    assert!(read_all(Tensors::from_bytes("seed", seed.clone()).unwrap(), seed.len()).is_err()); // the weights do not fit
+    // The tensors do not fit the expected parameters.
+    assert!(read_all(Tensors::from_bytes("seed", seed.clone()).unwrap(), seed.len()).is_err());
     let opened = std::cell::Cell::new(0);
     fuzz("safetensors", &seed, 20_000, |bytes| {
         let len = bytes.len();
@@ -184,7 +185,7 @@ fn safetensors_files() {
     assert!(opened.get() > 500, "only {} were opened", opened.get());
 }
 
-/// The header's JSON alone, with the length written to match: every mutation reaches the checks behind the parser.
+/// Mutates only the header's JSON and sets the length to match, so that mutations reach the checks behind the parser.
 #[test]
 fn safetensors_headers() {
     let seed = sample_file();
@@ -203,8 +204,9 @@ fn safetensors_headers() {
 
 #[test]
 fn json_files() {
-    let seed = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "trained_betas": null, "lambda_min_clipped": -Infinity,
-        "block_out_channels": [320, 640], "name": "a \"quoted\" \u00e9 \\ text", "nested": {"a": [1, [2, [3]]]}}"#;
+    let seed = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "trained_betas": null,
+        "lambda_min_clipped": -Infinity, "block_out_channels": [320, 640],
+        "name": "a \"quoted\" \u00e9 \\ text", "nested": {"a": [1, [2, [3]]]}}"#;
     let accepted = fuzz("json", seed.as_bytes(), 20_000, |bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let json = Json::parse("fuzzed.json", text)?;
@@ -248,7 +250,8 @@ fn model_folders() {
     let seeds: HashMap<&str, &str> = HashMap::from([
         (
             "model_index.json",
-            r#"{"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"], "vae": [null, null], "flag": false}"#,
+            r#"{"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"],
+                "unet": ["diffusers", "UNet2DModel"], "vae": [null, null], "flag": false}"#,
         ),
         ("unet/config.json", r#"{"_class_name": "UNet2DModel", "architectures": ["X"], "sample_size": 32}"#),
         ("scheduler_config.json", r#"{"_class_name": "DDPMScheduler", "beta_start": 0.0001}"#),
@@ -272,7 +275,7 @@ fn model_folders() {
     }
 }
 
-/// Sound files of unsound models: tensors of a single-file checkpoint dropped, renamed and given other shapes.
+/// Valid files of invalid models: a single-file checkpoint with tensors dropped, renamed and given other shapes.
 #[test]
 fn single_files() {
     let text =

@@ -9,7 +9,7 @@ use unmist::checkpoint::{Checkpoint, TensorSource, Tensors, safetensors};
 
 use crate::commands::usage::{copy, stable_diffusion, succeeds};
 
-/// Tokens of CLIP's vocabulary, which a single file has to have: it brings no tokenizer.
+/// The size of CLIP's vocabulary, which a single file must use because it contains no tokenizer.
 const VOCABULARY: usize = 49408;
 const TOKEN_TABLE: &str = "text_model.embeddings.token_embedding.weight";
 
@@ -35,12 +35,12 @@ pub fn folder_with_clip_vocabulary(folder: &Path) {
     drop(file);
     let name = tensors.keys().find(|name| TOKEN_TABLE.ends_with(name.as_str())).expect("a token table").clone();
     let width = tensors[&name].shape[1];
-    // Any numbers do, if every token has its own.
+    // Any numbers will do, as long as every token has its own.
     tensors.insert(name, HostTensor::from_fn([VOCABULARY, width], |i| (i as f32 * 0.618).sin()));
     write(&weights, &tensors);
 }
 
-/// The same weights under the names of the original code, after the table in `tests/fixtures/single_file/sd1.tsv`.
+/// Writes the same weights under the original code's names, by the table in `tests/fixtures/single_file/sd1.tsv`.
 pub fn write_single_file(folder: &Path, path: &Path) {
     let checkpoint = Checkpoint::open(folder).expect("sound");
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single_file/sd1.tsv");
@@ -56,7 +56,7 @@ pub fn write_single_file(folder: &Path, path: &Path) {
         }
         let [original, shape, name, ..] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
         let Some(source) = &source else { continue };
-        // transformers since version 5 leaves out the `text_model.`.
+        // Since version 5, transformers leaves out `text_model.`.
         let stored = [name, name.trim_start_matches("text_model.")].into_iter().find(|n| source.shape(n).is_some());
         let tensor = source.read_f32(stored.unwrap_or_else(|| panic!("no {name} in the folder"))).expect("sound");
         let shape: Vec<usize> = match name {

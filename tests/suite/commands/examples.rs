@@ -1,4 +1,4 @@
-//! The programs of `examples/`: each runs, and its result is what it says.
+//! The programs in `examples/`: each runs, and does what it says.
 
 use unmist::backend::Device;
 use unmist::image_io::read;
@@ -22,10 +22,10 @@ mod previews;
 #[expect(dead_code, reason = "`main` belongs to the example")]
 mod scheduler_loop;
 
-/// Pixels between the pictures of a grid.
+/// Pixels between the pictures in a grid.
 const GAP: usize = 2;
 
-/// Runs `draw`, which writes a picture of this size, and checks that there is something in it.
+/// Runs `draw`, which writes a picture of this size, and checks that the picture is not blank.
 fn draws(width: usize, height: usize, draw: impl FnOnce(&std::path::Path) -> unmist::Result<()>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("picture.png");

@@ -1,5 +1,5 @@
-//! Seeded mutations of what a user gives beside a model: prompts, tokenizers, LoRA files, textual inversions, pictures.
-//! Always a result or an error with a message, never a panic.
+//! Seeded mutations of what a user supplies besides a model: prompts, tokenizers, LoRA files, textual inversions,
+//! pictures. The outcome is always a result or an error with a message, never a panic.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,8 @@ fn tokenizer_files() {
             Ok(())
         });
     }
-    // The other form, of which only a few mutations in the long list of tokens matter: those in front of it.
+    // The other format, tokenizer.json. Most of it is the long list of tokens, where few mutations matter, so mutate
+    // only what comes before the list.
     let whole =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/emoji-64/tokenizer/tokenizer.json"))
             .unwrap();
@@ -68,7 +69,7 @@ fn tokenizer_files() {
     });
 }
 
-/// A header mutated and its length written to match, so that most files still open.
+/// The file with another header, its length written to match, so that most files still open.
 fn with_header(file: &[u8], header: &[u8]) -> Vec<u8> {
     let old = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
     [&(header.len() as u64).to_le_bytes()[..], header, &file[8 + old..]].concat()
@@ -79,7 +80,7 @@ fn header_of(file: &[u8]) -> &[u8] {
     &file[8..8 + length]
 }
 
-/// Sound files: tensors left out, renamed, or of other shapes.
+/// Valid files with tensors left out, renamed, reshaped, or full of NaN.
 #[test]
 fn lora_files() {
     let file = Tensors::open(fixtures().join("lora/sd1_kohya.safetensors")).unwrap();

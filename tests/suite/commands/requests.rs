@@ -1,4 +1,4 @@
-//! `unmist sample`: pictures of earlier versions are made again, and every setting can say where it comes from.
+//! `unmist sample`: it reproduces pictures of earlier versions, and can tell where every setting comes from.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ fn picture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures").join(name)
 }
 
-/// Pictures that unmist 0.1.0 wrote before there was a request, with `--class 7,9 --steps 3 --seed 5,6`, and with two
-/// prompts, a negative one, `--guidance-scale 3.5`, two seeds and `--scheduler "DPM++ 2M Karras"`.
+/// Pictures that unmist 0.1.0 wrote, before requests existed: one with `--class 7,9 --steps 3 --seed 5,6`, one with two
+/// prompts, a negative prompt, `--guidance-scale 3.5`, two seeds and `--scheduler "DPM++ 2M Karras"`.
 #[test]
 fn pictures_of_earlier_versions_are_made_again() {
     let folder = Folder::new();
@@ -28,14 +28,14 @@ fn pictures_of_earlier_versions_are_made_again() {
         assert!(worst <= 1.0, "{name}: off by {worst}");
         let options = |path: &Path| -> serde_json::Value {
             let texts = read_text(path).expect("a PNG");
-            let (_, text) = texts.iter().find(|(keyword, _)| keyword == "unmist").expect("it remembers");
+            let (_, text) = texts.iter().find(|(keyword, _)| keyword == "unmist").expect("the picture has a record");
             serde_json::from_str::<serde_json::Value>(text).expect("JSON")["options"].clone()
         };
-        assert_eq!(options(&old), options(Path::new(&again)), "{name}: what it remembers");
+        assert_eq!(options(&old), options(Path::new(&again)), "{name}: the recorded options");
     }
 }
 
-/// The line of a field: its value and the rest.
+/// The value and the origin on a field's line.
 fn setting<'a>(printed: &'a str, field: &str) -> (&'a str, &'a str) {
     let line = printed.lines().find(|line| line.split_whitespace().next() == Some(field));
     let line = line.unwrap_or_else(|| panic!("no {field} in:\n{printed}"));
@@ -49,7 +49,7 @@ fn settings_say_where_they_come_from() {
     let out = results.path().join("out.png");
     let explain = |more: &[&str]| {
         let printed = succeeds(&[&["sample", "--explain-settings", "--output", out.to_str().unwrap()], more].concat());
-        assert!(!out.exists(), "nothing is made");
+        assert!(!out.exists(), "no picture is written");
         printed
     };
     let fashion = shipped();
@@ -60,7 +60,7 @@ fn settings_say_where_they_come_from() {
     assert_eq!(setting(&printed, "steps"), ("25", "the model's own files"));
     assert_eq!(setting(&printed, "scheduler"), ("\"ddim\"", "the model's own files"));
     assert_eq!(setting(&printed, "seed"), ("[0]", "the pipeline's default"));
-    assert!(!printed.contains("clip_skip"), "a model of classes has none:\n{printed}");
+    assert!(!printed.contains("clip_skip"), "a class-conditional model has none:\n{printed}");
 
     let old = picture("classes_0_1_0.png");
     let printed = explain(&["--from", old.to_str().unwrap(), "--seed", "4"]);
@@ -73,12 +73,12 @@ fn settings_say_where_they_come_from() {
     assert_eq!(setting(&printed, "original_size"), ("[64,32]", "the pipeline's default"));
     assert_eq!(setting(&printed, "guidance_scale"), ("[5.0]", "the pipeline's default"));
 
-    // What cannot be done has no settings.
+    // A request that cannot be met has no settings.
     let run = ["sample", "--explain-settings", "--model", fashion, "--class", "11"];
     fails(&run, &["--class 11", "0 to 10"], results.path());
 }
 
-/// Every Rust file of the library below a folder, with its text up to its tests; the command line is not the library.
+/// Every Rust file of the library below a folder, with its text up to its tests. The command line does not count.
 fn library(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in std::fs::read_dir(folder).expect("the sources are there").flatten() {
         let path = entry.path();
@@ -113,11 +113,11 @@ fn the_library_names_fields_and_the_command_line_flags() {
                 let name = text[at + constructor.len()..].split('"').next().expect("a literal ends");
                 assert!(
                     path.ends_with("tests.rs") || fields.iter().any(|field| field == name),
-                    "{shown}: {name} is no field"
+                    "{shown}: {name} is not a field"
                 );
                 refusals += 1;
             }
         }
     }
-    assert!(refusals > 30, "only {refusals} refusals were found: look for them otherwise");
+    assert!(refusals > 30, "only {refusals} refusals were found: the search misses some");
 }

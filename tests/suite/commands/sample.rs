@@ -1,4 +1,4 @@
-//! `unmist sample`: what its options do, and pictures that are made again from their own account of how they were made.
+//! `unmist sample`: what its options do, and pictures reproduced from their own record of how they were made.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ impl Folder {
         std::fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// The text chunk of a picture.
+    /// The text chunk with this keyword.
     pub fn text(&self, name: &str, keyword: &str) -> String {
         let texts = read_text(self.path(name)).expect("a PNG");
         texts.into_iter().find(|(k, _)| k == keyword).expect("the chunk is there").1
@@ -104,7 +104,7 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
 
-    // Options beside --from replace the picture's.
+    // Options given with --from replace the picture's.
     let other = folder.path("other.png");
     succeeds(&["sample", "--from", &out, "--seed", "4", "--steps", "3", "--output", &other]);
     let options = folder.record("other.png")["options"].clone();
@@ -114,7 +114,7 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
     );
     assert!(folder.bytes("other.png") != folder.bytes("out.png"));
 
-    // A file that changed or is gone.
+    // A file that has changed or is gone.
     let results = tempfile::tempdir().expect("a temporary folder");
     let again = results.path().join("again.png");
     let refused = |more: &[&str], parts: &[&str]| {
@@ -136,7 +136,7 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
     let found = ["--image", &moved, "--lora", &elsewhere];
     succeeds(&[&["sample", "--from", &out, "--output", &other][..], &found].concat());
     let pixels = |name: &str| read(folder.path(name), 3).expect("a picture");
-    assert!(pixels("other.png") == pixels("out.png"), "the same files at other places");
+    assert!(pixels("other.png") == pixels("out.png"), "the same files in other places");
 
     let config = model.join("text_encoder/config.json");
     let text = std::fs::read_to_string(&config).expect("there");
@@ -145,7 +145,7 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
     std::fs::rename(&model, folder.path("model-2")).expect("renames");
     refused(&found, &["--model", "model", "not there"]);
 
-    // Pictures without an account of their own.
+    // Pictures without a record of their own.
     refused(&["--from", &moved], &["cannot be used multiple times"]);
     let from = |path: &str, parts: &[&str]| {
         fails(&["sample", "--from", path, "--output", again.to_str().unwrap()], parts, results.path());
@@ -184,7 +184,7 @@ fn options_of_models_change_the_picture() {
     assert!(sample(&["--lora", &format!("{peft}:0")]) == plain);
     assert!(sample(&["--rng", "torch-cpu", "--prediction-type", "epsilon"]) == plain);
 
-    // A variant: sd2's fixture has its weights in half precision only under that name.
+    // A variant: sd2's fixture has only half-precision weights, under that name.
     let sd2 = stable_diffusion("sd2");
     succeeds(&tiny(sd2.to_str().unwrap(), &["a fox", "--variant", "fp16", "--output", &out]));
     assert_eq!(folder.record("out.png")["options"]["variant"], "fp16");

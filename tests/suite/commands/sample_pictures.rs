@@ -1,5 +1,5 @@
-//! `unmist sample` with several prompts, pictures to change, and SDXL's base and refiner: what is asked reaches the
-//! pipeline, what does not fit is refused.
+//! `unmist sample` with several prompts, input pictures, and SDXL's base and refiner: options reach the pipeline, and
+//! what does not fit is refused.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::commands::sample::Folder;
 use crate::commands::usage::{copy, fails, shipped, stable_diffusion, succeeds};
 use crate::common::{distance, one};
 
-/// Makes pictures of a tiny model in two steps; `more` may give other sizes.
+/// Samples from a tiny model in two steps; `more` may set other sizes.
 fn sample(folder: &Folder, model: &str, more: &[&str]) -> HostTensor {
     let (model, out) = (stable_diffusion(model), folder.path("out.safetensors"));
     let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", &out];
@@ -53,13 +53,13 @@ fn each_prompt_has_its_own_seed_and_guidance() {
     .iter()
     .enumerate()
     {
-        // No two batch sizes need to round alike.
+        // Different batch sizes may round differently.
         let difference = distance(&one(&both, i), &sd1(alone));
         assert!(difference < 1e-3, "picture {i}: {difference}");
     }
     assert!(distance(&one(&both, 0), &one(&both, 1)) > 0.05, "they are different pictures");
 
-    // Two of each, told apart in their own settings.
+    // Two pictures of each prompt, each with its own settings recorded.
     let (model, out) = (stable_diffusion("sd1"), folder.path("out.png"));
     let common = ["sample", "--model", model.to_str().unwrap(), "--steps", "2", "--output", &out, "--separate"];
     succeeds(&[&common[..], &SIZE, &["a fox", "a red apple", "--seed", "1,2,3,4", "--guidance-scale", "2,6"]].concat());
@@ -123,7 +123,7 @@ fn the_autoencoder_tiles_on_request() {
     let folder = Folder::new();
     let sd1 = |more: &[&str]| sample(&folder, "sd1", &[&["a fox", "--width", "96", "--height", "64"], more].concat());
     let whole = sd1(&["--vae-tiling", "off"]);
-    assert!(sd1(&["--vae-tiling", "auto"]) == whole, "it fits");
+    assert!(sd1(&["--vae-tiling", "auto"]) == whole, "it fits without tiles");
     let tiled = sd1(&["--vae-tiling", "32"]);
     let difference = distance(&tiled, &whole);
     assert!(difference > 0.0 && difference < 0.5, "{difference}");
@@ -173,7 +173,7 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
     assert_eq!(options("use_clipped_model_output"), "on");
     assert_eq!(folder.record("own.png")["scheduler"]["_class_name"], "DDIMScheduler");
 
-    // Every one of them can be asked for, and asked otherwise.
+    // Each of them can be requested explicitly, and overridden.
     std::fs::remove_file(&file).expect("was written");
     let asked = ["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3", "--use-clipped-model-output", "on"];
     assert_eq!(own, sample("asked.png", &asked));
@@ -182,8 +182,8 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
     assert_ne!(own, off);
     assert_ne!(own, sample("ddpm.png", &["--scheduler", "ddpm"]));
 
-    // A picture is made again as it was, whatever the model's defaults have become: one that was asked for, and one
-    // that took them when there were none.
+    // A picture is reproduced as it was, whatever the model's defaults are now: one that overrode them, and one made
+    // when there were none.
     std::fs::remove_file(&file).expect("was written");
     assert_eq!(off, sample("none.png", &["--scheduler", "ddim", "--steps", "3", "--guidance-scale", "3"]));
     std::fs::write(&file, r#"{"num_inference_steps": 2, "use_clipped_model_output": true}"#).expect("writes");
@@ -193,7 +193,7 @@ fn a_model_of_classes_may_bring_its_own_defaults() {
     }
 }
 
-/// White in the left half.
+/// Writes a mask that is white in the left half.
 fn mask(folder: &Folder, name: &str, width: usize, height: usize) {
     let data = (0..width * height).map(|i| if i % width < width / 2 { 255 } else { 0 }).collect();
     write_png(folder.path(name), &Picture { width, height, channels: 1, data }, &[]).expect("writes");
@@ -288,7 +288,7 @@ fn sdxl_and_its_refiner() {
         assert!(run(model, &[&size[..], &more].concat()) != plain, "{more:?} changes nothing");
     }
 
-    // The hand-over in one command, and in two.
+    // The handover in one command, and in two.
     let handed =
         run(model, &[&size[..], &["--refiner", refiner, "--denoising-end", "0.5", "--aesthetic-score", "7"]].concat());
     let again = folder.path("again.png");
@@ -302,9 +302,9 @@ fn sdxl_and_its_refiner() {
     succeeds(&["sample", "--from", &out, "--output", &again]);
     assert_eq!(folder.bytes("out.png"), folder.bytes("again.png"));
 
-    // A run cut in two is the whole run.
+    // A run split in two gives the same result as the whole run.
     let rest = run(model, &["--latents", &latents, "--denoising-start", "0.5"]);
-    assert!(rest == plain, "the second half goes on where the first ended");
+    assert!(rest == plain, "the second half continues where the first ended");
 
     // Finished latents, changed a little.
     run(model, &[&size[..], &["--save-latents", &latents]].concat());

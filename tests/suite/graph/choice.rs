@@ -1,5 +1,5 @@
-//! Choosing kernels: the rules, the user's word, a tuned table; and that every setting which a kernel lists computes
-//! the same.
+//! Choosing kernels: the rules, what the user forces, a tuned table; and that every setting a kernel lists computes the
+//! same.
 
 use std::collections::HashMap;
 
@@ -43,7 +43,7 @@ fn cpu() -> Caps {
     Caps { is_cpu: true, subgroup_sizes: Some([8; 2]), ..Caps::webgpu_minimum() }
 }
 
-/// Mesa's llvmpipe leaves loops after so many rounds, silently: kernels that would go on longer are refused there.
+/// Mesa's llvmpipe silently ends loops after 65 535 rounds, so kernels that would loop for longer are refused there.
 #[test]
 fn no_kernel_loops_longer_than_the_driver_lets_it() {
     let attention = |keys: usize| {
@@ -89,7 +89,7 @@ fn the_most_specific_word_of_the_user_counts() {
         ["block.wide", "block.narrow"].map(|node| format!("{} {}", all[node].variant, all[node].knobs))
     };
     assert_eq!(chosen(&["contraction=naive"]), ["naive ", "naive "]);
-    // Old names mean what they meant: products, not convolutions.
+    // Old names keep their meaning: products, not convolutions.
     assert_eq!(chosen(&["conv2d=naive", "linear=naive"]), ["naive ", "naive "]);
     assert_eq!(chosen(&["conv2d=naive"]), chosen(&[]));
     assert_eq!(chosen(&["linear=naive", "linear@70x8=tiled"]), ["naive ", "registers SPLITS=1 TILE=64"]);
@@ -167,7 +167,7 @@ fn a_tuned_table_goes_before_the_rules() {
     assert_eq!(decisions(&cpu(), &forced)["block.wide"].variant, "naive");
 }
 
-/// Every listed setting, or an even sample of them, of each variant that has several: on the case with the most.
+/// For each variant with several settings: all of them, or an even sample, on the case that has the most.
 #[test]
 fn every_setting_computes_the_same() {
     const MOST: usize = 16;

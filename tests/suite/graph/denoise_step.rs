@@ -18,15 +18,15 @@ use crate::common::Fixture;
 use crate::device::gpu;
 use crate::schedulers::tables::config;
 
-/// Of the sample, [N, C, ..]: pictures, sounds, films. The cases take them in turn.
+/// Shapes of the sample, [N, C, ..]: images, audio, video. The cases take them in turn.
 const SHAPES: [&[usize]; 3] = [&[2, 3, 5, 7], &[2, 3, 11], &[1, 3, 2, 5, 4]];
 
-/// Whether the model returns a second half of channels.
+/// Whether the model returns a learned variance as a second half of its channels.
 fn learned(schedule: &Schedule) -> bool {
     schedule.steps.iter().any(|step| step.noise_scale != NoiseScale::One)
 }
 
-/// What stands in for the model, channels-last: x/2 + 0.1, and for a learned variance relu(x)/4 + 0.1 behind it.
+/// Stands in for the model, channels-last: x/2 + 0.1, followed by relu(x)/4 + 0.1 if the variance is learned.
 fn model(x: &HostTensor, learned: bool) -> HostTensor {
     let map = |f: fn(f32) -> f32| HostTensor::from_fn(x.shape.as_slice(), |i| f(x.data[i]));
     let mean = map(|x| x / 2.0 + 0.1);
@@ -54,7 +54,7 @@ fn channels_last(tensor: &HostTensor) -> HostTensor {
     tensor.channels_last()
 }
 
-/// One step by [`Step::apply`], from `sample` and `memory` to the next ones and x_0.
+/// One step by [`Step::apply`], which advances `sample` and `memory`. Returns x_0.
 fn apply(
     step: &Step,
     sample: &mut HostTensor,
@@ -69,7 +69,7 @@ fn apply(
     x0
 }
 
-/// Every step of `schedule` through `sessions`, each from the state that the steps before left on the host.
+/// Runs every step of `schedule` in `sessions`, each from the state that the previous steps left on the host.
 fn check(what: &str, schedule: &Schedule, shape: &[usize], sessions: &mut [Box<dyn Session>]) {
     let mut sample = Fill::Normal.tensor(shape, 1);
     sample.data.iter_mut().for_each(|x| *x *= schedule.init_noise_sigma as f32);
@@ -129,8 +129,7 @@ fn step_graph_agrees_with_step_apply() {
             let shape = SHAPES[i / 8 % SHAPES.len()];
             let (graph, no_weights) = (graph(&schedule, shape), HashMap::new());
             let mut sessions: Vec<Box<dyn Session>> = Vec::new();
-            // The reference takes every case; the device takes some of every class, which between them use every
-            // operation.
+            // The reference runs every case; the device runs some of each class, which together use every operation.
             if i % 8 == 0 || learned(&schedule) {
                 let plan = Program::new(&graph, gpu().caps(), &PlanOptions::default())
                     .unwrap_or_else(|e| panic!("{what}: {e}"));

@@ -1,5 +1,4 @@
-//! The memory of whole runs: planned before anything is loaded, refused if it cannot fit, and freed from stage to
-//! stage.
+//! The memory of whole runs: planned before anything is loaded, refused if it cannot fit, and freed after each stage.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +26,7 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/emoji-64")
 }
 
-/// A device of its own, so that no other test's buffers count.
+/// A separate device, so that no other test's buffers count.
 fn device() -> GpuDevice {
     let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     let (_, adapter) = select_adapter(&selector).expect("names an adapter").expect("there is an adapter");
@@ -56,8 +55,9 @@ fn total(plan: &PipelinePlan, component: &str) -> u64 {
 fn stages_take_what_was_planned_and_are_freed_in_turn() {
     let gpu = device();
     let Some(before) = gpu.allocated_bytes() else {
-        // Metal does not count; there this test says nothing about freeing, and says so. Vulkan and DX12 do.
-        assert_eq!(std::env::consts::OS, "macos", "{} counts no memory", gpu.describe());
+        // Metal does not count its memory, so there this test proves nothing about freeing, and says so. Vulkan and
+        // DX12 count theirs.
+        assert_eq!(std::env::consts::OS, "macos", "{} does not count its memory", gpu.describe());
         eprintln!("{} does not count its memory: nothing to compare the plan with", gpu.describe());
         return;
     };
@@ -70,12 +70,12 @@ fn stages_take_what_was_planned_and_are_freed_in_turn() {
     assert_eq!(names, ["text_encoder", "unet", "vae.decoder"]);
     assert_eq!(plan.peak(), plan.stages.iter().map(|s| s.memory.as_ref().expect("fits").total).max().expect("stages"));
 
-    // While the U-Net works, it alone is there: the text encoder would take more than the slack, which is for rounding
+    // While the U-Net runs, nothing else is in memory: the text encoder would exceed the slack, which is for rounding
     // and for staging what is read.
     let slack = 1 << 20;
     let stage = plan.stages.iter().find(|s| s.component == "unet").expect("the pipeline has this stage");
     let unet = stage.memory.as_ref().map(|memory| memory.total - memory.loading).expect("fits");
-    assert!(total(&plan, "text_encoder") > 2 * slack, "the text encoder is too small to be missed");
+    assert!(total(&plan, "text_encoder") > 2 * slack, "the text encoder is too small to be noticed");
     let mut seen = Vec::new();
     let latents = pipeline
         .sample_latents(&runtime, &options(), &mut [TorchCpu::new(1)], &mut |_| {
@@ -97,7 +97,7 @@ fn stages_take_what_was_planned_and_are_freed_in_turn() {
 fn what_does_not_fit_is_refused_before_the_first_step() {
     for device in [Device::Gpu(device()), Device::Reference] {
         let mut pipeline = load(&shipped());
-        // The least that it can do with: where memory is short, smaller kernels go before faster ones.
+        // The least it can run with: where memory is short, smaller kernels are preferred to faster ones.
         let plan = {
             let load = load_options(Some(1));
             pipeline.plan(&Runtime::new(&device, &load, DType::F32), &options()).expect("plans")
@@ -136,7 +136,7 @@ fn a_decoder_that_does_not_fit_is_refused_unless_it_may_run_in_tiles() {
     let options = SampleOptions { height: Some(256), width: Some(192), ..options() };
     let device = Device::Reference;
     let mut pipeline = load(&stable_diffusion("sd1"));
-    // The decoder alone: this miniature's U-Net takes more.
+    // The decoder alone: the U-Net of this tiny model takes more.
     let mut plan = |limit, tiling| {
         pipeline.set_tiling(tiling);
         let load = load_options(limit);
@@ -179,7 +179,7 @@ fn a_unet_that_overflows_f16_goes_on_with_f32_where_it_does() {
     let full = sample(DType::F32).expect("f32 holds it");
     assert!(pipeline.take_notes().is_empty());
     let half = sample(DType::F16).expect("f16 with some f32 holds it");
-    assert_eq!(steps, 6, "both go through all of PNDM's steps for 2");
+    assert_eq!(steps, 6, "both run all the steps that PNDM takes for 2");
     compare(&half, &full, Tolerance::l2(2e-2)).expect("the same latents, up to f16's rounding in every layer");
     let notes = pipeline.take_notes();
     assert!(notes.len() == 1 && notes[0].contains("U-Net overflows f16") && notes[0].contains("conv_in"), "{notes:?}");
@@ -197,7 +197,7 @@ fn inspect_prints_every_stage() {
     assert!(printed.contains("too little"), "{printed}");
     let json: serde_json::Value =
         serde_json::from_str(&succeeds(&["inspect", "--model", model, "--json", "--batch-size", "3"])).expect("JSON");
-    // Of the vocabulary (2.1 of the text encoder's 4.4 MiB), a run takes the tokens it needs.
+    // Of the vocabulary (2.1 of the text encoder's 4.4 MiB), a run loads only the tokens it needs.
     let text = json["stages"][0]["memory"]["parameters"].as_u64().expect("a number");
     assert!(text < 5 << 19, "{json}");
     let unet = &json["stages"][1];

@@ -1,5 +1,4 @@
-//! Graphs on a device against the reference: choice of kernels, passes, memory, one denoise step, values that overflow
-//! f16.
+//! Graphs on a device against the reference: kernel choice, passes, memory, one denoise step, values that overflow f16.
 
 pub mod choice;
 pub mod denoise_step;

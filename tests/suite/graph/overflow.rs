@@ -1,4 +1,4 @@
-//! f16 overflow, value by value: found, stored in f32, and the run gone on with from where it was.
+//! f16 overflow, value by value: it is found, the value is stored in f32, and the run continues from where it was.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ fn device() -> Device {
     Device::Gpu(gpu().clone())
 }
 
-/// state · 2 · 200 / 200 + step, carried: by way of a value that soon overflows. 15 elements, so that the last vector
-/// is padded.
+/// state · 2 · 200 / 200 + step, carried to the next run, by way of a value that soon overflows. 15 elements, so that
+/// the last vector is padded.
 fn doubling() -> Graph {
     let mut graph = Graph::new();
     let g = &mut graph;
@@ -41,7 +41,7 @@ fn a_run_goes_on_from_the_step_that_overflowed() {
     session.write("state", &expected).expect("fits");
     let mut first_note = None;
     for step in 0..12 {
-        // Another input each time: a run that is done again must see this one, not an earlier one.
+        // A new input each time: a run that is repeated must see this one, not an earlier one.
         let add = HostTensor::from_fn([3, 5], |i| (step * i % 3) as f32);
         session.write("step", &add).expect("fits");
         session.run().expect("runs");
@@ -50,12 +50,12 @@ fn a_run_goes_on_from_the_step_that_overflowed() {
         compare(&found, &expected, Tolerance::l2(2e-3)).unwrap_or_else(|e| panic!("step {step}: {e}"));
         let notes = fallback.take_notes();
         if !notes.is_empty() {
-            assert!(first_note.is_none(), "said twice: {first_note:?}, {notes:?}");
+            assert!(first_note.is_none(), "noted twice: {first_note:?}, {notes:?}");
             assert!(notes[0].contains("test overflows f16: large now stored in f32"), "{notes:?}");
             first_note = Some(step);
         }
     }
-    // 2.75 · 2^n · 400 passes 65504 in the sixth or seventh step; the state itself would not before the fifteenth.
+    // 2.75 · 2^n · 400 exceeds 65504 in the sixth or seventh step; the state itself would not until the fifteenth.
     assert!(matches!(first_note, Some(4..=8)), "{first_note:?}");
     assert_eq!(fallback.values().into_iter().collect::<Vec<_>>(), ["large"]);
 }
@@ -109,7 +109,7 @@ fn inputs_that_are_not_finite_are_not_taken_for_overflow() {
 
 #[test]
 fn the_largest_magnitude_is_found_wherever_it_stands() {
-    // One part and a bit more; the last vector is padded, and what the padding holds must not count.
+    // Two parts and a bit more; the last vector is padded, and what the padding holds must not count.
     let elements = 4096 + 4096 + 3;
     for (position, value) in [(0, -7e4), (4095, 9e30), (4096, f32::INFINITY), (elements - 1, f32::NAN), (5000, -1e-30)]
     {

@@ -26,7 +26,7 @@ fn model() -> (Graph, Weights) {
     (model.graph(2, 8, 12, DType::F32).expect("fits"), weights)
 }
 
-/// A model with text, and so with the transformer blocks that the other lacks.
+/// A model conditioned on text, and so with the transformer blocks that the other lacks.
 fn model_with_text() -> (Graph, Weights) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion/sd1");
     let loaded = LoadedModel::open(&Checkpoint::open(folder).expect("opens"), "unet").expect("opens");
@@ -57,7 +57,7 @@ fn each_pass_keeps_the_result_and_does_something() {
         let rewritten = (pass.run)(&graph).expect("rewrites");
         assert!(rewritten.nodes().len() < graph.nodes().len(), "pass {} changed nothing", pass.name);
         let found = run(&rewritten, &weights, &PlanOptions::default());
-        // Not bit-equal: a fused sum is rounded once less.
+        // Not bit-equal: a fused sum is rounded one time fewer.
         compare(&found, &plain, Tolerance::l2(1e-5)).unwrap_or_else(|e| panic!("pass {}: {e}", pass.name));
     }
     let all = passes::optimize(&graph, &[]).expect("rewrites");
@@ -126,7 +126,7 @@ fn sharing_memory_is_bit_equal_and_saves() {
 
 #[test]
 fn no_value_shares_a_buffer_while_it_is_needed() {
-    // Proved on the plan itself: replay the steps and watch who wrote each buffer last.
+    // Proved on the plan itself: replay the steps and track what each buffer holds.
     let (graph, _) = model();
     for graph in [graph.clone(), passes::optimize(&graph, &[]).expect("rewrites")] {
         let shared = Program::new(&graph, gpu().caps(), &PlanOptions::default()).expect("fits");
@@ -134,7 +134,8 @@ fn no_value_shares_a_buffer_while_it_is_needed() {
             Program::new(&graph, gpu().caps(), &PlanOptions { reuse_memory: false, ..PlanOptions::default() })
                 .expect("fits");
         assert_eq!(shared.launches().count(), unshared.launches().count());
-        let mut holder: HashMap<usize, usize> = HashMap::new(); // shared buffer → unshared buffer whose contents it holds
+        // Shared buffer → the unshared buffer whose contents it holds.
+        let mut holder: HashMap<usize, usize> = HashMap::new();
         for (s, u) in shared.launches().zip(unshared.launches()) {
             let reflection = &shared.kernels[s.kernel].reflection;
             let storage: Vec<_> =

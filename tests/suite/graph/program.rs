@@ -40,8 +40,8 @@ fn devices() -> [Caps; 2] {
     [gpu, cpu]
 }
 
-/// The rate of what each launch reads, found by following the buffers from launch to launch: nothing of the planner's
-/// own account of rates is used.
+/// The rate at which each launch's inputs change, found by following the buffers from launch to launch, without the
+/// planner's own account of rates.
 fn rates_by_replay(program: &Program) -> Vec<(Rate, Rate)> {
     let mut holds: HashMap<usize, Rate> = program.inputs.iter().map(|port| (port.buffer, port.rate)).collect();
     holds.extend(program.parameters.iter().map(|parameter| (parameter.buffer, Rate::Once)));
@@ -54,7 +54,7 @@ fn rates_by_replay(program: &Program) -> Vec<(Rate, Rate)> {
             let read = read.filter(|(_, (buffer, _))| program.buffers[*buffer].role != BufferRole::Absent);
             let rate = read.map(|(_, (buffer, _))| holds[buffer]).max().expect("every launch reads something");
             for (_, (buffer, _)) in storage.iter().filter(|(b, _)| b.access == Access::ReadWrite) {
-                // What one launch writes a part of changes as often as its other parts.
+                // A buffer that a launch writes in part changes as often as its other parts.
                 holds.insert(*buffer, rate.max(list));
             }
             found.push((list, rate));
@@ -71,14 +71,14 @@ fn every_step_of_stable_diffusion_runs_only_what_depends_on_the_step() {
             let node = &program.values[launch.value].name;
             assert_eq!(list, rate, "{node} ({}) reads what changes at another rate", launch.variant);
         }
-        // Keys and values of the text, for each of the 16 cross-attentions, are computed once a prompt.
+        // Keys and values of the text, for each of the 16 cross-attentions, are computed once per prompt.
         let mut of_text: HashSet<&str> =
             program.condition.iter().map(|launch| program.values[launch.value].name.as_str()).collect();
         assert!(of_text.remove("encoder_hidden_states.cast"), "{of_text:?}");
         assert!(of_text.iter().all(|name| name.contains("attn2")), "{of_text:?}");
         assert_eq!(of_text.len(), 16, "{of_text:?}");
         assert!(program.role_bytes(BufferRole::Condition) >= 16 * 2 * 2 * 77 * 320 * 2);
-        // Filters of 3 x 3 are transformed when the model is loaded, on CPU drivers.
+        // On CPU drivers, 3 x 3 filters are transformed when the model is loaded.
         if caps.is_cpu {
             assert!(program.role_bytes(BufferRole::Prepared) > 500 << 20, "Winograd's filters");
             assert!(program.memory_bytes() < program.resident_bytes() + (64 << 20), "one source at a time");
@@ -118,11 +118,11 @@ fn a_program_is_data() {
     let (x, c) = (Fill::Normal.tensor(&[2, 5, 12], 1), Fill::Normal.tensor(&[2, 1, 12], 2));
     session.write("x", &x).expect("fits");
     session.write("c", &c).expect("fits");
-    // Sessions go to other threads.
+    // Sessions can move to other threads.
     let found = std::thread::spawn(move || {
         session.run()?;
         let first = session.read("y")?;
-        // Another condition without another x, and another x without another condition.
+        // A new condition with the same x, then a new x with the same condition.
         session.write("c", &Fill::Normal.tensor(&[2, 1, 12], 3))?;
         session.run()?;
         let second = session.read("y")?;

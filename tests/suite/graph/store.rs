@@ -1,4 +1,4 @@
-//! Planned once, loaded once: what a second picture costs, and what a run that is cancelled leaves.
+//! Planned once, loaded once: what a second picture costs, and what a cancelled run leaves behind.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn load(checkpoint: &Checkpoint) -> DiffusionPipeline {
     DiffusionPipeline::load(checkpoint, Scheduler::new(config).expect("sound")).expect("loads")
 }
 
-/// A device of its own, so that no other test counts.
+/// A separate device, so that other tests do not count.
 fn device() -> GpuDevice {
     let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     let (_, adapter) = select_adapter(&selector).expect("names an adapter").expect("there is an adapter");
@@ -54,16 +54,16 @@ fn each_stage_is_planned_once_and_a_second_picture_uploads_nothing() {
     assert!(after_first.uploaded_bytes > 10 << 20, "{after_first:?}");
 
     assert_ne!(sample(64, 2), first);
-    assert_eq!(gpu.programs_planned(), 3, "the same picture again");
+    assert_eq!(gpu.programs_planned(), 3, "the same size again");
     assert_eq!(gpu.store().stats().uploaded_bytes, after_first.uploaded_bytes);
 
     // Another size: other programs for U-Net and decoder, the same parameters.
     sample(80, 1);
     assert_eq!(gpu.programs_planned(), 5);
     assert_eq!(gpu.store().stats().uploaded_bytes, after_first.uploaded_bytes);
-    assert_eq!(sample(64, 1), first, "and the first picture is as it was");
+    assert_eq!(sample(64, 1), first, "and the first picture is unchanged");
 
-    // The weights are there on trial: a run that needs the room gets it.
+    // The weights are only kept while there is room: a run that needs it gets it.
     let all = gpu.store().stats();
     assert_eq!(all.used_bytes, 0);
     assert!(gpu.store().evict_unused());
@@ -85,9 +85,9 @@ fn parameters_are_told_apart_by_what_they_hold() {
     let uploaded = || gpu.store().stats().uploaded_bytes;
     let once = uploaded();
     assert_eq!(sample(&shipped()), first);
-    assert_eq!(uploaded(), once, "opened anew, the files are the same");
+    assert_eq!(uploaded(), once, "the files are the same when opened again");
 
-    // A copy is another file; one changed number in it makes another picture.
+    // A copy is another file; a few changed numbers in it make another picture.
     let folder = tempfile::tempdir().expect("a folder");
     crate::commands::usage::copy(&shipped(), folder.path());
     let file = folder.path().join("unet/diffusion_pytorch_model.safetensors");
@@ -123,5 +123,5 @@ fn a_run_stops_when_it_is_asked_to() {
         let result = pipeline.sample(&runtime, &options, &mut [TorchCpu::new(1)], &mut |_| panic!("no step"));
         assert!(matches!(result, Err(Error::Cancelled)), "before the first step");
     }
-    assert_eq!(gpu.store().stats().used_bytes, 0, "nothing is held by runs that were cancelled");
+    assert_eq!(gpu.store().stats().used_bytes, 0, "cancelled runs hold nothing");
 }

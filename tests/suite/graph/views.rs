@@ -1,4 +1,4 @@
-//! Views: the same elements under another shape cost no launch, and keep what they show alive.
+//! Views: the same elements in another shape. They cost no launch, and keep the value they show alive.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
 
-/// Both results of `graph`, with and without shared memory, are those of the reference. Returns how many launches run
-/// it.
+/// Checks that the results of `graph`, with and without shared memory, are those of the reference. Returns the number
+/// of launches.
 fn check(graph: &Graph) -> usize {
     let no_weights: HashMap<String, HostTensor> = HashMap::new();
     let x = Fill::Normal.tensor(graph.shape(graph.find_input("x").expect("is there")), 1);
@@ -51,7 +51,7 @@ fn a_view_costs_no_launch_and_keeps_its_value_alive() {
     let a = silu(g, "a", x);
     // Heads of five channels before the tokens, and back.
     let heads = g.reshape("heads", a, [2, 3, 4, 5]).expect("fits");
-    // Others of its size come and go while the view waits.
+    // Other values of its size come and go while the view waits.
     let b = silu(g, "b", x);
     let c = silu(g, "c", b);
     let d = silu(g, "d", c);

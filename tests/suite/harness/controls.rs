@@ -1,4 +1,4 @@
-//! The comparison itself must fail on every kind of fault it exists for.
+//! The comparison itself must fail on every kind of fault it is there to catch.
 
 use unmist::HostTensor;
 use unmist::ops::Fill;
@@ -23,8 +23,8 @@ fn accepts_equal_tensors_and_rounding() {
 
 #[test]
 fn rejects_one_wrong_element() {
-    // In a large tensor one element of ordinary size is invisible to the relative L2 error alone: the elementwise bound
-    // must see it.
+    // In a large tensor, one element of ordinary size is invisible to the relative L2 error alone: the elementwise
+    // bound must catch it.
     let expected = Fill::Normal.tensor(&[64, 64, 64], 3);
     for factor in [0.0, 0.9, -1.0] {
         let mut found = expected.clone();
@@ -68,7 +68,7 @@ fn rejects_swapped_images_and_another_shape() {
     rejects(&reshaped);
 }
 
-/// Every kind of bound, each at the size it is used with.
+/// Every kind of bound, each as tight as it is used.
 fn tolerances() -> [(&'static str, Tolerance); 5] {
     [
         ("an operation in f32", Tolerance::l2(1e-5)),

@@ -1,5 +1,5 @@
-//! The references must not share what they judge: they take shapes and numbers, never an operation's own types or
-//! helpers.
+//! The references must share no code with what they judge: they take shapes and numbers, never an operation's own types
+//! or helpers.
 
 use std::path::Path;
 
@@ -20,5 +20,5 @@ fn references_name_no_operation() {
         }
         seen += 1;
     }
-    assert!(seen > 20, "there are {seen} references");
+    assert!(seen > 20, "only {seen} references were found");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a clone of the repository may carry as fixtures, in bytes.
+/// The most that fixtures may take in a clone of the repository, in bytes.
 const FIXTURES_MAX_BYTES: u64 = 12_000_000;
 
 /// Every file below `folder`.
@@ -38,4 +38,29 @@ fn fixtures_are_small_and_hold_each_vocabulary_once() {
             "one vocabulary, several copies (tests take folders by `stable_diffusion`): {copies:?}"
         );
     }
+}
+
+#[test]
+fn lines_are_at_most_120_wide() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![];
+    for folder in ["src", "tests/suite", "wgsl", "examples", "benches", "tools"] {
+        files(&root.join(folder), &mut found);
+    }
+    found.retain(|file| file.extension().is_some_and(|e| ["rs", "wgsl", "py"].iter().any(|source| e == *source)));
+    found.sort();
+    assert!(found.len() > 300, "only {} source files were found", found.len());
+
+    let mut wide = vec![];
+    for file in found {
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        for (number, line) in text.lines().enumerate() {
+            let width = line.chars().count();
+            if width > 120 {
+                let shown = file.strip_prefix(root).expect("the file is below the root").display();
+                wide.push(format!("{shown}:{}: {width}", number + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{} lines have more than 120 characters:\n{}", wide.len(), wide.join("\n"));
 }

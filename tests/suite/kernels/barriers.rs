@@ -1,6 +1,6 @@
-//! Barriers: a driver may run a workgroup in an order that hides a missing one. So they are checked in the text as well:
-//! between a write to workgroup memory and another invocation's read of it, or a read and the next write, lies a
-//! `workgroupBarrier` on every path. And each barrier that there is is needed: without it, the check fails.
+//! Barriers: a driver may run a workgroup in an order that hides a missing one, so they are checked in the text as
+//! well. Every path has a `workgroupBarrier` between a write to workgroup memory and another invocation's read of it,
+//! and between a read and the next write. And every barrier is needed: without it, the check fails.
 
 use std::collections::BTreeMap;
 
@@ -15,30 +15,30 @@ use super::texts::kernels;
 enum Access {
     Read,
     Write,
-    /// An atomic operation that reads and writes: these do not disturb each other.
+    /// An atomic operation that reads and writes: these do not interfere with each other.
     Update,
 }
 
-/// An access since the last barrier: which array, how, and where, if that is the invocation's own place.
+/// An access since the last barrier: to which array, of which kind, and at which place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Event {
     array: String,
     access: Access,
     place: String,
-    /// The block of statements that it stands in, each round of a loop counted by itself.
+    /// The block of statements that contains it; each round of a loop counts as a new block.
     block: usize,
-    /// Whether invocation 0 alone does it.
+    /// Whether only invocation 0 does it.
     first_alone: bool,
 }
 
 struct Walk<'a> {
     module: &'a Module,
-    /// Accesses since the last barrier, on some path.
+    /// Accesses since the last barrier, on any path.
     pending: Vec<Event>,
-    /// The present block, and how many there were.
+    /// The current block, and the number of blocks so far.
     block: usize,
     blocks: usize,
-    /// Whether invocation 0 alone gets here.
+    /// Whether only invocation 0 gets here.
     first_alone: bool,
     hazards: BTreeMap<String, String>,
 }
@@ -47,15 +47,15 @@ impl Walk<'_> {
     fn event(&mut self, array: String, access: Access, place: String) {
         let event = Event { array, access, place, block: self.block, first_alone: self.first_alone };
         for earlier in &self.pending {
-            // Reads do not disturb each other; two writes of one place would show in the result.
+            // Reads do not interfere with each other; two writes to one place would show in the result.
             let harmless = earlier.access == event.access;
-            // One step of a reduction reads another's place and writes its own; a condition keeps the two sets apart.
+            // One step of a reduction reads another invocation's place and writes its own; a condition separates them.
             let step = (earlier.access, event.access) == (Access::Read, Access::Write) && earlier.block == event.block;
-            // An invocation may do what it likes to a place of its own: one that its own index leads to.
+            // An invocation may do what it likes in a place of its own, which its own index selects.
             let own = earlier.place == event.place && event.place.contains("argument");
-            // The first element is invocation 0's own, where each has written the one of its index.
+            // The first element is invocation 0's own if every invocation wrote the element at its own index.
             let own = own || (event.first_alone && is_element_0(&event.place) && is_index(&earlier.place));
-            // What one invocation does, it does in order.
+            // One invocation's accesses happen in order.
             let own = own || (event.first_alone && earlier.first_alone);
             if earlier.array == event.array && !harmless && !step && !own {
                 let what =
@@ -68,7 +68,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The array in workgroup memory that a pointer leads to, and the text of its index.
+    /// The array in workgroup memory that a pointer points into, and the index as text.
     fn array(&self, function: &Function, pointer: Handle<Expression>) -> Option<(String, String)> {
         match &function.expressions[pointer] {
             Expression::GlobalVariable(variable) => {
@@ -132,8 +132,8 @@ impl Walk<'_> {
                     self.branches(function, &cases.iter().map(|case| &case.body).collect::<Vec<_>>());
                 }
                 Statement::Loop { body, continuing, .. } => {
-                    // Twice: what the end of one round does meets what the next begins with. No kernel has a loop with
-                    // a barrier that runs no round at all.
+                    // Twice, so that the end of one round meets the beginning of the next. No kernel has a loop with a
+                    // barrier that may run zero rounds.
                     for _ in 0..2 {
                         self.block(function, body);
                         self.block(function, continuing);
@@ -167,7 +167,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a place is that of the invocation's own index.
+/// Whether a place is the element at the invocation's own index.
 fn is_index(place: &str) -> bool {
     place.strip_prefix(" argument ").is_some_and(|i| i.chars().all(|c| c.is_ascii_digit()))
 }
@@ -232,7 +232,7 @@ fn no_kernel_lacks_a_barrier_and_none_has_one_too_many() {
             if hazards(&without).is_empty() {
                 let line = kernel.wgsl[..at].lines().count();
                 failures
-                    .push(format!("{}: nobody misses the barrier in line {line} of the expanded text", kernel.name));
+                    .push(format!("{}: the barrier in line {line} of the expanded text is not needed", kernel.name));
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The reference of each operation against what torch and diffusers compute (`tests/fixtures/ops.safetensors`). The
-//! kernels are compared with the reference in `op_parity`.
+//! kernels are compared with the reference in `parity`.
 
 use serde_json::{Map, Value};
 use unmist::HostTensor;
@@ -31,7 +31,7 @@ fn conv2d_agrees_with_torch() {
     let fixture = Fixture::read("ops");
     for_each_case(&fixture, "conv2d", |name, attributes| {
         let number = |v: &Value| v.as_u64().expect("a whole number") as usize;
-        // The fixture lists them as torch.nn.functional.pad takes them.
+        // In the order in which torch.nn.functional.pad takes them.
         let [left, right, top, bottom] = [0, 1, 2, 3].map(|i| number(&attributes["padding"][i]));
         let conv = Conv2d {
             stride: [number(&attributes["stride"]); 2],
@@ -82,7 +82,7 @@ fn every_operation_of_the_fixture_is_compared() {
             .into_iter()
             .chain(["geglu", "timestep_embedding", "gaussian_fourier", "avg_pool2d", "upsample_nearest"])
             .chain(ActivationKind::ALL.map(ActivationKind::name));
-    // Written for the fixture, but no operation here needs them.
+    // In the fixture, but no operation here needs them.
     let known: Vec<_> = compared.chain(["sigmoid", "tanh"]).collect();
     for (name, attributes) in &Fixture::read("ops").object("cases") {
         let op = attributes["op"].as_str().expect("op is a name");
@@ -93,7 +93,7 @@ fn every_operation_of_the_fixture_is_compared() {
 #[test]
 fn activation_agrees_with_torch() {
     let fixture = Fixture::read("ops");
-    // The others: `transformer_ops_agree_with_torch`.
+    // The remaining kind is compared in `transformer_ops_agree_with_torch`.
     for kind in ActivationKind::ALL.into_iter().filter(|kind| *kind != ActivationKind::GeluTanh) {
         for_each_case(&fixture, kind.name(), |name, _| {
             let f = reference::activation_function(kind.name()).expect("every kind has a function");
@@ -129,8 +129,8 @@ fn group_norm_agrees_with_torch() {
             let [x, expected] = ["input", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
             let [gamma, beta] = ["weight", "bias"].map(|tensor| fixture.tensor(&format!("{name}/{tensor}")));
             let (groups, eps) = (number(attributes, "num_groups") as usize, number(attributes, "eps"));
-            // With a mean of 100 and more deviations, torch's own rounding of the mean shows: 6e-8 of the mean, times
-            // 500.
+            // With a mean of 100 standard deviations or more, torch's own rounding of the mean shows: 6e-8 of the mean,
+            // times 500.
             let tolerance =
                 if ["group_norm_far_mean", "group_norm_tiny_variance"].contains(&name) { 5e-5 } else { 2e-6 };
             let mut found = reference::group_norm(&x, Some(gamma), Some(beta), groups, eps);
@@ -153,7 +153,7 @@ fn layer_norm_agrees_with_torch() {
             Some(tensor("bias")),
             number(attributes, "eps"),
         );
-        // A mean of 50 deviations leaves torch itself five digits.
+        // A mean of 50 standard deviations leaves torch itself only five digits.
         let tolerance = if name == "layer_norm_odd" { 1e-5 } else { 2e-6 };
         check(name, &found, tensor("out"), tolerance);
     });
@@ -206,12 +206,12 @@ fn timestep_embedding_agrees_with_diffusers() {
             op.scale,
         );
         let expected = fixture.tensor(&format!("{name}/out"));
-        // One frequency in 80 is not the nearest f32 in torch, whose exp() errs by a unit in the last place now and
-        // then; at timestep 999 that turns an angle by up to 6e-5 rad. All others must agree to the rounding of the
-        // sine.
+        // In torch, one frequency in 80 is not the nearest f32, because its exp() is sometimes off by one unit in the
+        // last place; at timestep 999 that changes an angle by up to 6e-5 rad. All others must agree to within the
+        // rounding of the sine.
         check(name, &found, expected, 6e-5);
         let apart = found.data.iter().zip(&expected.data).filter(|(f, e)| (*f - *e).abs() > 1e-6).count();
-        assert!(100 * apart <= 2 * found.len(), "{name}: {apart} of {} elements are apart", found.len());
+        assert!(100 * apart <= 2 * found.len(), "{name}: {apart} of {} elements differ", found.len());
     });
 }
 

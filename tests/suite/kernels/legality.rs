@@ -1,5 +1,5 @@
-//! Which variant can compute which case, pinned: a variant that stops covering a case it covered fails here, on a
-//! machine without any device. `UNMIST_PIN=1` writes the file anew.
+//! Which variant can compute which case, pinned: a variant that no longer covers a case it used to cover fails here,
+//! even on a machine without a device. `UNMIST_PIN=1` rewrites the file.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -68,8 +68,7 @@ fn every_variant_covers_the_cases_it_covered() {
     let new: Vec<_> = found.lines().filter(|line| !pinned.lines().any(|l| l == *line)).collect();
     assert!(
         pinned == found,
-        "tests/legality.txt does not say what is; if the change is wanted, run with UNMIST_PIN=1.\nno \
-        longer:\n{}\nnew:\n{}",
+        "tests/legality.txt is out of date; if that is intended, run with UNMIST_PIN=1.\nno longer:\n{}\nnew:\n{}",
         missing.join("\n"),
         new.join("\n")
     );
@@ -81,6 +80,6 @@ fn cases_have_names_of_their_own() {
         let mut labels: Vec<_> = info.cases.iter().map(|case| case.label).collect();
         labels.sort_unstable();
         labels.dedup();
-        assert_eq!(labels.len(), info.cases.len(), "{}: two cases have one label", info.name);
+        assert_eq!(labels.len(), info.cases.len(), "{}: two cases share a label", info.name);
     }
 }

@@ -17,7 +17,7 @@ fn registry() -> Vec<Info> {
     chosen
 }
 
-/// Makes all comparisons of one size; every variant must have been compared if there is a case of that size for it.
+/// Makes all comparisons of one size; every variant must have been compared on some small case.
 fn compare_all(size: Size) {
     let mut failures = Vec::new();
     let selection = Selection { sizes: &[size], variant: None, kernel: None, stop_at_first: false };
@@ -62,7 +62,7 @@ fn naive_variants_accept_every_case() {
     }
 }
 
-/// Single elements of a reference are what the whole has there.
+/// Single elements of a reference equal those of the whole result.
 #[test]
 fn sampled_references_are_parts_of_the_whole() {
     let mut compared = 0;
@@ -73,5 +73,6 @@ fn sampled_references_are_parts_of_the_whole() {
             }));
         }
     }
-    eprintln!("{compared} cases with single elements");
+    // 113 when this was written. A single operation may have none.
+    assert!(compared > 80 || std::env::var_os("UNMIST_TEST_OPS").is_some(), "only {compared} cases were compared");
 }

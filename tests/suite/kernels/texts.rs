@@ -1,4 +1,4 @@
-//! The kernels as texts: every one that any case asks for translates for every backend, and every file keeps the
+//! The kernels as texts: every kernel that any case asks for translates for every backend, and every file follows the
 //! conventions of `wgsl/README.md`. None of this needs a device.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use unmist::ops::registry;
 use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::{DType, Error};
 
-/// Devices that refuse nothing: of both kinds, with subgroups of two sizes.
+/// Devices that refuse nothing, of both kinds and with two subgroup sizes.
 fn devices() -> Vec<Caps> {
     let permissive = Caps {
         workgroup_memory_bytes: 1 << 20,
@@ -121,7 +121,7 @@ fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Transl
 }
 
 /// Writes every kernel and its translations without run-time checks to `folder`, and a table of them, for
-/// `tools/check_kernels`.
+/// `tools/check_kernels.py`.
 fn dump(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let mut table = String::new();
@@ -203,7 +203,7 @@ impl Header {
         Self { lines: text.lines().take_while(is_comment).collect() }
     }
 
-    /// What stands after `// KEY:`, with the lines that continue it.
+    /// The text after `// KEY:`, with its continuation lines.
     fn value(&self, key: &str) -> Option<String> {
         let prefix = format!("// {key}:");
         let first = self.lines.iter().position(|line| line.starts_with(&prefix))?;
@@ -237,7 +237,7 @@ fn headers_are_complete() {
         for key in ["dispatch", "requires", "constants", "error", "source"] {
             expect(header.value(key).is_some_and(|v| !v.is_empty()), format!("the header lacks `{key}:`"));
         }
-        // The kernels of a naive variant may have names of their own: naive_first, 1_naive where lessons are numbered.
+        // Kernels of a naive variant may have other names: naive_first, or 1_naive where lessons are numbered.
         let says_why = header.value("faster").is_some_and(|v| !v.is_empty());
         expect(says_why || variant.trim_start_matches("1_").starts_with("naive"), "the header lacks `faster:`".into());
 

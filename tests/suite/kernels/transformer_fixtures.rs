@@ -1,4 +1,4 @@
-//! The references of what transformers beyond U-Nets need against torch, diffusers and transformers
+//! The references for what transformers beyond U-Nets need, against torch, diffusers and transformers
 //! (`tests/fixtures/transformer_ops.safetensors`). The kernels are compared with the references in `parity`.
 
 use serde_json::{Map, Value};
@@ -60,7 +60,7 @@ fn transformer_ops_agree_with_torch() {
         let attributes = attributes.as_object().expect("cases are objects");
         let tensor = |what: &str| fixture.tensor(&format!("{name}/{what}"));
         let mut expected = tensor("out").clone();
-        // Positions of 1000 turn by angles that f32 resolves to 6e-5.
+        // `rope` needs more: at position 1000, f32 resolves an angle only to 6e-5.
         let mut tolerance = 2e-6;
         let found = match attributes["op"].as_str().expect("op is a name") {
             "rope" => {

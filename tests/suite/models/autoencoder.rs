@@ -11,6 +11,7 @@ use unmist::plan::PlanOptions;
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, Error, HostTensor};
 
+use crate::common::one;
 use crate::device::gpu;
 
 fn fixtures() -> PathBuf {
@@ -36,19 +37,11 @@ fn each(tensor: &HostTensor, f: impl Fn(f32) -> f32) -> HostTensor {
     HostTensor { shape: tensor.shape.clone(), data: tensor.data.iter().map(|v| f(*v)).collect() }
 }
 
-/// Picture `i` of a batch.
-fn entry(tensor: &HostTensor, i: usize) -> HostTensor {
-    let len = tensor.len() / tensor.shape[0];
-    let mut shape = tensor.shape.clone();
-    shape[0] = 1;
-    HostTensor { shape, data: tensor.data[i * len..][..len].to_vec() }
-}
-
 fn check(what: &str, found: &HostTensor, expected: &HostTensor) {
     compare(found, expected, Tolerance::l2(2e-5)).unwrap_or_else(|e| panic!("{what}: {e}"));
 }
 
-/// Encoding and decoding against the truth of a component, whose latents are not scaled.
+/// Checks encoding and decoding against the fixture of a component, whose latents are not scaled.
 fn check_truth(truth: &NamedTensors, vae: &Autoencoder, device: &Device, scale: f32) {
     let load = LoadOptions::default();
     let runtime = Runtime::new(device, &load, DType::F32);
@@ -59,10 +52,10 @@ fn check_truth(truth: &NamedTensors, vae: &Autoencoder, device: &Device, scale: 
 
     let samples = &truth["encoder/sample"];
     for i in 0..samples.shape[0] {
-        let image = entry(samples, i);
+        let image = one(samples, i);
         let (mean, deviation) = match truth.get("encoder/mean") {
-            Some(mean) => (entry(mean, i), each(&entry(&truth["encoder/logvar"], i), |v| (0.5 * v).exp())),
-            None => (entry(&truth["encoder/latents"], i), each(&entry(&truth["encoder/latents"], i), |_| 0.0)),
+            Some(mean) => (one(mean, i), each(&one(&truth["encoder/logvar"], i), |v| (0.5 * v).exp())),
+            None => (one(&truth["encoder/latents"], i), each(&one(&truth["encoder/latents"], i), |_| 0.0)),
         };
         let draw = HostTensor::from_fn(mean.shape.as_slice(), |i| [0.5, -1.0, 0.25, 2.0, -0.125][i % 5]);
         let drawn =
@@ -87,7 +80,7 @@ fn tiles_agree_with_diffusers() {
     for device in devices() {
         check_truth(&truth, &tiled, &device, 0.18215);
     }
-    // The picture is larger than one tile, and tiles show: without them, or with others, the result is another.
+    // The picture is larger than one tile, and tiles show: without them, or with others, the result differs.
     for tiling in [Tiling::Off, Tiling::Pixels(24)] {
         let other = vae(&fixtures().join("inpaint"), tiling);
         let load = LoadOptions::default();
@@ -109,7 +102,7 @@ fn tiles_of_the_tiny_autoencoder_hide_their_seams() {
     let whole = vae(&folder, Tiling::Off).decode(&runtime, &latent).expect("decodes");
     let tiled = vae(&folder, Tiling::Pixels(64)).decode(&runtime, &latent).expect("decodes");
     assert_ne!(whole, tiled);
-    // It has no norms: tiles differ near their edges alone, and the first pixels see no edge.
+    // It has no norms, so tiles differ only near their edges, and the first pixels are far from any edge.
     let corner = |t: &HostTensor| HostTensor::from_fn([12, 12], |i| t.data[i / 12 * t.shape[3] + i % 12]);
     check("far from every seam", &corner(&tiled), &corner(&whole));
     compare(&tiled, &whole, Tolerance::l2(0.2)).unwrap_or_else(|e| panic!("{e}"));
@@ -129,7 +122,7 @@ fn tiles_are_taken_where_the_whole_does_not_fit() {
         let (whole, notes) = decode(Tiling::Auto, None);
         assert_eq!((whole.expect("decodes"), notes), (decode(Tiling::Off, None).0.expect("decodes"), vec![]));
 
-        // Room for a tile of 32 x 32 pixels, not for all of it.
+        // Room for a tile of 32 x 32 pixels, but not for the whole.
         let little = Some(300 << 10);
         let refused = decode(Tiling::Off, little).0;
         assert!(matches!(refused, Err(Error::Limits(_))), "{}: {refused:?}", device.describe());
@@ -142,7 +135,7 @@ fn tiles_are_taken_where_the_whole_does_not_fit() {
     }
 }
 
-/// A copy of `sd1/COMPONENT` in a folder of its own, one tensor of it multiplied.
+/// A copy of `sd1/COMPONENT` in its own folder, with one tensor scaled.
 pub fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let from = fixtures().join("sd1");
@@ -163,8 +156,8 @@ pub fn scaled_copy(component: &str, tensor: &str, factor: f32) -> tempfile::Temp
 
 #[test]
 fn what_overflows_f16_is_stored_in_f32() {
-    // The residual stream after the first convolution is beyond 65504, as in SDXL's autoencoder; the norms make it
-    // small again. With the larger factor, the weights are too.
+    // After the first convolution the residual stream exceeds 65504, as in SDXL's autoencoder; the norms make it small
+    // again. With the larger factor, the weights exceed it too.
     for (factor, wide_weights) in [(5e4, false), (3e6, true)] {
         check_overflow(&scaled_copy("vae", "decoder.conv_in.weight", factor), wide_weights);
     }
@@ -173,7 +166,7 @@ fn what_overflows_f16_is_stored_in_f32() {
 fn check_overflow(folder: &tempfile::TempDir, wide_weights: bool) {
     let latent = HostTensor::from_fn([1, 4, 6, 10], |i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0);
     for device in devices() {
-        // The case is real: the decoder by itself returns no picture in f16.
+        // The case is real: on its own, the decoder returns no picture in f16.
         let loaded = LoadedModel::open(&Checkpoint::open(folder.path()).expect("opens"), "vae.decoder").expect("loads");
         let given = NamedTensors::from([("latent".to_owned(), each(&latent, |v| v / 0.18215))]);
         let (graph, inputs) = prepare(loaded.model.as_ref(), given, DType::F16).expect("fits");
@@ -188,7 +181,8 @@ fn check_overflow(folder: &tempfile::TempDir, wide_weights: bool) {
             (picture.expect("decodes"), vae.take_notes())
         };
         let (half, full) = (decode(DType::F16), decode(DType::F32));
-        compare(&half.0, &full.0, Tolerance::l2(5e-3)).unwrap_or_else(|e| panic!("{}: {e}", device.describe())); // f16's rounding
+        // The bound allows for f16's rounding.
+        compare(&half.0, &full.0, Tolerance::l2(5e-3)).unwrap_or_else(|e| panic!("{}: {e}", device.describe()));
         assert!(full.1.is_empty(), "{:?}", full.1);
         let says = |note: &str, name: &str| note.contains("decoder overflows f16") && note.contains(name);
         assert_eq!(half.1.len(), if wide_weights { 2 } else { 1 }, "{:?}", half.1);

@@ -18,7 +18,7 @@ use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
 
-/// Every folder with the models whose truth it holds.
+/// Every folder, with the models whose outputs it holds.
 const FOLDERS: [(&str, &[&str]); 16] = [
     ("distilled", &["unet"]),
     ("identity_class", &["unet"]),
@@ -42,7 +42,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion")
 }
 
-/// One model with the inputs and outputs of its truth, under the names that [`LoadedModel`] has for them.
+/// One model with its inputs and expected outputs, under the names that [`LoadedModel`] has for them.
 struct Case {
     name: String,
     loaded: LoadedModel,
@@ -82,7 +82,7 @@ impl Case {
         FOLDERS.iter().flat_map(|(folder, parts)| parts.iter().flat_map(|part| Self::load(folder, part))).collect()
     }
 
-    /// The outputs, pictures as `[N, C, H, W]`.
+    /// The outputs, with pictures as `[N, C, H, W]`.
     fn run(&self, device: &Device, weights: &dyn WeightSource, dtype: DType, options: &LoadOptions) -> NamedTensors {
         let model = self.loaded.model.as_ref();
         let (graph, inputs) =
@@ -153,7 +153,7 @@ fn both_kernel_families_agree_with_diffusers() {
     }
 }
 
-/// Replaces one parameter by zeros.
+/// Replaces one parameter with zeros.
 struct Damaged<'a>(&'a Weights, &'a str);
 
 impl WeightSource for Damaged<'_> {
@@ -187,7 +187,7 @@ fn a_wrong_weight_shows() {
     }
 }
 
-/// Names and shapes of full-size checkpoints, by model; those of a squeezed or transposed tensor by name alone.
+/// Names and shapes of a part of a full-size checkpoint; a squeezed or transposed tensor has no shape.
 fn full_size(file: &str, part: &str) -> BTreeMap<String, Option<Vec<usize>>> {
     let path = root().join(format!("../single_file/{file}.tsv"));
     let text = std::fs::read_to_string(path).expect("the fixture is there");
@@ -249,7 +249,7 @@ fn text_encoders_compute_what_is_asked_for_and_no_more() {
     let ids = &case.inputs["input_ids"];
     let (batch, tokens) = (ids.shape[0], ids.shape[1]);
 
-    // Clip skip: the last but one layer's output, normed; the last layer's weights are not even loaded.
+    // Clip skip: the second-to-last layer's output, normed; the last layer's weights are not even loaded.
     let graph = model.graph_of(batch, tokens, &[TextOutput::NormedHiddenState(1)], DType::F32).expect("fits");
     assert!(graph.weight_parts().iter().all(|p| !p.name.contains("layers.1.")));
     assert!(graph.find_input("pooled_rows").is_none());
@@ -261,7 +261,7 @@ fn text_encoders_compute_what_is_asked_for_and_no_more() {
     let [gamma, beta] = ["weight", "bias"]
         .map(|n| case.loaded.weights.tensor(&format!("text_model.final_layer_norm.{n}")).expect("there"));
     let normed = unmist::reference::layer_norm(state, Some(&gamma), Some(&beta), model.config.layer_norm_eps);
-    compare(&found, &normed, Tolerance::l2(1e-5)).expect("the final norm of the last but one state");
+    compare(&found, &normed, Tolerance::l2(1e-5)).expect("the final norm of the second-to-last state");
 
     let error =
         model.graph_of(1, 78, &[TextOutput::LastHiddenState], DType::F32).expect_err("77 positions").to_string();
@@ -292,7 +292,7 @@ fn texts_are_pooled_where_they_end() {
 #[test]
 fn a_whole_clip_models_config_is_read_by_its_text_config() {
     let text = r#"{"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 7, "vision_config": {},
-                   "text_config": {"model_type": "clip_text_model", "hidden_size": 64, "projection_dim": 24, "top_k": 50}}"#;
+        "text_config": {"model_type": "clip_text_model", "hidden_size": 64, "projection_dim": 24, "top_k": 50}}"#;
     let json = Json::parse("config.json", text.to_owned()).expect("JSON");
     let model = CLIPTextModel::from_json(&json, Some("CLIPTextModelWithProjection")).expect("sound");
     assert_eq!((model.config.hidden_size, model.config.projection_dim), (64, Some(24)));
@@ -357,8 +357,9 @@ fn configs_are_honoured_or_refused_by_name() {
         let message = read(&json).expect_err(fields).to_string();
         assert!(parts.iter().all(|p| message.contains(p)), "{fields}: {message}");
     }
-    // What trainers note beside a model, and what other kinds of blocks would use, changes nothing.
-    let notes = r#"{"decay": 0.9999, "use_ema_warmup": false, "upcast_attention": null, "dropout": 0.1, "mid_block_type": null}"#;
+    // Fields that trainers add, and fields that only other kinds of blocks would use, change nothing.
+    let notes = r#"{"decay": 0.9999, "use_ema_warmup": false, "upcast_attention": null, "dropout": 0.1,
+        "mid_block_type": null}"#;
     let json = Json::parse("config.json", notes.to_owned()).expect("JSON");
     assert!(UNet2DConditionModel::from_json(&json).expect("harmless").config.mid_block.is_none());
 }

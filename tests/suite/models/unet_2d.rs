@@ -75,7 +75,7 @@ impl Fixture {
             compare(&out, &self.tensor("out"), Tolerance::l2(bound)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(
             difference.max_abs > 0.0,
-            "{name}: bit-equal to diffusers, which no two programs are: is the fixture compared with itself?"
+            "{name}: bit-equal to diffusers, as no two programs are: is the fixture compared with itself?"
         );
     }
 }
@@ -172,7 +172,7 @@ fn every_block_agrees_with_diffusers() {
 
 #[test]
 fn a_wrong_weight_shows() {
-    // The control: one weight tensor of the model replaced by zeros must fail the comparison.
+    // The control: with one weight tensor replaced by zeros, the comparison must fail.
     struct Damaged<'a>(&'a Weights, &'a str);
     impl unmist::graph::WeightSource for Damaged<'_> {
         fn read(&self, part: &unmist::graph::WeightPart) -> unmist::Result<HostTensor> {
@@ -191,7 +191,7 @@ fn a_wrong_weight_shows() {
         session.run().expect("runs");
         let out = session.read("sample").expect("is read").channels_first();
         let equal = compare(&out, &fixture.tensor("out"), Tolerance::l2(1e-4)).is_ok();
-        // Softmax does not see a bias of the keys: it adds the same to all of a query's logits.
+        // Softmax is blind to a bias of the keys, which adds the same to all of a query's logits.
         assert_eq!(equal, name.ends_with("to_k.bias"), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What other networks add within a U-Net, and what its attentions look at besides the text, against diffusers
+//! What other networks add inside a U-Net, and what it attends to besides the text, against diffusers
 //! (`tests/fixtures/stable_diffusion/sd1/unet_ports.safetensors`), on the device and on the reference.
 
 use std::collections::{BTreeMap, HashMap};
@@ -54,7 +54,7 @@ impl UNet {
         Ok(graph)
     }
 
-    /// The tensor of the fixture for the input `name` of a graph, as the graph takes it.
+    /// The fixture's tensor for the graph input `name`, in the graph's layout.
     fn input(&self, name: &str) -> HostTensor {
         let tensor = self.fixture.tensor(name);
         if tensor.shape.len() == 4 { tensor.channels_last() } else { tensor.clone() }
@@ -104,7 +104,7 @@ fn residuals_of_other_networks_agree_with_diffusers() {
 
 #[test]
 fn residuals_may_be_values_of_the_same_graph() {
-    // A network in the same graph would give them; here they are inputs under other names.
+    // A network in the same graph would compute them; here they are inputs under other names.
     let unet = open();
     let blocks = unet.count("down_intrablock_additional_residuals");
     let name = |i: usize| format!("down_intrablock_additional_residuals.{i}");

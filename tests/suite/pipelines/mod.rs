@@ -1,4 +1,4 @@
-//! From prompt or class to picture against diffusers' pipelines.
+//! From prompt or class to picture, against diffusers' pipelines.
 
 pub mod classes;
 pub mod options;

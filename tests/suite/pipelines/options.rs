@@ -50,7 +50,7 @@ fn a_picture_of_a_batch_is_as_it_would_be_alone() {
         alone.negative_prompts = vec![negative.to_owned()];
         alone.guidance_scale = vec![together.guidance_scale[i]];
         let single = latents(&pipeline, &alone, &[5 + i as u64]).expect("samples");
-        // Other tiles of a larger batch add in another order.
+        // In a larger batch the tiles differ, and with them the order of summation.
         let difference = distance(&one(&all, i), &single);
         assert!(difference < 1e-3, "picture {i}: {difference:.1e}");
     }
@@ -75,7 +75,7 @@ fn image_to_image_with_a_seed_for_each_picture() {
 
 #[test]
 fn a_run_in_two_parts_is_the_whole_run() {
-    // Schedulers that remember nothing from step to step, so that the second part can know what the first did.
+    // Schedulers that remember nothing from step to step, so that the second part does not miss what the first knew.
     for scheduler in ["ddim", "euler"] {
         let pipeline = pipeline("sd1", scheduler);
         let whole = SampleOptions { sampling: Sampling::steps(6), ..options(&["a fox"]) };
@@ -93,8 +93,8 @@ fn a_run_in_two_parts_is_the_whole_run() {
 
 #[test]
 fn a_second_part_begins_where_a_level_begins() {
-    // Heun and DPM2 call the model twice a level, but once at the last: diffusers takes one call more rather than begin
-    // with a level's second.
+    // Heun and DPM2 call the model twice per level, but only once at the last. Rather than begin with a level's second
+    // call, diffusers makes one call more.
     for (name, calls) in [("heun", 2), ("dpm2", 2), ("dpm2 a", 2), ("euler", 1), ("ddim", 1)] {
         let scheduler = pipeline("sd1", name).scheduler;
         let timesteps = |sampling: Sampling| -> Vec<f64> {
@@ -105,7 +105,7 @@ fn a_second_part_begins_where_a_level_begins() {
             let part = timesteps(Sampling { denoising_start: Some(start), ..Sampling::steps(9) });
             let below = whole.iter().filter(|t| **t < (1000.0 * (1.0 - start)).round()).count();
             let expected = if calls == 2 && below % 2 == 0 { below + 1 } else { below };
-            assert!(expected < whole.len(), "{name} at {start}: the case shows nothing");
+            assert!(expected < whole.len(), "{name} at {start}: the case tests nothing");
             assert_eq!(part, whole[whole.len() - expected..], "{name} at {start}");
         }
     }
@@ -140,7 +140,7 @@ fn prompt_weights_multiply_and_keep_the_mean() {
     assert!(size > 1e-3, "the mean of the fixture's text is too near to 0 to divide by: {size:.1e}");
     assert!(difference < 1e-4, "{difference:.1e}");
 
-    // Without the syntax brackets are text; with it, brackets of weight 1 change nothing.
+    // Without weighting, brackets are text; with it, brackets of weight 1 change nothing.
     assert_eq!(encode("a (red:1.0) fox", true), plain);
     assert_ne!(encode("a (red:1.0) fox", false).data, plain.data);
 
@@ -168,13 +168,14 @@ fn old_scheduler_configs_are_mended() {
     let checkpoint = Checkpoint::open(stable_diffusion("sd1")).expect("the model is there");
     let config = DiffusionPipeline::scheduler_config(&checkpoint).expect("sound");
     assert_eq!(config.steps_offset, 1);
-    let old = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}"#;
+    let old = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+        "beta_schedule": "scaled_linear"}"#;
     let old = SchedulerConfig::from_json(old).expect("sound");
     let mended = old.for_stable_diffusion().expect("sound");
     assert_eq!((old.steps_offset, mended.steps_offset), (0, 1));
     assert_ne!(old.clip, mended.clip);
     let other = scheduler_by_name("DPM++ 2M Karras", &mended).expect("known");
-    assert_eq!(other.steps_offset, 1, "another scheduler over the same model keeps what was mended");
+    assert_eq!(other.steps_offset, 1, "another scheduler for the same model keeps what was mended");
 }
 
 #[test]

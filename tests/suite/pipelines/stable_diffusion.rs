@@ -14,7 +14,7 @@ use unmist::{DType, HostTensor};
 use crate::common::{distance, stable_diffusion};
 use crate::device::gpu;
 
-/// What the project promises after all steps, in [0, 1].
+/// The accuracy that the project promises after all steps, in [0, 1].
 const MAX_ABS: f64 = 2e-3;
 
 fn root() -> PathBuf {

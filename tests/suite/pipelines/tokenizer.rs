@@ -53,7 +53,7 @@ fn clips_own_vocabulary_tokenizes_as_in_transformers() {
     for (text, entry) in &entries {
         assert_eq!(whole(&tokenizer, text), ids(&entry["input_ids"]), "{text:?}");
     }
-    // Words that are special in the library, but not in transformers.
+    // Words that are special in instant-clip-tokenizer, but not in transformers.
     let plain = tokenizer.encode("< start_of_text>a !< end_of_text>").unwrap();
     assert_eq!(tokenizer.encode("<start_of_text>a !<end_of_text>").unwrap(), plain);
     assert!(plain.iter().all(|&id| id < 49406));
@@ -61,7 +61,7 @@ fn clips_own_vocabulary_tokenizes_as_in_transformers() {
     assert_eq!(open_clip.window(&open_clip.encode("a cat!").unwrap(), 7), [49406, 320, 2368, 0, 49407, 0, 0]);
 }
 
-/// The file that newer versions of transformers write alone holds the same.
+/// Newer versions of transformers write only this file, which holds the same.
 #[test]
 fn tokenizer_json_alone_is_enough() {
     let folder = root().join("weights/emoji-64/tokenizer");

@@ -49,7 +49,7 @@ fn draws_in_sequence() {
     }
 }
 
-/// Draws in float16 are not float32 draws rounded, but nearly.
+/// Draws in float16 are not quite float32 draws rounded.
 #[test]
 fn draws_in_f16() {
     let fixture = Fixture::read("rng");
@@ -59,7 +59,7 @@ fn draws_in_f16() {
     }
 }
 
-/// One source a batch element: each element is what its seed gives alone.
+/// One source per batch element: each element is what its seed gives on its own.
 #[test]
 fn one_source_for_each_batch_element() {
     let both = randn_tensor(&mut [TorchCpu::new(1), TorchCpu::new(2)], &[2, 3, 5, 7]);
@@ -69,8 +69,8 @@ fn one_source_for_each_batch_element() {
     assert_ne!(both.data, randn_tensor(&mut [TorchCpu::new(1)], &[2, 3, 5, 7]).data);
 }
 
-/// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and what draws
-/// leave behind.
+/// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and how one draw
+/// affects the next.
 #[test]
 fn cuda() {
     let expected = [

@@ -20,7 +20,7 @@ fn as_f32(values: impl IntoIterator<Item = f64>) -> Vec<f32> {
     values.into_iter().map(|value| value as f32).collect()
 }
 
-/// What a fixture's case asks for.
+/// The sampling that a fixture's case asks for.
 fn sampling(case: &Map<String, Value>) -> Sampling {
     let mut sampling = Sampling::steps(case["steps"].as_u64().expect("steps is a whole number") as usize);
     sampling.eta = case.get("eta").and_then(Value::as_f64).unwrap_or(0.0);
@@ -28,7 +28,7 @@ fn sampling(case: &Map<String, Value>) -> Sampling {
     sampling
 }
 
-/// Two tensors side by side on the channel axis.
+/// Two tensors joined along the channel axis.
 fn concat_channels(a: &HostTensor, b: &HostTensor) -> HostTensor {
     let element = a.len() / a.shape[0];
     let mut shape = a.shape.clone();
@@ -129,7 +129,7 @@ fn ddim() {
     check_steps("DDIMScheduler", "ddim");
 }
 
-/// Glide's name for β_t; diffusers computes NaN for it, so it is compared with its plain twin.
+/// Glide's name for β_t; diffusers computes NaN for it, so it is compared with `fixed_large`.
 #[test]
 fn fixed_large_log_is_fixed_large() {
     let steps = |variance_type: &str| {
@@ -141,7 +141,7 @@ fn fixed_large_log_is_fixed_large() {
     assert_ne!(steps("fixed_large_log"), steps("fixed_small"));
 }
 
-/// Image-to-image does the end of the same run.
+/// Image-to-image runs only the end of the same schedule.
 #[test]
 fn strength_cuts_the_beginning() {
     let scheduler = Scheduler::new(config("DDIMScheduler", &serde_json::json!({}))).expect("valid");
@@ -194,12 +194,13 @@ fn bad_configs_are_refused_by_name() {
     }
 }
 
-/// Keys of other classes and private keys mean nothing; keys that diffusers wrote as its own defaults give way to the
-/// new class's.
+/// Keys of other classes and private keys are ignored; keys that diffusers marked as its own defaults give way to the
+/// new class's defaults.
 #[test]
 fn configs_of_other_classes() {
-    let text = r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.6.0", "_use_default_values": ["clip_sample_range"],
-        "clip_sample_range": 3.0, "skip_prk_steps": true, "variance_type": "nonsense for DDPM", "timestep_values": null}"#;
+    let text = r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.6.0",
+        "_use_default_values": ["clip_sample_range"], "clip_sample_range": 3.0, "skip_prk_steps": true,
+        "variance_type": "nonsense for DDPM", "timestep_values": null}"#;
     let config = SchedulerConfig::from_json(text).expect("valid");
     assert_eq!(config.clip, unmist::schedulers::Clip::Range(1.0));
     let ddpm = unmist::schedulers::SchedulerClass::Ddpm;
@@ -230,12 +231,12 @@ fn impossible_runs_are_refused() {
     refused(&ddim(pure_noise), Sampling::steps(5), "prediction_type");
 }
 
-/// Names of other programs, in their spellings, and the config that each gives.
+/// Scheduler names of other programs, as they spell them, and the config that each gives.
 #[test]
 fn names_of_other_programs() {
-    let text = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-        "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
-        "clip_sample": false, "prediction_type": "v_prediction"}"#;
+    let text = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true,
+        "steps_offset": 1, "trained_betas": null, "clip_sample": false, "prediction_type": "v_prediction"}"#;
     let base = SchedulerConfig::from_json(text).expect("valid");
     let config = |name: &str| scheduler_by_name(name, &base).unwrap_or_else(|e| panic!("{name}: {e}"));
 
@@ -267,7 +268,7 @@ fn names_of_other_programs() {
     assert_eq!(config("DPM++ 3M SDE").solver_order, 3);
     assert_eq!(config("Euler SGM Uniform").timestep_spacing, TimestepSpacing::Trailing);
 
-    // A schedule replaces the one of the file.
+    // A schedule in the name replaces the one in the file.
     let karras = base.with_class(SchedulerClass::EulerDiscrete, &[("use_karras_sigmas", true.into())]).expect("valid");
     assert_eq!(scheduler_by_name("heun", &karras).expect("valid").sigma_spacing, SigmaSpacing::Karras);
     assert_eq!(scheduler_by_name("heun beta", &karras).expect("valid").sigma_spacing, SigmaSpacing::Beta);
@@ -278,7 +279,7 @@ fn names_of_other_programs() {
     assert!(refusal("Euler a Karras").contains("EulerAncestralDiscreteScheduler has no schedule Karras"));
 }
 
-/// Python writes infinity without quotes, a picture's record with them, or as a sign if an earlier version made it.
+/// Python writes infinity without quotes, a picture's record with them, or as ∞ if an earlier version wrote it.
 #[test]
 fn infinity_in_configs() {
     let read = |value: &str| {
@@ -354,7 +355,7 @@ fn every_number_of_steps() {
                     Ok(schedule) => assert!(!schedule.steps.is_empty(), "{class} {steps} {strength}"),
                     Err(Error::Refused(refusal)) => {
                         let few = steps == 0 || (steps < 4 && class == "PNDMScheduler");
-                        // Integrators need one timestep more than steps, for the end.
+                        // Integrators need one more timestep than steps, for the end.
                         let many = steps > 999 || (steps > 50 && (class == "LCMScheduler" || class == "TCDScheduler"));
                         let none_left = (steps as f64 * strength) < 1.0;
                         assert!(few || many || none_left, "{class} {steps} {strength}: {refusal}");
@@ -384,7 +385,7 @@ const SCHEDULERS: [&str; 15] = [
     "TCDScheduler",
 ];
 
-/// Timesteps and noise levels of the user's own.
+/// The user's own timesteps and noise levels.
 #[test]
 fn custom_timesteps_and_sigmas() {
     let scheduler = |class: &str| Scheduler::new(config(class, &serde_json::json!({}))).expect("valid");
@@ -417,13 +418,13 @@ fn custom_timesteps_and_sigmas() {
     }
 }
 
-/// Levels that meet their end early: the last step has no length and changes nothing.
+/// Noise levels that reach their end early: the last step has no length and changes nothing.
 #[test]
 fn steps_of_no_length() {
     for class in ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"] {
         for solver_type in ["midpoint", "heun"] {
-            let fields = serde_json::json!({"use_karras_sigmas": true, "final_sigmas_type": "sigma_min", "solver_order": 2,
-                "solver_type": solver_type, "lower_order_final": false});
+            let fields = serde_json::json!({"use_karras_sigmas": true, "final_sigmas_type": "sigma_min",
+                "solver_order": 2, "solver_type": solver_type, "lower_order_final": false});
             let schedule =
                 Scheduler::new(config(class, &fields)).and_then(|s| s.schedule(&Sampling::steps(6))).expect(class);
             let last = &schedule.steps[5];

@@ -1,14 +1,15 @@
-//! Compiles SPIR-V compute kernels with RADV, Mesa's driver for AMD GPUs, and prints its statistics, one line a kernel.
+//! Compiles SPIR-V compute kernels with RADV, Mesa's driver for AMD GPUs, and prints its statistics, one line for
+//! each kernel.
 //!
 //! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json radv_stats FILE.spv:ssu …`, where `ssu` lists
-//! the bindings of group 0: `s` a storage buffer, `u` a uniform. No such GPU need be there: nothing is run. See
-//! `tools/check_kernels.py`.
+//! the bindings of group 0: `s` a storage buffer, `u` a uniform. The GPU itself is not needed, since nothing is run.
+//! See `tools/check_kernels.py`.
 
 use std::error::Error;
 
 use ash::vk;
 
-/// What is printed, by the names that RADV gives.
+/// What is printed, by RADV's names.
 const STATISTICS: [&str; 7] =
     ["VGPRs", "Spilled VGPRs", "Spilled SGPRs", "Scratch size", "LDS size", "Subgroups per SIMD", "Code size"];
 
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     unsafe {
         let instance =
             entry.create_instance(&vk::InstanceCreateInfo::default().application_info(&application), None)?;
-        let physical = *instance.enumerate_physical_devices()?.first().ok_or("the driver shows no device")?;
+        let physical = *instance.enumerate_physical_devices()?.first().ok_or("the driver reports no device")?;
         let name = instance.get_physical_device_properties(physical);
         eprintln!("{}", name.device_name_as_c_str()?.to_string_lossy());
         let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
