@@ -1,6 +1,6 @@
 //! Operations: attributes, shapes, cost, kernels, reference and test cases, one file per operation.
 //!
-//! `CONTRIBUTING.md` walks through adding an operation (six places) and a kernel variant (two). Parity tests, `unmist
+//! `CONTRIBUTING.md` walks through adding an operation and a kernel variant. Parity tests, `unmist
 //! verify` and `unmist bench` iterate the registry below.
 
 pub mod activation;

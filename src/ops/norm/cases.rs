@@ -92,10 +92,12 @@ fn modulated_cases() -> Vec<Case> {
     let both = Modulation { scale: 0, shift: Some(1) };
     let of_six = Modulation { scale: 4, shift: Some(3) };
     let scale = Modulation { scale: 1, shift: None };
+    let of_three = Modulation { scale: 2, shift: Some(1) };
     let silu = Some(ActivationKind::Silu);
     vec![
         case("groups of an image modulated, silu", group(4), &[3, 3, 5, 24], both, &[3, 48], [true; 2], silu),
         case("groups of an image modulated, 7 channels", group(1), &[3, 3, 5, 7], both, &[3, 14], [true; 2], None),
+        case("groups of an image, scale behind shift", group(6), &[3, 3, 5, 24], of_three, &[3, 72], [true; 2], None),
         case("groups, each position modulated", group(2), &[2, 9, 12], both, &[2, 9, 24], [true; 2], None),
         case("rows of an image modulated, as AdaLN", layer, &[2, 9, 20], of_six, &[2, 1, 120], [false; 2], None),
         case("each row modulated, 5 channels", layer, &[2, 9, 5], of_six, &[2, 9, 30], [true; 2], None),
