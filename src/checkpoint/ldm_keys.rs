@@ -5,31 +5,7 @@
 //! mlfoundations/open_clip (`transformer.py`), matched with those of diffusers; checked against diffusers' own
 //! conversion by the tests.
 
-/// Prefix of the denoiser.
-pub const UNET: &str = "model.diffusion_model.";
-/// Prefix of the autoencoder.
-pub const VAE: &str = "first_stage_model.";
-
-/// Text towers: prefix, layout, and the component it becomes.
-pub const TEXT_TOWERS: &[(&str, Tower, &str)] = &[
-    ("cond_stage_model.transformer.", Tower::Clip, "text_encoder"), // Stable Diffusion 1
-    ("cond_stage_model.model.", Tower::OpenClipPenultimate, "text_encoder"), // Stable Diffusion 2
-    ("conditioner.embedders.0.transformer.", Tower::Clip, "text_encoder"), // XL, first
-    ("conditioner.embedders.1.model.", Tower::OpenClip, "text_encoder_2"), // XL, second
-    ("conditioner.embedders.0.model.", Tower::OpenClip, "text_encoder_2"), // XL refiner
-];
-
-/// How a text tower's weights are named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tower {
-    /// transformers' names already.
-    Clip,
-    /// OpenCLIP's names, whole.
-    OpenClip,
-    /// OpenCLIP's names; the model was trained on the output of the last layer but one, and diffusers drops the last
-    /// layer and the projection.
-    OpenClipPenultimate,
-}
+use std::collections::BTreeMap;
 
 /// Outside the numbered blocks of the U-Net.
 const UNET_PARTS: &[(&str, &str)] = &[
@@ -41,10 +17,9 @@ const UNET_PARTS: &[(&str, &str)] = &[
     ("out.0.", "conv_norm_out."),
     ("out.2.", "conv_out."),
     ("label_emb.weight", "class_embedding.weight"), // x4 upscaler: noise level
+    ("label_emb.0.0.", "add_embedding.linear_1."),  // XL: pooled text and sizes
+    ("label_emb.0.2.", "add_embedding.linear_2."),
 ];
-
-/// The vector condition: XL's sizes and pooled text are `add_embedding`, any other vector is `class_embedding`.
-const VECTOR_PARTS: &[(&str, &str)] = &[("label_emb.0.0.", "linear_1."), ("label_emb.0.2.", "linear_2.")];
 
 /// Inside a residual block of the U-Net.
 const UNET_RESNET: &[(&str, &str)] = &[
@@ -66,6 +41,11 @@ const VAE_PARTS: &[(&str, &str)] = &[
     ("mid.attn_1.k.", "mid_block.attentions.0.to_k."),
     ("mid.attn_1.v.", "mid_block.attentions.0.to_v."),
     ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
+    // diffusers' conversion scripts left today's names of the attention as they are.
+    ("mid.attn_1.to_q.", "mid_block.attentions.0.to_q."),
+    ("mid.attn_1.to_k.", "mid_block.attentions.0.to_k."),
+    ("mid.attn_1.to_v.", "mid_block.attentions.0.to_v."),
+    ("mid.attn_1.to_out.0.", "mid_block.attentions.0.to_out.0."),
     ("norm_out.", "conv_norm_out."),
     ("conv_out.", "conv_out."),
 ];
@@ -78,6 +58,8 @@ const OPEN_CLIP_PARTS: &[(&str, &str)] = &[
     ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
     ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
     ("ln_final.", "text_model.final_layer_norm."),
+    // An early conversion script for XL wrote transformers' matrix, not transposed.
+    ("text_projection.weight", "text_projection.weight"),
 ];
 
 /// Inside a layer of OpenCLIP's text tower. `attn.in_proj_*` holds query, key and value stacked and is split.
@@ -105,6 +87,21 @@ pub enum Part {
 pub struct Levels(pub Vec<usize>);
 
 impl Levels {
+    /// Counted from the names of a U-Net (without prefix): a level ends where the pictures are made smaller.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
+        let mut blocks = BTreeMap::<usize, bool>::new();
+        for (block, part, rest) in keys.filter_map(|key| numbered(key, "input_blocks.")) {
+            if part == 0 && block > 0 {
+                *blocks.entry(block).or_default() |= rest.starts_with("op.");
+            }
+        }
+        let mut levels = vec![0];
+        for ends in blocks.into_values() {
+            if ends { levels.push(0) } else { *levels.last_mut().expect("there is always one") += 1 }
+        }
+        Self(levels)
+    }
+
     /// Level and position in it of `input_blocks.N`; position = the level's number of layers for its downsampler.
     fn input(&self, block: usize) -> Option<(usize, usize)> {
         let mut first = 1;
@@ -130,11 +127,8 @@ impl Levels {
     }
 }
 
-/// The diffusers name of a U-Net key (without prefix). `vector` is the name of the vector condition's embedding.
-pub fn unet(key: &str, levels: &Levels, vector: &str) -> Option<String> {
-    if let Some(rest) = translate(key, VECTOR_PARTS) {
-        return Some(format!("{vector}.{rest}"));
-    }
+/// The diffusers name of a U-Net key (without prefix). The vector condition is called `add_embedding`, as in XL.
+pub fn unet(key: &str, levels: &Levels) -> Option<String> {
     if let Some(name) = translate(key, UNET_PARTS) {
         return Some(name);
     }
@@ -168,7 +162,7 @@ pub fn unet(key: &str, levels: &Levels, vector: &str) -> Option<String> {
 /// Beginnings of names in the U-Net: diffusers' and the original one of the same modules.
 pub fn unet_aliases(levels: &Levels) -> Vec<(String, String)> {
     let blocks = levels.0.iter().map(|layers| layers + 1).sum();
-    let mut stems: Vec<String> = UNET_PARTS.iter().chain(VECTOR_PARTS).map(|(old, _)| old.to_string()).collect();
+    let mut stems: Vec<String> = UNET_PARTS.iter().map(|(old, _)| old.to_string()).collect();
     let mut add_block = |place: String, own: &[&str]| {
         stems.extend(UNET_RESNET.iter().map(|(old, _)| format!("{place}.0.{old}")));
         stems.extend(own.iter().map(|part| format!("{place}.{part}")));
@@ -182,7 +176,16 @@ pub fn unet_aliases(levels: &Levels) -> Vec<(String, String)> {
             .iter()
             .flat_map(|place| UNET_RESNET.iter().map(move |(old, _)| format!("{place}{old}"))),
     );
-    stems.into_iter().filter_map(|old| Some((unet(&old, levels, "add_embedding")?, old))).collect()
+    stems.into_iter().filter_map(|old| Some((unet(&old, levels)?, old))).collect()
+}
+
+/// Levels of an autoencoder, counted from the names of its tensors (without prefix).
+pub fn vae_levels<'a>(keys: impl Iterator<Item = &'a str>) -> usize {
+    let level = |key: &str| {
+        let rest = key.strip_prefix("decoder.up.").or_else(|| key.strip_prefix("encoder.down."))?;
+        rest.split('.').next()?.parse::<u16>().ok()
+    };
+    keys.filter_map(level).max().map_or(0, |last| usize::from(last) + 1)
 }
 
 /// The diffusers name of a key (without prefix) of an autoencoder with `levels` levels.
@@ -229,7 +232,7 @@ pub fn open_clip(key: &str) -> Vec<(String, Part)> {
 }
 
 /// Layer number and the rest of `transformer.resblocks.N.…`.
-pub fn open_clip_layer(key: &str) -> Option<(usize, &str)> {
+fn open_clip_layer(key: &str) -> Option<(usize, &str)> {
     let (layer, rest) = key.strip_prefix("transformer.resblocks.")?.split_once('.')?;
     Some((layer.parse().ok()?, rest))
 }
@@ -270,7 +273,7 @@ mod tests {
             ("output_blocks.11.0.out_layers.0.bias", "up_blocks.3.resnets.2.norm2.bias"),
             ("out.2.weight", "conv_out.weight"),
         ] {
-            assert_eq!(unet(old, &levels, "add_embedding").as_deref(), Some(new), "{old}");
+            assert_eq!(unet(old, &levels).as_deref(), Some(new), "{old}");
         }
         for unknown in [
             "input_blocks.12.0.in_layers.0.weight",
@@ -278,7 +281,7 @@ mod tests {
             "input_blocks.1.0.x.weight",
             "x",
         ] {
-            assert_eq!(unet(unknown, &levels, "add_embedding"), None, "{unknown}");
+            assert_eq!(unet(unknown, &levels), None, "{unknown}");
         }
     }
 

@@ -5,7 +5,7 @@
 //!   ([`Tensors`]).
 //! - [`Checkpoint`]: a model in whatever layout.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
-//! - [`single_file`]: a whole Stable Diffusion model in one file of the original layout ([`SingleFile`]).
+//! - [`single_file`]: a Stable Diffusion model in one file, whole or in part ([`SingleFile`]).
 //! - [`rename`]: the one table of key names that changed over the years.
 //! - [`lora`], [`textual_inversion`]: files that change a model as it is read.
 //! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
@@ -26,8 +26,9 @@
 mod convert;
 pub mod folder;
 mod header;
+mod inferred;
 pub mod json;
-mod ldm_config;
+mod layout;
 mod ldm_keys;
 pub mod lora;
 mod open;

@@ -14,8 +14,17 @@ const PARTS: &[(&str, &str)] = &[("query", "to_q"), ("key", "to_k"), ("value", "
 /// transformers before 5 wrapped the CLIP text tower as `text_model.…`; version 5 does not.
 const OPTIONAL_PREFIXES: &[&str] = &["text_model."];
 
-/// Last parts of names that files hold but no model reads: constants that older versions saved beside the weights.
-const HARMLESS: &[&str] = &["position_ids"]; // CLIP: simply 0, 1, 2, …
+/// Dot-separated parts of names that files hold but no model here reads.
+const HARMLESS: &[&str] = &[
+    "position_ids",      // CLIP: simply 0, 1, 2, …
+    "logit_scale",       // a whole CLIP model: its temperature in training,
+    "text_projection",   // … the projection of its text, where the encoder is read without it,
+    "vision_model",      // … and its other half
+    "visual_projection", // …
+    "visual",            // the same in OpenCLIP's names
+    "fuser",             // GLIGEN: attention to boxes, which are not given
+    "position_net",      // … and their embedding
+];
 
 /// Names that the tensor stored as `name` may have today, most likely first.
 pub fn current_names(name: &str) -> Vec<String> {
@@ -36,7 +45,7 @@ pub fn current_names(name: &str) -> Vec<String> {
 
 /// True for a stored tensor that a model may ignore.
 pub fn is_harmless(name: &str) -> bool {
-    HARMLESS.contains(&name.rsplit('.').next().unwrap_or(name))
+    name.split('.').any(|part| HARMLESS.contains(&part))
 }
 
 /// True if a tensor of shape `stored` is the weight `name` of shape `expected` in another shape, element for element:
@@ -71,7 +80,9 @@ mod tests {
         assert_eq!(current_names("text_model.final_layer_norm.bias"), ["final_layer_norm.bias"]);
         assert_eq!(current_names("final_layer_norm.bias"), ["text_model.final_layer_norm.bias"]);
         assert!(is_harmless("text_model.embeddings.position_ids"));
-        assert!(!is_harmless("text_model.embeddings.position_ids.weight"));
+        assert!(is_harmless("vision_model.post_layernorm.weight") && is_harmless("logit_scale"));
+        assert!(is_harmless("down_blocks.0.attentions.0.transformer_blocks.0.fuser.alpha_attn"));
+        assert!(!is_harmless("text_model.embeddings.position_embedding.weight"));
     }
 
     #[test]

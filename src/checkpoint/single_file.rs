@@ -1,8 +1,9 @@
-//! A whole Stable Diffusion checkpoint in one `.safetensors` file, in the key layout of the original code: SD 1.x, 2.x,
-//! XL and their inpainting, instruct-pix2pix and upscaling relatives.
+//! A Stable Diffusion checkpoint in one `.safetensors` file, whole or in part: SD 1.x, 2.x, XL and their inpainting,
+//! instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
 //!
-//! The file holds no configuration. What shapes tell is read from them (`ldm_config.rs`); what they cannot tell is
-//! assumed, and [`SingleFile::assumptions`] says so. Names are translated by `ldm_keys.rs`.
+//! Which models it holds and in whose names is found by `layout.rs`; the names are translated by `ldm_keys.rs`. The file
+//! holds no configuration. What names and shapes tell is read from them (`inferred.rs`); what they cannot tell is
+//! assumed, and [`SingleFile::assumptions`] says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::ldm_config::{self, Inferred};
-use super::ldm_keys::{self, Part, TEXT_TOWERS, Tower};
+use super::inferred::{self, Inferred, Models};
+use super::layout::{self, Kind, Names, Place};
+use super::ldm_keys::{self, Part};
 use super::{Component, Json, TensorSource, Tensors, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
@@ -52,8 +54,9 @@ impl SingleFile {
     /// As [`SingleFile::open`].
     pub fn from_tensors(file: Tensors) -> Result<Self> {
         let file = Arc::new(file);
-        recognise(&file)?;
-        let inferred = ldm_config::infer(&file)?;
+        let places = layout::find(&file);
+        recognise(&file, &places)?;
+        let inferred = inferred::infer(&file, models(&file, &places))?;
         let index = json(&file, "model_index.json", inferred.index.clone());
         Ok(Self { file, inferred, index })
     }
@@ -80,7 +83,8 @@ impl SingleFile {
     pub fn component(&self, name: &str) -> Result<Component> {
         let config = self.config(name)?;
         let class_name = self.index.value[name][1].as_str().map(str::to_owned);
-        let tensors = Arc::new(Translated { pieces: self.pieces(name), file: self.file.clone() });
+        let pieces = self.inferred.pieces.get(name).cloned().unwrap_or_default();
+        let tensors = Arc::new(Translated { pieces, file: self.file.clone() });
         Ok(Component { name: name.to_owned(), class_name, config, tensors })
     }
 
@@ -100,61 +104,64 @@ impl SingleFile {
         };
         Ok(json(&self.file, name, config.clone()))
     }
+}
 
-    /// New name → where it is stored. A key that the map does not know keeps its name, so that the model reports it.
-    fn pieces(&self, component: &str) -> BTreeMap<String, Piece> {
-        let mut pieces = BTreeMap::new();
-        let mut add = |stored: &str, new: Vec<(String, Part)>| {
-            let stored_shape = self.file.info(stored).expect("it was listed").shape;
-            // A key that the map does not know, or whose new name is taken.
-            let known = !new.is_empty() && !new.iter().any(|(name, _)| pieces.contains_key(name));
-            let new = if known { new } else { vec![(stored.to_owned(), Part::Whole)] };
-            for (name, part) in new {
-                let (part, shape) = match (part, stored_shape) {
-                    (Part::Third(_), &[rows, ref rest @ ..]) if rows.is_multiple_of(3) => {
-                        (part, [&[rows / 3], rest].concat())
-                    }
-                    (Part::Transposed, &[rows, columns]) => (part, vec![columns, rows]),
-                    // If it should be split and cannot be, its shape will not fit.
-                    _ => (Part::Whole, stored_shape.to_vec()),
-                };
-                pieces.insert(name, Piece { stored: stored.to_owned(), shape, part });
-            }
-        };
-        let whole = |name: Option<String>| name.map(|name| (name, Part::Whole)).into_iter().collect();
-        for stored in self.file.names() {
-            match component {
-                "unet" => {
-                    if let Some(key) = stored.strip_prefix(ldm_keys::UNET) {
-                        add(stored, whole(ldm_keys::unet(key, &self.inferred.levels, self.inferred.vector)));
-                    }
-                }
-                "vae" => {
-                    if let Some(key) = stored.strip_prefix(ldm_keys::VAE) {
-                        add(stored, whole(ldm_keys::vae(key, self.inferred.vae_levels)));
-                    }
-                }
-                _ => {
-                    for &(prefix, tower, _) in TEXT_TOWERS.iter().filter(|(_, _, name)| *name == component) {
-                        let Some(key) = stored.strip_prefix(prefix) else { continue };
-                        let layer = ldm_keys::open_clip_layer(key).map(|(layer, _)| layer);
-                        let dropped = tower == Tower::OpenClipPenultimate
-                            && (key == "text_projection"
-                                || layer.is_some_and(|layer| layer >= self.inferred.text_layers));
-                        // A temperature that only training uses.
-                        if dropped || key == "logit_scale" {
-                            continue;
-                        }
-                        match tower {
-                            Tower::Clip => add(stored, vec![(key.to_owned(), Part::Whole)]),
-                            _ => add(stored, ldm_keys::open_clip(key)),
-                        }
-                    }
-                }
-            }
+/// What files hold besides their models' tensors: marks of what the model predicts, and a temperature of training.
+const MARKERS: &[&str] =
+    &["v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "logit_scale"];
+
+/// The models of a file, each tensor under its name in diffusers.
+fn models(file: &Tensors, places: &[Place]) -> Models {
+    let mut keys = vec![Vec::new(); places.len()];
+    for name in file.names() {
+        if let Some((place, key)) = layout::owner(places, name).filter(|(_, key)| !MARKERS.contains(key)) {
+            keys[place].push((name, key));
         }
-        pieces
     }
+    let mut models = Models::default();
+    for (place, keys) in places.iter().zip(keys) {
+        let pieces = pieces(file, place, &keys);
+        match place.kind {
+            Kind::UNet => models.unet = Some(pieces),
+            Kind::Vae => models.vae = Some(pieces),
+            Kind::Text => models.towers.push((place.names, pieces)),
+        }
+    }
+    models
+}
+
+/// New name → where it is stored, for the tensors of one model, each with its key behind the prefix. A key that the map
+/// does not know keeps its name, so that the model reports it.
+fn pieces(file: &Tensors, place: &Place, keys: &[(&str, &str)]) -> Pieces {
+    let whole = |name: Option<String>| name.map(|name| (name, Part::Whole)).into_iter().collect();
+    let own = || keys.iter().map(|(_, key)| *key);
+    let levels = ldm_keys::Levels::of(own());
+    let vae_levels = ldm_keys::vae_levels(own());
+    let mut pieces = Pieces::new();
+    for &(stored, key) in keys {
+        let new: Vec<(String, Part)> = match (place.kind, place.names) {
+            (_, Names::Diffusers) => vec![(key.to_owned(), Part::Whole)],
+            (Kind::UNet, _) => whole(ldm_keys::unet(key, &levels)),
+            (Kind::Vae, _) => whole(ldm_keys::vae(key, vae_levels)),
+            (Kind::Text, _) => ldm_keys::open_clip(key),
+        };
+        let shape = file.info(stored).expect("it was listed").shape;
+        // A key that the map does not know, or whose new name is taken.
+        let known = !new.is_empty() && !new.iter().any(|(name, _)| pieces.contains_key(name));
+        let new = if known { new } else { vec![(stored.to_owned(), Part::Whole)] };
+        for (name, part) in new {
+            let (part, shape) = match (part, shape) {
+                (Part::Third(_), &[rows, ref rest @ ..]) if rows.is_multiple_of(3) => {
+                    (part, [&[rows / 3], rest].concat())
+                }
+                (Part::Transposed, &[rows, columns]) => (part, vec![columns, rows]),
+                // If it should be split and cannot be, its shape will not fit.
+                _ => (Part::Whole, shape.to_vec()),
+            };
+            pieces.insert(name, Piece { stored: stored.to_owned(), shape, part });
+        }
+    }
+    pieces
 }
 
 fn json(file: &Tensors, name: &str, value: Value) -> Json {
@@ -162,44 +169,49 @@ fn json(file: &Tensors, name: &str, value: Value) -> Json {
     Json { path: format!("{} ({name}, inferred)", file.path().display()).into(), text, value }
 }
 
-/// Refuses a file that is not a checkpoint in the original layout, and says what it is instead.
-fn recognise(file: &Tensors) -> Result<()> {
-    if file.info("model.diffusion_model.input_blocks.0.0.weight").is_some() {
-        return Ok(());
-    }
-    let begins: BTreeSet<&str> = file.names().map(|name| name.split(['.', '_']).next().unwrap_or(name)).collect();
+/// Refuses a file in which no model was found, and says what it is instead.
+fn recognise(file: &Tensors, places: &[Place]) -> Result<()> {
     let has = |part: &str| file.names().any(|name| name.contains(part));
     if has("lora_up") || has("lora_A") || has("lora.up") {
         let why = "expected a model; the file is a LoRA, which is applied to one";
         return Err(Refusal::of_value("model", file.path().display(), why).instead(Remedy::Give(&["lora"])).into());
     }
+    if !places.is_empty() && !has("double_blocks.") && !has("joint_blocks.") {
+        return Ok(());
+    }
+    let begins: BTreeSet<&str> = file.names().map(|name| name.split(['.', '_']).next().unwrap_or(name)).collect();
     let what = if has("double_blocks.") || has("joint_blocks.") {
         "it is a diffusion transformer (SD 3, Flux …), which is not supported".to_owned()
-    } else if has("down_blocks.") || has("encoder.layers.") {
-        "it is a single component in diffusers' layout: give the folder that holds it and its config.json".to_owned()
+    } else if has("input_hint_block") || has("controlnet_cond_embedding") {
+        "it is a ControlNet, which is not supported".to_owned()
     } else {
         let shown: Vec<_> = begins.into_iter().take(8).map(quoted).collect();
         format!("its names begin with {}", shown.join(", "))
     };
     Err(Error::Unsupported(format!(
-        "{}: expected a Stable Diffusion checkpoint in the original layout (with \
-        `model.diffusion_model.input_blocks.0.0.weight`); {what}",
+        "{}: expected a Stable Diffusion checkpoint, or its U-Net, autoencoder or text encoder alone; {what}",
         file.path().display()
     )))
 }
 
+/// The tensors of a model by their names in diffusers.
+pub(super) type Pieces = BTreeMap<String, Piece>;
+
 /// Where the tensor with a new name is stored.
-#[derive(Debug)]
-struct Piece {
-    stored: String,
-    shape: Vec<usize>,
-    part: Part,
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    /// Its name in the file.
+    pub stored: String,
+    /// Its new shape.
+    pub shape: Vec<usize>,
+    /// Which part of the stored one it is.
+    pub part: Part,
 }
 
 /// The tensors of one component under their new names.
 struct Translated {
     file: Arc<Tensors>,
-    pieces: BTreeMap<String, Piece>,
+    pieces: Pieces,
 }
 
 impl TensorSource for Translated {

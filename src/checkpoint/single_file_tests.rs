@@ -127,7 +127,7 @@ fn every_tensor_of_every_family_has_diffusers_name() {
         for component in family.configs.keys() {
             let entries = family.entries.iter().filter(|entry| entry.component == *component);
             let expected: BTreeMap<_, _> = entries.map(|entry| (&entry.name, (&entry.stored, entry.part))).collect();
-            let mut found = model.pieces(component);
+            let mut found = model.inferred.pieces[component].clone();
             found.retain(|name, _| !name.ends_with("position_ids"));
             let found: BTreeMap<_, _> = found.iter().map(|(name, piece)| (name, (&piece.stored, piece.part))).collect();
             assert_eq!(found, expected, "{name} {component}");
@@ -275,16 +275,17 @@ fn a_folder_and_a_single_file_hold_the_same() {
 fn query_key_value_are_cut_and_the_projection_turned() {
     let tensor = |shape: &[usize]| HostTensor::from_fn(shape.to_vec(), |i| i as f32);
     let stored = [
-        ("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight", tensor(&[6, 2])),
-        ("conditioner.embedders.1.model.text_projection", tensor(&[2, 3])),
+        ("x.transformer.resblocks.0.attn.in_proj_weight", tensor(&[6, 2])),
+        ("x.text_projection", tensor(&[2, 3])),
+        ("x.token_embedding.weight", tensor(&[5, 2])),
+        ("x.positional_embedding", tensor(&[3, 2])),
     ];
     let list: Vec<_> = stored.iter().map(|(name, tensor)| (*name, tensor)).collect();
     let mut bytes = Vec::new();
     crate::checkpoint::safetensors::write(&mut bytes, &list, &BTreeMap::new()).unwrap();
     let file = Arc::new(Tensors::from_bytes("x", bytes).unwrap());
-    let whole = open(file_of(&family("sdxl_refiner"), &[])).unwrap();
-    let model = SingleFile { file, ..whole };
-    let tensors = model.component("text_encoder_2").unwrap().tensors;
+    let (_, pieces) = models(&file, &layout::find(&file)).towers.remove(0);
+    let tensors = Translated { file, pieces };
     let third = |kind| tensors.read_f32(&format!("text_model.encoder.layers.0.self_attn.{kind}_proj.weight")).unwrap();
     assert_eq!((third("q").shape, third("q").data), (vec![2, 2], vec![0.0, 1.0, 2.0, 3.0]));
     assert_eq!(third("k").data, [4.0, 5.0, 6.0, 7.0]);
@@ -298,10 +299,11 @@ fn query_key_value_are_cut_and_the_projection_turned() {
 fn original_beginnings_and_diffusers_are_the_same_modules() {
     for name in ["sd15", "sdxl_base", "sdxl_refiner"] {
         let family = family(name);
-        let model = open(file_of(&family, &[])).unwrap();
-        let aliases = ldm_keys::unet_aliases(&model.inferred.levels);
+        let key = |entry: &Entry| entry.stored.strip_prefix("model.diffusion_model.").map(str::to_owned);
+        let keys: Vec<String> = family.entries.iter().filter_map(key).collect();
+        let aliases = ldm_keys::unet_aliases(&ldm_keys::Levels::of(keys.iter().map(String::as_str)));
         for entry in family.entries.iter().filter(|entry| entry.component == "unet") {
-            let original = entry.stored.strip_prefix(ldm_keys::UNET).unwrap();
+            let original = key(entry).unwrap();
             let translated =
                 aliases.iter().filter_map(|(ours, theirs)| Some(format!("{theirs}{}", entry.name.strip_prefix(ours)?)));
             assert!(
@@ -369,15 +371,17 @@ fn other_files_are_refused() {
     says(&[], &["expected a Stable Diffusion checkpoint"]);
     says(&[("lora_unet_mid.lora_up.weight", &[2, 2])], &["LoRA", "`lora`"]);
     says(&[("double_blocks.0.img_attn.qkv.weight", &[2, 2])], &["diffusion transformer"]);
-    says(&[("down_blocks.0.resnets.0.conv1.weight", &[2, 2])], &["single component", "config.json"]);
+    says(&[("down_blocks.0.resnets.0.conv1.weight", &[2, 2])], &["`down`"]);
     says(&[("blip.x", &[2]), ("qformer.y", &[2])], &["`blip`, `qformer`"]);
     // The right first name and nothing else, or nonsense behind it.
     let conv_in = ("model.diffusion_model.input_blocks.0.0.weight", &[4, 4, 3, 3][..]);
-    says(&[conv_in], &["no attention over a text"]);
-    says(
-        &[conv_in, ("model.diffusion_model.input_blocks.1.0.x", &[1])],
-        &["input_blocks.1.0.out_layers.3.weight", "found none"],
-    );
+    says(&[conv_in], &["`model`"]);
+    let out = ("model.diffusion_model.out.2.weight", &[4, 4, 3, 3][..]);
+    says(&[conv_in, out], &["no attention over a text"]);
+    let attention = ("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", &[8, 8][..]);
+    says(&[conv_in, out, attention], &["`down_blocks.0.resnets.0.conv2.weight`", "found none"]);
+    let hint = ("control_model.input_hint_block.0.weight", &[4, 4, 3, 3][..]);
+    says(&[("control_model.input_blocks.0.0.weight", &[4, 4, 3, 3]), hint], &["ControlNet"]);
     let mut cut = family("sd1");
     cut.entries
         .retain(|entry| entry.stored != "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight");
