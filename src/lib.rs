@@ -63,6 +63,8 @@
 //!
 //! Without any of them the library builds for `wasm32-unknown-unknown`, too.
 
+// They panic where nobody can read: `say` and `print` in src/cli/mod.rs do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "some items are there for adapters and their checks"))]
 
 pub mod backend;

@@ -54,6 +54,34 @@ pub fn write_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write)
     }
 }
 
+/// Whether two paths name one regular file, existing or to be made: by links too.
+pub fn is_same_file(a: impl AsRef<Path>, b: impl AsRef<Path>) -> bool {
+    identity(a.as_ref()).is_some_and(|a| identity(b.as_ref()) == Some(a))
+}
+
+#[derive(PartialEq)]
+enum Identity {
+    /// Device and inode.
+    #[cfg(unix)]
+    Inode(u64, u64),
+    Path(PathBuf),
+}
+
+/// What tells regular files apart; `None` for folders, devices and what cannot be.
+fn identity(path: &Path) -> Option<Identity> {
+    match std::fs::metadata(path) {
+        Ok(kind) if !kind.is_file() => None,
+        #[cfg(unix)]
+        Ok(kind) => {
+            use std::os::unix::fs::MetadataExt;
+            Some(Identity::Inode(kind.dev(), kind.ino()))
+        }
+        #[cfg(not(unix))]
+        Ok(_) => path.canonicalize().ok().map(Identity::Path),
+        Err(_) => Some(Identity::Path(folder_of(path).canonicalize().ok()?.join(path.file_name()?))),
+    }
+}
+
 /// The sha256 of a file, in hexadecimal digits.
 ///
 /// # Errors
@@ -92,6 +120,10 @@ fn destination(path: &Path) -> Result<Destination> {
     }
     if path.file_name().is_none() {
         return Err(Error::Usage(format!("{shown}: cannot write there; give the name of a file")));
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)), // a name too long
+        _ => {}
     }
     if path.exists() {
         let target = path.canonicalize().map_err(Error::io(path))?;
@@ -222,6 +254,25 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         write_atomic("/dev/null", |out| out.write_all(b"gone")).unwrap();
         assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+
+    #[test]
+    fn one_file_by_several_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        std::fs::write(at("a.png"), b"x").unwrap();
+        std::fs::write(at("b.png"), b"x").unwrap();
+        assert!(is_same_file(at("a.png"), at("sub/../a.png")) && !is_same_file(at("a.png"), at("b.png")));
+        assert!(is_same_file(at("new.png"), at("sub/../new.png")) && !is_same_file(at("new.png"), at("other.png")));
+        assert!(!is_same_file(at("sub"), at("sub")), "a folder is no file");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("a.png"), at("link.png")).unwrap();
+            std::fs::hard_link(at("a.png"), at("hard.png")).unwrap();
+            assert!(is_same_file(at("a.png"), at("link.png")) && is_same_file(at("a.png"), at("hard.png")));
+            assert!(!is_same_file("/dev/null", "/dev/null"), "a device takes any number of files");
+        }
     }
 
     #[test]

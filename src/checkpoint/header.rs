@@ -37,36 +37,42 @@ pub(super) struct Header {
 /// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in
 /// messages).
 pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
-    let bad = |message: String| Error::Checkpoint(format!("{}: {message}", path.display()));
-    if let Some(problem) = foreign_format(file) {
-        return Err(bad(problem.to_string()));
-    }
+    // The length may begin like another format by chance, so the header is read first; only a file without a sound one
+    // is taken for what its first bytes say.
+    framed(file).map_err(|problem| {
+        let problem = foreign_format(file).map_or(problem, str::to_owned);
+        Error::Checkpoint(format!("{}: {problem}", path.display()))
+    })
+}
+
+/// Parses and validates a header by the length that stands before it.
+fn framed(file: &[u8]) -> std::result::Result<Header, String> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(bad(format!(
+        return Err(format!(
             "a .safetensors file begins with an 8-byte length, this one has {} bytes; it is truncated, fetch it again",
             file.len()
-        )));
+        ));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
-        return Err(bad(format!(
+        return Err(format!(
             "the first 8 bytes announce a header of {length} bytes, more than the {MAX_HEADER_BYTES} allowed; \
              it is not a .safetensors file, or damaged: fetch it again"
-        )));
+        ));
     }
     let length = length as usize; // at most MAX_HEADER_BYTES
     let Some(json) = rest.get(..length) else {
-        return Err(bad(format!(
+        return Err(format!(
             "the header should have {length} bytes, only {} follow; the file is truncated, fetch it again",
             rest.len()
-        )));
+        ));
     };
     let json = std::str::from_utf8(json)
-        .map_err(|e| bad(format!("the header is not UTF-8 ({e}); the file is damaged, fetch it again")))?;
+        .map_err(|e| format!("the header is not UTF-8 ({e}); the file is damaged, fetch it again"))?;
     let raw: RawHeader = serde_json::from_str(json)
-        .map_err(|e| bad(format!("the header is not valid ({e}); the file is damaged, fetch it again")))?;
+        .map_err(|e| format!("the header is not valid ({e}); the file is damaged, fetch it again"))?;
     place(raw, 8 + length, file.len())
-        .map_err(|problem| bad(format!("{problem}; the file is damaged, fetch or convert it again")))
+        .map_err(|problem| format!("{problem}; the file is damaged, fetch or convert it again"))
 }
 
 /// Checks the offsets of all tensors against each other and against the file, and makes them absolute.
@@ -160,9 +166,8 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
     if file.is_empty() {
         return Some("the file is empty; fetch it again");
     }
-    // A genuine file begins with its header's length. "{" could be one (a 123-byte header), the others announce absurd
-    // lengths.
-    let genuine = file.get(8) == Some(&b'{') && file[2..8] == [0; 6];
+    // A length of less than 4 GiB with a JSON object behind it: the file was meant to be one.
+    let genuine = file.get(8) == Some(&b'{') && file[4..8] == [0; 4];
     SIGNATURES.iter().find(|(bytes, _)| !genuine && file.starts_with(bytes)).map(|&(_, message)| message)
 }
 

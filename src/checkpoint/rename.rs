@@ -21,7 +21,8 @@ const HARMLESS: &[&str] = &[
     "text_projection",   // … the projection of its text, where the encoder is read without it,
     "vision_model",      // … and its other half
     "visual_projection", // …
-    "visual",            // the same in OpenCLIP's names
+    "visual",            // the same in OpenCLIP's names,
+    "attn_mask",         // … whose tower stores its causal mask
     "fuser",             // GLIGEN: attention to boxes, which are not given
     "position_net",      // … and their embedding
 ];

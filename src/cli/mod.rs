@@ -62,10 +62,16 @@ fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.in_words(&words::flag));
+            say(format_args!("error: {}", error.in_words(&words::flag)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes a line to standard error. That nobody can read it (a closed pipe, a full disk) is no reason to end a run.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Prints to standard output; a closed pipe (`unmist inspect | head`) ends the program quietly instead of with a panic.

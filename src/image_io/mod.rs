@@ -1,6 +1,7 @@
 //! Pictures in and out: PNG files with their settings, `.safetensors` of pictures before rounding, grids, and the
 //! reading and resizing of input pictures exactly as diffusers (through Pillow) does it.
 
+mod jpeg;
 mod read;
 mod resize;
 mod write;

@@ -1,10 +1,10 @@
 //! Reading pictures, as Pillow would.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::Picture;
 use crate::error::{Error, Result};
@@ -32,7 +32,10 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
         image::ImageError::Limits(source) => Error::Limits(format!("{shown}: {source}; give a smaller picture").into()),
         other => Error::Unsupported(format!("{shown}: expected a PNG or JPEG picture ({other}); convert the file")),
     };
-    let reader = ImageReader::new(BufReader::new(open(path)?)).with_guessed_format().map_err(Error::io(path))?;
+    let mut file = Vec::new();
+    open(path)?.read_to_end(&mut file).map_err(Error::io(path))?;
+    let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
+    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
     let mut decoder = reader.into_decoder().map_err(bad)?;
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
@@ -41,6 +44,10 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
             smaller one"
         );
         return Err(Error::Limits(why.into()));
+    }
+    if is_jpeg {
+        let damaged = |why| Error::Unsupported(format!("{shown}: the JPEG is damaged ({why}); fetch or save it again"));
+        super::jpeg::check(&file).map_err(damaged)?;
     }
     let orientation = decoder.orientation().map_err(bad)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;

@@ -9,19 +9,19 @@ mod record;
 mod reporter;
 mod run;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use args::Args;
 
 use model::OpenModel;
-use pictures::Output;
+use pictures::{Failures, Output};
 use record::Record;
 use run::Job;
 
-use super::{model_path, print};
+use super::{model_path, print, say};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
-use crate::output::check_writable;
+use crate::output::{check_writable, is_same_file};
 use crate::pipelines::{Kind, Traits};
 use crate::request::{self, Asked, Origin, Request, Resolved, Setting};
 use crate::schedulers::Scheduler;
@@ -35,6 +35,9 @@ pub fn run(args: Args) -> Result<()> {
     let asked = Asked { request: args.request.clone(), past: record.as_ref().map(Record::past).transpose()? };
     let merged = asked.merged()?;
     let output = Output::new(&args.output, merged.separate)?;
+    if !merged.separate {
+        output.check(1)?;
+    }
     args.preview_every.iter().try_for_each(|_| output.check_preview())?;
     args.save_latents.iter().try_for_each(check_writable)?;
     if args.preview_every == Some(0) {
@@ -53,6 +56,12 @@ pub fn run(args: Args) -> Result<()> {
     }
     if args.save_latents.is_some() && models.model.pipeline.traits.kind == Kind::Pixels {
         return Err(Error::Usage("--save-latents: this model works on pixels and has no latents".into()));
+    }
+
+    let places = output.places(resolved.options.batch_size);
+    check_distinct(&args, &resolved.request, &output, &places)?;
+    if merged.separate {
+        output.check(places.len())?;
     }
 
     // 2. the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
@@ -74,7 +83,8 @@ pub fn run(args: Args) -> Result<()> {
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
     report_device(&device, record.as_ref());
-    let job = Job { args: &args, load, device: &device, output: &output };
+    let failures = Failures::default();
+    let job = Job { args: &args, load, device: &device, output: &output, failures: &failures };
     let schedulers = models.schedulers();
     let images = job.run(&resolved, models)?;
 
@@ -89,19 +99,21 @@ pub fn run(args: Args) -> Result<()> {
             Hashes::Known(files) => files,
             // The pictures are finished: a file that has gone away meanwhile is no reason to lose them.
             Hashes::Running(thread) => joined(thread).unwrap_or_else(|error| {
-                eprintln!("note: {error}; the picture does not remember its files");
+                say(format_args!("note: {error}; the picture does not remember its files"));
                 record::Files::new()
             }),
         },
     };
     let json = record.to_json()?;
     let size = (images.shape[3], images.shape[2]);
-    output.write(&images, &|picture| {
+    let texts = |picture| {
         vec![
             ("parameters".to_owned(), parameters::parameters(&record, picture, size)),
             (record::KEYWORD.to_owned(), json.clone()),
         ]
-    })
+    };
+    output.write(&images, &texts, &failures)?;
+    failures.finish()
 }
 
 /// The model, and the refiner that goes on after it.
@@ -162,6 +174,27 @@ impl Models {
     }
 }
 
+/// Refuses a run that would overwrite one of its own results, or a file that it reads.
+fn check_distinct(args: &Args, request: &Request, output: &Output, places: &[PathBuf]) -> Result<()> {
+    let mut written: Vec<(&str, PathBuf)> = places.iter().map(|place| ("output", place.clone())).collect();
+    written.extend(args.preview_every.map(|_| ("preview-every", output.preview())));
+    written.extend(args.save_latents.iter().map(|path| ("save-latents", path.clone())));
+    let mut read = model::named_files(request);
+    read.extend(args.from.iter().map(|path| ("from", path.clone())));
+    read.extend(request.model.iter().map(|path| ("model", path.clone())));
+    read.extend(request.refiner.iter().map(|path| ("refiner", path.clone())));
+    for (i, (option, path)) in written.iter().enumerate() {
+        let others = written[i + 1..].iter().chain(&read);
+        if let Some((other, _)) = others.into_iter().find(|(_, other)| is_same_file(path, other)) {
+            return Err(Error::Usage(format!(
+                "--{option} and --{other} name the same file, {}, which would be overwritten; give another name",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// One line for each setting: field, value, and where the value came from.
 fn explanation(resolved: &Resolved, model: &Path) -> String {
     let mut settings = resolved.settings.clone();
@@ -211,8 +244,11 @@ fn still_there(request: &Request, given: &Request) -> Result<()> {
 
 fn report_device(device: &Device, record: Option<&Record>) {
     let now = device.describe();
-    eprintln!("device: {now}");
+    say(format_args!("device: {now}"));
     if let Some(record) = record.filter(|record| record.device != now) {
-        eprintln!("note: the picture was made on {}; on another device its last bits can differ", record.device);
+        say(format_args!(
+            "note: the picture was made on {}; on another device its last bits can differ",
+            record.device
+        ));
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
-use crate::cli::{model_path, words};
+use crate::cli::{model_path, say, words};
 use crate::error::{Error, Result};
 use crate::pipelines::{DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
 use crate::refusal::Refusal;
@@ -56,7 +56,7 @@ impl OpenModel {
             checkpoint = checkpoint.with_variant(variant)?;
         }
         if request.prediction_type.is_none() {
-            checkpoint.assumptions().iter().for_each(|a| eprintln!("assumed: {}", words::in_flags(a)));
+            checkpoint.assumptions().iter().for_each(|a| say(format_args!("assumed: {}", words::in_flags(a))));
         }
         checkpoint = adapted(checkpoint, request)?;
         let generation = GenerationConfig::of(&checkpoint)?;

@@ -1,12 +1,47 @@
 //! Pictures to files.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::cli::say;
 use crate::error::{Error, Result};
 use crate::image_io::{Picture, grid, write_png, write_tensor};
 use crate::output::{check_writable, numbered};
 use crate::tensor::HostTensor;
+
+/// What could not be written. Nothing beside the pictures may cost them: what fails is said, and decides the exit code
+/// when all the rest is written.
+#[derive(Default)]
+pub struct Failures(RefCell<Vec<Error>>);
+
+impl Failures {
+    /// Says what failed, if it did, and keeps it.
+    pub fn keep(&self, result: Result<()>) {
+        if let Err(error) = result {
+            say(format_args!("note: {error}; the rest goes on"));
+            self.0.borrow_mut().push(error);
+        }
+    }
+
+    /// Whether anything failed.
+    pub fn any(&self) -> bool {
+        !self.0.borrow().is_empty()
+    }
+
+    /// The first of all that failed.
+    ///
+    /// # Errors
+    /// That one, with the number of the others.
+    pub fn finish(self) -> Result<()> {
+        let mut all = self.0.into_inner();
+        match all.len() {
+            0 => Ok(()),
+            1 => Err(all.remove(0)),
+            several => Err(Error::Usage(format!("{several} files could not be written, first {}", all.remove(0)))),
+        }
+    }
+}
 
 /// Where pictures go.
 pub struct Output {
@@ -22,10 +57,10 @@ enum Format {
 }
 
 impl Output {
-    /// Checks that `path` is one that pictures can be written to.
+    /// The output at `path`, in the format that its name ends in.
     ///
     /// # Errors
-    /// [`Error::Usage`] if its name ends in no known format; as [`check_writable`].
+    /// [`Error::Usage`] if it ends in no known format.
     pub fn new(path: &Path, separate: bool) -> Result<Self> {
         let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
             Some("png") => Format::Png,
@@ -37,31 +72,63 @@ impl Output {
                 )));
             }
         };
-        check_writable(path)?;
         Ok(Self { path: path.to_owned(), format, separate })
     }
 
-    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` returns for one picture of
-    /// several, or for all of them in one file.
-    ///
-    /// # Errors
-    /// As [`write_png`] and [`write_tensor`].
-    pub fn write(&self, images: &HostTensor, texts: &dyn Fn(Option<usize>) -> Vec<(String, String)>) -> Result<()> {
-        if self.format == Format::Safetensors {
-            return write_tensor(&self.path, images, &texts(None).into_iter().collect::<BTreeMap<_, _>>());
-        }
-        match Picture::from_tensor(images)?.as_slice() {
-            [one] => write_png(&self.path, one, &texts(None)),
-            several if self.separate => {
-                let place = |i| numbered(&self.path, i, several.len());
-                several.iter().enumerate().try_for_each(|(i, picture)| write_png(place(i), picture, &texts(Some(i))))
+    /// Where `count` pictures go.
+    pub fn places(&self, count: usize) -> Vec<PathBuf> {
+        match count {
+            2.. if self.separate && self.format == Format::Png => {
+                (0..count).map(|i| numbered(&self.path, i, count)).collect()
             }
-            several => write_png(&self.path, &grid(several, None)?, &texts(None)),
+            _ => vec![self.path.clone()],
         }
     }
 
+    /// Checks that `count` pictures can be written. Where some of them can, the others are only told of.
+    ///
+    /// # Errors
+    /// As [`check_writable`], if none can.
+    pub fn check(&self, count: usize) -> Result<()> {
+        let checked: Vec<_> = self.places(count).into_iter().map(check_writable).collect();
+        let blocked = checked.iter().filter(|checked| checked.is_err()).count();
+        for error in checked.iter().filter_map(|checked| checked.as_ref().err()).filter(|_| blocked < checked.len()) {
+            say(format_args!("note: {error}; that picture will not be written"));
+        }
+        if blocked == checked.len() { checked.into_iter().next().expect("there is a place") } else { Ok(()) }
+    }
+
+    /// Writes `images` `[N, C, H, W]` with the texts (keyword and text) that `texts` returns for one picture of
+    /// several, or for all of them in one file. What cannot be written is kept among `failures`, and the rest is.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Limits`] if they are no pictures.
+    pub fn write(
+        &self,
+        images: &HostTensor,
+        texts: &dyn Fn(Option<usize>) -> Vec<(String, String)>,
+        failures: &Failures,
+    ) -> Result<()> {
+        if self.format == Format::Safetensors {
+            let texts = texts(None).into_iter().collect::<BTreeMap<_, _>>();
+            failures.keep(write_tensor(&self.path, images, &texts));
+            return Ok(());
+        }
+        let pictures = Picture::from_tensor(images)?;
+        let places = self.places(pictures.len());
+        if let [only] = places.as_slice() {
+            let whole = if let [one] = pictures.as_slice() { one.clone() } else { grid(&pictures, None)? };
+            failures.keep(write_png(only, &whole, &texts(None)));
+        } else {
+            for (i, (place, picture)) in places.iter().zip(&pictures).enumerate() {
+                failures.keep(write_png(place, picture, &texts(Some(i))));
+            }
+        }
+        Ok(())
+    }
+
     /// Where unfinished pictures go: beside the others.
-    fn preview(&self) -> PathBuf {
+    pub fn preview(&self) -> PathBuf {
         self.path.with_extension("preview.png")
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Json, Tensors};
+use crate::cli::say;
 use crate::error::{Error, Result};
 use crate::image_io::read_text;
 use crate::output::sha256;
@@ -130,7 +131,9 @@ impl Record {
             let now = found.get(option);
             if given.get(option).is_some() {
                 if now.is_some_and(|now| !now.values().eq(recorded.values())) {
-                    eprintln!("note: --{option} is not what the picture was made with; the result is another picture");
+                    say(format_args!(
+                        "note: --{option} is not what the picture was made with; the result is another picture"
+                    ));
                 }
                 continue;
             }

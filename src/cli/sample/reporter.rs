@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::say;
 use crate::pipelines::Progress;
 
 /// A bar with steps per second on a terminal, one line at the end elsewhere.
@@ -45,11 +46,11 @@ impl Reporter {
         } else {
             self.done as f64 / seconds
         };
-        eprintln!(
+        say(format_args!(
             "{} steps for {pictures} picture{} in {seconds:.1} s (the first step after {first:.1} s, then {rate:.2} \
             steps/s)",
             self.done,
             if pictures == 1 { "" } else { "s" }
-        );
+        ));
     }
 }

@@ -1,11 +1,13 @@
 //! Making the pictures: one pipeline, or one and its refiner.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use super::reporter::Reporter;
-use super::{Args, Models, Output};
+use super::{Args, Failures, Models, Output};
 use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::safetensors;
+use crate::cli::say;
 use crate::error::Result;
 use crate::output::write_atomic;
 use crate::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
@@ -20,6 +22,8 @@ pub struct Job<'a> {
     pub device: &'a Device,
     pub load: LoadOptions,
     pub output: &'a Output,
+    /// What could not be written beside the pictures.
+    pub failures: &'a Failures,
 }
 
 impl Job<'_> {
@@ -31,10 +35,10 @@ impl Job<'_> {
         let mut pipeline = models.model.pipeline;
         let windows = pipeline.windows(options)?;
         if windows > 1 {
-            eprintln!(
+            say(format_args!(
                 "note: the prompt is longer than the text encoder's window; it is read in {windows} windows side by \
                 side"
-            );
+            ));
         }
 
         let mut sources = resolved.noise_sources();
@@ -47,7 +51,8 @@ impl Job<'_> {
             latents = self.steps(&runtime, &pipeline, &rest, &mut sources, &mut reporter)?;
         }
         if let Some(path) = &self.args.save_latents {
-            write_atomic(path, |out| safetensors::write(out, &[("latents", &latents)], &BTreeMap::new()))?;
+            let write = |out: &mut dyn Write| safetensors::write(out, &[("latents", &latents)], &BTreeMap::new());
+            self.failures.keep(write_atomic(path, write));
         }
         let images = pipeline.decode(&runtime, &latents)?;
         reporter.finish(options.batch_size);
@@ -67,9 +72,11 @@ impl Job<'_> {
         pipeline.sample_latents(runtime, options, sources, &mut |mut progress| {
             reporter.step(&progress);
             let due = self.args.preview_every.is_some_and(|every| progress.done.is_multiple_of(every));
-            if due && progress.done < progress.total {
+            // After one that could not be written there will be no other.
+            if due && progress.done < progress.total && !self.failures.any() {
                 let x0 = progress.pred_original_sample()?;
-                self.output.write_preview(&pipeline.decode(runtime, &x0)?)?;
+                let preview = pipeline.decode(runtime, &x0)?;
+                self.failures.keep(self.output.write_preview(&preview));
             }
             Ok(())
         })
@@ -96,5 +103,5 @@ fn rest(options: &SampleOptions, latents: HostTensor) -> SampleOptions {
 }
 
 fn say_notes(pipeline: &DiffusionPipeline) {
-    pipeline.take_notes().iter().for_each(|note| eprintln!("note: {note}"));
+    pipeline.take_notes().iter().for_each(|note| say(format_args!("note: {note}")));
 }

@@ -4,6 +4,7 @@ mod examples;
 pub mod fuzz;
 pub mod pictures;
 pub mod requests;
+mod results;
 pub mod sample;
 pub mod sample_pictures;
 pub mod usage;
