@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, lora, quoted};
+use super::lora::{self, Scales};
+use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, quoted};
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
 use crate::refusal::{Refusal, Remedy};
@@ -68,11 +69,11 @@ impl Checkpoint {
         }
     }
 
-    /// Merges LoRAs, each with its scale, into the weights of the U-Net and the text encoders as they are read.
+    /// Merges LoRAs, each with its scales, into the weights of the U-Net and the text encoders as they are read.
     ///
     /// # Errors
     /// As [`lora::apply`], which lists the layers that do not fit, and as [`Checkpoint::component`].
-    pub fn with_loras(mut self, loras: &[(Arc<Lora>, f64)]) -> Result<Self> {
+    pub fn with_loras(mut self, loras: &[(Arc<Lora>, Scales)]) -> Result<Self> {
         let mut components = self.adapted_components()?;
         lora::apply(loras, &mut components.iter_mut().collect::<Vec<_>>())?;
         self.changed.extend(components.into_iter().map(|component| (component.name.clone(), component)));

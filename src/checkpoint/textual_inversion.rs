@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 const TABLES: [&str; 2] = ["text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight"];
 
 /// A learnt word.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TextualInversion {
     word: String,
     label: String,
@@ -68,8 +68,20 @@ impl TextualInversion {
                 )));
             }
         };
+        Self::read(file, word.map_or(own, str::to_owned), &places)
+    }
+
+    /// A word that came in a LoRA's file: its `parts`, each with the name of its tensor.
+    pub(super) fn bundled(file: &Tensors, word: &str, parts: &[(&str, &str)]) -> Result<Self> {
+        let component = |part: &str| if part == "clip_g" { "text_encoder_2" } else { "text_encoder" };
+        let places: Vec<_> = parts.iter().map(|(part, name)| (*name, component(part))).collect();
+        Self::read(file, word.to_owned(), &places)
+    }
+
+    fn read(file: &Tensors, word: String, places: &[(&str, &'static str)]) -> Result<Self> {
+        let label = file.path().display().to_string();
         let mut vectors = Vec::new();
-        for (name, component) in places {
+        for &(name, component) in places {
             let mut tensor = file.read_f32(name)?;
             check_finite(&label, name, &tensor)?;
             match tensor.shape[..] {
@@ -93,7 +105,7 @@ impl TextualInversion {
                 first.shape[0], second.shape[0]
             )));
         }
-        Ok(Self { word: word.map_or(own, str::to_owned), label, vectors })
+        Ok(Self { word, label, vectors })
     }
 
     /// What stands for the vectors in a prompt.

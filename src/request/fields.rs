@@ -62,8 +62,9 @@ pub struct Request {
     /// Prefers weight files of a variant, such as fp16 for diffusion_pytorch_model.fp16.safetensors
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "NAME"))]
     pub variant: Option<String>,
-    /// A LoRA and how strongly it changes the model; may be repeated [default scale: 1]
-    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:SCALE]"))]
+    /// A LoRA (LoCon, LoHa, LoKr, DoRA; a file or PEFT's folder) and how strongly it changes the U-Net and, with a
+    /// second number, the text encoders; may be repeated [default scale: 1]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:SCALE[:TEXT_SCALE]]"))]
     pub lora: Vec<String>,
     /// A textual inversion and the word that stands for it in prompts; may be repeated [default word: the file's own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:WORD]"))]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checkpoint::lora::Scales;
 use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
 use crate::cli::{model_path, say, words};
 use crate::error::{Error, Result};
@@ -78,27 +79,31 @@ pub fn named_files(request: &Request) -> Vec<(&'static str, PathBuf)> {
 
 /// The checkpoint with the LoRAs and textual inversions that a request names.
 fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> {
-    let lora = |text: &String| -> Result<(Arc<Lora>, f64)> {
-        let (path, scale) = split(text);
+    let lora = |text: &String| -> Result<(Arc<Lora>, Scales)> {
+        let (path, scales) = split(text);
         let wrong = || {
-            Error::from(Refusal::of_value(
-                "lora",
-                text,
-                "expected a number after the last colon, as in file.safetensors:0.8",
-            ))
+            let why = "expected one or two numbers after the file's name, as in file.safetensors:0.8 or \
+                       file.safetensors:0.8:0.5 (U-Net, text encoders)";
+            Error::from(Refusal::of_value("lora", text, why))
         };
-        let scale = match scale {
-            None => 1.0,
-            Some(number) => number.parse::<f64>().ok().filter(|scale| scale.is_finite()).ok_or_else(wrong)?,
+        let number = |text: &str| text.parse::<f64>().ok().filter(|scale| scale.is_finite()).ok_or_else(wrong);
+        let scales = match scales.map(|scales| scales.split_once(':').ok_or(scales)) {
+            None => Scales::from(1.0),
+            Some(Err(both)) => Scales::from(number(both)?),
+            Some(Ok((unet, text))) => Scales { unet: number(unet)?, text: number(text)? },
         };
-        Ok((Arc::new(Lora::open(path)?), scale))
+        Ok((Arc::new(Lora::open(path)?), scales))
     };
     let loras = request.lora.iter().map(lora).collect::<Result<Vec<_>>>()?;
     let embedding = |text: &String| {
         let (path, word) = split(text);
         TextualInversion::open(path, word)
     };
-    let embeddings = request.embedding.iter().map(embedding).collect::<Result<Vec<_>>>()?;
+    let mut embeddings = request.embedding.iter().map(embedding).collect::<Result<Vec<_>>>()?;
+    // Words that a LoRA brings along; one that is given by itself goes before it.
+    let known: Vec<String> = embeddings.iter().map(|embedding| embedding.word().to_owned()).collect();
+    let bundled = loras.iter().flat_map(|(lora, _)| lora.embeddings());
+    embeddings.extend(bundled.filter(|embedding| !known.iter().any(|word| word == embedding.word())).cloned());
     if !loras.is_empty() {
         checkpoint = checkpoint.with_loras(&loras)?;
     }
@@ -108,10 +113,16 @@ fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> 
     Ok(checkpoint)
 }
 
-/// `FILE.safetensors:REST` as file and rest; anything else is a file.
+/// `FILE.safetensors:REST` as file and rest, `FOLDER:REST` likewise where there is such a folder; anything else is a
+/// file.
 fn split(text: &str) -> (&Path, Option<&str>) {
-    match text.rsplit_once(':') {
-        Some((file, rest)) if file.to_lowercase().ends_with(".safetensors") => (Path::new(file), Some(rest)),
-        _ => (Path::new(text), None),
+    const END: &str = ".safetensors:";
+    // ASCII case only, so that places in both texts are the same.
+    if let Some(at) = text.to_ascii_lowercase().rfind(END) {
+        let colon = at + END.len() - 1;
+        return (Path::new(&text[..colon]), Some(&text[colon + 1..]));
     }
+    let colons = text.char_indices().filter(|(_, c)| *c == ':').map(|(at, _)| at);
+    let folder = colons.filter(|_| !Path::new(text).exists()).find(|at| Path::new(&text[..*at]).is_dir());
+    folder.map_or((Path::new(text), None), |at| (Path::new(&text[..at]), Some(&text[at + 1..])))
 }

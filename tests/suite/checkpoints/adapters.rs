@@ -29,7 +29,7 @@ fn lora_file(name: &str) -> Tensors {
 
 fn with_loras(model: &str, loras: &[(&str, f64)]) -> Checkpoint {
     let lora = |(name, scale): &(&str, f64)| {
-        (Arc::new(Lora::from_tensors(lora_file(name)).unwrap_or_else(|e| panic!("{name}: {e}"))), *scale)
+        (Arc::new(Lora::from_tensors(lora_file(name)).unwrap_or_else(|e| panic!("{name}: {e}"))), (*scale).into())
     };
     open(model).with_loras(&loras.iter().map(lora).collect::<Vec<_>>()).expect("the LoRAs fit")
 }
@@ -170,7 +170,7 @@ fn textual_inversions_are_new_words() {
 fn adapters_of_other_models_are_refused_by_name() {
     let lora = |name: &str| Arc::new(Lora::from_tensors(lora_file(name)).expect("sound"));
     let refused = |model: &str, lora: Arc<Lora>, parts: &[&str]| {
-        let message = open(model).with_loras(&[(lora, 1.0)]).expect_err("does not fit").to_string();
+        let message = open(model).with_loras(&[(lora, 1.0.into())]).expect_err("does not fit").to_string();
         parts.iter().for_each(|part| assert!(message.contains(part), "no {part:?} in {message}"));
     };
     refused("sdxl", lora("sd1_kohya"), &["sd1_kohya.safetensors", "90 layers do not fit", "for another model"]);

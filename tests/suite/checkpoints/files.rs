@@ -216,7 +216,7 @@ fn adapters_in_memory() {
     let files = memory(&fixtures, "adapters");
     let model = || Checkpoint::open(stable_diffusion("sd1")).expect("the model is there");
     let with_lora = |lora: Result<Lora>| {
-        let model = model().with_loras(&[(Arc::new(lora.expect("sound")), 0.7)]).expect("fits");
+        let model = model().with_loras(&[(Arc::new(lora.expect("sound")), 0.7.into())]).expect("fits");
         model.component("unet").expect("sound").tensors
     };
     let (name, plain) = ("sd1_kohya.safetensors", model().component("unet").expect("sound").tensors);

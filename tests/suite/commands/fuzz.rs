@@ -111,7 +111,7 @@ fn lora_files() {
         whole += 1;
         let (mut unet, mut text_encoder) =
             (folder.component("unet").unwrap(), folder.component("text_encoder").unwrap());
-        if lora::apply(&[(lora.into(), 1.0)], &mut [&mut unet, &mut text_encoder]).is_ok() {
+        if lora::apply(&[(lora.into(), 1.0.into())], &mut [&mut unet, &mut text_encoder]).is_ok() {
             fitting += 1;
             let _ = unet.tensors.read_f32("mid_block.attentions.0.proj_in.weight");
         }
