@@ -207,15 +207,23 @@ impl Folder {
         let mut files: Vec<_> = self.index.iter().map(|index| index.path.clone()).collect();
         let names = self.component_names();
         for name in ["unet", "vae", "text_encoder", "text_encoder_2"].iter().filter(|n| names.iter().any(|m| m == *n)) {
-            let (folder, config) = self.config(name, "config.json")?;
-            files.push(config.path);
-            files.extend(self.weights(&folder)?.files().map(Path::to_owned));
+            files.extend(self.component_files(name)?);
         }
         for folder in ["tokenizer", "tokenizer_2"].iter().filter_map(|name| self.subfolder(name)) {
             let all = self.list(&folder)?.into_iter().map(|name| folder.join(name));
             files.extend(all.filter(|file| self.files.is_file(file)));
         }
         Ok(files)
+    }
+
+    /// The configuration and the weights of one model, with all shards.
+    ///
+    /// # Errors
+    /// As [`Folder::component`].
+    pub fn component_files(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let (folder, config) = self.config(name, "config.json")?;
+        let weights = self.weights(&folder)?;
+        Ok([config.path].into_iter().chain(weights.files().map(Path::to_owned)).collect())
     }
 
     /// A JSON file beside `model_index.json`; `None` if there is none of that name.
@@ -252,7 +260,7 @@ impl Folder {
             return Ok((folder, config));
         }
         let nothing = |why: String| {
-            Error::Config(format!("{}: there is no component {}: {why}", self.path.display(), quoted(name)))
+            super::open::missing(&self.path, name, format!("there is no component {}: {why}", quoted(name)))
         };
         let path = self.path.join(file);
         if !self.files.is_file(&path) {

@@ -25,6 +25,8 @@ pub struct Inferred {
     pub pieces: BTreeMap<String, Pieces>,
     /// What was assumed, one sentence each.
     pub assumptions: Vec<String>,
+    /// What kind of model it is.
+    pub family: Family,
 }
 
 /// What a file holds: the pieces of each model, in diffusers' names.
@@ -40,7 +42,7 @@ pub struct Models {
 
 /// The families, which differ in what the shapes do not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+pub enum Family {
     /// SD 1.x: CLIP text tower, 1×1 convolutions round the transformers, 8 heads.
     Sd1,
     /// SD 2.x: OpenCLIP text tower, 64 channels a head.
@@ -56,6 +58,19 @@ enum Family {
 impl Family {
     fn is_xl(self) -> bool {
         matches!(self, Self::Xl | Self::Refiner)
+    }
+
+    /// The family of a U-Net with this `config.json`.
+    pub fn of_config(unet: &Value) -> Self {
+        if unet["addition_embed_type"] == "text_time" {
+            if unet["cross_attention_dim"] == 1280 { Self::Refiner } else { Self::Xl }
+        } else if !unet["num_class_embeds"].is_null() {
+            Self::Upscaler
+        } else if unet["use_linear_projection"] == true {
+            Self::Sd2
+        } else {
+            Self::Sd1
+        }
     }
 
     /// The family as the U-Net shows it; `towers` are the widths of the text towers beside it.
@@ -134,17 +149,21 @@ impl Shapes<'_> {
     }
 }
 
-/// Infers all configurations of `file`, which holds these models.
-pub fn infer(file: &Tensors, models: Models) -> Result<Inferred> {
-    let mut found =
-        Inferred { index: Value::Null, configs: BTreeMap::new(), pieces: BTreeMap::new(), assumptions: vec![] };
+/// Infers all configurations of `file`, which holds these models. `part` is the component that it is wanted for, if it
+/// is to be a part of another model, and that model's family.
+pub fn infer(file: &Tensors, models: Models, part: Option<(&'static str, Family)>) -> Result<Inferred> {
     let towers = models.towers.iter().map(|(_, pieces)| width(pieces)).collect::<Vec<_>>();
     let family = match &models.unet {
         Some(pieces) => Family::of(&Shapes { file, pieces }, &towers)?,
         // Without a U-Net nobody asks for what only the families tell apart, but for what these two do.
-        None if towers.contains(&1280) => Family::Xl,
-        None => Family::Sd1,
+        None => match part {
+            Some((_, family)) => family,
+            None if towers.contains(&1280) => Family::Xl,
+            None => Family::Sd1,
+        },
     };
+    let mut found =
+        Inferred { index: Value::Null, configs: BTreeMap::new(), pieces: BTreeMap::new(), assumptions: vec![], family };
     if let Some(mut pieces) = models.unet {
         if !family.is_xl() {
             rename(&mut pieces, "add_embedding.", "class_embedding.");
@@ -154,7 +173,8 @@ pub fn infer(file: &Tensors, models: Models) -> Result<Inferred> {
         found.configs.insert("unet".into(), config);
         found.pieces.insert("unet".into(), pieces);
     }
-    for (component, names, mut pieces) in assigned(family, models.towers) {
+    let wanted = part.map(|(component, _)| component).filter(|component| component.starts_with("text_encoder"));
+    for (component, names, mut pieces) in assigned(family, models.towers, wanted) {
         let config = text_encoder(&Shapes { file, pieces: &pieces }, family, component, names)?;
         let layers = config["num_hidden_layers"].as_u64().expect("it was written there") as usize;
         let projects = config["architectures"][0] == "CLIPTextModelWithProjection";
@@ -186,8 +206,15 @@ fn projects(tower: &Pieces) -> bool {
     tower.contains_key("text_projection.weight")
 }
 
-/// Which component each text tower is.
-fn assigned(family: Family, mut towers: Vec<(Names, Pieces)>) -> Vec<(&'static str, Names, Pieces)> {
+/// Which component each text tower is: a single one that which is `wanted`.
+fn assigned(
+    family: Family,
+    mut towers: Vec<(Names, Pieces)>,
+    wanted: Option<&'static str>,
+) -> Vec<(&'static str, Names, Pieces)> {
+    if let (1, Some(component)) = (towers.len(), wanted) {
+        return towers.into_iter().map(|(names, pieces)| (component, names, pieces)).collect();
+    }
     // XL's second tower is the one with a projection; the published one is also the wider, and in OpenCLIP's names.
     towers.sort_by_key(|(names, tower)| (projects(tower), width(tower), *names == Names::OpenClip));
     let components: &[&str] = match (family, towers.as_slice()) {

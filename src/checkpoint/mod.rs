@@ -41,7 +41,7 @@ pub mod weights;
 pub use folder::{Component, Folder};
 pub use json::Json;
 pub use lora::Lora;
-pub use open::Checkpoint;
+pub use open::{Checkpoint, PARTS};
 pub use safetensors::{TensorInfo, Tensors};
 pub use single_file::SingleFile;
 pub use textual_inversion::TextualInversion;

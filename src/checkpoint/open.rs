@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::inferred::Family;
 use super::lora::{self, Scales};
 use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, quoted};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Checkpoint {
     source: Source,
     /// Components that a LoRA or a textual inversion changes, in place of the stored ones.
     changed: BTreeMap<String, Component>,
+    /// Where components come from that were taken from elsewhere.
+    given: BTreeMap<&'static str, Vec<PathBuf>>,
     /// Tokenizers that know the words of textual inversions.
     tokenizers: BTreeMap<String, Tokenizer>,
 }
@@ -27,6 +30,24 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     SingleFile(SingleFile),
+}
+
+/// Components that can be taken from elsewhere: as fields of a request, which are called as they are.
+pub const PARTS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
+
+/// What to say of a model at `path` that lacks a component: `why`, and how to give it.
+pub(super) fn missing(path: &Path, component: &str, why: String) -> Error {
+    let give: Option<Remedy> = match component {
+        "unet" => Some(Remedy::Give(&["unet"])),
+        "vae" => Some(Remedy::Give(&["vae"])),
+        "text_encoder" => Some(Remedy::Give(&["text_encoder"])),
+        "text_encoder_2" => Some(Remedy::Give(&["text_encoder_2"])),
+        _ => None,
+    };
+    match give {
+        Some(give) => Refusal::of_value("model", path.display(), why).instead(give).into(),
+        None => Error::Config(format!("{}: {why}", path.display())),
+    }
 }
 
 /// Components that LoRAs and textual inversions change.
@@ -46,12 +67,56 @@ impl Checkpoint {
     /// # Errors
     /// As [`Folder::open`] and [`SingleFile::open`].
     pub fn open_in(files: Arc<dyn Files>, path: impl AsRef<Path>) -> Result<Self> {
-        let source = if files.is_file(path.as_ref()) {
+        // The index stands for its folder.
+        let path = path.as_ref();
+        let index = path.file_name().is_some_and(|name| name == "model_index.json") && files.is_file(path);
+        let path = if index { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { path };
+        let source = if files.is_file(path) {
             Source::SingleFile(SingleFile::open_in(&*files, path)?)
         } else {
             Source::Folder(Folder::open_in(files, path)?)
         };
-        Ok(Self { source, changed: BTreeMap::new(), tokenizers: BTreeMap::new() })
+        Ok(Self { source, changed: BTreeMap::new(), given: BTreeMap::new(), tokenizers: BTreeMap::new() })
+    }
+
+    /// Takes a component (one of [`PARTS`]) from elsewhere: from a folder of its own, a pipeline's folder, or a single
+    /// file that holds it. Call this before anything that changes the weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Checkpoint::component`].
+    pub fn with_component(self, name: &'static str, path: impl AsRef<Path>) -> Result<Self> {
+        self.with_component_in(Arc::new(Disk), name, path)
+    }
+
+    /// As [`Checkpoint::with_component`], from among `files`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::with_component`].
+    pub fn with_component_in(
+        mut self,
+        files: Arc<dyn Files>,
+        name: &'static str,
+        path: impl AsRef<Path>,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let (component, paths) = if files.is_file(path) {
+            let file = SingleFile::open_part(&*files, path, name, self.family()?)?;
+            (file.component(name)?, vec![path.to_owned()])
+        } else {
+            let folder = Folder::open_in(files, path)?;
+            (folder.component(name)?, folder.component_files(name)?)
+        };
+        self.changed.insert(name.to_owned(), component);
+        self.given.insert(name, paths);
+        Ok(self)
+    }
+
+    /// What kind of Stable Diffusion model it is.
+    fn family(&self) -> Result<Family> {
+        match &self.source {
+            Source::SingleFile(file) if !self.given.contains_key("unet") => Ok(file.family()),
+            _ => Ok(Family::of_config(&self.component_config("unet")?.value)),
+        }
     }
 
     /// Prefers weight files of a variant, as [`Folder::with_variant`]. Call this before anything that changes the
@@ -139,6 +204,18 @@ impl Checkpoint {
 
     /// Names of the components.
     pub fn component_names(&self) -> Vec<String> {
+        let mut names = self.own_names();
+        names.extend(
+            self.given
+                .keys()
+                .filter(|given| !names.iter().any(|name| name == *given))
+                .map(|n| n.to_string())
+                .collect::<Vec<_>>(),
+        );
+        names
+    }
+
+    fn own_names(&self) -> Vec<String> {
         match &self.source {
             Source::Folder(folder) => folder.component_names(),
             Source::SingleFile(file) => {
@@ -167,6 +244,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::component`].
     pub fn component_config(&self, name: &str) -> Result<Json> {
+        if let Some(component) = self.changed.get(name) {
+            return Ok(component.config.clone());
+        }
         match &self.source {
             Source::Folder(folder) => folder.component_config(name),
             Source::SingleFile(file) => file.config(name),
@@ -242,7 +322,11 @@ impl Checkpoint {
             let below = file.strip_prefix(root).unwrap_or(file);
             below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
         };
-        Ok(files.into_iter().map(|file| (name(&file), file)).collect())
+        let own = files.into_iter().map(|file| (name(&file), file));
+        let given = self.given.iter().flat_map(|(component, paths)| paths.iter().map(move |path| (*component, path)));
+        Ok(own
+            .chain(given.map(|(component, path)| (format!("{component}: {}", path.display()), path.clone())))
+            .collect())
     }
 
     /// What was assumed because the files do not say it, one sentence each.

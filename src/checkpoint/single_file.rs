@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::inferred::{self, Inferred, Models};
+use super::inferred::{self, Family, Inferred, Models};
 use super::layout::{self, Kind, Names, Place};
 use super::ldm_keys::{self, Part};
 use super::{Component, Json, TensorSource, Tensors, quoted};
@@ -53,10 +53,19 @@ impl SingleFile {
     /// # Errors
     /// As [`SingleFile::open`].
     pub fn from_tensors(file: Tensors) -> Result<Self> {
+        Self::new(file, None)
+    }
+
+    /// As [`SingleFile::open_in`], of a file that gives a model of this family its component `name`.
+    pub(super) fn open_part(files: &dyn Files, path: &Path, name: &'static str, family: Family) -> Result<Self> {
+        Self::new(Tensors::open_in(files, path)?, Some((name, family)))
+    }
+
+    fn new(file: Tensors, part: Option<(&'static str, Family)>) -> Result<Self> {
         let file = Arc::new(file);
         let places = layout::find(&file);
         recognise(&file, &places)?;
-        let inferred = inferred::infer(&file, models(&file, &places))?;
+        let inferred = inferred::infer(&file, models(&file, &places), part)?;
         let index = json(&file, "model_index.json", inferred.index.clone());
         Ok(Self { file, inferred, index })
     }
@@ -64,6 +73,11 @@ impl SingleFile {
     /// The file.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// What kind of model it is.
+    pub(super) fn family(&self) -> Family {
+        self.inferred.family
     }
 
     /// What `model_index.json` would say.
@@ -95,12 +109,8 @@ impl SingleFile {
     pub fn config(&self, name: &str) -> Result<Json> {
         let Some(config) = self.inferred.configs.get(name) else {
             let names: Vec<_> = self.inferred.configs.keys().map(|name| quoted(name)).collect();
-            return Err(Error::Config(format!(
-                "{}: the file holds no {}; it holds {}",
-                self.path().display(),
-                quoted(name),
-                names.join(", ")
-            )));
+            let why = format!("the file holds no {}; it holds {}", quoted(name), names.join(", "));
+            return Err(super::open::missing(self.path(), name, why));
         };
         Ok(json(&self.file, name, config.clone()))
     }

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Stored, TensorDesc, WeightPart, WeightSource};
 use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
 use crate::overflow::F32Fallback;
 use crate::prompt::{Piece, Window, parse, windows};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Remedy};
 use crate::tensor::{DType, HostTensor};
 use crate::tokenizer::Tokenizer;
 
@@ -89,7 +89,9 @@ impl TextEncoders {
             encoders.push(TextEncoder { name, tokenizer, model, weights, fallback: F32Fallback::new("text encoder") });
         }
         if encoders.is_empty() {
-            return Err(Error::Config(format!("{}: there is no text encoder", checkpoint.path().display())));
+            let why = "there is no text encoder";
+            let refusal = Refusal::of_value("model", checkpoint.path().display(), why);
+            return Err(refusal.instead(Remedy::Give(&["text_encoder"])).into());
         }
         Ok(Self { encoders, xl })
     }

@@ -59,6 +59,18 @@ pub struct Request {
     /// in weights/ [default: the first one there that fits]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
     pub model: Option<PathBuf>,
+    /// Another U-Net than the model's: a folder, or a single file that holds one
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub unet: Option<PathBuf>,
+    /// Another autoencoder than the model's: a folder, or a single file that holds one
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub vae: Option<PathBuf>,
+    /// Another text encoder than the model's: a folder, or a single file that holds one
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub text_encoder: Option<PathBuf>,
+    /// SDXL: another second text encoder than the model's: a folder, or a single file that holds one
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
+    pub text_encoder_2: Option<PathBuf>,
     /// Prefers weight files of a variant, such as fp16 for diffusion_pytorch_model.fp16.safetensors
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "NAME"))]
     pub variant: Option<String>,

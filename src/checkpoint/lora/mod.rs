@@ -153,6 +153,13 @@ impl Lora {
         Ok(Self { file, layers, embeddings })
     }
 
+    /// The files that decide what the LoRA at `path` does: its weights, and settings beside them.
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        let weights = file_of(&Disk, path).unwrap_or_else(|_| path.to_owned());
+        let settings = weights.with_file_name("adapter_config.json");
+        [weights].into_iter().chain(Some(settings).filter(|settings| Disk.is_file(settings))).collect()
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         self.file.path()

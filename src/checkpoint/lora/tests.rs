@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::checkpoint::{Folder, Json, safetensors};
+use crate::files::Memory;
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -470,18 +471,17 @@ fn words_come_along() {
 
 #[test]
 fn a_folder_of_peft_is_a_lora() {
-    let folder = tempfile::tempdir().unwrap();
     let settings = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 6, "use_rslora": false}"#;
-    std::fs::write(folder.path().join("adapter_config.json"), settings).unwrap();
-    let message = Lora::open(folder.path()).unwrap_err().to_string();
+    let mut files = Memory::default();
+    files.insert("style/adapter_config.json", settings.as_bytes().to_vec());
+    let message = Lora::open_in(&files, "style").unwrap_err().to_string();
     assert!(message.contains("adapter_model.safetensors"), "{message}");
     let (down, up) = (HostTensor::zeros([2, 6]), HostTensor::zeros([4, 2]));
     let list = [("base_model.model.to_q.lora_A.weight", &down), ("base_model.model.to_q.lora_B.weight", &up)];
     let mut bytes = Vec::new();
     safetensors::write(&mut bytes, &list, &BTreeMap::new()).unwrap();
-    let file = folder.path().join("adapter_model.safetensors");
-    std::fs::write(&file, bytes).unwrap();
-    for path in [folder.path(), file.as_path()] {
-        assert_eq!(Lora::open(path).unwrap().layers[0].scale, 3.0, "{}", path.display());
+    files.insert("style/adapter_model.safetensors", bytes);
+    for path in ["style", "style/adapter_model.safetensors"] {
+        assert_eq!(Lora::open_in(&files, path).unwrap().layers[0].scale, 3.0, "{path}");
     }
 }

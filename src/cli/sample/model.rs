@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::lora::Scales;
-use crate::checkpoint::{Checkpoint, Lora, TextualInversion};
+use crate::checkpoint::{Checkpoint, Lora, PARTS, TextualInversion};
 use crate::cli::{model_path, say, words};
 use crate::error::{Error, Result};
 use crate::pipelines::{DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
@@ -41,7 +41,15 @@ impl OpenModel {
     pub fn open_refiner(request: &Request) -> Result<Option<Self>> {
         let Some(path) = &request.refiner else { return Ok(None) };
         let path = model_path::find(Some(path), &[])?;
-        let own = Request { lora: vec![], variant: None, ..request.clone() };
+        let own = Request {
+            lora: vec![],
+            variant: None,
+            unet: None,
+            vae: None,
+            text_encoder: None,
+            text_encoder_2: None,
+            ..request.clone()
+        };
         let refiner = Self::open_at(&path, &own)?;
         if !refiner.pipeline.traits.xl {
             let why = "expected a Stable Diffusion XL model";
@@ -56,6 +64,10 @@ impl OpenModel {
         if let Some(variant) = &request.variant {
             checkpoint = checkpoint.with_variant(variant)?;
         }
+        for (name, path) in parts(request) {
+            checkpoint = checkpoint.with_component(name, path)?;
+        }
+        checkpoint.component_config("unet")?; // what is missing first of all is said first of all
         if request.prediction_type.is_none() {
             checkpoint.assumptions().iter().for_each(|a| say(format_args!("assumed: {}", words::in_flags(a))));
         }
@@ -67,10 +79,17 @@ impl OpenModel {
     }
 }
 
+/// The components that come from elsewhere, the U-Net first: the others may depend on what it is.
+fn parts(request: &Request) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    let paths = [&request.unet, &request.vae, &request.text_encoder, &request.text_encoder_2];
+    PARTS.into_iter().zip(paths).filter_map(|(name, path)| Some((name, path.as_ref()?)))
+}
+
 /// The files that options other than `--model` and `--refiner` name.
 pub fn named_files(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
-    files.extend(request.lora.iter().map(|lora| ("lora", split(lora).0.to_owned())));
+    let loras = request.lora.iter().flat_map(|lora| Lora::files(split(lora).0));
+    files.extend(loras.map(|path| ("lora", path)));
     files.extend(request.embedding.iter().map(|embedding| ("embedding", split(embedding).0.to_owned())));
     let single = [("image", &request.image), ("mask", &request.mask), ("latents", &request.latents)];
     files.extend(single.into_iter().filter_map(|(field, path)| Some((field, path.clone()?))));
@@ -82,7 +101,7 @@ fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> 
     let lora = |text: &String| -> Result<(Arc<Lora>, Scales)> {
         let (path, scales) = split(text);
         let wrong = || {
-            let why = "expected one or two numbers after the file's name, as in file.safetensors:0.8 or \
+            let why = "expected a number, or two, after the file's name, as in file.safetensors:0.8 or \
                        file.safetensors:0.8:0.5 (U-Net, text encoders)";
             Error::from(Refusal::of_value("lora", text, why))
         };

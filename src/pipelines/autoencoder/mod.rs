@@ -9,9 +9,10 @@ use crate::backend::MemoryPlan;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
+use crate::models::{AutoencoderKL, AutoencoderTiny, DecoderKL, Layers, Model};
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::F32Fallback;
+use crate::refusal::{Refusal, Remedy};
 use crate::rng::NoiseSource;
 use crate::tensor::{DType, HostTensor};
 use tiles::Tiles;
@@ -95,7 +96,9 @@ impl Autoencoder {
             }
             None | Some("AutoencoderKL") => {
                 let model = AutoencoderKL::from_json(&component.config)?;
-                let parameters = model.parameters()?;
+                // Pruned files keep the decoder alone, which is all that pictures from noise need.
+                let whole = component.tensors.names().iter().any(|name| name.starts_with("encoder."));
+                let parameters = if whole { model.parameters() } else { DecoderKL(model.clone()).parameters() }?;
                 (AutoencoderModel::Kl(model), parameters)
             }
             Some(other) => {
@@ -225,6 +228,10 @@ impl Autoencoder {
         let &[1, _, _, _] = image.shape.as_slice() else {
             return Err(Error::Shape(format!("a picture to encode must be [1, C, H, W], found {:?}", image.shape)));
         };
+        if !self.weights.names().any(|name| name.starts_with("encoder.")) {
+            let why = format!("{} holds no encoder, which pictures to begin with need", self.weights.label());
+            return Err(Refusal::of("vae", why).instead(Remedy::Give(&["vae"])).into());
+        }
         let mut all = self.run(runtime, Half::Encoder, &[image.channels_last()])?;
         Ok(all.swap_remove(0))
     }

@@ -2,6 +2,7 @@
 
 mod examples;
 pub mod fuzz;
+mod parts;
 pub mod pictures;
 pub mod requests;
 mod results;

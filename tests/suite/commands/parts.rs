@@ -1,0 +1,81 @@
+//! `unmist sample`: components taken from elsewhere, and what is said where one is missing.
+
+use std::path::Path;
+
+use unmist::checkpoint::Tensors;
+
+use crate::commands::sample::Folder;
+use crate::commands::usage::{fails, stable_diffusion, succeeds};
+use crate::common::distance;
+
+/// The pictures before rounding of two steps of the tiny Stable Diffusion 1, with these options.
+fn images(folder: &Folder, more: &[&str]) -> unmist::HostTensor {
+    let (model, out) = (stable_diffusion("sd1"), folder.path("out.safetensors"));
+    let common = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16", "--output", &out];
+    let model = if more.contains(&"--model") { vec![] } else { vec!["--model", model.to_str().unwrap()] };
+    succeeds(&[&common[..], &model, more].concat());
+    Tensors::open(out).and_then(|file| file.read_f32("images")).expect("pictures")
+}
+
+#[test]
+fn a_component_may_come_from_elsewhere() {
+    let folder = Folder::new();
+    let sd1 = stable_diffusion("sd1");
+    let part = |name: &str| sd1.join(name).to_str().unwrap().to_owned();
+    let (unet, vae) = (part("unet"), part("vae"));
+    let file = |name: &str| part(&format!("{name}/diffusion_pytorch_model.safetensors"));
+    let (unet_file, vae_file) = (file("unet"), file("vae"));
+    let plain = images(&folder, &[]);
+    for same in [
+        &["--vae", &vae][..],
+        &["--vae", &vae_file],
+        &["--unet", &unet_file],
+        &["--vae", sd1.to_str().unwrap(), "--unet", &unet],
+        &["--text-encoder", &part("text_encoder")],
+        &["--model", sd1.join("model_index.json").to_str().unwrap()],
+    ] {
+        assert!(images(&folder, same) == plain, "{same:?}");
+    }
+
+    // Another autoencoder makes other pictures, which know where it came from and can be made again.
+    let other = folder.path("other.safetensors");
+    let tensors = Tensors::open(&vae_file).expect("sound");
+    let changed: Vec<_> = tensors
+        .names()
+        .map(|name| {
+            let mut tensor = tensors.read_f32(name).expect("sound");
+            tensor.data.iter_mut().for_each(|v| *v *= if name.starts_with("decoder.conv_out") { 0.5 } else { 1.0 });
+            (name, tensor)
+        })
+        .collect();
+    let list: Vec<_> = changed.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let mut out = std::fs::File::create(&other).expect("writable");
+    unmist::checkpoint::safetensors::write(&mut out, &list, &Default::default()).expect("writes");
+    assert!(distance(&images(&folder, &["--vae", &other]), &plain) > 1e-3);
+    let (first, again) = (folder.path("first.png"), folder.path("again.png"));
+    let run = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16"];
+    succeeds(&[&run[..], &["--model", sd1.to_str().unwrap(), "--vae", &other, "--output", &first]].concat());
+    let record = folder.record("first.png");
+    assert_eq!(record["options"]["vae"], other.as_str());
+    assert!(record["files"]["model"].as_object().expect("files").keys().any(|name| name.starts_with("vae: ")));
+    succeeds(&["sample", "--from", &first, "--output", &again]);
+    assert_eq!(folder.bytes("first.png"), folder.bytes("again.png"));
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_option_that_gives_it() {
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let sd1 = stable_diffusion("sd1");
+    let unet = sd1.join("unet/diffusion_pytorch_model.safetensors");
+    let vae = sd1.join("vae/diffusion_pytorch_model.safetensors");
+    let out = results.path().join("out.png");
+    let refused = |model: &Path, more: &[&str], parts: &[&str]| {
+        let run = ["sample", "a fox", "--model", model.to_str().unwrap(), "--output", out.to_str().unwrap()];
+        fails(&[&run[..], more].concat(), parts, results.path());
+    };
+    refused(&unet, &[], &["`vae`", "give --vae"]);
+    refused(&unet, &["--vae", vae.to_str().unwrap()], &["text encoder", "give --text-encoder"]);
+    refused(&vae, &[], &["`unet`", "give --unet"]);
+    refused(&sd1, &["--vae", unet.to_str().unwrap()], &["`vae`", "unet/diffusion_pytorch_model.safetensors"]);
+    refused(&sd1, &["--vae", "/no/such/vae.safetensors"], &["/no/such/vae.safetensors"]);
+}
