@@ -474,8 +474,10 @@ fn vae(shapes: &Shapes<'_>, family: Family) -> Result<Value> {
 fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()> {
     let unet = &found.configs["unet"];
     let marked = file.info("v_pred").is_some();
+    let cosine = file.info("edm_vpred.sigma_max").is_some() && file.info("edm_vpred.sigma_min").is_some();
     let (prediction_type, why) = match family {
         _ if marked => ("v_prediction", "the file is marked so (`v_pred`)"),
+        _ if cosine => ("v_prediction", "the file is marked so (`edm_vpred.sigma_max`)"),
         Family::Sd1 | Family::Xl | Family::Refiner => ("epsilon", "as most models of its family"),
         Family::Upscaler => ("v_prediction", "as the published model"),
         Family::Sd2 if unet["in_channels"] != 4 => ("epsilon", "as the published model"),
@@ -489,6 +491,7 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
         found.configs.get_mut("unet").expect("it was indexed above")["sample_size"] = 64.into();
     }
     let class = match family {
+        _ if cosine => "EDMEulerScheduler",
         _ if file.info("edm_mean").is_some() => "EDMDPMSolverMultistepScheduler",
         Family::Sd1 => "PNDMScheduler",
         Family::Sd2 | Family::Upscaler => "DDIMScheduler",
@@ -509,6 +512,15 @@ fn scheduler(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()>
         "EDMDPMSolverMultistepScheduler" => {
             config = json!({
                 "_class_name": class, "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5,
+                "prediction_type": prediction_type,
+            });
+        }
+        // CosXL
+        "EDMEulerScheduler" => {
+            let level = |name: &str| -> Result<Value> { Ok(file.read_f32(name)?.data.first().copied().into()) };
+            config = json!({
+                "_class_name": class, "sigma_min": level("edm_vpred.sigma_min")?,
+                "sigma_max": level("edm_vpred.sigma_max")?, "sigma_data": 1.0, "sigma_schedule": "exponential",
                 "prediction_type": prediction_type,
             });
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
-    SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+    SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 use crate::checkpoint::Json;
 use crate::{Error, Result};
@@ -50,10 +50,16 @@ pub struct SchedulerConfig {
     pub interpolation_type: InterpolationType,
     /// Euler: what the model is told.
     pub timestep_type: TimestepType,
-    /// Euler and UniPC: smallest σ of Karras, exponential and beta spacing.
+    /// Euler and UniPC: smallest σ of Karras, exponential and beta spacing. EDM: smallest σ.
     pub sigma_min: Option<f64>,
-    /// Euler and UniPC: largest σ of Karras, exponential and beta spacing.
+    /// Euler and UniPC: largest σ of Karras, exponential and beta spacing. EDM: largest σ.
     pub sigma_max: Option<f64>,
+    /// EDM: how the noise levels are spaced.
+    pub sigma_schedule: SigmaSchedule,
+    /// EDM: standard deviation of the data.
+    pub sigma_data: f64,
+    /// EDM: exponent of Karras spacing.
+    pub rho: f64,
     /// The noise level after the last step.
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solvers: timesteps with a log SNR (λ) below this are not visited.
@@ -102,6 +108,7 @@ const THRESHOLD: &[&str] = &["thresholding", "dynamic_thresholding_ratio", "samp
 const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
 const SIGMAS: &[&str] = &["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
 const SIGMA_RANGE: &[&str] = &["sigma_min", "sigma_max"];
+const EDM: &[&str] = &["sigma_schedule", "sigma_data", "rho"];
 const FINAL_SIGMA: &[&str] = &["final_sigmas_type"];
 const SOLVER: &[&str] = &[
     "solver_order",
@@ -123,10 +130,7 @@ const FOREIGN: &[&str] = &[
     "max_image_seq_len",
     "max_shift",
     "noise_sampler_seed",
-    "rho",
     "shift",
-    "sigma_data",
-    "sigma_schedule",
     "stochastic_sampling",
     "tensor_format",
     "timestep_values",
@@ -160,6 +164,10 @@ fn keys(class: SchedulerClass) -> Vec<&'static str> {
             &["predict_x0", "disable_corrector", "solver_p", "shift_terminal"],
         ],
         DeisMultistep => &[SPACING, SIGMAS, THRESHOLD, SOLVER, &["algorithm_type"]],
+        EdmEuler => &[SIGMA_RANGE, FINAL_SIGMA, EDM],
+        EdmDpmSolverMultistep => {
+            &[SIGMA_RANGE, FINAL_SIGMA, EDM, THRESHOLD, SOLVER, &["algorithm_type", "euler_at_final"]]
+        }
         Lcm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, DISTILLED],
         // TCDScheduler has the keys of clipping and thresholding, but does neither.
         Tcd => &[SPACING, ZERO_SNR, DISTILLED],
@@ -259,6 +267,9 @@ impl SchedulerConfig {
             sigma_min: fields.positive("sigma_min")?,
             sigma_max: fields.positive("sigma_max")?,
             final_sigmas_type: fields.one_of("final_sigmas_type", Some(FinalSigmasType::Zero))?,
+            sigma_schedule: fields.one_of("sigma_schedule", Some(SigmaSchedule::Karras))?,
+            sigma_data: fields.positive("sigma_data")?.unwrap_or(0.5),
+            rho: fields.positive("rho")?.unwrap_or(7.0),
             lambda_min_clipped: fields.number("lambda_min_clipped", f64::NEG_INFINITY, -1e9..=1e9)?,
             set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
             skip_prk_steps: fields.boolean("skip_prk_steps", false)?,
@@ -285,7 +296,12 @@ impl SchedulerConfig {
         let unsupported =
             |message: String| Err(Error::Unsupported(format!("scheduler config: {}: {message}", self.class.name())));
         match self.class {
-            SchedulerClass::DpmSolverMultistep | SchedulerClass::DpmSolverSinglestep => {
+            SchedulerClass::EdmDpmSolverMultistep if matches!(self.algorithm_type, DpmSolver | SdeDpmSolver) => {
+                return unsupported("\"algorithm_type\" must be dpmsolver++ or sde-dpmsolver++".into());
+            }
+            SchedulerClass::DpmSolverMultistep
+            | SchedulerClass::DpmSolverSinglestep
+            | SchedulerClass::EdmDpmSolverMultistep => {
                 if self.algorithm_type == Deis {
                     self.algorithm_type = DpmSolverPlusPlus;
                 }
@@ -318,6 +334,7 @@ impl SchedulerConfig {
             | SchedulerClass::EulerAncestralDiscrete
             | SchedulerClass::Kdpm2Discrete
             | SchedulerClass::Kdpm2AncestralDiscrete
+            | SchedulerClass::EdmEuler
                 if self.prediction_type == PredictionType::Sample =>
             {
                 return unsupported("\"prediction_type\": \"sample\" is not defined for this scheduler".into());

@@ -5,6 +5,7 @@
 //! Each step calls the model once, and takes the differences that a higher order needs from the previous steps.
 
 use super::combination::Combination;
+use super::config::SchedulerConfig;
 use super::exponential::{Differences, Level, dpm_output, dpm_update, is_sde};
 use super::options::{FinalSigmasType, SolverType};
 use super::sigmas::exponential_integrator;
@@ -19,11 +20,21 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let config = &scheduler.config;
     let run = exponential_integrator(scheduler, sampling)?;
     let levels: Vec<Level> = run.sigmas.iter().map(|sigma| Level::new(*sigma)).collect();
-    let n = run.timesteps.len();
-    let begin = sampling.begin(n)?;
+    let begin = sampling.begin(run.timesteps.len())?;
+    let steps = multistep(config, &levels, begin, |i| levels[i].step(run.timesteps[i], config));
+    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: config.solver_order - 1, steps })
+}
+
+/// The steps from level `begin` on, one for each level but the last; `step` gives what each is before it goes anywhere.
+pub(super) fn multistep(
+    config: &SchedulerConfig,
+    levels: &[Level],
+    begin: usize,
+    step: impl Fn(usize) -> Step,
+) -> Vec<Step> {
+    let n = levels.len() - 1;
     let short = config.lower_order_final && n < SHORT;
     let memory_slots = config.solver_order - 1;
-
     let steps = (begin..n).map(|i| {
         let last_is_first_order = config.euler_at_final || short || config.final_sigmas_type == FinalSigmasType::Zero;
         let order = match i {
@@ -37,7 +48,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         // Memory: the previous outputs, most recent first.
         let output = dpm_output(config, levels[i]);
         let m = |back: usize| if back == 0 { output.clone() } else { Combination::memory(back - 1) };
-        let differences = differences(&levels, i, order, m);
+        let differences = differences(levels, i, order, m);
         let (from, to) = (levels[i], levels[i + 1]);
         // The third order has only one form.
         let solver_type = if order == 3 { SolverType::Heun } else { config.solver_type };
@@ -45,11 +56,10 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             prev_sample: dpm_update(config.algorithm_type, solver_type, from, to, Combination::sample(), differences),
             memory: (0..memory_slots).map(m).collect(),
             draws_noise: is_sde(config.algorithm_type),
-            ..levels[i].step(run.timesteps[i], config)
+            ..step(i)
         }
     });
-    let steps = steps.collect();
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots, steps })
+    steps.collect()
 }
 
 /// Divided differences of the last `order` outputs, in units of the coming step's length h.

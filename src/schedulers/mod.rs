@@ -14,6 +14,7 @@ mod ddpm;
 mod deis_multistep;
 mod dpmsolver_multistep;
 mod dpmsolver_singlestep;
+mod edm;
 mod euler_discrete;
 mod exponential;
 mod fields;
@@ -36,7 +37,7 @@ pub use config::SchedulerConfig;
 pub use names::scheduler_by_name;
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
-    SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+    SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 pub use step::{NoiseScale, Schedule, Step, X0};
 
@@ -86,6 +87,12 @@ impl Scheduler {
 
     /// The timestep at which `share` of the noise is gone.
     fn cutoff(&self, field: &'static str, share: f64) -> Result<f64> {
+        if self.config.class.is_edm() {
+            let why = format!("{} counts no trained timesteps, of which this is a share", self.config.class.name());
+            return Err(Refusal::of(field, why)
+                .instead(Remedy::LeaveOut(&["denoising_start", "denoising_end"]))
+                .into());
+        }
         if !(share > 0.0 && share < 1.0) {
             return Err(Refusal::of_value(field, share, "expected a number above 0 and below 1").into());
         }
@@ -135,6 +142,7 @@ impl Scheduler {
             SchedulerClass::DpmSolverSinglestep => dpmsolver_singlestep::schedule(self, sampling)?,
             SchedulerClass::UniPcMultistep => unipc_multistep::schedule(self, sampling)?,
             SchedulerClass::DeisMultistep => deis_multistep::schedule(self, sampling)?,
+            SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => edm::schedule(self, sampling)?,
             SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
             SchedulerClass::Tcd => tcd::schedule(self, sampling)?,
         })

@@ -58,6 +58,23 @@ const SCHEDULES: &[(&[&str], &str)] = &[
     (&["Normal", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
 ];
 
+/// Samplers of models in the frame of Karras et al. 2022, which have levels of their own.
+const EDM_SAMPLERS: &[(&str, SchedulerClass)] = &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep)];
+
+/// Refuses a scheduler whose samples the model does not understand.
+fn check_frame(name: &str, class: SchedulerClass, base: &SchedulerConfig) -> Result<()> {
+    if class.is_edm() == base.class.is_edm() {
+        return Ok(());
+    }
+    let samplers: Vec<_> = EDM_SAMPLERS.iter().map(|(name, _)| *name).collect();
+    let why = if base.class.is_edm() {
+        format!("this model was trained on EDM's noise levels, for which there are {}", samplers.join(" and "))
+    } else {
+        "it is for models trained on EDM's noise levels, and this one was not".to_owned()
+    };
+    Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into())
+}
+
 /// The config of the scheduler that a user asks for by name, for the model that `base` belongs to: its betas,
 /// prediction type and other keys stay (as in diffusers' `from_config`), the keys that the name implies are set.
 ///
@@ -71,11 +88,18 @@ const SCHEDULES: &[(&[&str], &str)] = &[
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
     if let Some((class, _)) = SchedulerClass::ALL.iter().find(|(_, class)| plain(class) == wanted) {
+        check_frame(name, *class, base)?;
+        return base.with_class(*class, &[]);
+    }
+    if base.class.is_edm()
+        && let Some((_, class)) = EDM_SAMPLERS.iter().find(|(sampler, _)| plain(sampler) == wanted)
+    {
         return base.with_class(*class, &[]);
     }
     for (names, class, keys) in SAMPLERS {
         for sampler in *names {
             let Some(rest) = wanted.strip_prefix(&plain(sampler)) else { continue };
+            check_frame(name, *class, base)?;
             let mut overrides = parse(keys);
             if !rest.is_empty() {
                 let schedule = SCHEDULES.iter().find(|(names, _)| names.iter().any(|name| plain(name) == rest));

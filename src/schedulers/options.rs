@@ -48,6 +48,10 @@ named_values! {
         UniPcMultistep = "UniPCMultistepScheduler",
         /// Zhang & Chen 2022.
         DeisMultistep = "DEISMultistepScheduler",
+        /// Karras et al. 2022: Euler steps for models in their own frame.
+        EdmEuler = "EDMEulerScheduler",
+        /// The same models with DPM-Solver++.
+        EdmDpmSolverMultistep = "EDMDPMSolverMultistepScheduler",
         /// Luo et al. 2023.
         Lcm = "LCMScheduler",
         /// Zheng et al. 2024.
@@ -56,6 +60,12 @@ named_values! {
 }
 
 impl SchedulerClass {
+    /// Whether it is for models trained in the frame of Karras et al. 2022, which no other class can sample, nor it
+    /// others.
+    pub fn is_edm(self) -> bool {
+        matches!(self, Self::EdmEuler | Self::EdmDpmSolverMultistep)
+    }
+
     /// The name in diffusers, which is also the `_class_name` in config files.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(class, _)| *class == self).expect("ALL lists every variant").1
@@ -139,6 +149,16 @@ named_values! {
         Discrete = "discrete",
         /// ¼ ln σ (for `v_prediction`).
         Continuous = "continuous",
+    }
+}
+
+named_values! {
+    /// How the noise levels of an EDM scheduler are spaced.
+    SigmaSchedule {
+        /// Karras et al. 2022, eq. 5.
+        Karras = "karras",
+        /// Evenly in ln σ (CosXL).
+        Exponential = "exponential",
     }
 }
 

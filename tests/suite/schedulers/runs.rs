@@ -108,6 +108,8 @@ runs! {
     unipc_multistep: "UniPCMultistepScheduler", 50 cases, 1e-5;
     // diffusers divides by differences of ln ρ in float32, which cancel where beta spacing is dense.
     deis_multistep: "DEISMultistepScheduler", 45 cases, 3e-5;
+    edm_euler: "EDMEulerScheduler", 14 cases, 1e-5;
+    edm_dpmsolver_multistep: "EDMDPMSolverMultistepScheduler", 38 cases, 1e-5;
     lcm: "LCMScheduler", 30 cases, 1e-5;
     tcd: "TCDScheduler", 30 cases, 1e-5;
     ddim: "DDIMScheduler", 2 cases, 1e-5;

@@ -436,3 +436,30 @@ fn steps_of_no_length() {
         }
     }
 }
+
+/// A model of the frame of Karras et al. 2022 understands no other scheduler's samples, nor another model an EDM one's.
+#[test]
+fn edm_models_have_schedulers_of_their_own() {
+    let config = |class: &str| SchedulerConfig::from_json(&format!(r#"{{"_class_name": "{class}"}}"#)).expect("sound");
+    let (edm, other) = (config("EDMEulerScheduler"), config("EulerDiscreteScheduler"));
+    for (name, class) in [
+        ("Euler", SchedulerClass::EdmEuler),
+        ("DPM++ 2M", SchedulerClass::EdmDpmSolverMultistep),
+        ("EDMDPMSolverMultistepScheduler", SchedulerClass::EdmDpmSolverMultistep),
+    ] {
+        assert_eq!(scheduler_by_name(name, &edm).expect(name).class, class);
+    }
+    for (name, base, part) in [
+        ("DDIM", &edm, "EDM's noise levels"),
+        ("DPM++ 2M Karras", &edm, "Euler and DPM++ 2M"),
+        ("EulerDiscreteScheduler", &edm, "Euler and DPM++ 2M"),
+        ("EDMEulerScheduler", &other, "this one was not"),
+    ] {
+        let message = scheduler_by_name(name, base).expect_err(name).to_string();
+        assert!(message.contains(part), "{name}: {message}");
+    }
+    let scheduler = Scheduler::new(edm).expect("sound");
+    let part = Sampling { denoising_end: Some(0.5), ..Sampling::steps(4) };
+    let message = scheduler.schedule(&part).expect_err("counts no timesteps").to_string();
+    assert!(message.contains("denoising_end") && message.contains("trained timesteps"), "{message}");
+}

@@ -1,0 +1,87 @@
+//! Models trained in the frame of Karras, Aittala, Aila & Laine 2022, "Elucidating the Design Space of Diffusion-Based
+//! Generative Models" (arXiv:2206.00364): Playground 2.5 and CosXL. The sample is x = x_0 + σ ε, and the model's output F
+//! is preconditioned (table 1 and eq. 7 there): x_0 = c_skip(σ) x + c_out(σ) F(c_in(σ) x, c_noise(σ)).
+//!
+//! Steps are Euler's, or those of DPM-Solver++ with α = 1.
+
+use super::betas::{Noising, stored};
+use super::combination::Combination;
+use super::config::SchedulerConfig;
+use super::dpmsolver_multistep::multistep;
+use super::exponential::Level;
+use super::options::{FinalSigmasType, PredictionType, SchedulerClass, SigmaSchedule};
+use super::step::{Schedule, Step, X0};
+use super::timesteps::{check_steps, linspace};
+use super::{Sampling, Scheduler};
+use crate::refusal::{Refusal, Remedy};
+use crate::{Error, Result};
+
+pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
+    let config = &scheduler.config;
+    let sigmas = sigmas(config, sampling)?;
+    let n = sigmas.len() - 1;
+    let begin = sampling.begin(n)?;
+    // The initial noise is that of the largest level and the data's own, as diffusers has it.
+    let init_noise_sigma = config.sigma_max.unwrap_or(SIGMA_MAX).hypot(1.0);
+    if config.class == SchedulerClass::EdmEuler {
+        let steps = (begin..n).map(|i| {
+            let derivative = (Combination::sample() - Combination::x0()) / sigmas[i];
+            let prev_sample = Combination::sample() + (sigmas[i + 1] - sigmas[i]) * derivative;
+            Step { prev_sample, ..step(config, sigmas[i]) }
+        });
+        return Ok(Schedule { init_noise_sigma, memory_slots: 0, steps: steps.collect() });
+    }
+    let levels: Vec<Level> =
+        sigmas.iter().map(|sigma| Level { alpha: 1.0, sigma: *sigma, lambda: -sigma.ln() }).collect();
+    let steps = multistep(config, &levels, begin, |i| step(config, sigmas[i]));
+    Ok(Schedule { init_noise_sigma, memory_slots: config.solver_order - 1, steps })
+}
+
+/// The defaults of the paper.
+const SIGMA_MIN: f64 = 0.002;
+const SIGMA_MAX: f64 = 80.0;
+
+/// A step at the level σ that goes nowhere yet.
+fn step(config: &SchedulerConfig, sigma: f64) -> Step {
+    let data = config.sigma_data;
+    let radius = sigma.hypot(data);
+    let sign = if config.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };
+    let x0 = X0 { sample: (data / radius).powi(2), model_output: sign * sigma * data / radius, clip: config.clip };
+    let timestep = stored(0.25 * sigma.ln());
+    Step { input_scale: 1.0 / radius, ..Step::new(timestep, x0, Noising { signal: 1.0, noise: sigma }) }
+}
+
+/// The noise levels of a run, and the one after it.
+///
+/// # Errors
+/// [`Error::Refused`] for timesteps, which these models do not count; [`Error::Config`] for levels that rise.
+fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
+    for (field, given) in [("timesteps", sampling.timesteps.is_some()), ("sigmas", sampling.sigmas.is_some())] {
+        if given {
+            let why = format!("{} has its own noise levels", config.class.name());
+            return Err(Refusal::of(field, why).instead(Remedy::Give(&["steps"])).into());
+        }
+    }
+    let n = sampling.num_inference_steps;
+    check_steps(config, n)?;
+    let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));
+    if low > high {
+        return Err(Error::Config(format!(
+            "scheduler: noise levels must fall, but go from {high} to {low}; see \"sigma_min\", \"sigma_max\""
+        )));
+    }
+    let mut sigmas: Vec<f64> = match config.sigma_schedule {
+        SigmaSchedule::Karras => {
+            let root = |sigma: f64| sigma.powf(1.0 / config.rho);
+            let ramp = linspace(0.0, 1.0, n).into_iter();
+            ramp.map(|t| (root(high) + t * (root(low) - root(high))).powf(config.rho)).collect()
+        }
+        SigmaSchedule::Exponential => linspace(low.ln(), high.ln(), n).into_iter().rev().map(f64::exp).collect(),
+    };
+    sigmas.iter_mut().for_each(|sigma| *sigma = stored(*sigma));
+    sigmas.push(match config.final_sigmas_type {
+        FinalSigmasType::Zero => 0.0,
+        FinalSigmasType::SigmaMin => sigmas[n - 1],
+    });
+    Ok(sigmas)
+}
