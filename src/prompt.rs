@@ -5,7 +5,7 @@
 //! | `(word)` | weight × 1.1 |
 //! | `[word]` | weight ÷ 1.1 |
 //! | `(word:1.3)` | weight × 1.3 |
-//! | `\(` `\)` `\[` `\]` `\\` | the character itself |
+//! | `\(` `\)` `\[` `\]` `\\` | the character itself; before any other a backslash is dropped |
 //! | `BREAK` | the rest begins in a new window |
 //!
 //! Brackets nest and multiply. A round or square bracket that is never closed counts to the end; one that was never
@@ -50,9 +50,9 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
         let taken = match c {
             '\\' => {
                 let next = rest[1..].chars().next().filter(|next| "()[]\\".contains(*next));
-                match next {
-                    Some(next) => parser.text(next.encode_utf8(&mut [0; 4])),
-                    None => parser.text("\\"),
+                // One that escapes nothing is dropped, as in the web UI.
+                if let Some(next) = next {
+                    parser.text(next.encode_utf8(&mut [0; 4]));
                 }
                 1 + next.map_or(0, char::len_utf8)
             }
@@ -325,9 +325,10 @@ mod tests {
     #[test]
     fn escapes() {
         table(r"\(smile\) (wink \(;\):1.2)", &[("(smile) ", 1.0), ("wink (;)", 1.2)]);
-        table(r"a\\b \c \[d\]", &[(r"a\b \c [d]", 1.0)]);
-        table("\\", &[("\\", 1.0)]);
-        table(r"\é(é)", &[(r"\é", 1.0), ("é", 1.1)]);
+        table(r"a\\b \c \[d\]", &[(r"a\b c [d]", 1.0)]);
+        table(r"a\, b re\:zero", &[("a, b re:zero", 1.0)]);
+        table(r"(\:D:1.2)", &[(":D", 1.2)]);
+        table(r"\é(é)", &[("é", 1.0), ("é", 1.1)]);
     }
 
     #[test]

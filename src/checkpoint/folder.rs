@@ -62,7 +62,7 @@ impl Folder {
     /// # Errors
     /// As [`Folder::open`].
     pub fn open_in(files: Arc<dyn Files>, path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_owned();
+        let path = snapshot(&*files, path.as_ref());
         let shown = path.display();
         match files.kind(&path) {
             Ok(Kind::Folder) => {}
@@ -83,14 +83,10 @@ impl Folder {
         let names = list(&*files, &path)?;
         let components = names.iter().any(|name| files.is_file(&path.join(name).join("config.json")));
         if index.is_none() && !components && !files.is_file(&path.join("config.json")) {
-            let hint = match list(&*files, &path.join("snapshots")).unwrap_or_default().first() {
-                Some(revision) => format!(
-                    "this is a download cache, give {} instead",
-                    path.join("snapshots").join(revision).display()
-                ),
-                None => format!("found {}", shown_list(&names)),
-            };
-            return Err(Error::Config(format!("{shown}: expected model_index.json or config.json; {hint}")));
+            return Err(Error::Config(format!(
+                "{shown}: expected model_index.json or config.json; found {}",
+                shown_list(&names)
+            )));
         }
         Ok(Self { files, path, index, pipeline_class, variant: None })
     }
@@ -284,6 +280,23 @@ impl Folder {
     }
 }
 
+/// The revision that a model's folder in Hugging Face's cache means: the one that `refs/main` names, or the only one
+/// there is. Any other folder is meant itself.
+fn snapshot(files: &dyn Files, path: &Path) -> PathBuf {
+    let revisions = list(files, &path.join("snapshots")).unwrap_or_default();
+    let main = path.join("refs/main");
+    // A revision is a hash.
+    let short = matches!(files.kind(&main), Ok(Kind::File(length)) if length <= 256);
+    let main = if short { files.open(&main).ok() } else { None };
+    let main = main.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::trim);
+    let named = main.filter(|name| revisions.iter().any(|revision| revision == name));
+    match (named, revisions.as_slice()) {
+        (Some(name), _) => path.join("snapshots").join(name),
+        (None, [only]) => path.join("snapshots").join(only),
+        _ => path.to_owned(),
+    }
+}
+
 /// `_class_name` of `model_index.json`; of a community pipeline (`[module, class]`) the class.
 fn pipeline_class(index: &Json) -> Result<String> {
     let class = &index.value["_class_name"];
@@ -339,9 +352,13 @@ fn find_weights(folder: &Path, files: &[String], variant: Option<&str>) -> Resul
 }
 
 /// The names that weights may have: one file, or the index of shards.
-fn weight_files(stem: &str, variant: Option<&str>) -> [String; 2] {
+fn weight_files(stem: &str, variant: Option<&str>) -> [String; 3] {
     let dotted = variant.map_or(String::new(), |variant| format!(".{variant}"));
-    [format!("{stem}{dotted}.safetensors"), format!("{stem}.safetensors.index{dotted}.json")]
+    [
+        format!("{stem}{dotted}.safetensors"),
+        format!("{stem}.safetensors.index{dotted}.json"),
+        format!("{stem}.safetensors{dotted}.index.json"), // diffusers before 0.30
+    ]
 }
 
 /// The variants among the names of a folder's files, sorted.
@@ -350,7 +367,8 @@ fn variants(files: &[String]) -> Vec<String> {
         let rest = file.strip_prefix(stem)?.strip_prefix('.')?;
         let middle = rest
             .strip_suffix(".safetensors")
-            .or_else(|| rest.strip_prefix("safetensors.index.")?.strip_suffix(".json"))?;
+            .or_else(|| rest.strip_prefix("safetensors.index.")?.strip_suffix(".json"))
+            .or_else(|| rest.strip_prefix("safetensors.")?.strip_suffix(".index.json"))?;
         // model.fp16-00001-of-00002 is a shard.
         (!middle.is_empty() && !middle.contains("-of-")).then(|| middle.to_owned())
     };

@@ -142,7 +142,7 @@ impl Shapes<'_> {
         let width = self.any("attn2.to_k.weight").and_then(|shape| shape.get(1).copied());
         width.ok_or_else(|| {
             Error::Unsupported(format!(
-                "{}: the U-Net has no attention over a text; only Stable Diffusion checkpoints are read as single files",
+                "{}: the U-Net has no attention over a text; only Stable Diffusion is read from single files",
                 self.file.path().display()
             ))
         })

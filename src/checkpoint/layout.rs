@@ -49,8 +49,8 @@ const SIGNS: &[(Kind, Names, [&str; 2])] = &[
     (Kind::Text, Names::OpenClip, ["token_embedding.weight", "positional_embedding"]),
 ];
 
-/// Finds the models of `file`: at most one denoiser and one autoencoder, and any number of text towers, each kind in the
-/// order of the prefixes.
+/// Finds the models of `file`: at most one denoiser and one autoencoder, and any number of text towers, each kind in
+/// the order of the prefixes.
 pub fn find(file: &Tensors) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     for &(kind, names, [first, second]) in SIGNS {

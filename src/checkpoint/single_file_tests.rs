@@ -396,15 +396,18 @@ struct Dialect {
     family: &'static str,
     /// Components that the file then holds.
     components: &'static [&'static str],
-    write: fn(&Entry) -> Option<(String, Vec<usize>)>,
+    write: fn(&Entry) -> Option<Written>,
 }
 
-fn as_stored(entry: &Entry) -> Option<(String, Vec<usize>)> {
+/// Name and shape.
+type Written = (String, Vec<usize>);
+
+fn as_stored(entry: &Entry) -> Option<Written> {
     Some((entry.stored.clone(), entry.stored_shape.clone()))
 }
 
 /// diffusers' own names and shapes behind `prefix`.
-fn as_named(entry: &Entry, prefix: &str) -> Option<(String, Vec<usize>)> {
+fn as_named(entry: &Entry, prefix: &str) -> Option<Written> {
     Some((format!("{prefix}{}", entry.name), entry.shape()))
 }
 

@@ -16,7 +16,14 @@ use crate::error::{Error, Result};
 pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     if let Some(path) = given {
         let shipped = || weights_folder().ok().map(|folder| folder.join(path)).filter(|path| path.is_dir());
-        return Ok(if is_name(path) && !path.exists() { shipped() } else { None }.unwrap_or_else(|| path.to_owned()));
+        if path.exists() {
+            return Ok(path.to_owned());
+        }
+        return match (is_name(path).then(shipped).flatten(), repository(path)) {
+            (Some(shipped), _) => Ok(shipped),
+            (None, Some((owner, name))) => downloaded(owner, name),
+            (None, None) => Ok(path.to_owned()),
+        };
     }
     let weights = weights_folder()?;
     let mut models: Vec<_> = std::fs::read_dir(&weights)
@@ -31,6 +38,38 @@ pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     found.cloned().ok_or_else(|| {
         Error::Usage(format!("there is no model for this in {}; give one with --model DIR", weights.display()))
     })
+}
+
+/// `OWNER/NAME`, as models are called on Hugging Face.
+fn repository(path: &Path) -> Option<(&str, &str)> {
+    let (owner, name) = path.to_str()?.split_once('/')?;
+    let plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
+    };
+    (plain(owner) && plain(name) && !name.ends_with(".safetensors")).then_some((owner, name))
+}
+
+/// The folder of a model in Hugging Face's cache. Nothing is downloaded.
+///
+/// # Errors
+/// [`Error::Usage`] with the command that downloads it, if it is not there.
+fn downloaded(owner: &str, name: &str) -> Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = variable("HF_HOME").or_else(|| {
+        let cache = variable("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
+        Some(cache.join("huggingface"))
+    });
+    let cache = variable("HF_HUB_CACHE").or_else(|| Some(home?.join("hub"))).unwrap_or_default();
+    let folder = cache.join(format!("models--{owner}--{name}"));
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(Error::Usage(format!(
+        "--model {owner}/{name}: there is no such folder, and {} holds no model of this name; \
+         `hf download {owner}/{name}` fetches it",
+        cache.display()
+    )))
 }
 
 /// [`find`] for commands that work on one component of any model.

@@ -39,7 +39,7 @@ fn ends(file: &[u8]) -> Option<bool> {
         at += 2 + usize::from(u16::from_be_bytes([*file.get(at + 2)?, *file.get(at + 3)?]));
         if marker == SCAN {
             // In its data, 0xff is followed by 0 or a restart marker.
-            while !(*file.get(at)? == 0xff && !matches!(*file.get(at + 1)?, 0 | 0xd0..=0xd7 | 0xff)) {
+            while *file.get(at)? != 0xff || matches!(*file.get(at + 1)?, 0 | 0xd0..=0xd7 | 0xff) {
                 at += 1;
             }
         }

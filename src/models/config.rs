@@ -229,7 +229,9 @@ impl<'a> ConfigReader<'a> {
         let unknown: Vec<_> = self
             .fields
             .iter()
-            .filter(|(k, v)| !k.starts_with('_') && !seen.contains(*k) && !v.is_null())
+            .filter(|(k, v)| {
+                !k.starts_with('_') && !seen.contains(*k) && !v.is_null() && !LOADING.contains(&k.as_str())
+            })
             .map(|(k, _)| truncated(k))
             .collect();
         if unknown.is_empty() {
@@ -242,6 +244,9 @@ impl<'a> ConfigReader<'a> {
         )))
     }
 }
+
+/// Fields that say how Python's programs load a model, not what it computes.
+const LOADING: &[&str] = &["torch_dtype", "dtype", "attn_implementation", "transformers_version"];
 
 fn as_count(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=1 << 24).contains(v))

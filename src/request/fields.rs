@@ -22,6 +22,16 @@ mod heading {
     pub const PICTURES: &str = "Pictures to begin with";
     pub const SIZE: &str = "Number and size";
 }
+/// A seed, or for -1 one drawn at random: below 2³², as other programs show them.
+#[cfg(feature = "cli")]
+fn seed(text: &str) -> Result<u64, String> {
+    use std::hash::BuildHasher;
+    if text == "-1" {
+        return Ok(std::hash::RandomState::new().hash_one(text) & u64::from(u32::MAX));
+    }
+    text.parse().map_err(|_| "expected a whole number from 0 on, or -1 for a random one".to_owned())
+}
+
 #[cfg(feature = "cli")]
 use heading::{MODEL, PICTURES, PROMPTS, SAMPLING, SIZE};
 
@@ -78,6 +88,9 @@ pub struct Request {
     /// second number, the text encoders; may be repeated [default scale: 1]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:SCALE[:TEXT_SCALE]]"))]
     pub lora: Vec<String>,
+    /// Where `<lora:NAME:SCALE>` in a prompt is looked for, with `weighting` [default: beside the model]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR"))]
+    pub lora_dir: Option<PathBuf>,
     /// A textual inversion and the word that stands for it in prompts; may be repeated [default word: the file's own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:WORD]"))]
     pub embedding: Vec<String>,
@@ -97,8 +110,9 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(value_parser = checked_tiling))]
     pub vae_tiling: Option<String>,
     /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
-    /// each picture [default: 0]
+    /// each picture; -1 draws one at random [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
+    #[cfg_attr(feature = "cli", arg(value_parser = seed, allow_negative_numbers = true))]
     pub seed: Vec<u64>,
     /// Whose random numbers the seed starts: PyTorch's on a CPU, like ComfyUI, or PyTorch's on CUDA, like AUTOMATIC1111
     /// [default: torch-cpu]

@@ -105,6 +105,24 @@ impl Stack {
         }
     }
 
+    /// Takes the value of a field away, unless it says "nothing" anyway: 0, off, or an empty text. Whether it did.
+    pub fn remove(&mut self, field: &str) -> bool {
+        let nothing = |value: &Value| matches!(value.as_str(), Some("" | "off"));
+        let says_nothing = match self.values.get(field) {
+            None => true,
+            Some(Value::Array(values)) => values.iter().all(nothing),
+            Some(Value::Number(number)) => number.as_f64() == Some(0.0),
+            Some(value) => nothing(value),
+        };
+        if says_nothing {
+            return false;
+        }
+        let empty = values(&Request::default()).remove(field).unwrap_or_default();
+        self.values.insert(field.to_owned(), empty);
+        self.origins.remove(field);
+        true
+    }
+
     /// Whether a field has a value.
     pub fn given(&self, field: &str) -> bool {
         self.origins.contains_key(field)

@@ -21,6 +21,7 @@ mod defaults;
 mod device;
 mod fields;
 mod generation_config;
+mod idle;
 mod layers;
 mod resolve;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::layers::Stack;
-use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults};
+use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults, idle};
 use crate::error::Error;
 use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
 use crate::refusal::Refusal;
@@ -36,6 +36,8 @@ pub struct Resolved {
     pub tiling: Tiling,
     /// Every value and where it came from, by the names of the fields.
     pub settings: Vec<Setting>,
+    /// What was asked for and has no effect, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// One setting of a run.
@@ -88,10 +90,9 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     layers.below(Origin::Model, &from_model)?;
     let from_pipeline = defaults::of_pipeline(&layers.request(), model, is_ddim);
     layers.below(Origin::Pipeline, &from_pipeline)?;
-    let mut request = layers.request();
-    if !is_ddim {
-        request.use_clipped_model_output = None;
-    }
+    let notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
+    layers.below(Origin::Pipeline, &from_pipeline)?; // in place of what was left out
+    let request = layers.request();
     let that_follow = defaults::that_follow(&request, model);
     layers.below(Origin::Pipeline, &that_follow)?;
 
@@ -109,7 +110,7 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
 
     // 3. where each value came from
     let settings = settings(&layers, &scheduler.config, scheduler_origin, is_ddim);
-    Ok(Resolved { request, options, scheduler, tiling, settings })
+    Ok(Resolved { request, options, scheduler, tiling, settings, notes })
 }
 
 /// The scheduler, and who chose it: the request, the picture, the model's recommended settings, or its scheduler

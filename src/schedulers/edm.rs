@@ -1,6 +1,6 @@
 //! Models trained in the frame of Karras, Aittala, Aila & Laine 2022, "Elucidating the Design Space of Diffusion-Based
-//! Generative Models" (arXiv:2206.00364): Playground 2.5 and CosXL. The sample is x = x_0 + σ ε, and the model's output F
-//! is preconditioned (table 1 and eq. 7 there): x_0 = c_skip(σ) x + c_out(σ) F(c_in(σ) x, c_noise(σ)).
+//! Generative Models" (arXiv:2206.00364): Playground 2.5 and CosXL. The sample is x = x_0 + σ ε, and the model's output
+//! F is preconditioned (table 1 and eq. 7 there): x_0 = c_skip(σ) x + c_out(σ) F(c_in(σ) x, c_noise(σ)).
 //!
 //! Steps are Euler's, or those of DPM-Solver++ with α = 1.
 

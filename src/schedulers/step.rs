@@ -114,6 +114,13 @@ impl Schedule {
                 self.init_noise_sigma,
             ]);
             if numbers.iter().any(|n| !n.is_finite()) {
+                if self.steps.windows(2).any(|pair| pair[0].add_noise == pair[1].add_noise) {
+                    return Err(Error::Config(format!(
+                        "scheduler: two of the {} steps lie at the same noise level, and this scheduler divides by the \
+                        distance between levels; take fewer steps, or another \"timestep_spacing\"",
+                        self.steps.len()
+                    )));
+                }
                 return Err(Error::Config(format!(
                     "scheduler: the step at timestep {} divides by zero. Either x_t is pure noise there \
                     (rescale_betas_zero_snr, or betas that reach 1) and says nothing of x_0: this needs another \

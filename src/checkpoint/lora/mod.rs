@@ -1,8 +1,8 @@
 //! LoRA files and their relatives: changes of a model's weights, merged into them as they are read.
 //!
 //! A layer of rank r changes a weight W `[C_out, …]` to `W + scale · (alpha / r) · ΔW`; how ΔW is put together differs
-//! (`delta.rs`): LoRA, LoCon, LoHa, LoKr, or whole. DoRA then brings the rows of the result to learnt lengths. The stored
-//! weights stay as they are: without the file they read the same.
+//! (`delta.rs`): LoRA, LoCon, LoHa, LoKr, or whole. DoRA then brings the rows of the result to learnt lengths. The
+//! stored weights stay as they are: without the file they read the same.
 //!
 //! Names are those of kohya's sd-scripts, LyCORIS, diffusers before and since PEFT, PEFT's folders, OneTrainer and
 //! ComfyUI (`names.rs`); alpha may stand in the file, beside it or in its metadata (`settings.rs`).

@@ -3,6 +3,7 @@
 mod args;
 mod inputs;
 mod model;
+mod networks;
 mod parameters;
 mod pictures;
 mod record;
@@ -18,7 +19,7 @@ use pictures::{Failures, Output};
 use record::Record;
 use run::Job;
 
-use super::{model_path, print, say};
+use super::{model_path, print, say, words};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::output::{check_writable, is_same_file};
@@ -30,8 +31,10 @@ use crate::schedulers::Scheduler;
 ///
 /// # Errors
 /// As the library; no picture is written then.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(mut args: Args) -> Result<()> {
     let record = args.from.as_deref().map(Record::read).transpose()?;
+    let weighting = args.request.weighting || record.as_ref().is_some_and(|record| record.options.weighting);
+    networks::take_from_prompts(&mut args.request, weighting)?;
     let asked = Asked { request: args.request.clone(), past: record.as_ref().map(Record::past).transpose()? };
     let merged = asked.merged()?;
     let output = Output::new(&args.output, merged.separate)?;
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage("--save-latents: this model works on pixels and has no latents".into()));
     }
 
+    resolved.notes.iter().for_each(|note| say(format_args!("note: {}", words::in_flags(note))));
     let places = output.places(resolved.options.batch_size);
     check_distinct(&args, &resolved.request, &output, &places)?;
     if merged.separate {
@@ -83,6 +87,8 @@ pub fn run(args: Args) -> Result<()> {
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
     report_device(&device, record.as_ref());
+    let seeds: Vec<String> = resolved.request.seed.iter().map(u64::to_string).collect();
+    say(format_args!("seed: {}", seeds.join(",")));
     let failures = Failures::default();
     let job = Job { args: &args, load, device: &device, output: &output, failures: &failures };
     let schedulers = models.schedulers();

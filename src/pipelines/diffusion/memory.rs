@@ -31,6 +31,8 @@ pub struct PipelinePlan {
     pub stages: Vec<Stage>,
     /// The memory there is, bytes, where that is known.
     pub available: Option<u64>,
+    /// Whether that is a limit that was asked for.
+    pub limited: bool,
     /// How weights and activations are stored.
     pub dtype: DType,
 }
@@ -81,7 +83,12 @@ impl DiffusionPipeline {
             graphs.push(vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?);
         }
         runtime.load.check_nodes(&graphs)?;
-        Ok(PipelinePlan { stages, available: runtime.device.available_memory(runtime.load), dtype: runtime.dtype })
+        Ok(PipelinePlan {
+            stages,
+            available: runtime.device.available_memory(runtime.load),
+            limited: runtime.load.plan.max_memory_bytes.is_some(),
+            dtype: runtime.dtype,
+        })
     }
 }
 
@@ -100,20 +107,31 @@ impl PipelinePlan {
             match (memory, self.available) {
                 (Err(why), _) => return Err(Error::Limits(why.clone().of(component))),
                 (Ok(memory), Some(available)) if memory.total > available => {
+                    let there_are = if self.limited { "the limit that was set is" } else { "there are" };
                     let mut error = Advised::from(format!(
-                        "{component} needs {} of device memory ({} of it parameters), there are {}",
+                        "{component} needs {} of device memory ({} of it parameters), {there_are} {}",
                         mib(memory.total),
                         mib(memory.parameters),
                         mib(available)
                     ));
-                    if component.starts_with("vae") {
+                    // Only what helps this stage enough, as far as can be told.
+                    if self.limited {
+                        error = error.instead(Remedy::Raise(&["max_memory"]));
+                    }
+                    let rest = memory.total - memory.parameters.min(memory.total);
+                    if component.starts_with("vae") && memory.parameters < available {
                         error = error.instead(Remedy::Set("vae_tiling", "on".into()));
                     }
-                    if self.dtype == DType::F32 {
+                    if self.dtype == DType::F32 && memory.total / 2 <= available {
                         error = error.instead(Remedy::Set("precision", "f16".into()));
                     }
-                    error = error.instead(Remedy::Lower(&["width", "height", "batch_size"]));
-                    return Err(Error::Limits(error.instead(Remedy::Change("device"))));
+                    if memory.parameters < available && rest > 0 {
+                        error = error.instead(Remedy::Lower(&["width", "height", "batch_size"]));
+                    }
+                    if !self.limited {
+                        error = error.instead(Remedy::Change("device"));
+                    }
+                    return Err(Error::Limits(error));
                 }
                 _ => {}
             }

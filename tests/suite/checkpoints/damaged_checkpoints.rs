@@ -269,7 +269,15 @@ fn what_is_no_model_folder() {
     fs::create_dir(&path).unwrap();
     says(Folder::open(&path), &["expected model_index.json or config.json", "found nothing"]);
     fs::create_dir_all(path.join("snapshots/0a1b")).unwrap();
-    says(Folder::open(&path), &["download cache", "0a1b instead"]);
+    // A folder of Hugging Face's cache means its revision.
+    says(Folder::open(&path), &["snapshots/0a1b", "found nothing"]);
+    fs::create_dir_all(path.join("snapshots/1c2d")).unwrap();
+    says(Folder::open(&path), &["found `snapshots`"]);
+    fs::create_dir_all(path.join("refs")).unwrap();
+    fs::write(path.join("refs/main"), "1c2d\n").unwrap();
+    says(Folder::open(&path), &["snapshots/1c2d", "found nothing"]);
+    fs::remove_dir_all(path.join("refs")).unwrap();
+    fs::remove_dir_all(path.join("snapshots")).unwrap();
     fs::write(path.join("x.safetensors"), b"").unwrap();
     says(Folder::open(path.join("x.safetensors")), &["expected a model folder", "found a file"]);
     for text in ["{}", "[]", r#"{"_class_name":3}"#, r#"{"_class_name":["one"]}"#] {

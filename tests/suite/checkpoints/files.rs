@@ -292,7 +292,7 @@ fn errors_are_the_same() {
         (open, "none", "there is no such folder"),
         (open, "lone", "found `bad.json`, `empty.safetensors`, `x.safetensors`"),
         (open, "lone/x.safetensors", "x.safetensors"),
-        (open, "cache", "snapshots/0a1b instead"),
+        (open, "cache", "cache/snapshots/0a1b: expected"),
         (open, "is_folder", "expected a JSON file, found a folder"),
         (only_folder, "lone/x.safetensors", "found a file"),
         (unet, "bare", "expected diffusion_pytorch_model.safetensors"),

@@ -59,7 +59,7 @@ fn a_component_may_come_from_elsewhere() {
     assert_eq!(record["options"]["vae"], other.as_str());
     assert!(record["files"]["model"].as_object().expect("files").keys().any(|name| name.starts_with("vae: ")));
     succeeds(&["sample", "--from", &first, "--output", &again]);
-    assert_eq!(folder.bytes("first.png"), folder.bytes("again.png"));
+    assert!(folder.bytes("first.png") == folder.bytes("again.png"), "made again bit for bit");
 }
 
 #[test]
@@ -78,4 +78,65 @@ fn what_is_missing_is_named_with_the_option_that_gives_it() {
     refused(&vae, &[], &["`unet`", "give --unet"]);
     refused(&sd1, &["--vae", unet.to_str().unwrap()], &["`vae`", "unet/diffusion_pytorch_model.safetensors"]);
     refused(&sd1, &["--vae", "/no/such/vae.safetensors"], &["/no/such/vae.safetensors"]);
+}
+
+/// `<lora:NAME:SCALE>` in a prompt is the LoRA of that name, found beside the model or in `--lora-dir`.
+#[test]
+fn a_prompt_may_name_loras() {
+    let folder = Folder::new();
+    let loras = folder.path("loras");
+    std::fs::create_dir(&loras).expect("a folder");
+    let fixture = crate::commands::sample::lora("sd1_kohya.safetensors");
+    std::fs::copy(&fixture, Path::new(&loras).join("style.safetensors")).expect("copies");
+    let sd1 = stable_diffusion("sd1");
+    let made = |name: &str, prompt: &str, more: &[&str]| {
+        let out = folder.path(name);
+        let run = ["sample", prompt, "--steps", "2", "--width", "24", "--height", "16", "--output", &out];
+        succeeds(&[&run[..], &["--model", sd1.to_str().unwrap()], more].concat());
+        Tensors::open(out).and_then(|file| file.read_f32("images")).expect("pictures")
+    };
+    let given = |scale: &str| made("a.safetensors", "a fox", &["--lora", &format!("{fixture}:{scale}"), "--weighting"]);
+    let named = |prompt: &str| made("b.safetensors", prompt, &["--lora-dir", &loras, "--weighting"]);
+    assert_eq!(named("a fox <lora:style:0.8>"), given("0.8"));
+    assert_eq!(named("<lora:style> a fox"), given("1"));
+    // The text encoder's scale comes first there, and last here.
+    assert_eq!(named("a fox <lora:style:0.2:0.9>"), given("0.9:0.2"));
+
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let out = results.path().join("out.png");
+    let refused = |prompt: &str, parts: &[&str]| {
+        let run = ["sample", prompt, "--model", sd1.to_str().unwrap(), "--weighting", "--lora-dir", &loras];
+        fails(&[&run[..], &["--output", out.to_str().unwrap()]].concat(), parts, results.path());
+    };
+    refused("a <lora:none:0.8> fox", &["<lora:none:0.8>", "none.safetensors", "--lora"]);
+    refused("a <lora:../style:0.8> fox", &["<lora:../style:0.8>"]);
+    refused("a <lora:style:much> fox", &["<lora:style:much>", "numbers"]);
+    refused("a <hypernet:x:1> fox", &["hypernetworks"]);
+}
+
+/// A name on Hugging Face is looked up in the cache; nothing is downloaded.
+#[test]
+fn a_model_may_be_named_as_in_the_cache() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let model = cache.path().join("models--someone--tiny.sd");
+    crate::commands::usage::copy(&stable_diffusion("sd1"), &model.join("snapshots/aaaa"));
+    std::fs::create_dir_all(model.join("snapshots/bbbb")).expect("a folder");
+    std::fs::create_dir_all(model.join("refs")).expect("a folder");
+    std::fs::write(model.join("refs/main"), "aaaa").expect("writes");
+    let out = cache.path().join("out.png");
+    let run = |name: &str| {
+        let arguments = ["sample", "a fox", "--steps", "1", "--width", "24", "--height", "16", "--model", name];
+        std::process::Command::new(env!("CARGO_BIN_EXE_unmist"))
+            .args(arguments)
+            .args(["--device", "reference", "--output", out.to_str().unwrap()])
+            .env("HF_HUB_CACHE", cache.path())
+            .output()
+            .expect("the binary runs")
+    };
+    let output = run("someone/tiny.sd");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(run(model.to_str().unwrap()).status.success(), "the folder itself means the same");
+    let output = run("someone/else");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("`hf download someone/else`"), "{message}");
 }

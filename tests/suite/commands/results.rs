@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
 use unmist::image_io::read;
 
 use crate::commands::sample::Folder;
@@ -158,4 +159,89 @@ fn a_damaged_jpeg_is_not_taken_for_a_picture() {
     let at = whole.len() - 40;
     broken[at..at + 2].copy_from_slice(&[0xff, 0xc4]);
     picture(&broken).expect_err("a marker in the data");
+}
+
+/// What changes nothing is said, and the picture does not claim to have been made with it.
+#[test]
+fn options_without_effect_are_said_and_not_remembered() {
+    let folder = Folder::new();
+    let model = crate::commands::usage::stable_diffusion("sd1");
+    let made = |name: &str, more: &[&str]| {
+        let out = folder.path(name);
+        let common = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16", "--device", "reference"];
+        let output = Command::new(env!("CARGO_BIN_EXE_unmist"))
+            .args(common)
+            .args(["--model", model.to_str().unwrap(), "--output", &out])
+            .args(more)
+            .output()
+            .expect("the binary runs");
+        let message = text(&output.stderr);
+        assert!(output.status.success(), "{more:?}: {message}");
+        message
+    };
+    made("plain.png", &["--guidance-scale", "1"]);
+    for (option, value, more) in [
+        ("negative_prompt", Some("fog"), &["--guidance-scale", "1"][..]),
+        ("guidance_rescale", Some("0.5"), &["--guidance-scale", "1"]),
+        ("eta", Some("0.5"), &["--guidance-scale", "1", "--scheduler", "Euler"]),
+        ("eta", Some("0.5"), &["--scheduler", "DDPM"]),
+        ("use_clipped_model_output", Some("on"), &["--scheduler", "Euler"]),
+    ] {
+        let flag = format!("--{}", option.replace('_', "-"));
+        let given: Vec<&str> = [flag.as_str()].into_iter().chain(value).chain(more.iter().copied()).collect();
+        let message = made("out.png", &given);
+        assert!(message.contains(&format!("{flag} has no effect")), "{given:?}: {message}");
+        let options = folder.record("out.png")["options"].clone();
+        let neutral = [Value::Null, Value::from(0.0), Value::from("off")];
+        assert!(neutral.contains(options.get(option).unwrap_or(&Value::Null)), "{given:?}: {options}");
+        // Where it counts, nothing is said and all is remembered.
+        let counts: &[&str] = if option.contains("eta") || option.contains("clipped") {
+            &["--scheduler", "DDIM"]
+        } else {
+            &["--guidance-scale", "3"]
+        };
+        let given: Vec<&str> = [flag.as_str()].into_iter().chain(value).chain(counts.iter().copied()).collect();
+        let message = made("out.png", &given);
+        assert!(!message.contains("no effect"), "{given:?}: {message}");
+        assert!(folder.record("out.png")["options"].get(option).is_some(), "{given:?}");
+    }
+}
+
+#[test]
+fn a_seed_may_be_left_to_chance() {
+    let folder = Folder::new();
+    let drawn = |name: &str| {
+        let output = run(&["--seed", "-1", "--output", &folder.path(name)]);
+        let message = text(&output.stderr);
+        assert!(output.status.success(), "{message}");
+        let seed = folder.record(name)["options"]["seed"][0].as_u64().expect("a number");
+        assert!(message.contains(&format!("seed: {seed}")), "{message}");
+        seed
+    };
+    assert_ne!(drawn("a.png"), drawn("b.png"), "two draws of 32 bits agree once in four billion times");
+    let again = folder.path("again.png");
+    assert!(run(&["--from", &folder.path("a.png"), "--output", &again]).status.success());
+    assert!(folder.bytes("a.png") == folder.bytes("again.png"), "made again bit for bit");
+    let results = tempfile::tempdir().expect("a temporary folder");
+    fails(&["sample", "--seed", "-2"], &["--seed", "-1 for a random one"], results.path());
+}
+
+/// Every piece of advice about memory names what is in force, and helps.
+#[test]
+fn advice_about_memory_leads_somewhere() {
+    let folder = Folder::new();
+    let tight = ["--max-memory", "0.0001", "--output"];
+    let out = folder.path("out.png");
+    let output = run(&[&tight[..], &[out.as_str()]].concat());
+    let message = text(&output.stderr);
+    assert!(!output.status.success() && message.contains("the limit that was set is"), "{message}");
+    assert!(message.contains("a larger --max-memory"), "{message}");
+    for (advice, followed) in [("--precision f16", ["--precision", "f16"]), ("another --device", ["--device", "auto"])]
+    {
+        if message.contains(advice) {
+            let output = run(&[&tight[..], &[out.as_str()], &followed].concat());
+            assert!(output.status.success(), "{advice}: {}", text(&output.stderr));
+        }
+    }
+    assert!(run(&["--max-memory", "4", "--output", &out]).status.success());
 }

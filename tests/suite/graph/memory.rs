@@ -123,7 +123,7 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
         };
         assert!(unet > decoder, "the case below needs the U-Net to be the largest");
         let why = refusal(unet - 1, Tiling::Auto).expect("the U-Net does not fit");
-        for part in ["unet needs", "`precision` f16", "`batch_size`", "`width`", "`device`"] {
+        for part in ["unet needs", "the limit that was set is", "a larger `max_memory`", "`precision` f16", "`width`"] {
             assert!(why.contains(part), "no «{part}» in: {why}");
         }
         assert!(!why.contains("vae_tiling"), "{why}");
@@ -210,7 +210,7 @@ fn inspect_prints_every_stage() {
     let out = folder.path().join("out.png");
     let out = out.to_str().expect("UTF-8");
     let little = ["sample", "a red apple", "--model", model, "--output", out, "--max-memory", "0.001"];
-    fails(&little, &["limits", "needs", "MiB", "--precision f16"], folder.path());
+    fails(&little, &["limits", "needs", "MiB", "a larger --max-memory"], folder.path());
     fails(&["inspect", "--model", model, "--max-memory", "0"], &["--max-memory"], folder.path());
 }
 

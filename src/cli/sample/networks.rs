@@ -1,0 +1,79 @@
+//! LoRAs that a prompt names, in AUTOMATIC1111's syntax: `<lora:NAME:SCALE>`.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{model_path, say};
+use crate::error::{Error, Result};
+use crate::refusal::{Refusal, Remedy};
+use crate::request::Request;
+
+/// Takes the LoRAs out of the prompts of `request` and asks for them as `lora` does, so that a picture remembers their
+/// files. Without `weighting` brackets are text, which is said.
+///
+/// # Errors
+/// A refusal naming what cannot be found or read.
+pub fn take_from_prompts(request: &mut Request, weighting: bool) -> Result<()> {
+    let mut prompts = std::mem::take(&mut request.prompt);
+    for prompt in &mut prompts {
+        let mut rest = std::mem::take(prompt);
+        while let Some((before, tag, after)) = next(&rest) {
+            if !weighting {
+                say(format_args!("note: <{tag}> is text without --weighting"));
+                break;
+            }
+            request.lora.push(lora(tag, request)?);
+            rest = format!("{before}{after}");
+        }
+        *prompt = if weighting { rest.trim().to_owned() } else { rest };
+    }
+    request.prompt = prompts;
+    Ok(())
+}
+
+/// The first network in a prompt: what comes before it, what its brackets hold, and what comes after it.
+fn next(prompt: &str) -> Option<(&str, &str, &str)> {
+    const KINDS: [&str; 3] = ["<lora:", "<lyco:", "<hypernet:"];
+    let begin = KINDS.iter().filter_map(|kind| prompt.find(kind)).min()?;
+    let end = begin + prompt[begin..].find('>')?;
+    Some((&prompt[..begin], &prompt[begin + 1..end], &prompt[end + 1..]))
+}
+
+/// `lora:NAME`, `lora:NAME:SCALE` or `lora:NAME:TEXT_SCALE:UNET_SCALE` as a value of `lora`.
+fn lora(tag: &str, request: &Request) -> Result<String> {
+    let refuse = |why: String| -> Error {
+        Refusal::of_value("prompt", format!("<{tag}>"), why).instead(Remedy::Give(&["lora"])).into()
+    };
+    let mut parts = tag.split(':');
+    let kind = parts.next().unwrap_or_default();
+    if kind == "hypernet" {
+        return Err(refuse("hypernetworks are not read".into()));
+    }
+    let name = parts.next().unwrap_or_default();
+    let scales: Vec<&str> = parts.collect();
+    let numbers = scales.iter().all(|scale| scale.parse::<f64>().is_ok_and(f64::is_finite));
+    if name.is_empty() || scales.len() > 2 || !numbers {
+        return Err(refuse("expected a name, and one or two numbers".into()));
+    }
+    let folder = folder(request)?;
+    // A name is no path: it stays within the folder.
+    let file = folder.join(format!("{name}.safetensors"));
+    if Path::new(name).components().count() != 1 || name.contains(['/', '\\']) || !file.is_file() {
+        return Err(refuse(format!("there is no {name}.safetensors in {}", folder.display())));
+    }
+    let file = file.display();
+    Ok(match scales.as_slice() {
+        [] => format!("{file}:1"),
+        [both] => format!("{file}:{both}"),
+        // The web UI has the text encoder's first.
+        [text, unet, ..] => format!("{file}:{unet}:{text}"),
+    })
+}
+
+/// Where LoRAs are looked for.
+fn folder(request: &Request) -> Result<PathBuf> {
+    if let Some(folder) = &request.lora_dir {
+        return Ok(folder.clone());
+    }
+    let model = model_path::find(request.model.as_deref(), &["StableDiffusionPipeline"])?;
+    Ok(if model.is_dir() { model } else { model.parent().map(Path::to_owned).unwrap_or_default() })
+}
