@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 
 /// Little-endian `bytes` of type `dtype` as f32. `what` names file and tensor in messages.
 ///
-/// f32, f16 and bf16 convert exactly, f64 is rounded to nearest. Integers must be exact in f32 (magnitude up to 2²⁴, or
-/// a larger one that happens to be): they are indices and flags, and a rounded index is a wrong one.
+/// f32, f16, bf16 and 8-bit floats convert exactly, f64 is rounded to nearest. Integers must be exact in f32
+/// (magnitude up to 2²⁴, or a larger one that happens to be): they are indices and flags, and a rounded index is a
+/// wrong one.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for types the engine does not compute with, [`Error::Checkpoint`] for an integer
@@ -62,6 +63,9 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> R
         }
         Dtype::BF16 => each!(bf16, bf16::to_f32),
         Dtype::F64 => each!(f64, |v| v as f32),
+        Dtype::F8_E4M3 => out.extend(bytes.iter().map(|&b| e4m3(b))),
+        // The upper half of an f16.
+        Dtype::F8_E5M2 => out.extend(bytes.iter().map(|&b| f16::from_bits(u16::from(b) << 8).to_f32())),
         Dtype::BOOL => out.extend(bytes.iter().map(|&b| f32::from(u8::from(b != 0)))),
         Dtype::U8 => integers!(u8),
         Dtype::I8 => integers!(i8),
@@ -79,6 +83,18 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> R
         }
     }
     Ok(out)
+}
+
+/// An 8-bit float of four exponent and three fraction bits. It has no infinities; all ones are NaN. Micikevicius et al.
+/// 2022, "FP8 Formats for Deep Learning" (arXiv:2209.05433), table 1.
+fn e4m3(bits: u8) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let magnitude = match exponent {
+        0 => fraction / 8.0 * 2f32.powi(-6),
+        15 if bits & 7 == 7 => f32::NAN,
+        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if bits >> 7 == 1 { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
@@ -129,9 +145,27 @@ mod tests {
     }
 
     #[test]
-    fn f64_rounds_to_nearest_and_float8_is_refused_by_name() {
+    fn f64_rounds_to_nearest_and_float6_is_refused_by_name() {
         assert_eq!(convert(&0.1f64.to_le_bytes(), Dtype::F64).unwrap(), [0.1f32]);
-        let message = convert(&[0], Dtype::F8_E4M3).unwrap_err().to_string();
-        assert!(message.contains("F8_E4M3"), "{message}");
+        let message = convert(&[0, 0, 0], Dtype::F6_E2M3).unwrap_err().to_string();
+        assert!(message.contains("F6_E2M3"), "{message}");
+    }
+
+    /// Values as the paper's table 1 has them, and that each format is monotonic.
+    #[test]
+    fn floats_of_8_bits() {
+        let one = |bits: u8, dtype| convert(&[bits], dtype).unwrap()[0];
+        for (bits, value) in [(0x00, 0.0), (0x01, 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0x38, 1.0), (0x7e, 448.0)] {
+            assert_eq!(one(bits, Dtype::F8_E4M3), value);
+            assert_eq!(one(bits | 0x80, Dtype::F8_E4M3), -value);
+        }
+        for (bits, value) in [(0x00, 0.0), (0x01, 2f32.powi(-16)), (0x04, 2f32.powi(-14)), (0x3c, 1.0), (0x7b, 57344.0)]
+        {
+            assert_eq!(one(bits, Dtype::F8_E5M2), value);
+            assert_eq!(one(bits | 0x80, Dtype::F8_E5M2), -value);
+        }
+        assert!(one(0x7f, Dtype::F8_E4M3).is_nan() && one(0x7c, Dtype::F8_E5M2).is_infinite());
+        assert!((0..0x7e).all(|bits| one(bits, Dtype::F8_E4M3) < one(bits + 1, Dtype::F8_E4M3)));
+        assert!((0..0x7b).all(|bits| one(bits, Dtype::F8_E5M2) < one(bits + 1, Dtype::F8_E5M2)));
     }
 }

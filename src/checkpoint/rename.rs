@@ -23,8 +23,13 @@ const HARMLESS: &[&str] = &[
     "visual_projection", // …
     "visual",            // the same in OpenCLIP's names,
     "attn_mask",         // … whose tower stores its causal mask
-    "fuser",             // GLIGEN: attention to boxes, which are not given
-    "position_net",      // … and their embedding
+    "scale_weight",      // scales of 8-bit weights, which are multiplied in as these are read, and of activations
+    "weight_scale",
+    "scale_input",
+    "input_scale",
+    "scaled_fp8",   // a mark
+    "fuser",        // GLIGEN: attention to boxes, which are not given
+    "position_net", // … and their embedding
 ];
 
 /// Names that the tensor stored as `name` may have today, most likely first.

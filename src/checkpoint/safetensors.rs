@@ -41,6 +41,9 @@ struct Shard {
     bytes: Bytes,
 }
 
+/// What stands in place of `.weight` in the name of a weight's scale.
+const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
+
 impl Tensors {
     /// Opens a `.safetensors` file, or all shards that a `*.index.json` names.
     ///
@@ -142,12 +145,50 @@ impl Tensors {
         Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name)))
     }
 
-    /// Reads a tensor as f32.
+    /// Reads a tensor as f32. Weights of 8 bits are multiplied by the scale that their writer put beside them, for all
+    /// elements or for each row: `X.scale_weight` (ComfyUI), `X.weight_scale`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if there is no such tensor or an integer is too large for f32,
-    /// [`Error::Unsupported`] for an element type that is not read (8-bit floats …).
+    /// [`Error::Checkpoint`] if there is no such tensor, an integer is too large for f32, or a scale does not fit;
+    /// [`Error::Unsupported`] for an element type that is not read.
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
+        let mut tensor = self.read_unscaled(name)?;
+        let Some(scale) = name.strip_suffix(".weight").and_then(|module| {
+            SCALES.iter().map(|end| format!("{module}{end}")).find(|scale| self.tensors.contains_key(scale))
+        }) else {
+            return Ok(tensor);
+        };
+        match self.tensors[name].1.dtype {
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 => {}
+            Dtype::I8 | Dtype::U8 => {
+                return Err(Error::Unsupported(format!(
+                    "{}: tensor {} holds 8-bit integers with a scale, which are not read; use a version in F16 or F8",
+                    self.path.display(),
+                    quoted(name)
+                )));
+            }
+            _ => return Ok(tensor),
+        }
+        let scales = self.read_unscaled(&scale)?;
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        if scales.len() != 1 && scales.len() != rows {
+            return Err(Error::Checkpoint(format!(
+                "{}: {} has shape {:?}, expected one number or one for each of the {rows} rows of {}",
+                self.path.display(),
+                quoted(&scale),
+                scales.shape,
+                quoted(name)
+            )));
+        }
+        let row = tensor.len() / rows.max(1);
+        for (i, values) in tensor.data.chunks_mut(row.max(1)).enumerate() {
+            let scale = scales.data[if scales.len() == 1 { 0 } else { i }];
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+        Ok(tensor)
+    }
+
+    fn read_unscaled(&self, name: &str) -> Result<HostTensor> {
         let Some((shard, stored)) = self.tensors.get(name) else {
             return Err(self.no_tensor(name));
         };

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::json;
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{
     Checkpoint, Folder, Json, Lora, SingleFile, TensorSource, Tensors, TextualInversion, safetensors,
@@ -363,5 +364,38 @@ fn only_files_asks_the_disk() {
     paths.extend(["tokenizer.rs", "request/generation_config.rs"].map(|name| source.join(name)));
     for path in paths {
         assert_eq!(asks_the_disk(&path), None, "{}", path.display());
+    }
+}
+
+/// A weight of 8 bits counts as often as the scale beside it says, for the whole or row by row.
+#[test]
+fn weights_of_8_bits_are_scaled() {
+    let file = |tensors: &[(&str, &str, &[usize], Vec<u8>)]| {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        for (name, dtype, shape, bytes) in tensors {
+            let begin = data.len();
+            data.extend(bytes);
+            let offsets = [begin, data.len()];
+            header.insert((*name).into(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        }
+        let header = serde_json::to_vec(&header).expect("JSON");
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+        Tensors::from_bytes("x.safetensors", bytes).expect("sound")
+    };
+    let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    // 1, 2, -1, 0.5 in E4M3
+    let weight = || ("a.weight", "F8_E4M3", &[2usize, 2][..], vec![0x38, 0x40, 0xb8, 0x30]);
+    let read = |tensors: &[(&str, &str, &[usize], Vec<u8>)]| file(tensors).read_f32("a.weight");
+    assert_eq!(read(&[weight()]).expect("sound").data, [1.0, 2.0, -1.0, 0.5]);
+    for scale in ["a.scale_weight", "a.weight_scale"] {
+        let whole = read(&[weight(), (scale, "F32", &[], f32s(&[0.5]))]).expect("sound");
+        assert_eq!(whole.data, [0.5, 1.0, -0.5, 0.25], "{scale}");
+        let rows = read(&[weight(), (scale, "F32", &[2, 1], f32s(&[2.0, 4.0]))]).expect("sound");
+        assert_eq!(rows.data, [2.0, 4.0, -4.0, 2.0], "{scale}");
+        let message = read(&[weight(), (scale, "F32", &[3], f32s(&[1.0; 3]))]).expect_err("misfit").to_string();
+        assert!(message.contains(scale) && message.contains("[3]"), "{message}");
+        let integers = ("a.weight", "I8", &[2usize, 2][..], vec![1, 2, 3, 4]);
+        let message = read(&[integers, (scale, "F32", &[], f32s(&[0.5]))]).expect_err("integers").to_string();
+        assert!(message.contains("8-bit integers") && message.contains("a.weight"), "{message}");
     }
 }
