@@ -42,18 +42,23 @@ impl Job<'_> {
         }
 
         let mut sources = resolved.noise_sources();
-        let mut reporter = Reporter::new();
+        let mut steps = pipeline.steps(options)?;
+        if let Some(refiner) = &models.refiner {
+            steps += refiner.pipeline.steps(&rest(options))?;
+        }
+        let mut reporter = Reporter::new(steps);
         let mut latents = self.steps(&runtime, &pipeline, options, &mut sources, &mut reporter)?;
         if let Some(refiner) = models.refiner {
             say_notes(&pipeline);
             pipeline = refiner.pipeline; // the first model is freed
-            let rest = rest(options, latents);
+            let rest = SampleOptions { latents: Some(latents), ..rest(options) };
             latents = self.steps(&runtime, &pipeline, &rest, &mut sources, &mut reporter)?;
         }
         if let Some(path) = &self.args.save_latents {
             let write = |out: &mut dyn Write| safetensors::write(out, &[("latents", &latents)], &BTreeMap::new());
             self.failures.keep(write_atomic(path, write));
         }
+        reporter.decode();
         let images = pipeline.decode(&runtime, &latents)?;
         reporter.finish(options.batch_size);
         say_notes(&pipeline);
@@ -78,13 +83,14 @@ impl Job<'_> {
                 let preview = pipeline.decode(runtime, &x0)?;
                 self.failures.keep(self.output.write_preview(&preview));
             }
+            reporter.resume();
             Ok(())
         })
     }
 }
 
-/// The refiner's options: it goes on from `latents`, where the first model ended.
-fn rest(options: &SampleOptions, latents: HostTensor) -> SampleOptions {
+/// The refiner's options, but for the latents, in which the first model ended.
+fn rest(options: &SampleOptions) -> SampleOptions {
     SampleOptions {
         sampling: Sampling {
             strength: 1.0,
@@ -92,7 +98,6 @@ fn rest(options: &SampleOptions, latents: HostTensor) -> SampleOptions {
             denoising_end: None,
             ..options.sampling.clone()
         },
-        latents: Some(latents),
         image: None,
         mask: None,
         // The latents have a size.

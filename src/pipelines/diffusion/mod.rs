@@ -214,6 +214,15 @@ impl DiffusionPipeline {
         Ok(())
     }
 
+    /// How many steps a run takes: what `num_inference_steps` becomes by strength, a part of the steps, or a scheduler
+    /// that asks the model twice a step.
+    ///
+    /// # Errors
+    /// As [`Scheduler::schedule`]. [`DiffusionPipeline::sample`] checks the other options.
+    pub fn steps(&self, options: &SampleOptions) -> Result<usize> {
+        Ok(self.schedule(options)?.steps.len())
+    }
+
     /// Works out the run.
     fn schedule(&self, options: &SampleOptions) -> Result<Schedule> {
         self.scheduler.schedule(&self.traits.sampling(options, self.scheduler.config.class))

@@ -9,7 +9,7 @@ use unmist::checkpoint::Tensors;
 use unmist::image_io::{Picture, read, write_png};
 
 use crate::commands::sample::Folder;
-use crate::commands::usage::{copy, fails, shipped, stable_diffusion, succeeds};
+use crate::commands::usage::{copy, fails, shipped, stable_diffusion, succeeds, text, unmist};
 use crate::common::{distance, one};
 
 /// Samples from a tiny model in two steps; `more` may set other sizes.
@@ -298,6 +298,10 @@ fn sdxl_and_its_refiner() {
     run(model, &[&size[..], &["--denoising-end", "0.5", "--save-latents", &latents]].concat());
     let second = run(refiner, &["--latents", &latents, "--denoising-start", "0.5", "--aesthetic-score", "7"]);
     assert!(handed == second, "one command and two give the same picture");
+    let both = ["--refiner", refiner, "--denoising-end", "0.5", "--device", "reference"];
+    let args = [&["sample", "--model", model, "--output", &again], &base[..], &size, &both].concat();
+    let message = text(&unmist(&args).stderr);
+    assert!(message.contains("\n4 steps for 1 picture in ") && message.contains(", decoding "), "{message}");
     assert!(handed != plain);
     succeeds(&["sample", "--from", &out, "--output", &again]);
     assert_eq!(folder.bytes("out.png"), folder.bytes("again.png"));

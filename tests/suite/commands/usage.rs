@@ -16,7 +16,7 @@ pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/ddpm-fashion-32")
 }
 
-fn unmist(args: &[&str]) -> Output {
+pub fn unmist(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_unmist")).args(args).output().expect("the binary runs")
 }
 
