@@ -153,11 +153,7 @@ impl Tensors {
     /// [`Error::Unsupported`] for an element type that is not read.
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
         let mut tensor = self.read_unscaled(name)?;
-        let Some(scale) = name.strip_suffix(".weight").and_then(|module| {
-            SCALES.iter().map(|end| format!("{module}{end}")).find(|scale| self.tensors.contains_key(scale))
-        }) else {
-            return Ok(tensor);
-        };
+        let Some(scale) = self.scale_of(name) else { return Ok(tensor) };
         match self.tensors[name].1.dtype {
             Dtype::F8_E4M3 | Dtype::F8_E5M2 => {}
             Dtype::I8 | Dtype::U8 => {
@@ -188,6 +184,13 @@ impl Tensors {
         Ok(tensor)
     }
 
+    /// The tensor that scales a weight.
+    fn scale_of(&self, name: &str) -> Option<String> {
+        let module = name.strip_suffix(".weight")?;
+        SCALES.iter().map(|end| format!("{module}{end}")).find(|scale| self.tensors.contains_key(scale))
+    }
+
+    /// The stored numbers, whatever scales them.
     fn read_unscaled(&self, name: &str) -> Result<HostTensor> {
         let Some((shard, stored)) = self.tensors.get(name) else {
             return Err(self.no_tensor(name));
@@ -234,9 +237,15 @@ impl TensorSource for Tensors {
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {
-        let Some((shard, stored)) = self.tensors.get(name) else { return Err(self.no_tensor(name)) };
-        let place = format!("{:?} {:?} {:?}", stored.dtype, stored.shape, stored.bytes);
-        Ok(ContentId::of(&[b"tensor", self.shards[*shard].bytes.id().bytes(), place.as_bytes()]))
+        let place = |name: &str| -> Result<ContentId> {
+            let (shard, stored) = self.tensors.get(name).ok_or_else(|| self.no_tensor(name))?;
+            let place = format!("{:?} {:?} {:?}", stored.dtype, stored.shape, stored.bytes);
+            Ok(ContentId::of(&[b"tensor", self.shards[*shard].bytes.id().bytes(), place.as_bytes()]))
+        };
+        let weight = place(name)?;
+        // The scale may lie in another shard.
+        let Some(scale) = self.scale_of(name) else { return Ok(weight) };
+        Ok(ContentId::of(&[b"scaled", weight.bytes(), place(&scale)?.bytes()]))
     }
 }
 

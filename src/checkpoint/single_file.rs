@@ -2,7 +2,7 @@
 //! instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
 //!
 //! Which models it holds and in whose names is found by `layout.rs`; the names are translated by `ldm_keys.rs`. The
-//! file holds no configuration. What names and shapes tell is read from them (`inferred.rs`); what they cannot tell is
+//! file holds no configuration. What names and shapes tell is read from them (`inferred`); what they cannot tell is
 //! assumed, and [`SingleFile::assumptions`] says so.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -399,3 +399,28 @@ fn weights_of_8_bits_are_scaled() {
         assert!(message.contains("8-bit integers") && message.contains("a.weight"), "{message}");
     }
 }
+
+/// Two models may share the shard of a weight and differ in that of its scale.
+#[test]
+fn the_scale_of_a_weight_is_part_of_its_content() {
+    let shard = |name: &str, dtype: &str, bytes: &[u8]| {
+        let tensors = json!({name: {"dtype": dtype, "shape": [1], "data_offsets": [0, bytes.len()]}});
+        let header = serde_json::to_vec(&tensors).expect("JSON");
+        [&(header.len() as u64).to_le_bytes()[..], &header, bytes].concat()
+    };
+    let model = |scale: f32| {
+        let map = json!({"weight_map": {"a.weight": "1.safetensors", "a.scale_weight": "2.safetensors"}});
+        let files: Memory = [
+            ("x.safetensors.index.json", serde_json::to_vec(&map).expect("JSON")),
+            ("1.safetensors", shard("a.weight", "F8_E4M3", &[0x38])),
+            ("2.safetensors", shard("a.scale_weight", "F32", &scale.to_le_bytes())),
+        ]
+        .into_iter()
+        .collect();
+        let tensors = Tensors::open_in(&files, "x.safetensors.index.json").expect("sound");
+        assert_eq!(tensors.read_f32("a.weight").expect("sound").data, [scale]);
+        tensors.content("a.weight").expect("sound")
+    };
+    assert_eq!(model(2.0), model(2.0));
+    assert_ne!(model(2.0), model(3.0));
+}
