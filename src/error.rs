@@ -24,6 +24,8 @@ pub enum Error {
     Shape(String),
     /// Well-formed, but the engine does not do it; the value is named, never guessed.
     Unsupported(String),
+    /// Well-formed files hold what no model here asks for, and the user may know that it does not matter.
+    Unused(Advised),
     /// The work does not fit into this device's memory or limits: make it smaller or choose another device.
     Limits(Advised),
     /// A WGSL kernel did not parse, validate or compile: a bug in the engine or the driver.
@@ -59,6 +61,7 @@ impl Error {
             Error::Config(m) => format!("config: {m}"),
             Error::Shape(m) => format!("shape: {m}"),
             Error::Unsupported(m) => format!("unsupported: {m}"),
+            Error::Unused(m) => format!("checkpoint: {}", m.in_words(name)),
             Error::Limits(m) => format!("limits: {}", m.in_words(name)),
             Error::Kernel(m) => format!("kernel: {m}"),
             Error::Device(m) => format!("device: {}", m.in_words(name)),

@@ -75,6 +75,7 @@ pub mod cli;
 pub mod content;
 pub mod encode;
 pub mod error;
+pub mod export;
 pub mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;

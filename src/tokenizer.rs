@@ -376,7 +376,7 @@ fn from_tokenizer_json(file: &Json) -> Result<(Json, Vec<String>)> {
     if model["type"].as_str().is_some_and(|kind| kind != "BPE") || model["end_of_word_suffix"] != "</w>" {
         return Err(bad("expected CLIP's byte-pair encoding (model.type BPE, model.end_of_word_suffix \"</w>\")"));
     }
-    Ok((Json { path: file.path.clone(), text: String::new(), value: model["vocab"].clone() }, merges))
+    Ok((Json { text: String::new(), value: model["vocab"].clone(), ..file.clone() }, merges))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Json, TensorSource, Tensors, quoted};
+use super::{Assumption, Ignore, Json, TensorSource, Tensors, quoted};
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files, Kind};
 use crate::tokenizer::Tokenizer;
@@ -24,6 +24,7 @@ pub struct Folder {
     path: PathBuf,
     index: Option<Json>,
     pipeline_class: Option<String>,
+    assumptions: Vec<Assumption>,
     variant: Option<String>,
 }
 
@@ -39,6 +40,8 @@ pub struct Component {
     pub config: Json,
     /// The weights, validated; from disk, memory-mapped.
     pub tensors: Arc<dyn TensorSource>,
+    /// Tensors that the model need not ask for.
+    pub ignore: Arc<Ignore>,
 }
 
 impl fmt::Debug for Component {
@@ -88,7 +91,14 @@ impl Folder {
                 shown_list(&names)
             )));
         }
-        Ok(Self { files, path, index, pipeline_class, variant: None })
+        let mut folder = Self { files, path, index, pipeline_class, assumptions: vec![], variant: None };
+        if folder.pipeline_class.as_deref() == Some("DiffusionPipeline") {
+            let class = folder.inferred_class();
+            let what = format!("the pipeline is a {class}, by its components");
+            folder.assumptions.push(Assumption { what, field: None });
+            folder.pipeline_class = Some(class.to_owned());
+        }
+        Ok(folder)
     }
 
     /// Prefers weight files of a variant, e.g. `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component
@@ -131,6 +141,22 @@ impl Folder {
         self.pipeline_class.as_deref()
     }
 
+    /// What was assumed because the files do not say it.
+    pub fn assumptions(&self) -> &[Assumption] {
+        &self.assumptions
+    }
+
+    /// The pipeline where the index names only diffusers' base class.
+    fn inferred_class(&self) -> &'static str {
+        if self.index_class("text_encoder_2").is_some() {
+            "StableDiffusionXLPipeline"
+        } else if self.index_class("text_encoder").is_some() {
+            "StableDiffusionPipeline"
+        } else {
+            "DDPMPipeline"
+        }
+    }
+
     /// Names of the components: those of `model_index.json` that are not null; without it, the folders that hold a
     /// configuration.
     pub fn component_names(&self) -> Vec<String> {
@@ -167,7 +193,7 @@ impl Folder {
         let (folder, config) = self.config(name, "config.json")?;
         let tensors = Arc::new(self.weights(&folder)?);
         let class_name = self.index_class(name).map(str::to_owned).or_else(|| class_name(&config));
-        Ok(Component { name: name.to_owned(), class_name, config, tensors })
+        Ok(Component { name: name.to_owned(), class_name, config, tensors, ignore: Arc::default() })
     }
 
     /// `config.json` of a model, without opening its weights.
@@ -302,7 +328,7 @@ fn pipeline_class(index: &Json) -> Result<String> {
     let class = &index.value["_class_name"];
     class.as_str().or_else(|| class.as_array()?.get(1)?.as_str()).map(str::to_owned).ok_or_else(|| {
         Error::Config(format!(
-            "{}: expected `_class_name`, the name of a pipeline; found none: fetch the file again",
+            "{}: expected `_class_name`, the name of a pipeline such as StableDiffusionPipeline; found none",
             index.path.display()
         ))
     })

@@ -1,9 +1,11 @@
 //! JSON files as Python writes them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Ignore;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files, Kind};
 
@@ -23,6 +25,8 @@ pub struct Json {
     pub text: String,
     /// The value.
     pub value: Value,
+    /// Fields that may be unknown.
+    pub ignore: Arc<Ignore>,
 }
 
 impl Json {
@@ -71,7 +75,7 @@ impl Json {
             serde_json::from_str(&quote_python_numbers(&text)).map_err(|_| error)
         });
         match value {
-            Ok(value) => Ok(Self { path, text, value }),
+            Ok(value) => Ok(Self { path, text, value, ignore: Arc::default() }),
             Err(error) => {
                 Err(Error::Config(format!("{}: not valid JSON ({error}); correct or fetch it again", path.display())))
             }

@@ -17,6 +17,17 @@ pub enum Names {
     OpenClip,
 }
 
+impl Names {
+    /// Whose they are, for people.
+    pub fn owner(self) -> &'static str {
+        match self {
+            Self::Ldm => "the original code's",
+            Self::Diffusers => "diffusers'",
+            Self::OpenClip => "OpenCLIP's",
+        }
+    }
+}
+
 /// A kind of model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -26,6 +37,17 @@ pub enum Kind {
     Vae,
     /// A text tower.
     Text,
+}
+
+impl Kind {
+    /// What it is, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UNet => "a U-Net",
+            Self::Vae => "an autoencoder",
+            Self::Text => "a text tower",
+        }
+    }
 }
 
 /// One model of a file.

@@ -102,6 +102,24 @@ impl Levels {
         Self(levels)
     }
 
+    /// Counted from the names that a U-Net has in diffusers.
+    pub fn of_ours(names: &[String]) -> Self {
+        let mut layers = BTreeMap::<usize, usize>::new();
+        for name in names {
+            let Some((level, rest)) = name.strip_prefix("down_blocks.").and_then(|rest| rest.split_once('.')) else {
+                continue;
+            };
+            let Some((layer, _)) = rest.strip_prefix("resnets.").and_then(|rest| rest.split_once('.')) else {
+                continue;
+            };
+            if let (Ok(level), Ok(layer)) = (level.parse(), layer.parse::<u16>()) {
+                let count = layers.entry(level).or_default();
+                *count = (*count).max(usize::from(layer) + 1);
+            }
+        }
+        Self(layers.into_values().collect())
+    }
+
     /// Level and position in it of `input_blocks.N`; position = the level's number of layers for its downsampler.
     fn input(&self, block: usize) -> Option<(usize, usize)> {
         let mut first = 1;
@@ -150,10 +168,11 @@ pub fn unet(key: &str, levels: &Levels) -> Option<String> {
     }
     let (block, part, rest) = numbered(key, "output_blocks.")?;
     let (up, position) = levels.output(block)?;
-    // The upsampler follows the attention, or the residual block where there is none: part 2 or 1.
+    let is_last = levels.0.iter().rev().nth(up) == Some(&position);
+    // The upsampler follows the attention of the last layer, or its residual block where there is none: part 2 or 1.
     Some(match (part, rest.strip_prefix("conv.")) {
         (0, None) => format!("up_blocks.{up}.resnets.{position}.{}", translate(rest, UNET_RESNET)?),
-        (1 | 2, Some(conv)) => format!("up_blocks.{up}.upsamplers.0.conv.{conv}"),
+        (1 | 2, Some(conv)) if is_last => format!("up_blocks.{up}.upsamplers.0.conv.{conv}"),
         (1, None) => format!("up_blocks.{up}.attentions.{position}.{rest}"),
         _ => return None,
     })
@@ -212,6 +231,36 @@ pub fn vae(key: &str, levels: usize) -> Option<String> {
     }
     let (block, rest) = key.strip_prefix("block.")?.split_once('.')?;
     Some(format!("{side}.{blocks}.{level}.resnets.{block}.{}", translate(rest, VAE_RESNET)?))
+}
+
+/// Beginnings of names in an autoencoder: diffusers' and the original one of the same modules, the original code's own
+/// names first.
+pub fn vae_aliases(levels: usize) -> Vec<(String, String)> {
+    /// More than any published model has at one level.
+    const BLOCKS: usize = 16;
+    let mut stems = Vec::new();
+    for (side, kind, sampler) in [("encoder", "down", "downsample"), ("decoder", "up", "upsample")] {
+        stems.extend(VAE_PARTS.iter().map(|(old, _)| format!("{side}.{old}")));
+        for level in 0..levels {
+            stems.push(format!("{side}.{kind}.{level}.{sampler}."));
+            stems.extend((0..BLOCKS).map(|block| format!("{side}.{kind}.{level}.block.{block}.")));
+        }
+    }
+    stems.into_iter().filter_map(|old| Some((vae(&old, levels)?, old))).collect()
+}
+
+/// Beginnings of names in a text tower: transformers' and OpenCLIP's of the same modules, for those layers that `names`
+/// have.
+pub fn open_clip_aliases(names: &[String]) -> Vec<(String, String)> {
+    let layer = |name: &String| name.strip_prefix("text_model.encoder.layers.")?.split('.').next()?.parse::<u16>().ok();
+    let layers = names.iter().filter_map(layer).max().map_or(0, |last| last + 1);
+    let parts = OPEN_CLIP_PARTS.iter().map(|(old, new)| ((*new).to_owned(), (*old).to_owned()));
+    let of_layer = |layer: u16| {
+        OPEN_CLIP_LAYER.iter().map(move |(old, new)| {
+            (format!("text_model.encoder.layers.{layer}.{new}"), format!("transformer.resblocks.{layer}.{old}"))
+        })
+    };
+    parts.chain((0..layers).flat_map(of_layer)).collect()
 }
 
 /// The transformers names of a key of OpenCLIP's text tower (without prefix), and the part of it that each is.
@@ -276,6 +325,7 @@ mod tests {
             assert_eq!(unet(old, &levels).as_deref(), Some(new), "{old}");
         }
         for unknown in [
+            "output_blocks.4.2.conv.weight",
             "input_blocks.12.0.in_layers.0.weight",
             "output_blocks.12.0.in_layers.0.weight",
             "input_blocks.1.0.x.weight",

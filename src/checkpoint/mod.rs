@@ -6,6 +6,7 @@
 //! - [`Checkpoint`]: a model in whatever layout.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
 //! - [`single_file`]: a Stable Diffusion model in one file, whole or in part ([`SingleFile`]).
+//! - [`ignore`]: what may be left unread ([`Ignore`]).
 //! - [`rename`]: the one table of key names that changed over the years.
 //! - [`lora`], [`textual_inversion`]: files that change a model as it is read.
 //! - [`weights`]: what a model takes its parameters from, strictly matched against what it expects ([`Weights`]).
@@ -26,12 +27,14 @@
 mod convert;
 pub mod folder;
 mod header;
+pub mod ignore;
 mod inferred;
 pub mod json;
 mod layout;
 mod ldm_keys;
 pub mod lora;
 mod open;
+pub(crate) mod original;
 pub mod rename;
 pub mod safetensors;
 pub mod single_file;
@@ -39,7 +42,11 @@ pub mod textual_inversion;
 pub mod weights;
 
 pub use folder::{Component, Folder};
+pub use ignore::Ignore;
+pub(crate) use inferred::Family;
+pub use inferred::{Assumption, Evidence};
 pub use json::Json;
+pub use layout::Place;
 pub use lora::Lora;
 pub use open::{Checkpoint, PARTS};
 pub use safetensors::{TensorInfo, Tensors};

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::inferred::Family;
 use super::lora::{self, Scales};
-use super::{Component, Folder, Json, Lora, SingleFile, TextualInversion, quoted};
+use super::{Assumption, Component, Folder, Ignore, Json, Lora, SingleFile, TextualInversion, quoted};
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
 use crate::refusal::{Refusal, Remedy};
@@ -24,6 +24,10 @@ pub struct Checkpoint {
     given: BTreeMap<&'static str, Vec<PathBuf>>,
     /// Tokenizers that know the words of textual inversions.
     tokenizers: BTreeMap<String, Tokenizer>,
+    /// The config of another scheduler than the model's own.
+    scheduler: Option<Json>,
+    /// What may be left unread.
+    ignore: Arc<Ignore>,
 }
 
 #[derive(Debug)]
@@ -76,7 +80,30 @@ impl Checkpoint {
         } else {
             Source::Folder(Folder::open_in(files, path)?)
         };
-        Ok(Self { source, changed: BTreeMap::new(), given: BTreeMap::new(), tokenizers: BTreeMap::new() })
+        Ok(Self {
+            source,
+            changed: BTreeMap::new(),
+            given: BTreeMap::new(),
+            tokenizers: BTreeMap::new(),
+            scheduler: None,
+            ignore: Arc::default(),
+        })
+    }
+
+    /// Gives leave to ignore tensors and fields of configs that no model asks for. Call this before anything else that
+    /// changes the checkpoint.
+    #[must_use]
+    pub fn with_ignored(self, ignore: Arc<Ignore>) -> Self {
+        Self { ignore, ..self }
+    }
+
+    /// Takes the scheduler's config from a file of its own.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub fn with_scheduler_config(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        self.scheduler = Some(Json::read(path)?);
+        Ok(self)
     }
 
     /// Takes a component (one of [`PARTS`]) from elsewhere: from a folder of its own, a pipeline's folder, or a single
@@ -106,13 +133,13 @@ impl Checkpoint {
             let folder = Folder::open_in(files, path)?;
             (folder.component(name)?, folder.component_files(name)?)
         };
-        self.changed.insert(name.to_owned(), component);
+        self.changed.insert(name.to_owned(), self.lenient(component));
         self.given.insert(name, paths);
         Ok(self)
     }
 
     /// What kind of Stable Diffusion model it is.
-    fn family(&self) -> Result<Family> {
+    pub(crate) fn family(&self) -> Result<Family> {
         match &self.source {
             Source::SingleFile(file) if !self.given.contains_key("unet") => Ok(file.family()),
             _ => Ok(Family::of_config(&self.component_config("unet")?.value)),
@@ -140,7 +167,7 @@ impl Checkpoint {
     /// As [`lora::apply`], which lists the layers that do not fit, and as [`Checkpoint::component`].
     pub fn with_loras(mut self, loras: &[(Arc<Lora>, Scales)]) -> Result<Self> {
         let mut components = self.adapted_components()?;
-        lora::apply(loras, &mut components.iter_mut().collect::<Vec<_>>())?;
+        lora::apply(loras, &mut components.iter_mut().collect::<Vec<_>>(), &self.ignore)?;
         self.changed.extend(components.into_iter().map(|component| (component.name.clone(), component)));
         Ok(self)
     }
@@ -233,10 +260,17 @@ impl Checkpoint {
         if let Some(component) = self.changed.get(name) {
             return Ok(component.clone());
         }
-        match &self.source {
+        let component = match &self.source {
             Source::Folder(folder) => folder.component(name),
             Source::SingleFile(file) => file.component(name),
-        }
+        }?;
+        Ok(self.lenient(component))
+    }
+
+    /// A component of which some may be left unread.
+    fn lenient(&self, component: Component) -> Component {
+        let config = Json { ignore: self.ignore.clone(), ..component.config };
+        Component { config, ignore: self.ignore.clone(), ..component }
     }
 
     /// `config.json` of a model, without opening its weights.
@@ -247,10 +281,11 @@ impl Checkpoint {
         if let Some(component) = self.changed.get(name) {
             return Ok(component.config.clone());
         }
-        match &self.source {
+        let config = match &self.source {
             Source::Folder(folder) => folder.component_config(name),
             Source::SingleFile(file) => file.config(name),
-        }
+        }?;
+        Ok(Json { ignore: self.ignore.clone(), ..config })
     }
 
     /// `scheduler_config.json` of a scheduler by its name in the pipeline: `scheduler`, or `low_res_scheduler`.
@@ -258,20 +293,23 @@ impl Checkpoint {
     /// # Errors
     /// As [`Folder::scheduler_config_of`] and [`SingleFile::config`].
     pub fn scheduler_config(&self, name: &str) -> Result<Json> {
-        match &self.source {
+        let own = || match &self.source {
             Source::Folder(folder) => folder.scheduler_config_of(name),
             Source::SingleFile(file) => file.config(name),
-        }
+        };
+        let config = self.scheduler.clone().filter(|_| name == "scheduler").map_or_else(own, Ok)?;
+        Ok(Json { ignore: self.ignore.clone(), ..config })
     }
 
-    /// A JSON file beside `model_index.json`, e.g. `generation_config.json`; `None` if there is none, as in a single
-    /// file.
+    /// A JSON file beside `model_index.json`, e.g. `generation_config.json`; `None` if there is none. A single file has
+    /// what follows from its tensors.
     ///
     /// # Errors
     /// As [`Json::read`].
     pub fn json(&self, name: &str) -> Result<Option<Json>> {
         match &self.source {
             Source::Folder(folder) => folder.json(name),
+            Source::SingleFile(file) if name == "generation_config.json" => Ok(file.generation()),
             Source::SingleFile(_) => Ok(None),
         }
     }
@@ -304,6 +342,14 @@ impl Checkpoint {
         Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
     }
 
+    /// The folder of a tokenizer, if the checkpoint has its own.
+    pub fn tokenizer_folder(&self, name: &str) -> Option<PathBuf> {
+        match &self.source {
+            Source::Folder(folder) => folder.subfolder(name),
+            Source::SingleFile(_) => None,
+        }
+    }
+
     /// Every file that decides what the models compute: configurations, weights and vocabularies, each with its path
     /// below the folder (a single file with its own name).
     ///
@@ -329,10 +375,26 @@ impl Checkpoint {
             .collect())
     }
 
-    /// What was assumed because the files do not say it, one sentence each.
-    pub fn assumptions(&self) -> &[String] {
+    /// The timesteps that the U-Net was trained on, first and last, where the file says that these are not all.
+    pub fn timestep_range(&self) -> Option<(usize, usize)> {
         match &self.source {
-            Source::Folder(_) => &[],
+            Source::SingleFile(file) => file.timestep_range(),
+            Source::Folder(_) => None,
+        }
+    }
+
+    /// The single file that it was read from.
+    pub fn single_file(&self) -> Option<&SingleFile> {
+        match &self.source {
+            Source::SingleFile(file) => Some(file),
+            Source::Folder(_) => None,
+        }
+    }
+
+    /// What was assumed because the files do not say it.
+    pub fn assumptions(&self) -> &[Assumption] {
+        match &self.source {
+            Source::Folder(folder) => folder.assumptions(),
             Source::SingleFile(file) => file.assumptions(),
         }
     }

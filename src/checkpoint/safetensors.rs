@@ -284,6 +284,17 @@ fn parse_index(index: &Json) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(files)
 }
 
+/// A tensor that is to be written: its name, its type in the file, its shape.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What its elements are stored as.
+    pub dtype: StoredType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
 /// Writes f32 tensors in the order given, with `metadata`, in the `.safetensors` layout. The same input gives the same
 /// bytes.
 ///
@@ -294,6 +305,44 @@ pub fn write(
     tensors: &[(&str, &HostTensor)],
     metadata: &BTreeMap<String, String>,
 ) -> std::io::Result<()> {
+    let entry = |(name, tensor): &(&str, &HostTensor)| Entry {
+        name: (*name).to_owned(),
+        dtype: StoredType::F32,
+        shape: tensor.shape.clone(),
+    };
+    write_header(out, &tensors.iter().map(entry).collect::<Vec<_>>(), metadata)?;
+    tensors.iter().try_for_each(|(_, tensor)| write_elements(out, &tensor.data, StoredType::F32))
+}
+
+/// As [`write`], of tensors of any type of float, each asked for (by its place in `entries`) when its turn comes, so
+/// that only one is in memory.
+///
+/// # Errors
+/// As [`write`]; what `read` reports, and [`Error::Checkpoint`] for a number that the type cannot hold, in an
+/// [`std::io::Error`].
+pub fn write_each(
+    out: &mut dyn Write,
+    entries: &[Entry],
+    metadata: &BTreeMap<String, String>,
+    read: &mut dyn FnMut(usize) -> Result<HostTensor>,
+) -> std::io::Result<()> {
+    write_header(out, entries, metadata)?;
+    for (i, entry) in entries.iter().enumerate() {
+        let tensor = read(i).map_err(std::io::Error::other)?;
+        if entry.dtype == StoredType::F16
+            && let Some(value) = tensor.data.iter().find(|v| v.abs() > half::f16::MAX.to_f32())
+        {
+            return Err(std::io::Error::other(Error::Checkpoint(format!(
+                "tensor {} holds {value}, more than the 65504 that f16 can; write it as bf16 or f32",
+                quoted(&entry.name)
+            ))));
+        }
+        write_elements(out, &tensor.data, entry.dtype)?;
+    }
+    Ok(())
+}
+
+fn write_header(out: &mut dyn Write, entries: &[Entry], metadata: &BTreeMap<String, String>) -> std::io::Result<()> {
     let mut json = Vec::new();
     let mut header = serde_json::Serializer::new(&mut json);
     let mut map = header.serialize_map(None)?;
@@ -301,25 +350,31 @@ pub fn write(
         map.serialize_entry("__metadata__", metadata)?;
     }
     let mut end = 0;
-    for (name, tensor) in tensors {
+    for Entry { name, dtype, shape } in entries {
         let begin = end;
-        end += 4 * tensor.len();
-        let info = safetensors::tensor::TensorInfo {
-            dtype: Dtype::F32,
-            shape: tensor.shape.clone(),
-            data_offsets: (begin, end),
+        end += dtype.size() * shape.iter().product::<usize>();
+        let dtype = match dtype {
+            StoredType::F32 => Dtype::F32,
+            StoredType::F16 => Dtype::F16,
+            StoredType::Bf16 => Dtype::BF16,
         };
+        let info = safetensors::tensor::TensorInfo { dtype, shape: shape.clone(), data_offsets: (begin, end) };
         map.serialize_entry(name, &info)?;
     }
     map.end()?;
     json.resize(json.len().next_multiple_of(8), b' '); // so that the data is aligned
     out.write_all(&(json.len() as u64).to_le_bytes())?;
-    out.write_all(&json)?;
-    for (_, tensor) in tensors {
-        for chunk in tensor.data.chunks(4096) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
-            out.write_all(&bytes)?;
-        }
+    out.write_all(&json)
+}
+
+fn write_elements(out: &mut dyn Write, data: &[f32], dtype: StoredType) -> std::io::Result<()> {
+    for chunk in data.chunks(4096) {
+        let bytes: Vec<u8> = match dtype {
+            StoredType::F32 => chunk.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            StoredType::F16 => chunk.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            StoredType::Bf16 => chunk.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+        };
+        out.write_all(&bytes)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::inferred::{self, Family, Inferred, Models};
+use super::inferred::{self, Assumption, Evidence, Family, Inferred, Models};
 use super::layout::{self, Kind, Names, Place};
 use super::ldm_keys::{self, Part};
 use super::{Component, Json, TensorSource, Tensors, quoted};
@@ -26,6 +26,7 @@ use crate::tensor::HostTensor;
 #[derive(Debug)]
 pub struct SingleFile {
     file: Arc<Tensors>,
+    places: Vec<Place>,
     inferred: Inferred,
     index: Json,
 }
@@ -67,7 +68,7 @@ impl SingleFile {
         recognise(&file, &places)?;
         let inferred = inferred::infer(&file, models(&file, &places), part)?;
         let index = json(&file, "model_index.json", inferred.index.clone());
-        Ok(Self { file, inferred, index })
+        Ok(Self { file, places, inferred, index })
     }
 
     /// The file.
@@ -80,14 +81,51 @@ impl SingleFile {
         self.inferred.family
     }
 
+    /// What kind of model it is, for people.
+    pub fn family_name(&self) -> &'static str {
+        self.inferred.family.name()
+    }
+
+    /// The models that were found: what each is, in whose names, and behind which prefix.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// What the configuration of a component was read from.
+    pub fn evidence(&self, component: &str) -> &[Evidence] {
+        self.inferred.evidence.get(component).map_or(&[], Vec::as_slice)
+    }
+
+    /// Names of the tensors that belong to no component.
+    pub fn unused(&self) -> Vec<String> {
+        let used: BTreeSet<&str> = self
+            .inferred
+            .pieces
+            .values()
+            .flat_map(|pieces| pieces.values().map(|piece| piece.stored.as_str()))
+            .collect();
+        let unused = self.file.names().filter(|name| !used.contains(name) && !MARKERS.contains(name));
+        unused.map(str::to_owned).collect()
+    }
+
     /// What `model_index.json` would say.
     pub fn index(&self) -> &Json {
         &self.index
     }
 
-    /// What the shapes do not tell and was assumed, one sentence each.
-    pub fn assumptions(&self) -> &[String] {
+    /// What the shapes do not tell and was assumed.
+    pub fn assumptions(&self) -> &[Assumption] {
         &self.inferred.assumptions
+    }
+
+    /// The timesteps that the U-Net was trained on, first and last, where the file says that these are not all.
+    pub fn timestep_range(&self) -> Option<(usize, usize)> {
+        self.inferred.timestep_range
+    }
+
+    /// What `generation_config.json` would say; `None` if the model wants nothing of its own.
+    pub(super) fn generation(&self) -> Option<Json> {
+        self.inferred.generation.clone().map(|value| json(&self.file, "generation_config.json", value))
     }
 
     /// Configuration and weights of a model, e.g. `unet`.
@@ -99,7 +137,7 @@ impl SingleFile {
         let class_name = self.index.value[name][1].as_str().map(str::to_owned);
         let pieces = self.inferred.pieces.get(name).cloned().unwrap_or_default();
         let tensors = Arc::new(Translated { pieces, file: self.file.clone() });
-        Ok(Component { name: name.to_owned(), class_name, config, tensors })
+        Ok(Component { name: name.to_owned(), class_name, config, tensors, ignore: Arc::default() })
     }
 
     /// The configuration of a model or scheduler by its name in the pipeline.
@@ -176,7 +214,8 @@ fn pieces(file: &Tensors, place: &Place, keys: &[(&str, &str)]) -> Pieces {
 
 fn json(file: &Tensors, name: &str, value: Value) -> Json {
     let text = serde_json::to_string_pretty(&value).expect("a JSON value always prints");
-    Json { path: format!("{} ({name}, inferred)", file.path().display()).into(), text, value }
+    let path = format!("{} ({name}, inferred)", file.path().display()).into();
+    Json { path, text, value, ignore: Arc::default() }
 }
 
 /// Refuses a file in which no model was found, and says what it is instead.

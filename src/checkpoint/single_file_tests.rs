@@ -344,7 +344,7 @@ fn what_the_u_net_predicts_is_said() {
         }
         let model = open(bytes).unwrap();
         let scheduler = model.config("scheduler").unwrap().value;
-        let text = model.assumptions().join(" ");
+        let text = model.assumptions().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let predicts = scheduler["prediction_type"].as_str().unwrap().to_owned();
         assert!(text.contains(&predicts) && text.contains("`prediction_type`"), "{text}");
         (

@@ -235,7 +235,7 @@ mod tests {
     fn encoder(name: &str, table: &str, rows: usize) -> Component {
         let weights = HashMap::from([(table.to_owned(), HostTensor::from_fn([rows, 3], |i| -(i as f32)))]);
         let config = Json::parse("config.json", format!("{{\"vocab_size\": {rows}}}")).unwrap();
-        Component { name: name.into(), class_name: None, config, tensors: Arc::new(weights) }
+        Component { name: name.into(), class_name: None, config, tensors: Arc::new(weights), ignore: Arc::default() }
     }
 
     #[test]

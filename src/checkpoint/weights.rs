@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use super::{quoted, rename};
+use super::ignore::{self, Ignore};
+use super::{Component, quoted, rename};
 use crate::content::ContentId;
 use crate::encode;
 use crate::error::{Error, Result};
@@ -76,6 +77,18 @@ impl Weights {
     /// [`Error::Checkpoint`] listing ALL missing, unused and wrongly shaped tensors (the first 20 of each kind
     /// by name).
     pub fn new(source: Arc<dyn TensorSource>, expected: &[(String, Vec<usize>)]) -> Result<Self> {
+        Self::matched(source, expected, &Ignore::default())
+    }
+
+    /// As [`Weights::new`], of a component, but for tensors that may be ignored.
+    ///
+    /// # Errors
+    /// As [`Weights::new`].
+    pub fn of(component: &Component, expected: &[(String, Vec<usize>)]) -> Result<Self> {
+        Self::matched(component.tensors.clone(), expected, &component.ignore)
+    }
+
+    fn matched(source: Arc<dyn TensorSource>, expected: &[(String, Vec<usize>)], ignore: &Ignore) -> Result<Self> {
         let expected: BTreeMap<&str, &[usize]> =
             expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
         let stored: BTreeSet<String> = source.names().into_iter().collect();
@@ -91,10 +104,8 @@ impl Weights {
                 .find(|new| expected.contains_key(new.as_str()) && !found.contains_key(new));
             match current {
                 Some(current) => drop(found.insert(current, name)),
-                None if rename::is_harmless(&name) => {}
-                None => {
-                    problems.unused.push(format!("{} {:?}", quoted(&name), source.shape(&name).unwrap_or_default()))
-                }
+                None if rename::is_harmless(&name) || ignore.takes(&source.label(), &name) => {}
+                None => problems.unused.push((name.clone(), source.shape(&name).unwrap_or_default())),
             }
         }
 
@@ -125,6 +136,14 @@ impl Weights {
     /// Number of parameters (elements of all tensors).
     pub fn parameters(&self) -> u64 {
         self.tensors.values().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// The shape that the model expects of a parameter.
+    ///
+    /// # Panics
+    /// If `name` was not in the list given to [`Weights::new`].
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.find(name).1
     }
 
     /// The file the parameters come from, for messages.
@@ -201,7 +220,7 @@ pub fn check_finite(label: &str, name: &str, tensor: &HostTensor) -> Result<()> 
 #[derive(Default)]
 struct Problems {
     missing: Vec<String>,
-    unused: Vec<String>,
+    unused: Vec<(String, Vec<usize>)>,
     misshapen: Vec<String>,
 }
 
@@ -209,7 +228,9 @@ impl Problems {
     fn report(&self, label: &str, expected: usize) -> Result<()> {
         const SHOWN: usize = 20;
         let mut text = String::new();
-        let kinds = [("missing", &self.missing), ("unused", &self.unused), ("wrongly shaped", &self.misshapen)];
+        let unused: Vec<String> =
+            self.unused.iter().map(|(name, shape)| format!("{} {shape:?}", quoted(name))).collect();
+        let kinds = [("missing", &self.missing), ("unused", &unused), ("wrongly shaped", &self.misshapen)];
         for (kind, names) in kinds {
             if names.is_empty() {
                 continue;
@@ -225,10 +246,15 @@ impl Problems {
         if text.is_empty() {
             return Ok(());
         }
-        Err(Error::Checkpoint(format!(
-            "{label}: the weights do not fit the model, which has {expected} tensors:{text}\n  \
-             Check that config.json and weights belong together, then fetch or convert them again."
-        )))
+        let text = format!("{label}: the weights do not fit the model, which has {expected} tensors:{text}");
+        if self.missing.is_empty() && self.misshapen.is_empty() {
+            let names: Vec<&str> = self.unused.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(Error::Unused(ignore::refusal(
+                format!("{text}\n  The engine does not know what it is for"),
+                &names,
+            )));
+        }
+        Err(Error::Checkpoint(format!("{text}\n  Check that config.json and weights belong together.")))
     }
 }
 

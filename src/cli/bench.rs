@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::model_path::{self, Unused};
+use super::print;
 use super::verify::random_inputs;
-use super::{model_path, print};
 use crate::backend::{Device, Session};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSession;
 use crate::graph::{Rate, passes};
@@ -45,6 +45,8 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_name = "N")]
     runs: usize,
     #[command(flatten)]
+    unused: Unused,
+    #[command(flatten)]
     device: DeviceRequest,
 }
 
@@ -60,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     // 1. the model on the device
     let path = model_path::find_with(args.model.as_deref(), &args.component)?;
-    let LoadedModel { model, weights, .. } = LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&path)?, &args.component)?;
     let own = model.default_sizes();
     let sizes = Sizes {
         batch: args.batch_size,

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod bench;
+mod convert;
 mod devices;
 mod inspect;
 mod model_path;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// Makes pictures
     Sample(Box<sample::Args>),
+    /// Writes a model again, as a folder of diffusers or as a single file, with LoRAs merged in
+    Convert(convert::Args),
     /// Runs one component of a model once on given tensors
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Sample(args) => sample::run(*args),
+        Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
         Command::Devices(args) => devices::run(args),

@@ -1,9 +1,29 @@
 //! Which model folder a command works on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::checkpoint::Folder;
+use crate::checkpoint::{Checkpoint, Folder, Ignore};
 use crate::error::{Error, Result};
+
+/// What a model need not ask for.
+#[derive(clap::Args)]
+pub struct Unused {
+    /// Tensors and config fields that may stay unread where no model asks for them, by name, with * for any characters;
+    /// may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    ignore_unused: Vec<String>,
+}
+
+impl Unused {
+    /// Opens a model that may hold them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open(&self, path: &Path) -> Result<Checkpoint> {
+        Ok(Checkpoint::open(path)?.with_ignored(Arc::new(Ignore::new(&self.ignore_unused))))
+    }
+}
 
 /// The given folder or file, or the model of that name below `weights/`. If none is given, the first model there whose
 /// pipeline class is one of `fitting`.

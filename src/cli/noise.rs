@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     check_writable(&args.output)?;
     let folder = Folder::open(model_path::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?)?;
-    let scheduler = Scheduler::new(SchedulerConfig::from_json(&folder.scheduler_config()?.text)?)?;
+    let scheduler = Scheduler::new(SchedulerConfig::read(&folder.scheduler_config()?)?)?;
     let channels = UNet2DModel::from_json(&folder.component_config("unet")?)?.config.in_channels;
     let picture = read(&args.image, if channels == 1 { 1 } else { 3 })?;
     let original = picture.to_tensor(Range::MinusOneToOne);

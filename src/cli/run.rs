@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::checkpoint::{Checkpoint, Tensors, safetensors};
+use super::model_path::Unused;
+use crate::checkpoint::{Tensors, safetensors};
 use crate::error::{Error, Result};
 use crate::models::{LoadedModel, NamedTensors, prepare};
 use crate::output::{check_writable, write_atomic};
@@ -31,6 +32,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     #[command(flatten)]
+    unused: Unused,
+    #[command(flatten)]
     device: DeviceRequest,
 }
 
@@ -40,7 +43,7 @@ pub struct Args {
 /// As the library; nothing is written then.
 pub fn run(args: Args) -> Result<()> {
     check_writable(&args.output)?;
-    let LoadedModel { model, weights, .. } = LoadedModel::open(&Checkpoint::open(&args.model)?, &args.component)?;
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&args.model)?, &args.component)?;
 
     // 1. inputs, as the graph takes them
     let in_file = |error: Error| match error {

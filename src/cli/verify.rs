@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{model_path, print};
+use super::model_path::{self, Unused};
+use super::print;
 use crate::backend::Device;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;
 use crate::graph::{Graph, NodeKind, passes};
@@ -45,6 +45,8 @@ pub struct Args {
     /// Storage of the model's weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
+    #[command(flatten)]
+    unused: Unused,
     #[command(flatten)]
     device: DeviceRequest,
 }
@@ -160,7 +162,7 @@ fn chosen(args: &Args) -> Result<Vec<Info>> {
 /// One forward pass of the model, node by node; true if all agree.
 fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
     let path = model_path::find_with(args.model.as_deref(), &args.component)?;
-    let LoadedModel { model, weights, .. } = LoadedModel::open(&Checkpoint::open(&path)?, &args.component)?;
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&path)?, &args.component)?;
     let own = model.default_sizes();
     // Large enough for every kernel; the reference would take minutes for a picture of full size.
     let sizes = Sizes { batch: 2, height: own.height.min(MAX_SIZE), width: own.width.min(MAX_SIZE), ..own };

@@ -60,6 +60,8 @@ mod tests {
         "--lora=a.safetensors:0.5",
         "--lora=b.safetensors",
         "--embedding=word.safetensors:word",
+        "--scheduler-config=scheduler_config.json",
+        "--ignore-unused=control.*",
         "--prediction-type=v_prediction",
         "--refiner=models/refiner",
         "--precision=f16",

@@ -51,6 +51,15 @@ pub enum StoredType {
 }
 
 impl StoredType {
+    /// Its name, as safetensors' users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Bytes per element.
     pub fn size(self) -> usize {
         match self {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::Json;
+use crate::checkpoint::{Ignore, Json, ignore};
 use crate::error::{Error, Result};
 use crate::ops::activation::ActivationKind;
 
@@ -15,6 +15,7 @@ pub struct ConfigReader<'a> {
     file: String,
     fields: &'a Map<String, Value>,
     seen: RefCell<BTreeSet<String>>,
+    ignore: &'a Ignore,
 }
 
 impl<'a> ConfigReader<'a> {
@@ -25,7 +26,7 @@ impl<'a> ConfigReader<'a> {
     pub fn new(json: &'a Json) -> Result<Self> {
         let file = json.path.display().to_string();
         let fields = json.value.as_object().ok_or_else(|| Error::Config(format!("{file}: expected a JSON object")))?;
-        Ok(Self { file, fields, seen: RefCell::default() })
+        Ok(Self { file, fields, seen: RefCell::default(), ignore: &json.ignore })
     }
 
     /// The file, for messages.
@@ -220,28 +221,33 @@ impl<'a> ConfigReader<'a> {
         self.seen.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
     }
 
-    /// Refuses fields that were never asked for; keys that begin with `_` are diffusers' own notes.
+    /// Refuses fields that were never asked for, but for those that may be ignored; keys that begin with `_` are
+    /// diffusers' own notes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming them.
+    /// [`Error::Unused`] naming them.
     pub fn finish(self) -> Result<()> {
         let seen = self.seen.into_inner();
-        let unknown: Vec<_> = self
+        let unknown: Vec<&str> = self
             .fields
             .iter()
             .filter(|(k, v)| {
                 !k.starts_with('_') && !seen.contains(*k) && !v.is_null() && !LOADING.contains(&k.as_str())
             })
-            .map(|(k, _)| truncated(k))
+            .map(|(k, _)| k.as_str())
+            .filter(|k| !self.ignore.takes(&self.file, k))
             .collect();
         if unknown.is_empty() {
             return Ok(());
         }
-        Err(Error::Unsupported(format!(
-            "{}: unknown fields {}; the engine does not know what they change, so it refuses the model",
+        let shown: Vec<_> = unknown.iter().take(20).map(|k| truncated(k)).collect();
+        let more = if unknown.len() > 20 { format!(" and {} more", unknown.len() - 20) } else { String::new() };
+        let why = format!(
+            "{}: unknown fields {}{more}: the engine does not know what they change",
             self.file,
-            unknown.join(", ")
-        )))
+            shown.join(", ")
+        );
+        Err(Error::Unused(ignore::refusal(why, &unknown)))
     }
 }
 

@@ -33,9 +33,9 @@ impl LoadedModel {
     pub fn open(checkpoint: &Checkpoint, name: &str) -> Result<Self> {
         let (stem, half) = name.split_once('.').map_or((name, None), |(stem, half)| (stem, Some(half)));
         let component = checkpoint.component(stem)?;
-        let config = component.config;
+        let config = component.config.clone();
         let file = config.path.display();
-        let class_name = component.class_name.ok_or_else(|| {
+        let class_name = component.class_name.clone().ok_or_else(|| {
             Error::Config(format!(
                 "{file}: neither this file nor model_index.json names the class of {stem} (`_class_name`)"
             ))
@@ -66,7 +66,7 @@ impl LoadedModel {
                 )));
             }
         };
-        let weights = Weights::new(component.tensors, &model.parameters()?)?;
+        let weights = Weights::of(&component, &model.parameters()?)?;
         Ok(Self { class_name, config, model, weights })
     }
 }

@@ -76,7 +76,7 @@ impl TextEncoders {
             }
             let component = checkpoint.component(name)?;
             let model = CLIPTextModel::from_json(&component.config, component.class_name.as_deref())?;
-            let weights = Weights::new(component.tensors, &crate::models::Model::parameters(&model)?)?;
+            let weights = Weights::of(&component, &crate::models::Model::parameters(&model)?)?;
             let tokenizer = checkpoint.tokenizer(folder)?;
             if tokenizer.vocabulary() as usize > model.config.vocab_size {
                 return Err(Error::Config(format!(

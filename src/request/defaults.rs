@@ -11,6 +11,7 @@ pub(super) fn of_model(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool) -
     let mut request = Request {
         steps: own.num_inference_steps,
         guidance_scale: own.guidance_scale.into_iter().collect(),
+        denoising_end: own.denoising_end.filter(|_| asked.refiner.is_some()),
         ..Request::default()
     };
     if is_ddim {

@@ -94,6 +94,13 @@ pub struct Request {
     /// A textual inversion and the word that stands for it in prompts; may be repeated [default word: the file's own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:WORD]"))]
     pub embedding: Vec<String>,
+    /// The scheduler's config, `scheduler_config.json`, in place of the model's own
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE"))]
+    pub scheduler_config: Option<PathBuf>,
+    /// Tensors and config fields that may stay unread where no model asks for them, by name, with * for any characters;
+    /// may be repeated
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "PATTERN"))]
+    pub ignore_unused: Vec<String>,
     /// What the U-Net predicts, where the model's files say it wrongly or not at all
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "epsilon|v_prediction|sample"))]
     #[cfg_attr(feature = "cli", arg(value_parser = ["epsilon", "v_prediction", "sample"]))]

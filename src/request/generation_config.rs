@@ -16,6 +16,8 @@ pub struct GenerationConfig {
     pub num_inference_steps: Option<usize>,
     /// Classifier-free guidance.
     pub guidance_scale: Option<f64>,
+    /// SDXL: the share of the noise, from 0 to 1, after which a refiner goes on.
+    pub denoising_end: Option<f64>,
     /// DDIM: see [`crate::schedulers::Sampling::use_clipped_model_output`].
     pub use_clipped_model_output: Option<bool>,
 }

@@ -125,7 +125,10 @@ pub fn scheduler(
     generation: &GenerationConfig,
 ) -> Result<(SchedulerConfig, Origin), Refusal> {
     let given = &asked.request;
-    let changed = given.scheduler.is_some() || given.prediction_type.is_some() || given.model.is_some();
+    let changed = given.scheduler.is_some()
+        || given.scheduler_config.is_some()
+        || given.prediction_type.is_some()
+        || given.model.is_some();
     if let Some(past) = asked.past.as_ref().filter(|_| !changed) {
         return Ok((past.scheduler.clone(), Origin::Picture));
     }

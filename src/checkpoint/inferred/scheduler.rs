@@ -3,32 +3,48 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Inferred};
+use super::stated::Stated;
+use super::{Assumption, Family, Inferred};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::single_file::Pieces;
 use crate::error::Result;
 
 /// What the U-Net predicts, and the scheduler that the family's folders have.
-pub(super) fn infer(file: &Tensors, family: Family, found: &mut Inferred) -> Result<()> {
+pub(super) fn infer(file: &Tensors, family: Family, stated: &Stated, found: &mut Inferred) -> Result<()> {
     let unet = &found.configs["unet"];
     let marked = file.info("v_pred").is_some();
     let cosine = file.info("edm_vpred.sigma_max").is_some() && file.info("edm_vpred.sigma_min").is_some();
+    let told: String;
     let (prediction_type, why) = match family {
-        _ if marked => ("v_prediction", "the file is marked so (`v_pred`)"),
-        _ if cosine => ("v_prediction", "the file is marked so (`edm_vpred.sigma_max`)"),
+        _ if marked => ("v_prediction", "as the file is marked (`v_pred`)"),
+        _ if cosine => ("v_prediction", "as the file is marked (`edm_vpred.sigma_max`)"),
+        _ if stated.prediction_type.is_some() => {
+            let (prediction_type, by) = stated.prediction_type.expect("it was just asked");
+            told = format!("as the file says (`{by}`)");
+            (prediction_type, told.as_str())
+        }
         Family::Sd1 | Family::Xl | Family::Refiner => ("epsilon", "as most models of its family"),
         Family::Upscaler => ("v_prediction", "as the published model"),
         Family::Sd2 if unet["in_channels"] != 4 => ("epsilon", "as the published model"),
         Family::Sd2 if last_norm_spread(file, &found.pieces["unet"])? > 0.09 => {
-            ("v_prediction", "a wide spread of the last norm's biases, as in 2.0 and 2.1")
+            ("v_prediction", "as a wide spread of the last norm's biases shows, which 2.0 and 2.1 have")
         }
-        Family::Sd2 => ("epsilon", "a narrow spread of the last norm's biases, as in the base models"),
+        Family::Sd2 => ("epsilon", "as a narrow spread of the last norm's biases shows, which the base models have"),
     };
-    found.assumptions.push(format!("the U-Net predicts {prediction_type} ({why}); `prediction_type` says otherwise"));
+    let what = format!("the U-Net predicts {prediction_type}, {why}");
+    found.assumptions.push(Assumption { what, field: Some("prediction_type") });
+    let consistency = found.is_consistency_model();
+    let unet = found.configs.get_mut("unet").expect("it was indexed above");
     if family == Family::Sd2 && prediction_type == "epsilon" {
-        found.configs.get_mut("unet").expect("it was indexed above")["sample_size"] = 64.into();
+        unet["sample_size"] = 64.into();
+    }
+    match stated.resolution {
+        Some((width, height)) if width == height => unet["sample_size"] = (width / 8).into(),
+        Some((width, height)) => unet["sample_size"] = json!([height / 8, width / 8]),
+        None => {}
     }
     let class = match family {
+        _ if consistency => "LCMScheduler",
         _ if cosine => "EDMEulerScheduler",
         _ if file.info("edm_mean").is_some() => "EDMDPMSolverMultistepScheduler",
         Family::Sd1 => "PNDMScheduler",
@@ -62,6 +78,14 @@ pub(super) fn infer(file: &Tensors, family: Family, found: &mut Inferred) -> Res
                 "prediction_type": prediction_type,
             });
         }
+        "LCMScheduler" => {
+            config["steps_offset"] = 0.into();
+            config["original_inference_steps"] = 50.into();
+            // The pipeline of SD 1 has these for all of its models; XL's is everybody's.
+            if family.is_xl() {
+                found.generation = Some(json!({ "num_inference_steps": 4, "guidance_scale": 8.0 }));
+            }
+        }
         "PNDMScheduler" => {
             config["skip_prk_steps"] = true.into();
             config["set_alpha_to_one"] = false.into();
@@ -72,7 +96,10 @@ pub(super) fn infer(file: &Tensors, family: Family, found: &mut Inferred) -> Res
         }
         _ => {}
     }
-    if file.info("ztsnr").is_some() {
+    let what = format!("the scheduler is {class}");
+    found.assumptions.push(Assumption { what, field: Some("scheduler") });
+    let edm = class.starts_with("EDM");
+    if file.info("ztsnr").is_some() && !edm {
         config["rescale_betas_zero_snr"] = true.into();
         config["timestep_spacing"] = "trailing".into();
     }

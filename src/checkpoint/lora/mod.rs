@@ -19,6 +19,7 @@ use delta::{Form, Parts};
 use names::{Role, lookup_name};
 use settings::Settings;
 
+use super::ignore::{self, Ignore};
 use super::ldm_keys::{self, Levels};
 use super::weights::check_finite;
 use super::{Component, TensorSource, Tensors, TextualInversion, quoted};
@@ -262,16 +263,23 @@ impl Layer {
 /// Merges LoRAs, each with its scales, into the weights of `components`; several add up.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] listing every layer that fits no weight of the components.
-pub fn apply(loras: &[(Arc<Lora>, Scales)], components: &mut [&mut Component]) -> Result<()> {
+/// [`Error::Unused`] listing every layer that fits no weight of the components and may not be ignored.
+pub fn apply(loras: &[(Arc<Lora>, Scales)], components: &mut [&mut Component], ignore: &Ignore) -> Result<()> {
     let indices: Vec<HashMap<String, String>> = components.iter().map(|component| index(component)).collect();
     let mut changes: Vec<HashMap<String, Vec<Change>>> = components.iter().map(|_| HashMap::new()).collect();
     for (lora, scales) in loras {
-        let mut lost = Vec::new();
+        let label = lora.path().display().to_string();
+        let (mut lost, mut names) = (Vec::new(), Vec::new());
+        let mut lose = |layer: &Layer, why: &str| {
+            if !ignore.takes(&label, &layer.name) {
+                lost.push(format!("{}{why}", layer.name));
+                names.push(layer.name.clone());
+            }
+        };
         for (number, layer) in lora.layers.iter().enumerate() {
             let fitting = components.iter().position(|component| component.name == layer.component);
             let Some((at, module)) = fitting.and_then(|at| Some((at, indices[at].get(&layer.module)?))) else {
-                lost.push(layer.name.clone());
+                lose(layer, "");
                 continue;
             };
             for parameter in layer.parameters() {
@@ -283,7 +291,7 @@ pub fn apply(loras: &[(Arc<Lora>, Scales)], components: &mut [&mut Component]) -
                     Some(shape) => layer.misfit(&lora.file, parameter, shape),
                 };
                 if let Some(problem) = problem {
-                    lost.push(format!("{} ({problem})", layer.name));
+                    lose(layer, &format!(" ({problem})"));
                     continue;
                 }
                 let scale = if layer.component == "unet" { scales.unet } else { scales.text };
@@ -293,13 +301,18 @@ pub fn apply(loras: &[(Arc<Lora>, Scales)], components: &mut [&mut Component]) -
         }
         if !lost.is_empty() {
             let lost: Vec<_> = lost.iter().map(String::as_str).collect();
-            return Err(Error::Checkpoint(format!(
-                "{}: {} of {} layers do not fit the model: {}; the LoRA is for another model",
-                lora.path().display(),
+            let why = format!(
+                "{label}: {} of {} layers do not fit the model: {}; the LoRA is for another model",
                 lost.len(),
                 lora.layers.len(),
                 listed(&lost)
-            )));
+            );
+            // Of a LoRA that is wholly for another model nothing would be left.
+            if names.len() == lora.layers.len() {
+                return Err(Error::Checkpoint(why));
+            }
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(Error::Unused(ignore::refusal(format!("{why}, or in part for something else"), &names)));
         }
     }
     for (component, changes) in components.iter_mut().zip(changes) {
@@ -404,7 +417,7 @@ impl TensorSource for Merged {
 /// Module name with `_` for `.` → the module's name, for every name that a LoRA may use.
 fn index(component: &Component) -> HashMap<String, String> {
     let names = component.tensors.names();
-    let aliases = if component.name == "unet" { ldm_keys::unet_aliases(&levels(&names)) } else { vec![] };
+    let aliases = if component.name == "unet" { ldm_keys::unet_aliases(&Levels::of_ours(&names)) } else { vec![] };
     let mut index = HashMap::new();
     for name in &names {
         let Some(module) = name.strip_suffix(".weight") else { continue };
@@ -417,22 +430,6 @@ fn index(component: &Component) -> HashMap<String, String> {
         }
     }
     index
-}
-
-/// Residual blocks of each level, counted from the names of a U-Net's weights.
-fn levels(names: &[String]) -> Levels {
-    let mut layers = BTreeMap::<usize, usize>::new();
-    for name in names {
-        let Some((level, rest)) = name.strip_prefix("down_blocks.").and_then(|rest| rest.split_once('.')) else {
-            continue;
-        };
-        let Some((layer, _)) = rest.strip_prefix("resnets.").and_then(|rest| rest.split_once('.')) else { continue };
-        if let (Ok(level), Ok(layer)) = (level.parse(), layer.parse::<u16>()) {
-            let count = layers.entry(level).or_default();
-            *count = (*count).max(usize::from(layer) + 1);
-        }
-    }
-    Levels(layers.into_values().collect())
 }
 
 /// Up to 20 names for a message.

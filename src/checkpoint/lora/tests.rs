@@ -21,7 +21,7 @@ fn components(model: &str, names: &[&str]) -> Vec<Component> {
 
 fn apply_to(loras: &[(Arc<Lora>, f64)], components: &mut [Component]) -> Result<()> {
     let loras: Vec<_> = loras.iter().map(|(lora, scale)| (lora.clone(), Scales::from(*scale))).collect();
-    apply(&loras, &mut components.iter_mut().collect::<Vec<_>>())
+    apply(&loras, &mut components.iter_mut().collect::<Vec<_>>(), &Ignore::default())
 }
 
 /// Every layer changes one weight, and only those change; a few of them computed here from the definition.
@@ -270,8 +270,8 @@ fn small() -> Component {
     ]
     .map(|(name, tensor)| (name.to_owned(), tensor))
     .into();
-    let config = Json { path: "config.json".into(), text: "{}".into(), value: serde_json::json!({}) };
-    Component { name: "unet".into(), class_name: None, config, tensors: Arc::new(tensors) }
+    let config = Json::parse("config.json", "{}".into()).unwrap();
+    Component { name: "unet".into(), class_name: None, config, tensors: Arc::new(tensors), ignore: Arc::default() }
 }
 
 /// The parameter `name` of [`small`] with an adapter of these tensors, and the tensors.
@@ -279,7 +279,7 @@ fn merged(name: &str, tensors: &[(&str, &[usize])], scale: f64) -> Result<(Vec<f
     let lora = Arc::new(file(tensors, &[])?);
     let mut component = small();
     let before = component.tensors.read_f32(name).unwrap();
-    apply(&[(lora.clone(), scale.into())], &mut [&mut component])?;
+    apply(&[(lora.clone(), scale.into())], &mut [&mut component], &Ignore::default())?;
     let wide = |tensor: HostTensor| tensor.data.into_iter().map(f64::from).collect();
     Ok((wide(before), wide(component.tensors.read_f32(name)?), lora))
 }

@@ -1,8 +1,9 @@
 //! `unmist sample`: makes pictures.
 
 mod args;
+mod hints;
 mod inputs;
-mod model;
+pub(super) mod model;
 mod networks;
 mod parameters;
 mod pictures;
@@ -11,6 +12,7 @@ mod reporter;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use args::Args;
 
@@ -21,6 +23,7 @@ use run::Job;
 
 use super::{model_path, print, say, words};
 use crate::backend::{Device, LoadOptions};
+use crate::checkpoint::Ignore;
 use crate::error::{Error, Result};
 use crate::output::{check_writable, is_same_file};
 use crate::pipelines::{Kind, Traits};
@@ -51,7 +54,10 @@ pub fn run(mut args: Args) -> Result<()> {
     if record.is_some() {
         still_there(&merged, &args.request)?;
     }
-    let mut models = Models { model: OpenModel::open(&merged)?, refiner: OpenModel::open_refiner(&merged)? };
+    let ignore = Arc::new(Ignore::new(&merged.ignore_unused));
+    let (model, refiner) = (OpenModel::open(&merged, &ignore)?, OpenModel::open_refiner(&merged, &ignore)?);
+    let mut models = Models { model, refiner };
+    ignore.account().iter().for_each(|note| say(format_args!("note: {note}")));
     let mut resolved = models.resolve(&asked, record.as_ref())?;
     if args.explain_settings {
         print(&explanation(&resolved, models.model.checkpoint.path()));
@@ -134,11 +140,9 @@ impl Models {
         let own = self.model.pipeline.traits;
         let refined = self.refiner.as_ref().is_some_and(|refiner| refiner.pipeline.traits.aesthetic);
         let traits = Traits { aesthetic: own.aesthetic || refined, ..own };
-        let facts = request::ModelFacts {
-            traits: &traits,
-            generation: &self.model.generation,
-            scheduler: &self.model.scheduler,
-        };
+        let mut generation = self.model.generation.clone();
+        generation.denoising_end = generation.denoising_end.or_else(|| self.share_of_the_base());
+        let facts = request::ModelFacts { traits: &traits, generation: &generation, scheduler: &self.model.scheduler };
         let resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
             // "This model" says little to someone who did not choose one.
             if asked.request.model.is_none() && refusal.why.contains("this model") {
@@ -159,6 +163,16 @@ impl Models {
             refiner.pipeline.set_tiling(resolved.tiling);
         }
         Ok(resolved)
+    }
+
+    /// The share of the noise that the model takes away before its refiner goes on, as their files say on which
+    /// timesteps they were trained.
+    fn share_of_the_base(&self) -> Option<f64> {
+        let refiner = self.refiner.as_ref()?;
+        let own = self.model.checkpoint.timestep_range().map(|(first, _)| first);
+        let timestep = own.filter(|first| *first > 0).or(refiner.checkpoint.timestep_range().map(|(_, last)| last))?;
+        let trained = self.model.scheduler.num_train_timesteps as f64;
+        Some(1.0 - timestep as f64 / trained).filter(|share| *share > 0.0 && *share < 1.0)
     }
 
     /// The configs of the schedulers that make the pictures.
@@ -185,7 +199,7 @@ fn check_distinct(args: &Args, request: &Request, output: &Output, places: &[Pat
     let mut written: Vec<(&str, PathBuf)> = places.iter().map(|place| ("output", place.clone())).collect();
     written.extend(args.preview_every.map(|_| ("preview-every", output.preview())));
     written.extend(args.save_latents.iter().map(|path| ("save-latents", path.clone())));
-    let mut read = model::named_files(request);
+    let mut read = model::named_paths(request);
     read.extend(args.from.iter().map(|path| ("from", path.clone())));
     read.extend(request.model.iter().map(|path| ("model", path.clone())));
     read.extend(request.refiner.iter().map(|path| ("refiner", path.clone())));
@@ -193,7 +207,9 @@ fn check_distinct(args: &Args, request: &Request, output: &Output, places: &[Pat
         let others = written[i + 1..].iter().chain(&read);
         if let Some((other, _)) = others.into_iter().find(|(_, other)| is_same_file(path, other)) {
             return Err(Error::Usage(format!(
-                "--{option} and --{other} name the same file, {}, which would be overwritten; give another name",
+                "{} and {} name the same file, {}, which would be overwritten; give another name",
+                words::flag(option),
+                words::flag(other),
                 path.display()
             )));
         }
@@ -230,8 +246,8 @@ fn joined(thread: HashThread) -> Result<record::Files> {
 
 /// Refuses a replay early and by name if a file is gone.
 fn still_there(request: &Request, given: &Request) -> Result<()> {
-    let mut files = model::named_files(request);
-    let anew: Vec<&str> = model::named_files(given).into_iter().map(|(option, _)| option).collect();
+    let mut files = model::named_paths(request);
+    let anew: Vec<&str> = model::named_paths(given).into_iter().map(|(option, _)| option).collect();
     files.retain(|(option, _)| !anew.contains(option));
     if given.model.is_none() {
         files.push(("model", model_path::find(request.model.as_deref(), &[])?));
@@ -241,7 +257,8 @@ fn still_there(request: &Request, given: &Request) -> Result<()> {
     }
     match files.iter().find(|(_, path)| !path.exists()) {
         Some((option, path)) => Err(Error::Usage(format!(
-            "the picture was made with --{option} {}, which is not there; say where it is now with --{option}",
+            "the picture was made with {0} {1}, which is not there; say where it is now with {0}",
+            words::flag(option),
             path.display()
         ))),
         None => Ok(()),

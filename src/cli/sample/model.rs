@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::hints;
 use crate::checkpoint::lora::Scales;
-use crate::checkpoint::{Checkpoint, Lora, PARTS, TextualInversion};
+use crate::checkpoint::{Checkpoint, Ignore, Lora, PARTS, TextualInversion};
 use crate::cli::{model_path, say, words};
 use crate::error::{Error, Result};
 use crate::pipelines::{DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
@@ -29,16 +30,16 @@ impl OpenModel {
     ///
     /// # Errors
     /// As [`Checkpoint::open`], what changes a checkpoint, and [`DiffusionPipeline::load`].
-    pub fn open(request: &Request) -> Result<Self> {
+    pub fn open(request: &Request, ignore: &Arc<Ignore>) -> Result<Self> {
         let fitting = if request.prompt.is_empty() { PIXEL_PIPELINES } else { STABLE_DIFFUSION_PIPELINES };
-        Self::open_at(&model_path::find(request.model.as_deref(), fitting)?, request)
+        Self::open_at(&model_path::find(request.model.as_deref(), fitting)?, request, ignore)
     }
 
     /// Opens the refiner, if a request asks for one. LoRAs do not change it.
     ///
     /// # Errors
     /// As [`OpenModel::open`]; a refusal if it is not a Stable Diffusion XL model.
-    pub fn open_refiner(request: &Request) -> Result<Option<Self>> {
+    pub fn open_refiner(request: &Request, ignore: &Arc<Ignore>) -> Result<Option<Self>> {
         let Some(path) = &request.refiner else { return Ok(None) };
         let path = model_path::find(Some(path), &[])?;
         let own = Request {
@@ -48,9 +49,10 @@ impl OpenModel {
             vae: None,
             text_encoder: None,
             text_encoder_2: None,
+            scheduler_config: None,
             ..request.clone()
         };
-        let refiner = Self::open_at(&path, &own)?;
+        let refiner = Self::open_at(&path, &own, ignore)?;
         if !refiner.pipeline.traits.xl {
             let why = "expected a Stable Diffusion XL model";
             return Err(Refusal::of_value("refiner", path.display(), why).into());
@@ -58,24 +60,37 @@ impl OpenModel {
         Ok(Some(refiner))
     }
 
-    fn open_at(path: &Path, request: &Request) -> Result<Self> {
-        let mut checkpoint = Checkpoint::open(path)?;
+    fn open_at(path: &Path, request: &Request, ignore: &Arc<Ignore>) -> Result<Self> {
+        let checkpoint = put_together(path, request, ignore)?;
         DiffusionPipeline::check_class(&checkpoint)?;
-        if let Some(variant) = &request.variant {
-            checkpoint = checkpoint.with_variant(variant)?;
-        }
-        for (name, path) in parts(request) {
-            checkpoint = checkpoint.with_component(name, path)?;
-        }
         checkpoint.component_config("unet")?; // what is missing first of all is said first of all
-        if request.prediction_type.is_none() {
-            checkpoint.assumptions().iter().for_each(|a| say(format_args!("assumed: {}", words::in_flags(a))));
-        }
-        checkpoint = adapted(checkpoint, request)?;
+        say_assumed(&checkpoint, request)?;
+        let checkpoint = adapted(checkpoint, request)?;
         let generation = GenerationConfig::of(&checkpoint)?;
-        let scheduler = DiffusionPipeline::scheduler_config(&checkpoint)?;
+        let scheduler = match request.scheduler.as_ref().or(generation.scheduler.as_ref()) {
+            Some(_) => DiffusionPipeline::training_config(&checkpoint)?,
+            None => DiffusionPipeline::scheduler_config(&checkpoint)?,
+        };
         let pipeline = DiffusionPipeline::load(&checkpoint, Scheduler::new(scheduler.clone())?)?;
         Ok(Self { checkpoint, pipeline, scheduler, generation })
+    }
+}
+
+/// The checkpoint at `path` with the variant and the components that a request asks for.
+///
+/// # Errors
+/// As [`Checkpoint::open`], [`Checkpoint::with_variant`] and [`Checkpoint::with_component`].
+pub fn put_together(path: &Path, request: &Request, ignore: &Arc<Ignore>) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(path)?.with_ignored(ignore.clone());
+    if let Some(variant) = &request.variant {
+        checkpoint = checkpoint.with_variant(variant)?;
+    }
+    for (name, path) in parts(request) {
+        checkpoint = checkpoint.with_component(name, path)?;
+    }
+    match &request.scheduler_config {
+        Some(path) => checkpoint.with_scheduler_config(path),
+        None => Ok(checkpoint),
     }
 }
 
@@ -85,19 +100,52 @@ fn parts(request: &Request) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     PARTS.into_iter().zip(paths).filter_map(|(name, path)| Some((name, path.as_ref()?)))
 }
 
-/// The files that options other than `--model` and `--refiner` name.
+/// Says what was assumed of a model and not asked for, and what the files' names suggest, each in one line.
+fn say_assumed(checkpoint: &Checkpoint, request: &Request) -> Result<()> {
+    let given = request.to_json()?;
+    let open =
+        |field: &str| given.get(field).is_none() && !(field == "scheduler" && request.scheduler_config.is_some());
+    let assumed = checkpoint.assumptions().iter().filter(|assumption| assumption.field.is_none_or(open));
+    let assumed: Vec<String> = assumed.map(|assumption| words::in_flags(&assumption.to_string())).collect();
+    if !assumed.is_empty() {
+        say(format_args!("assumed: {}", assumed.join("; ")));
+    }
+    let loras = request.lora.iter().map(|lora| split(lora).0);
+    // A latent consistency model has its own settings.
+    let distilled = !checkpoint.component_config("unet")?.value["time_cond_proj_dim"].is_null();
+    let model = (!distilled).then(|| checkpoint.path());
+    let hint = loras.chain(model).find_map(|path| hints::of_name(path, &open));
+    hint.iter().for_each(|hint| say(format_args!("hint: {}", words::in_flags(hint))));
+    Ok(())
+}
+
+/// What options other than `--model` and `--refiner` name: files, and folders of components.
+pub fn named_paths(request: &Request) -> Vec<(&'static str, PathBuf)> {
+    let parts = parts(request).map(|(name, path)| (name, path.clone()));
+    named_files(request).into_iter().chain(parts).collect()
+}
+
+/// The files that options other than `--model`, `--refiner` and those for components name.
 pub fn named_files(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     let loras = request.lora.iter().flat_map(|lora| Lora::files(split(lora).0));
     files.extend(loras.map(|path| ("lora", path)));
     files.extend(request.embedding.iter().map(|embedding| ("embedding", split(embedding).0.to_owned())));
-    let single = [("image", &request.image), ("mask", &request.mask), ("latents", &request.latents)];
+    let single = [
+        ("image", &request.image),
+        ("mask", &request.mask),
+        ("latents", &request.latents),
+        ("scheduler_config", &request.scheduler_config),
+    ];
     files.extend(single.into_iter().filter_map(|(field, path)| Some((field, path.clone()?))));
     files
 }
 
 /// The checkpoint with the LoRAs and textual inversions that a request names.
-fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> {
+///
+/// # Errors
+/// As [`Lora::open`], [`TextualInversion::open`] and what applies them.
+pub fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> {
     let lora = |text: &String| -> Result<(Arc<Lora>, Scales)> {
         let (path, scales) = split(text);
         let wrong = || {

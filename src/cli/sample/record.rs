@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Json, Tensors};
-use crate::cli::say;
+use crate::cli::{say, words};
 use crate::error::{Error, Result};
 use crate::image_io::read_text;
 use crate::output::sha256;
@@ -132,7 +132,8 @@ impl Record {
             if given.get(option).is_some() {
                 if now.is_some_and(|now| !now.values().eq(recorded.values())) {
                     say(format_args!(
-                        "note: --{option} is not what the picture was made with; the result is another picture"
+                        "note: {} is not what the picture was made with; the result is another picture",
+                        words::flag(option)
                     ));
                 }
                 continue;
@@ -141,8 +142,9 @@ impl Record {
             if let Some((name, hash)) = changed {
                 let now = now.and_then(|now| now.get(name)).map_or("missing".into(), |hash| format!("sha256 {hash}"));
                 return Err(Error::Usage(format!(
-                    "the picture was made with another file for --{option}: {name} is {now} now, it was sha256 {hash}; \
-                     give the right one with --{option}"
+                    "the picture was made with another file for {flag}: {name} is {now} now, it was sha256 {hash}; \
+                     give the right one with {flag}",
+                    flag = words::flag(option)
                 )));
             }
         }

@@ -121,7 +121,7 @@ impl Autoencoder {
                 .collect(),
         };
         let upcast = matches!(&model, AutoencoderModel::Kl(kl) if xl && kl.config.force_upcast);
-        let weights = Weights::new(component.tensors, &parameters)?;
+        let weights = Weights::of(&component, &parameters)?;
         Ok(Self {
             tiling: Tiling::Auto,
             model,

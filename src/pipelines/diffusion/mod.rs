@@ -84,7 +84,19 @@ impl DiffusionPipeline {
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
     pub fn scheduler_config(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
-        let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("scheduler")?.text)?;
+        Self::mended(SchedulerConfig::read(&checkpoint.scheduler_config("scheduler")?)?, checkpoint)
+    }
+
+    /// As [`DiffusionPipeline::scheduler_config`], for a run with another scheduler: of one that the engine does not
+    /// know, what it says of the model's training ([`SchedulerConfig::training`]).
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::training`].
+    pub fn training_config(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+        Self::mended(SchedulerConfig::training(&checkpoint.scheduler_config("scheduler")?)?, checkpoint)
+    }
+
+    fn mended(config: SchedulerConfig, checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
         if !checkpoint.pipeline_class().is_some_and(|class| MENDING.contains(&class)) {
             return Ok(config);
         }
@@ -118,7 +130,7 @@ impl DiffusionPipeline {
         Self::check_class(checkpoint)?;
         let component = checkpoint.component("unet")?;
         let unet = UNet::new(checkpoint, &component)?;
-        let unet_weights = Weights::new(component.tensors, &unet.as_model().parameters()?)?;
+        let unet_weights = Weights::of(&component, &unet.as_model().parameters()?)?;
         let xl = unet.has_text_time();
         let (mut vae, mut text) = (None, None);
         if let UNet::Latents(_) = unet {
@@ -127,7 +139,7 @@ impl DiffusionPipeline {
         let kind = kind(checkpoint, &unet, vae.as_ref())?;
         let low_res = match kind {
             Kind::Upscale => {
-                let config = SchedulerConfig::from_json(&checkpoint.scheduler_config("low_res_scheduler")?.text)?;
+                let config = SchedulerConfig::read(&checkpoint.scheduler_config("low_res_scheduler")?)?;
                 Some(Scheduler::new(config)?)
             }
             _ => None,

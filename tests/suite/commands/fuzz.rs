@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use unmist::checkpoint::{Folder, Lora, Tensors, TextualInversion, lora, safetensors};
+use unmist::checkpoint::{Folder, Ignore, Lora, Tensors, TextualInversion, lora, safetensors};
 use unmist::image_io;
 use unmist::prompt;
 use unmist::tokenizer::Tokenizer;
@@ -111,7 +111,7 @@ fn lora_files() {
         whole += 1;
         let (mut unet, mut text_encoder) =
             (folder.component("unet").unwrap(), folder.component("text_encoder").unwrap());
-        if lora::apply(&[(lora.into(), 1.0.into())], &mut [&mut unet, &mut text_encoder]).is_ok() {
+        if lora::apply(&[(lora.into(), 1.0.into())], &mut [&mut unet, &mut text_encoder], &Ignore::default()).is_ok() {
             fitting += 1;
             let _ = unet.tensors.read_f32("mid_block.attentions.0.proj_in.weight");
         }

@@ -1,11 +1,14 @@
 //! `unmist inspect`: what unmist understands of a model, without running it.
 
+mod files;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{model_path, print, words};
 use crate::backend::Device;
 use crate::caps::Caps;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Ignore};
 use crate::error::{Error, Result};
 use crate::graph::{Rate, passes};
 use crate::models::{LoadedModel, Sizes};
@@ -55,12 +58,20 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let component = args.component.as_deref().unwrap_or("unet");
     let path = model_path::find_with(args.model.as_deref(), component)?;
-    let checkpoint = Checkpoint::open(&path)?;
+    // It is only looked at: what no model asks for is shown.
+    let ignore = Arc::new(Ignore::new(&["*".to_owned()]));
+    let checkpoint = Checkpoint::open(&path)?.with_ignored(ignore.clone());
     let text = checkpoint.pipeline_class().is_some_and(|class| STABLE_DIFFUSION_PIPELINES.contains(&class));
     // A folder may hold only some of the components.
-    let whole = ["unet", "vae"].iter().all(|name| checkpoint.component_names().iter().any(|n| n == name));
+    let has = |name: &str| checkpoint.component_names().iter().any(|n| n == name);
+    let whole = has("unet") && has("vae") && (has("text_encoder") || has("text_encoder_2"));
     if args.component.is_none() && text && whole {
-        return pipeline(&args, &checkpoint);
+        return pipeline(&args, &checkpoint, &ignore);
+    }
+    if args.component.is_none() && checkpoint.single_file().is_some() {
+        let files = files::Account::of(&checkpoint, &ignore)?;
+        print(&if args.json { format!("{:#}\n", files.to_json()) } else { files.to_string() });
+        return Ok(());
     }
     let LoadedModel { class_name, config, model, weights } = LoadedModel::open(&checkpoint, component)?;
     let own = model.default_sizes();
@@ -137,7 +148,7 @@ fn describe(node: &str, decision: &Decision) -> String {
 }
 
 /// The memory of every stage of a run.
-fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
+fn pipeline(args: &Args, checkpoint: &Checkpoint, ignore: &Ignore) -> Result<()> {
     if args.batch_size == 0 {
         return Err(Error::Usage("--batch-size must be above 0".into()));
     }
@@ -153,6 +164,7 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
         width: args.width,
         ..pipeline.defaults()
     };
+    let files = files::Account::of(checkpoint, ignore)?;
     let (height, width) = pipeline.size(&options)?;
     let plan = pipeline.plan(&runtime, &options)?;
     if args.json {
@@ -165,7 +177,7 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
             })
             .collect();
         let json = serde_json::json!({
-            "model": checkpoint.path(), "device": device.describe(), "batch_size": args.batch_size,
+            "model": checkpoint.path(), "files": files.to_json(), "device": device.describe(), "batch_size": args.batch_size,
             "height": height, "width": width,
             "stages": stages, "peak": plan.peak(), "available": plan.available,
         });
@@ -173,9 +185,8 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint) -> Result<()> {
         return Ok(());
     }
     print(&format!(
-        "model {}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows \
+        "{files}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows \
         the config, the graph and the kernels of one component: {}\n",
-        checkpoint.path().display(),
         args.batch_size,
         if args.batch_size == 1 { "" } else { "s" },
         runtime.dtype.name(),
