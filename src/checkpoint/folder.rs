@@ -363,10 +363,9 @@ fn find_weights(folder: &Path, files: &[String], variant: Option<&str>) -> Resul
     let pickles = [".bin", ".ckpt", ".pt", ".pth"];
     if let Some(file) = files.iter().find(|file| pickles.iter().any(|end| file.ends_with(end))) {
         return Err(Error::Unsupported(format!(
-            "{shown}: the weights are there only as {}, a pickle, which can run code when opened and is not read; \
-            fetch the .safetensors version or convert it (diffusers: \
-            `DiffusionPipeline.from_pretrained(…).save_pretrained(…)`)",
-            quoted(file)
+            "{shown}: the weights are there only as {}, {}",
+            quoted(file),
+            super::header::pickle(&folder.join(file))
         )));
     }
     Err(Error::Checkpoint(format!(

@@ -40,7 +40,11 @@ pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
     // The length may begin like another format by chance, so the header is read first; only a file without a sound one
     // is taken for what its first bytes say.
     framed(file).map_err(|problem| {
-        let problem = foreign_format(file).map_or(problem, str::to_owned);
+        let problem = match foreign_format(file) {
+            Some(known) => known.to_owned(),
+            None if is_pickle(file) => format!("this is {}", pickle(path)),
+            None => problem,
+        };
         Error::Checkpoint(format!("{}: {problem}", path.display()))
     })
 }
@@ -134,6 +138,20 @@ fn place(raw: RawHeader, data_start: usize, file_len: usize) -> std::result::Res
     Ok(Header { tensors: tensors.collect(), metadata: raw.metadata })
 }
 
+/// Why a file of PyTorch's is not read, and the one command that converts it. It opens nothing but tensors.
+pub(super) fn pickle(path: &Path) -> String {
+    const CODE: &str = "import sys,torch;from safetensors.torch import save_file;\
+        d=torch.load(sys.argv[1],map_location='cpu',weights_only=True);d=d.get('state_dict',d);\
+        save_file({k:v.clone().contiguous() for k,v in d.items() if torch.is_tensor(v)},sys.argv[2],{'format':'pt'})";
+    let new = path.with_extension("safetensors");
+    format!(
+        "a PyTorch pickle, which can run code when opened and is not read; with `pip install torch safetensors` this \
+        converts it:\n  python -c \"{CODE}\" \"{}\" \"{}\"",
+        path.display(),
+        new.display()
+    )
+}
+
 /// What the file is instead, if its first bytes say so.
 fn foreign_format(file: &[u8]) -> Option<&'static str> {
     const SIGNATURES: &[(&[u8], &str)] = &[
@@ -146,16 +164,6 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
             "this is an HTML or XML page, not weights (a login or error page saved by the download); download the file \
             again",
         ),
-        (
-            b"PK\x03\x04",
-            "this is a PyTorch pickle archive (.bin, .ckpt, .pt), which can run code when opened and is not read; \
-             convert it to .safetensors",
-        ),
-        (
-            b"\x80\x02",
-            "this is a PyTorch pickle (.bin, .ckpt, .pt), which can run code when opened and is not read; convert it \
-            to .safetensors",
-        ),
         (b"GGUF", "this is a GGUF file, which is not read; use the .safetensors version of the model"),
         (b"\x89HDF", "this is an HDF5 (.h5) file, which is not read; use the .safetensors version of the model"),
         (
@@ -166,9 +174,17 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
     if file.is_empty() {
         return Some("the file is empty; fetch it again");
     }
-    // A length of less than 4 GiB with a JSON object behind it: the file was meant to be one.
-    let genuine = file.get(8) == Some(&b'{') && file[4..8] == [0; 4];
-    SIGNATURES.iter().find(|(bytes, _)| !genuine && file.starts_with(bytes)).map(|&(_, message)| message)
+    SIGNATURES.iter().find(|(bytes, _)| !is_meant(file) && file.starts_with(bytes)).map(|&(_, message)| message)
+}
+
+/// A length of less than 4 GiB with a JSON object behind it: the file was meant to be one of safetensors.
+fn is_meant(file: &[u8]) -> bool {
+    file.get(8) == Some(&b'{') && file[4..8] == [0; 4]
+}
+
+/// Whether it is a file of PyTorch's, an archive or not.
+fn is_pickle(file: &[u8]) -> bool {
+    !is_meant(file) && (file.starts_with(b"PK\x03\x04") || file.starts_with(b"\x80\x02"))
 }
 
 /// A shape for a message; a damaged header can hold one of a million dimensions.

@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::{Part, write};
 use crate::checkpoint::original::{self, Made, Renamed};
 use crate::checkpoint::safetensors::Entry;
-use crate::checkpoint::{Checkpoint, Family, SingleFile, quoted};
+use crate::checkpoint::{Checkpoint, Family, quoted};
 use crate::error::{Error, Result};
 use crate::graph::StoredType;
-use crate::models::LoadedModel;
-use crate::tensor::HostTensor;
+use crate::models::{LoadedModel, Model};
+use crate::tensor::{DType, HostTensor};
 
 /// A tensor of the file: which part it is made of, and how.
 struct Piece {
@@ -185,8 +185,15 @@ fn marks(checkpoint: &Checkpoint, scheduler: &Value) -> Result<Vec<(&'static str
     if scheduler["rescale_betas_zero_snr"] == true {
         marks.push(("ztsnr", HostTensor::new([0], vec![])?));
     }
+    let vae = checkpoint.component_config("vae").map(|config| config.value).unwrap_or_default();
+    if !vae["latents_mean"].is_null() && class != "EDMDPMSolverMultistepScheduler" {
+        return Err(Error::Unsupported(format!(
+            "{}: a single file can hold latents_mean only for EDMDPMSolverMultistepScheduler, this is for {class}; give \
+            the name of a folder to write",
+            checkpoint.path().display()
+        )));
+    }
     if class == "EDMDPMSolverMultistepScheduler" {
-        let vae = checkpoint.component_config("vae")?.value;
         for (mark, field) in [("edm_mean", "latents_mean"), ("edm_std", "latents_std")] {
             let values: Vec<f32> =
                 vae[field].as_array().into_iter().flatten().filter_map(|v| Some(v.as_f64()? as f32)).collect();
@@ -198,35 +205,59 @@ fn marks(checkpoint: &Checkpoint, scheduler: &Value) -> Result<Vec<(&'static str
 
 /// Checks that the file is read as the model that it was made of. Returns the scheduler that is inferred for it.
 fn reads_back(checkpoint: &Checkpoint, path: &Path, parts: &[Part], whole: bool) -> Result<Option<Value>> {
-    let read = Checkpoint::open(path)?;
+    let refused = |why: String| {
+        Error::Unsupported(format!(
+            "{}: a single file, which has no config.json, cannot hold this model: {why}; give the name of a folder to \
+            write",
+            checkpoint.path().display()
+        ))
+    };
+    let file = Checkpoint::open(path).map_err(|error| refused(error.to_string()))?;
     for part in parts {
         let name = part.component.name.as_str();
         let model = if name == "vae" { "vae.encoder" } else { name };
-        let there = |of: &Checkpoint| Ok::<_, Error>(format!("{:#?}", LoadedModel::open(of, model)?.model));
-        let (own, found) = (there(checkpoint)?, there(&read)?);
-        let differs = |(a, b): &(&str, &str)| a != b && !a.trim_start().starts_with("sample_size");
-        if let Some((own, found)) = own.lines().zip(found.lines()).find(differs) {
-            return Err(Error::Unsupported(format!(
-                "{}: as a single file, which has no config.json, it would be read as another model: {name} has \
-                `{}`, which would become `{}`; give the name of a folder to write",
-                checkpoint.path().display(),
-                own.trim().trim_end_matches(','),
-                found.trim().trim_end_matches(',')
-            )));
+        let own = LoadedModel::open(checkpoint, model)?.model;
+        let found = LoadedModel::open(&file, model).map_err(|error| refused(error.to_string()))?.model;
+        // A config may say the same in several ways: what counts is the graph, and of an autoencoder the scale of its
+        // latents too.
+        let sizes = own.default_sizes();
+        let graph = |of: &dyn Model| Ok::<_, Error>(of.graph(&sizes, DType::F32)?.to_string());
+        let difference = difference(&format!("{own:#?}"), &format!("{found:#?}"));
+        if graph(&*own)? != graph(&*found)? || (name == "vae" && difference.is_some()) {
+            let (field, own, found) = difference.unwrap_or_default();
+            return Err(refused(format!("of {name}, {field} is {own} and would be read as {found}")));
         }
     }
     if !whole {
         return Ok(None);
     }
-    let file = SingleFile::open(path)?;
-    let (own, found) = (checkpoint.scheduler_config("scheduler")?.value, file.config("scheduler")?.value);
+    let (own, found) = (checkpoint.scheduler_config("scheduler")?.value, file.scheduler_config("scheduler")?.value);
     let predicts = |config: &Value| config["prediction_type"].as_str().unwrap_or("epsilon").to_owned();
     if predicts(&own) != predicts(&found) {
-        return Err(Error::Unsupported(format!(
-            "{}: a single file cannot say that the U-Net predicts {}; give the name of a folder to write",
-            checkpoint.path().display(),
-            predicts(&own)
+        return Err(refused(format!(
+            "the U-Net predicts {}, which would be read as {}",
+            predicts(&own),
+            predicts(&found)
         )));
     }
     Ok(Some(found["_class_name"].clone()))
+}
+
+/// The first field in which two models differ, as they are printed for debugging, and its values or elements. The size
+/// of pictures is only a default, and the statistics of latents stand in marks, as f32.
+fn difference(own: &str, found: &str) -> Option<(String, String, String)> {
+    let mut field = String::new();
+    for (own, found) in own.lines().zip(found.lines()) {
+        if let Some((name, _)) = own.trim().split_once(':') {
+            field = name.to_owned();
+        }
+        if own != found && !["sample_size", "latents_mean", "latents_std"].contains(&field.as_str()) {
+            let value = |line: &str| {
+                let line = line.trim().trim_end_matches(',');
+                line.strip_prefix(&format!("{field}: ")).unwrap_or(line).to_owned()
+            };
+            return Some((field.clone(), value(own), value(found)));
+        }
+    }
+    None
 }

@@ -99,8 +99,8 @@ fn other_files_given_by_mistake() {
             ["Git LFS pointer", "git lfs pull"],
         ),
         (b"<!DOCTYPE html><html>Sign in</html>", ["HTML", "download the file again"]),
-        (b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl", ["pickle", "convert it to .safetensors"]),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", ["pickle", "convert it to .safetensors"]),
+        (b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl", ["pickle", "python -c"]),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", ["pickle", "python -c"]),
         (b"GGUF\x03\0\0\0", ["GGUF", ".safetensors"]),
         (b"\x89HDF\r\n\x1a\n", ["HDF5", ".safetensors"]),
         (b"{\"weight_map\": {}}", ["JSON", ".index.json"]),
@@ -226,7 +226,7 @@ fn pipeline_folders() {
         &["expected diffusion_pytorch_model.safetensors or model.safetensors", "found `config.json`"],
     );
     fs::write(dir.path().join("unet/diffusion_pytorch_model.bin"), b"PK").unwrap();
-    says(folder.component("unet"), &["`diffusion_pytorch_model.bin`", "pickle", "save_pretrained"]);
+    says(folder.component("unet"), &["`diffusion_pytorch_model.bin`", "pickle", "python -c"]);
 
     for (name, text) in
         [("m-1", "model.safetensors.index.json"), ("model.fp16-00001-of-00001", "model.safetensors.index.fp16.json")]

@@ -140,3 +140,140 @@ fn a_model_may_be_named_as_in_the_cache() {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && message.contains("`hf download someone/else`"), "{message}");
 }
+
+/// A copy of the tiny Stable Diffusion 1 that can be changed.
+fn copied(folder: &Folder, name: &str) -> std::path::PathBuf {
+    let to = std::path::PathBuf::from(folder.path(name));
+    crate::commands::usage::copy(&stable_diffusion("sd1"), &to);
+    to
+}
+
+/// Changes a JSON file in place.
+fn edit(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::from_slice(&std::fs::read(path).expect("there")).expect("JSON");
+    change(&mut value);
+    std::fs::write(path, value.to_string()).expect("writes");
+}
+
+/// The command line that a message advises: what follows "use ", as words.
+fn advised(message: &str) -> Vec<String> {
+    let advice = message.rsplit_once("; use ").unwrap_or_else(|| panic!("no advice in {message}")).1;
+    advice.trim().split(' ').map(|word| word.trim_matches('\'').to_owned()).collect()
+}
+
+/// What no model asks for is refused, with what to do; that done, the picture is the one without it and remembers it.
+#[test]
+fn what_is_unused_may_be_left_unread() {
+    let folder = Folder::new();
+    let plain = images(&folder, &[]);
+    let lora = crate::commands::sample::lora("sd1_kohya.safetensors");
+    let with_lora = images(&folder, &["--lora", &lora]);
+
+    // Tensors, in the U-Net and in a LoRA; fields of each config.
+    let more = |file: &Path, to: &Path, names: &[&str]| {
+        let tensors = Tensors::open(file).expect("sound");
+        let mut list: Vec<_> = tensors.names().map(|n| (n.to_owned(), tensors.read_f32(n).expect("sound"))).collect();
+        drop(tensors);
+        list.extend(names.iter().map(|n| ((*n).to_owned(), unmist::HostTensor::from_fn([2, 2], |i| i as f32))));
+        let list: Vec<_> = list.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let mut out = std::fs::File::create(to).expect("writable");
+        unmist::checkpoint::safetensors::write(&mut out, &list, &Default::default()).expect("writes");
+    };
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let tensor = copied(&folder, "tensor");
+    more(&stable_diffusion("sd1").join(weights), &tensor.join(weights), &["adapter.a.weight", "adapter.b.weight"]);
+    let field = |name: &str, file: &str| {
+        let model = copied(&folder, name);
+        edit(&model.join(file), |config| config["my_flag"] = 1.into());
+        model
+    };
+    let foreign = folder.path("foreign.safetensors");
+    let names = ["lora_unet_no_such_block.lora_up.weight", "lora_unet_no_such_block.lora_down.weight"];
+    more(Path::new(&lora), Path::new(&foreign), &names);
+    let sd1 = stable_diffusion("sd1");
+    for (model, options, named, expected) in [
+        (tensor, &[][..], "adapter*", &plain),
+        (field("unet", "unet/config.json"), &[], "my_flag", &plain),
+        (field("vae", "vae/config.json"), &[], "my_flag", &plain),
+        (field("text", "text_encoder/config.json"), &[], "my_flag", &plain),
+        (field("scheduler", "scheduler/scheduler_config.json"), &[], "my_flag", &plain),
+        (sd1, &["--lora", foreign.as_str()], "lora_unet_no_such_block", &with_lora),
+    ] {
+        let model = model.to_str().unwrap();
+        let out = folder.path("ignored.png");
+        let run = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16", "--model", model];
+        let run = [&run[..], options, &["--output", &out]].concat();
+        let output = crate::commands::usage::unmist(&run);
+        let message = crate::commands::usage::text(&output.stderr);
+        assert!(!output.status.success(), "{model}");
+        assert!(!message.contains("again"), "the file is sound: {message}");
+        let advice = advised(&message);
+        assert_eq!(advice, ["--ignore-unused", named], "{message}");
+
+        let advice: Vec<&str> = advice.iter().map(String::as_str).collect();
+        assert!(images(&folder, &[&["--model", model], options, &advice].concat()) == *expected, "{model}");
+        let output = crate::commands::usage::unmist(&[&run[..], &advice].concat());
+        let said = crate::commands::usage::text(&output.stderr);
+        assert!(output.status.success() && said.contains("ignored as asked"), "{said}");
+        assert_eq!(folder.record("ignored.png")["options"]["ignore_unused"], serde_json::json!([named]));
+    }
+    // What is missing or of the wrong shape cannot be left out.
+    let less = copied(&folder, "less");
+    edit(&less.join("unet/config.json"), |config| config["layers_per_block"] = 2.into());
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let out = empty.path().join("out.png");
+    let run = ["sample", "a fox", "--model", less.to_str().unwrap(), "--ignore-unused", "*"];
+    fails(&[&run[..], &["--output", out.to_str().unwrap()]].concat(), &["missing"], empty.path());
+}
+
+/// A scheduler's config may come from a file of its own; the model's own may be unknown where another is asked for.
+#[test]
+fn another_scheduler_may_take_the_place_of_the_models_own() {
+    let folder = Folder::new();
+    let config = folder.path("config.json");
+    let sd1 = stable_diffusion("sd1");
+    std::fs::copy(sd1.join("scheduler/scheduler_config.json"), &config).expect("copies");
+    assert!(images(&folder, &["--scheduler-config", &config]) == images(&folder, &[]));
+    edit(Path::new(&config), |config| config["_class_name"] = "EulerDiscreteScheduler".into());
+    let euler = images(&folder, &["--scheduler", "EulerDiscreteScheduler"]);
+    assert!(images(&folder, &["--scheduler-config", &config]) == euler);
+
+    let (first, again) = (folder.path("first.png"), folder.path("again.png"));
+    let run = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16", "--model", sd1.to_str().unwrap()];
+    succeeds(&[&run[..], &["--scheduler-config", &config, "--output", &first]].concat());
+    assert!(folder.record("first.png")["files"]["scheduler_config"].is_object());
+    succeeds(&["sample", "--from", &first, "--output", &again]);
+    assert!(folder.bytes("first.png") == folder.bytes("again.png"), "made again bit for bit");
+
+    let unknown = copied(&folder, "unknown");
+    let file = unknown.join("scheduler/scheduler_config.json");
+    edit(&file, |config| {
+        config["_class_name"] = "SomebodysScheduler".into();
+        config["my_order"] = 7.into();
+    });
+    let model = unknown.to_str().unwrap();
+    assert!(images(&folder, &["--model", model, "--scheduler", "EulerDiscreteScheduler"]) == euler);
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let out = results.path().join("out.png");
+    let run = ["sample", "a fox", "--model", model, "--output", out.to_str().unwrap()];
+    fails(&run, &["SomebodysScheduler", "use another --scheduler"], results.path());
+    // Without a schedule of betas nobody knows what the model was trained on.
+    edit(&file, |config| {
+        *config = serde_json::json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0});
+    });
+    let run = [&run[..], &["--scheduler", "Euler"]].concat();
+    fails(&run, &["FlowMatchEulerDiscreteScheduler", "another cannot take its place"], results.path());
+}
+
+/// An index that names only the base class is read by its components, which is said.
+#[test]
+fn the_base_class_of_pipelines_is_read_by_its_components() {
+    let folder = Folder::new();
+    let base = copied(&folder, "base");
+    edit(&base.join("model_index.json"), |index| index["_class_name"] = "DiffusionPipeline".into());
+    let model = base.to_str().unwrap();
+    assert!(images(&folder, &["--model", model]) == images(&folder, &[]));
+    let run = ["sample", "a fox", "--steps", "1", "--model", model, "--output", &folder.path("x.png")];
+    let said = crate::commands::usage::text(&crate::commands::usage::unmist(&run).stderr);
+    assert!(said.contains("assumed: the pipeline is a StableDiffusionPipeline, by its components"), "{said}");
+}
