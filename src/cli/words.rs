@@ -64,6 +64,7 @@ mod tests {
         "--ignore-unused=control.*",
         "--prediction-type=v_prediction",
         "--refiner=models/refiner",
+        "--refiner-lora=detail.safetensors:0.5",
         "--precision=f16",
         "--vae-tiling=512",
         "--seed=18446744073709551615,1",

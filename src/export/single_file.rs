@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::StoredType;
 use crate::models::{LoadedModel, Model};
 use crate::tensor::{DType, HostTensor};
+use crate::tokenizer::CLIP_VOCABULARY;
 
 /// A tensor of the file: which part it is made of, and how.
 struct Piece {
@@ -43,6 +44,14 @@ pub fn single_file(checkpoint: &Checkpoint, path: &Path, dtype: Option<StoredTyp
     let family = if whole { checkpoint.family()? } else { Family::Sd1 };
     let (mut entries, mut pieces) = (Vec::new(), Vec::new());
     for (i, part) in parts.iter().enumerate() {
+        let vocabulary = part.component.config.value["vocab_size"].as_u64();
+        if vocabulary.is_some_and(|tokens| tokens != u64::from(CLIP_VOCABULARY)) {
+            return Err(Error::Unsupported(format!(
+                "{}: a single file has no tokenizer, and this model's vocabulary is not CLIP's; give the name of a \
+                folder to write",
+                checkpoint.path().display()
+            )));
+        }
         let (prefix, renamed) = renamed(family, part)?;
         for (name, made) in renamed {
             let shape = made.shape(&|name| part.weights.shape(&part.own(name)).to_vec());

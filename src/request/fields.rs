@@ -108,6 +108,9 @@ pub struct Request {
     /// SDXL: a model that does the last steps
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
     pub refiner: Option<PathBuf>,
+    /// A LoRA that changes the refiner, as `lora` changes the model; may be repeated
+    #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "FILE[:SCALE[:TEXT_SCALE]]"))]
+    pub refiner_lora: Vec<String>,
     /// Storage of weights and activations [default: f32]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_enum))]
     pub precision: Option<Precision>,

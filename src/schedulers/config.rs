@@ -207,11 +207,7 @@ impl SchedulerConfig {
             Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
             None => return Err(Error::Config(format!("{}: there is no \"_class_name\"", json.path.display()))),
         };
-        // diffusers lists the keys here that it filled in by itself; another class uses its own defaults for them.
-        if let Some(Value::Array(defaulted)) = given.remove("_use_default_values") {
-            given.retain(|key, _| !defaulted.iter().any(|d| d.as_str() == Some(key)));
-        }
-        given.retain(|key, _| !key.starts_with('_'));
+        drop_notes(&mut given);
         drop_unknown_keys(json, class, &mut given)?;
         Self::new(class, given)
     }
@@ -229,7 +225,9 @@ impl SchedulerConfig {
         if known || !tells_betas(&given) {
             return Self::read(json);
         }
-        given.retain(|key, _| COMMON.contains(&key.as_str()) || ZERO_SNR.contains(&key.as_str()));
+        drop_notes(&mut given);
+        let known = known_keys();
+        given.retain(|key, _| known.contains(&key.as_str()));
         Self::new(SchedulerClass::Ddpm, given)
     }
 
@@ -378,6 +376,20 @@ impl SchedulerConfig {
     }
 }
 
+/// Every key that some class knows.
+fn known_keys() -> Vec<&'static str> {
+    FOREIGN.iter().copied().chain(SchedulerClass::ALL.iter().flat_map(|(class, _)| keys(*class))).collect()
+}
+
+/// Drops diffusers' notes to itself, and the keys that these say it filled in by itself: another class uses its own
+/// defaults for them.
+fn drop_notes(given: &mut Map<String, Value>) {
+    if let Some(Value::Array(defaulted)) = given.remove("_use_default_values") {
+        given.retain(|key, _| !defaulted.iter().any(|d| d.as_str() == Some(key)));
+    }
+    given.retain(|key, _| !key.starts_with('_'));
+}
+
 fn object(json: &Json) -> Result<Map<String, Value>> {
     let object = json.value.as_object().cloned();
     object.ok_or_else(|| Error::Config(format!("{}: expected a JSON object", json.path.display())))
@@ -402,8 +414,7 @@ fn unknown_class(json: &Json, name: &str, given: &Map<String, Value>) -> Error {
 
 /// Drops unknown keys that may be ignored, and refuses the others.
 fn drop_unknown_keys(json: &Json, class: SchedulerClass, given: &mut Map<String, Value>) -> Result<()> {
-    let mut known = FOREIGN.to_vec();
-    known.extend(SchedulerClass::ALL.iter().flat_map(|(class, _)| keys(*class)));
+    let known = known_keys();
     // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the default.
     if given.remove("predict_epsilon").is_some_and(|value| value != Value::Bool(true)) {
         return Err(Error::Unsupported(format!(

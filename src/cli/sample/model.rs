@@ -35,7 +35,7 @@ impl OpenModel {
         Self::open_at(&model_path::find(request.model.as_deref(), fitting)?, request, ignore)
     }
 
-    /// Opens the refiner, if a request asks for one. LoRAs do not change it.
+    /// Opens the refiner, if a request asks for one, with the LoRAs that are for it.
     ///
     /// # Errors
     /// As [`OpenModel::open`]; a refusal if it is not a Stable Diffusion XL model.
@@ -43,7 +43,7 @@ impl OpenModel {
         let Some(path) = &request.refiner else { return Ok(None) };
         let path = model_path::find(Some(path), &[])?;
         let own = Request {
-            lora: vec![],
+            lora: request.refiner_lora.clone(),
             variant: None,
             unet: None,
             vae: None,
@@ -128,8 +128,10 @@ pub fn named_paths(request: &Request) -> Vec<(&'static str, PathBuf)> {
 /// The files that options other than `--model`, `--refiner` and those for components name.
 pub fn named_files(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
-    let loras = request.lora.iter().flat_map(|lora| Lora::files(split(lora).0));
-    files.extend(loras.map(|path| ("lora", path)));
+    for (field, loras) in [("lora", &request.lora), ("refiner_lora", &request.refiner_lora)] {
+        let loras = loras.iter().flat_map(|lora| Lora::files(split(lora).0));
+        files.extend(loras.map(|path| (field, path)));
+    }
     files.extend(request.embedding.iter().map(|embedding| ("embedding", split(embedding).0.to_owned())));
     let single = [
         ("image", &request.image),

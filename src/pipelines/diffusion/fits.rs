@@ -33,6 +33,7 @@ const TEXT: &[&str] = &[
     "denoising_start",
     "denoising_end",
     "refiner",
+    "refiner_lora",
     "vae_tiling",
     "original_size",
     "crop",
@@ -86,6 +87,7 @@ const RULES: &[Rule] = &[
         "they take the place of a picture and cannot be combined with one",
         Remedy::LeaveOut(&["latents"]),
     ),
+    Rule::With("refiner_lora", &["refiner"], "there is no refiner that it changes", Remedy::Give(&["refiner"])),
     Rule::With("strength", &["image", "latents"], "it says how much of a picture is changed", Remedy::Give(&["image"])),
     Rule::With("denoising_start", &["latents"], "it says where a run goes on", Remedy::Give(&["latents"])),
     Rule::Without(

@@ -8,6 +8,7 @@ use unmist::HostTensor;
 use unmist::checkpoint::{Checkpoint, Json, Tensors, safetensors};
 use unmist::models::{AutoencoderKL, CLIPTextModel, LoadedModel, Model, UNet2DConditionModel};
 
+use crate::checkpoints::single_file::folder_with_clip_vocabulary;
 use crate::commands::sample::{Folder, lora};
 use crate::commands::usage::{fails, stable_diffusion, succeeds, text, unmist};
 
@@ -185,8 +186,9 @@ fn a_latent_consistency_model_is_known_by_its_unet() {
 #[test]
 fn a_converted_model_makes_the_same_picture() {
     let results = Folder::new();
-    let sd1 = stable_diffusion("sd1");
-    let sd1 = sd1.to_str().unwrap();
+    let sd1 = results.path("sd1");
+    folder_with_clip_vocabulary(Path::new(&sd1));
+    let sd1 = sd1.as_str();
     let out = results.path("out.safetensors");
     let picture = |model: &str, more: &[&str]| {
         let run = ["sample", "a fox", "--steps", "2", "--width", "24", "--height", "16", "--output", &out];
@@ -215,7 +217,14 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     let path = |name: &str| results.path().join(name).to_str().unwrap().to_owned();
     let of = |name: &str| stable_diffusion(name).to_str().unwrap().to_owned();
     // A single file cannot say how many channels these heads have.
-    fails(&["convert", &of("sd2"), &path("a.safetensors")], &["heads", "name of a folder"], results.path());
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let heads = model(other.path(), "sd2");
+    let config = heads.join("unet/config.json");
+    let before = std::fs::read_to_string(&config).expect("written");
+    std::fs::write(&config, before.replace("\"attention_head_dim\":[1,2]", "\"attention_head_dim\":[2,4]")).unwrap();
+    let heads = heads.to_str().unwrap();
+    fails(&["convert", heads, &path("a.safetensors")], &["heads", "name of a folder"], results.path());
+    fails(&["convert", &of("sd1"), &path("a.safetensors")], &["vocabulary", "name of a folder"], results.path());
     let pixels = crate::commands::usage::shipped();
     let pixels = pixels.to_str().unwrap();
     fails(&["convert", pixels, &path("a.safetensors")], &["only Stable Diffusion"], results.path());
@@ -289,4 +298,52 @@ fn a_single_file_is_described_tensor_by_tensor() {
     safetensors::write(&mut std::fs::File::create(&vae).unwrap(), &parts, &BTreeMap::new()).expect("writes");
     let account = succeeds(&["inspect", "--model", &vae]);
     assert!(account.contains("a part of a model") && account.contains("vae: AutoencoderKL"), "{account}");
+}
+
+/// A refiner's LoRA, in the original code's names for the U-Net, changes the refiner alone: as one that is merged in.
+#[test]
+fn a_refiner_takes_loras_of_its_own() {
+    let results = Folder::new();
+    let (base, refiner) = (stable_diffusion("sdxl"), stable_diffusion("sdxl_refiner"));
+    let (base, refiner) = (base.to_str().unwrap(), refiner.to_str().unwrap());
+    let checkpoint = Checkpoint::open(refiner).expect("sound");
+    let shape = |component: &str, name: &str| {
+        let tensors = checkpoint.component(component).expect("there").tensors;
+        tensors.shape(name).or_else(|| tensors.shape(&format!("text_model.{name}"))).unwrap_or_else(|| panic!("{name}"))
+    };
+    let mut tensors = Vec::new();
+    let query = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight";
+    for (name, shape) in [
+        ("lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q", shape("unet", query)),
+        ("lora_unet_middle_block_0_in_layers_2", shape("unet", "mid_block.resnets.0.conv1.weight")),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1", shape("text_encoder_2", "encoder.layers.0.mlp.fc1.weight")),
+    ] {
+        let (down, up) = match shape.as_slice() {
+            [rows, columns] => (vec![2, *columns], vec![*rows, 2]),
+            [rows, columns, h, w] => (vec![2, *columns, *h, *w], vec![*rows, 2, 1, 1]),
+            _ => panic!("{shape:?}"),
+        };
+        let value = |seed: usize| move |i: usize| ((i * seed) % 17) as f32 / 17.0 - 0.5;
+        tensors.push((format!("{name}.lora_down.weight"), HostTensor::from_fn(down, value(7))));
+        tensors.push((format!("{name}.lora_up.weight"), HostTensor::from_fn(up, value(5))));
+    }
+    let list: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let lora = results.path("lora.safetensors");
+    safetensors::write(&mut std::fs::File::create(&lora).unwrap(), &list, &BTreeMap::new()).expect("writes");
+    let merged = results.path("merged");
+    succeeds(&["convert", refiner, &merged, "--dtype", "f32", "--lora", &format!("{lora}:0.8")]);
+
+    let out = results.path("out.safetensors");
+    let picture = |more: &[&str]| {
+        let run = ["sample", "a fox", "--model", base, "--steps", "4", "--width", "32", "--height", "32"];
+        succeeds(&[&run[..], &["--denoising-end", "0.5", "--output", &out], more].concat());
+        Tensors::open(&out).and_then(|file| file.read_f32("images")).expect("pictures")
+    };
+    let changed = picture(&["--refiner", refiner, "--refiner-lora", &format!("{lora}:0.8")]);
+    assert!(changed == picture(&["--refiner", &merged]));
+    assert!(crate::common::distance(&changed, &picture(&["--refiner", refiner])) > 1e-3);
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let out = empty.path().join("out.png");
+    let run = ["sample", "a fox", "--model", base, "--refiner-lora", &lora, "--output", out.to_str().unwrap()];
+    fails(&run, &["--refiner-lora", "give --refiner"], empty.path());
 }

@@ -297,7 +297,7 @@ fn errors_are_the_same() {
         (open, "is_folder", "expected a JSON file, found a folder"),
         (only_folder, "lone/x.safetensors", "found a file"),
         (unet, "bare", "expected diffusion_pytorch_model.safetensors"),
-        (unet, "pickle", "a pickle"),
+        (unet, "pickle", "a PyTorch pickle"),
         (unet, "variants", "choose one of `ema`, `fp16`"),
         (variant, "variants", "variants found: `ema`, `fp16`"),
         (vae, "variants", "there is no component `vae`"),
