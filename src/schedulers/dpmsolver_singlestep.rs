@@ -11,6 +11,7 @@ use super::options::{FinalSigmasType, SolverType};
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
 use super::{Sampling, Scheduler};
+use crate::rng::Draw;
 use crate::Result;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -44,7 +45,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
                 differences,
             ),
             memory,
-            draws_noise: is_sde(config.algorithm_type),
+            draw: Draw::fresh_if(is_sde(config.algorithm_type)),
             ..levels[i].step(run.timesteps[i], config)
         }
     });

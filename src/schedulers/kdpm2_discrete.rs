@@ -12,6 +12,7 @@ use super::options::SchedulerClass;
 use super::sigmas::{SigmaTable, ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
+use crate::rng::Draw;
 use crate::Result;
 
 /// Memory: where the step started.
@@ -47,7 +48,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             steps.push(Step {
                 prev_sample: Combination::memory(SAMPLE) + step,
                 memory: vec![Combination::memory(SAMPLE)],
-                draws_noise: is_ancestral,
+                draw: Draw::fresh_if(is_ancestral),
                 ..call(table.timestep_of(sigma_interpol), sigma_interpol, sigma_next)
             });
         }

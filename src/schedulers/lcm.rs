@@ -7,6 +7,7 @@ use super::combination::Combination;
 use super::step::{Schedule, Step, X0};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
+use crate::rng::Draw;
 use crate::Result;
 
 /// σ_data of the boundary condition.
@@ -31,7 +32,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             Some(&prev_timestep) => {
                 let prev = noise_schedule.noising(prev_timestep)?;
                 let prev_sample = prev.signal * denoised + prev.noise * Combination::noise();
-                Step { prev_sample, draws_noise: true, ..step }
+                Step { prev_sample, draw: Draw::Fresh, ..step }
             }
         })
     });
