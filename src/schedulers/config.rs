@@ -6,9 +6,10 @@
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::keys::{FOREIGN, keys};
 use super::options::{
-    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
-    SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SaAlgorithmType,
+    SchedulerClass, SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 use crate::checkpoint::Json;
 use crate::{Error, Result};
@@ -62,7 +63,7 @@ pub struct SchedulerConfig {
     pub rho: f64,
     /// The noise level after the last step.
     pub final_sigmas_type: FinalSigmasType,
-    /// DPM-Solvers: timesteps with a log SNR (λ) below this are not visited.
+    /// DPM-Solvers, SA-Solver: timesteps with a log SNR (λ) below this are not visited.
     pub lambda_min_clipped: f64,
     /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0.
     pub set_alpha_to_one: bool,
@@ -71,6 +72,10 @@ pub struct SchedulerConfig {
     pub skip_prk_steps: bool,
     /// Order of the DPM-Solvers, UniPC and DEIS.
     pub solver_order: usize,
+    /// SA-Solver: order of the steps.
+    pub predictor_order: usize,
+    /// SA-Solver: order of their correction.
+    pub corrector_order: usize,
     /// DPM-Solvers: which equation is solved.
     pub algorithm_type: AlgorithmType,
     /// DPM-Solvers, UniPC: which variant of the solver.
@@ -79,10 +84,12 @@ pub struct SchedulerConfig {
     pub lower_order_final: bool,
     /// DPM-Solver: take the last step with order 1.
     pub euler_at_final: bool,
-    /// UniPC: solve in terms of x_0, not ε.
+    /// UniPC, SA-Solver (`algorithm_type`): solve in terms of x_0, not ε.
     pub predict_x0: bool,
     /// UniPC: indices of the steps that are not corrected.
     pub disable_corrector: Vec<usize>,
+    /// DPM-Solver SDE: seed of the Brownian path. Without it, each picture's path has the picture's own seed.
+    pub noise_sampler_seed: Option<u64>,
     /// LCM, TCD: number of steps of the schedule that the model was distilled with.
     pub original_inference_steps: usize,
     /// LCM: factor on timesteps in the boundary condition.
@@ -90,96 +97,6 @@ pub struct SchedulerConfig {
 
     /// The keys that the file gave, from which [`SchedulerConfig::with_class`] starts.
     given: Map<String, Value>,
-}
-
-/// Keys of every class.
-const COMMON: &[&str] = &[
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "steps_offset",
-];
-const SPACING: &[&str] = &["timestep_spacing"];
-const CLIP: &[&str] = &["clip_sample", "clip_sample_range"];
-const THRESHOLD: &[&str] = &["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
-const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
-const SIGMAS: &[&str] = &["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
-const SIGMA_RANGE: &[&str] = &["sigma_min", "sigma_max"];
-const EDM: &[&str] = &["sigma_schedule", "sigma_data", "rho"];
-const FINAL_SIGMA: &[&str] = &["final_sigmas_type"];
-const SOLVER: &[&str] = &[
-    "solver_order",
-    "solver_type",
-    "lower_order_final",
-    "use_flow_sigmas",
-    "flow_shift",
-    "use_dynamic_shifting",
-    "time_shift_type",
-];
-const DPM: &[&str] = &["algorithm_type", "lambda_min_clipped", "variance_type"];
-const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
-
-/// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
-const FOREIGN: &[&str] = &[
-    "base_image_seq_len",
-    "base_shift",
-    "invert_sigmas",
-    "max_image_seq_len",
-    "max_shift",
-    "noise_sampler_seed",
-    "shift",
-    "stochastic_sampling",
-    "tensor_format",
-    "timestep_values",
-];
-
-/// The groups of keys that a class reads.
-fn keys(class: SchedulerClass) -> Vec<&'static str> {
-    use SchedulerClass::*;
-    let groups: &[&[&str]] = match class {
-        Ddpm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["variance_type"]],
-        Ddim => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["set_alpha_to_one"]],
-        Pndm => &[SPACING, &["set_alpha_to_one", "skip_prk_steps"]],
-        LmsDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => &[SPACING, SIGMAS],
-        HeunDiscrete => &[SPACING, SIGMAS, CLIP],
-        EulerDiscrete => {
-            &[SPACING, SIGMAS, SIGMA_RANGE, ZERO_SNR, FINAL_SIGMA, &["interpolation_type", "timestep_type"]]
-        }
-        EulerAncestralDiscrete => &[SPACING, ZERO_SNR],
-        DpmSolverMultistep => {
-            &[SPACING, SIGMAS, ZERO_SNR, FINAL_SIGMA, THRESHOLD, SOLVER, DPM, &["euler_at_final", "use_lu_lambdas"]]
-        }
-        DpmSolverSinglestep => &[SIGMAS, FINAL_SIGMA, THRESHOLD, SOLVER, DPM],
-        UniPcMultistep => &[
-            SPACING,
-            SIGMAS,
-            SIGMA_RANGE,
-            ZERO_SNR,
-            FINAL_SIGMA,
-            THRESHOLD,
-            SOLVER,
-            &["predict_x0", "disable_corrector", "solver_p", "shift_terminal"],
-        ],
-        DeisMultistep => &[SPACING, SIGMAS, THRESHOLD, SOLVER, &["algorithm_type"]],
-        EdmEuler => &[SIGMA_RANGE, FINAL_SIGMA, EDM],
-        EdmDpmSolverMultistep => {
-            &[SIGMA_RANGE, FINAL_SIGMA, EDM, THRESHOLD, SOLVER, &["algorithm_type", "euler_at_final"]]
-        }
-        Lcm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, DISTILLED],
-        // TCDScheduler has the keys of clipping and thresholding, but does neither.
-        Tcd => &[SPACING, ZERO_SNR, DISTILLED],
-    };
-    [&[COMMON], groups].concat().concat()
-}
-
-impl SchedulerClass {
-    /// Whether this class's config has the key.
-    pub(super) fn reads(self, key: &str) -> bool {
-        keys(self).contains(&key)
-    }
 }
 
 impl SchedulerConfig {
@@ -240,12 +157,23 @@ impl SchedulerConfig {
         refuse_unsupported_values(&fields)?;
 
         // The classes of k-diffusion's authors and of distilled models start from Stable Diffusion's betas.
-        let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | Lcm | Tcd);
+        let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | DpmSolverSde | Lcm | Tcd);
         let (beta_start, beta_end) = if latent { (0.00085, 0.012) } else { (0.0001, 0.02) };
         let distilled = matches!(class, Lcm | Tcd);
         let beta_schedule = if distilled { BetaSchedule::ScaledLinear } else { BetaSchedule::Linear };
         let leading = matches!(class, Ddpm | Ddim | Pndm | Lcm | Tcd);
         let timestep_spacing = if leading { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
+
+        let prediction_type = if class == Ipndm { PredictionType::VPrediction } else { PredictionType::Epsilon };
+
+        // One key, with values of its own in each family of solvers.
+        let (algorithm_type, predict_x0) = if class == SaSolver {
+            let given = fields.one_of("algorithm_type", Some(SaAlgorithmType::DataPrediction))?;
+            (AlgorithmType::DpmSolverPlusPlus, given == SaAlgorithmType::DataPrediction)
+        } else {
+            let given = fields.one_of("algorithm_type", Some(AlgorithmType::DpmSolverPlusPlus))?;
+            (given, fields.boolean("predict_x0", true)?)
+        };
 
         let num_train_timesteps = fields.integer("num_train_timesteps", 1000, 1..=1_000_000)?;
         let config = Self {
@@ -256,7 +184,7 @@ impl SchedulerConfig {
             beta_schedule: fields.one_of("beta_schedule", Some(beta_schedule))?,
             trained_betas: fields.numbers("trained_betas", num_train_timesteps)?,
             rescale_betas_zero_snr: fields.boolean("rescale_betas_zero_snr", false)?,
-            prediction_type: fields.one_of("prediction_type", Some(PredictionType::Epsilon))?,
+            prediction_type: fields.one_of("prediction_type", Some(prediction_type))?,
             clip: clip(&fields, matches!(class, Ddpm | Ddim))?,
             variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
             timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,
@@ -274,12 +202,15 @@ impl SchedulerConfig {
             set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
             skip_prk_steps: fields.boolean("skip_prk_steps", false)?,
             solver_order: fields.integer("solver_order", 2, 1..=3)?,
-            algorithm_type: fields.one_of("algorithm_type", Some(AlgorithmType::DpmSolverPlusPlus))?,
+            predictor_order: fields.integer("predictor_order", 2, 1..=4)?,
+            corrector_order: fields.integer("corrector_order", 2, 1..=4)?,
+            algorithm_type,
             solver_type: fields.one_of("solver_type", Some(SolverType::Midpoint))?,
             lower_order_final: fields.boolean("lower_order_final", class != DpmSolverSinglestep)?,
             euler_at_final: fields.boolean("euler_at_final", false)?,
-            predict_x0: fields.boolean("predict_x0", true)?,
+            predict_x0,
             disable_corrector: fields.integers("disable_corrector")?,
+            noise_sampler_seed: fields.seed("noise_sampler_seed")?,
             original_inference_steps: fields.integer("original_inference_steps", 50, 1..=num_train_timesteps)?,
             timestep_scaling: fields.number("timestep_scaling", 10.0, 0.0..=f64::MAX)?,
             given: given.clone(),
@@ -296,6 +227,16 @@ impl SchedulerConfig {
         let unsupported =
             |message: String| Err(Error::Unsupported(format!("scheduler config: {}: {message}", self.class.name())));
         match self.class {
+            SchedulerClass::Ipndm if self.prediction_type != PredictionType::VPrediction => {
+                return unsupported("\"prediction_type\" must be \"v_prediction\", which its models return".into());
+            }
+            SchedulerClass::Ipndm if self.trained_betas.is_some() => {
+                return unsupported(
+                    "\"trained_betas\" would be the noise levels of one run here, whatever the number of steps; remove \
+                    them, the levels follow from the number of steps"
+                        .into(),
+                );
+            }
             SchedulerClass::EdmDpmSolverMultistep if matches!(self.algorithm_type, DpmSolver | SdeDpmSolver) => {
                 return unsupported("\"algorithm_type\" must be dpmsolver++ or sde-dpmsolver++".into());
             }
@@ -334,6 +275,7 @@ impl SchedulerConfig {
             | SchedulerClass::EulerAncestralDiscrete
             | SchedulerClass::Kdpm2Discrete
             | SchedulerClass::Kdpm2AncestralDiscrete
+            | SchedulerClass::DpmSolverSde
             | SchedulerClass::EdmEuler
                 if self.prediction_type == PredictionType::Sample =>
             {
@@ -373,7 +315,7 @@ fn refuse_unknown_keys(class: SchedulerClass, given: &Map<String, Value>) -> Res
     Ok(())
 }
 
-/// Flow matching and nested solvers, which some classes of diffusers also do.
+/// Flow matching, nested solvers and functions, which some classes of diffusers also do.
 fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
     for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
         if fields.boolean(key, false)? {
@@ -381,6 +323,13 @@ fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
                 "scheduler config: \"{key}\": true is not supported (flow matching)"
             )));
         }
+    }
+    if fields.has("tau_func") {
+        return Err(Error::Unsupported(
+            "scheduler config: \"tau_func\" is a function of the timestep in diffusers, which JSON cannot hold; only null \
+            is supported, which is 1 from timestep 200 to 800 and 0 elsewhere"
+                .into(),
+        ));
     }
     for key in ["solver_p", "shift_terminal"] {
         if fields.has(key) {

@@ -11,8 +11,8 @@ use super::options::{FinalSigmasType, SolverType};
 use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
 use super::{Sampling, Scheduler};
-use crate::rng::Draw;
 use crate::Result;
+use crate::rng::Draw;
 
 /// Runs shorter than this end with lower orders (`lower_order_final`).
 const SHORT: usize = 15;

@@ -11,8 +11,8 @@ use super::options::{PredictionType, SchedulerClass, TimestepType};
 use super::sigmas::{ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
-use crate::rng::Draw;
 use crate::Result;
+use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let config = &scheduler.config;

@@ -12,8 +12,8 @@ use super::options::SchedulerClass;
 use super::sigmas::{SigmaTable, ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
-use crate::rng::Draw;
 use crate::Result;
+use crate::rng::Draw;
 
 /// Memory: where the step started.
 const SAMPLE: usize = 0;

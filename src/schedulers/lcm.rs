@@ -7,8 +7,8 @@ use super::combination::Combination;
 use super::step::{Schedule, Step, X0};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
-use crate::rng::Draw;
 use crate::Result;
+use crate::rng::Draw;
 
 /// σ_data of the boundary condition.
 const SIGMA_DATA: f64 = 0.5;

@@ -10,9 +10,9 @@ use super::options::Clip;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
-use crate::rng::Draw;
 use crate::Result;
 use crate::refusal::Refusal;
+use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let Scheduler { config, noise_schedule } = scheduler;
