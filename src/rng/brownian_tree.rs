@@ -4,8 +4,8 @@
 //!
 //! The path over the whole interval comes first. Then intervals are halved, and the path's value in the middle is drawn
 //! given the values at both ends (a Brownian bridge), until the times that are asked for are reached, to six decimals.
-//! Each node of this binary tree has a seed of its own, which follows from the path's seed and the node's place, so that
-//! nothing needs to be remembered.
+//! Each node of this binary tree has a seed of its own, which follows from the path's seed and the node's place, so
+//! that nothing needs to be remembered.
 //!
 //! torch does this in float32; the operations here are the same in the same order, so that results are equal bit for
 //! bit with [`TorchCpu`](super::TorchCpu) as source.

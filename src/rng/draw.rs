@@ -14,8 +14,8 @@ pub enum Draw {
     Brownian(Increment),
 }
 
-/// A part of a Brownian path over the noise levels of a run. It depends on the path's seed and the levels alone, so that
-/// a run with more steps follows the same path.
+/// A part of a Brownian path over the noise levels of a run. It depends on the path's seed and the levels alone, so
+/// that a run with more steps follows the same path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Increment {
     /// The smallest and the largest level of the path.

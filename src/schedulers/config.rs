@@ -326,8 +326,8 @@ fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
     }
     if fields.has("tau_func") {
         return Err(Error::Unsupported(
-            "scheduler config: \"tau_func\" is a function of the timestep in diffusers, which JSON cannot hold; only null \
-            is supported, which is 1 from timestep 200 to 800 and 0 elsewhere"
+            "scheduler config: \"tau_func\" is a function of the timestep in diffusers, which JSON cannot hold; only \
+            null is supported, which is 1 from timestep 200 to 800 and 0 elsewhere"
                 .into(),
         ));
     }

@@ -1,9 +1,10 @@
-//! "DPM++ SDE" of Katherine Crowson's k-diffusion: the midpoint steps of DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095)
-//! for the stochastic equation, with noise that follows one Brownian path over the noise levels.
+//! "DPM++ SDE" of Katherine Crowson's k-diffusion: the midpoint steps of DPM-Solver++ (Lu et al. 2022,
+//! arXiv:2211.01095) for the stochastic equation, with noise that follows one Brownian path over the noise levels.
 //!
 //! Each step calls the model twice: a step to the midpoint, which lies between the two noise levels in log σ, then the
-//! whole step from its start with the x_0 found at the midpoint. Both go a little too far down and add the missing noise
-//! (see [`ancestral`]), which is what the path does between the two levels. The last step, to σ = 0, is Euler's alone.
+//! whole step from its start with the x_0 found at the midpoint. Both go a little too far down and add the missing
+//! noise (see [`ancestral`]), which is what the path does between the two levels. The last step, to σ = 0, is Euler's
+//! alone.
 //!
 //! The path depends on its seed and the levels only, so that a longer run approaches the same picture. diffusers draws
 //! that seed by chance unless its config has `noise_sampler_seed`; here it is the picture's own seed then.

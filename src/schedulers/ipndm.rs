@@ -3,7 +3,7 @@
 //! Diffusion).
 //!
 //! Their samples are α x_0 + σ ε with α² + σ² = 1, a point on a circle, and the model is told the angle, as time from 0
-//! (the picture) to 1 (noise). It predicts v. The levels of a run crowd at both ends: σ = sin²(π s/2), s even in 0 to 1.
+//! (the picture) to 1 (noise). It predicts v. The levels of a run are σ = sin²(π s/2), s evenly from 1 to 0.
 
 use std::f64::consts::PI;
 

@@ -2,7 +2,7 @@
 
 use super::options::SchedulerClass;
 
-/// Keys of every class.
+/// Keys of every class with a table of β.
 const COMMON: &[&str] = &[
     "num_train_timesteps",
     "beta_start",

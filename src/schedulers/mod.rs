@@ -53,7 +53,8 @@ use crate::{Error, Result};
 pub struct Scheduler {
     /// The config that it was made from.
     pub config: SchedulerConfig,
-    /// The forward process that the model was trained with.
+    /// The forward process that the model was trained with, for models of [`Frame::Timesteps`]; for others, it is of no
+    /// use.
     pub noise_schedule: NoiseSchedule,
 }
 

@@ -1,5 +1,5 @@
-//! SA-Solver: Xue, Yi, Luo, Zhang, Sun, Li & Ma 2023, "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion
-//! Models" (arXiv:2309.05019), algorithm 1.
+//! SA-Solver: Xue, Yi, Luo, Zhang, Sun, Li & Ma 2023, "SA-Solver: Stochastic Adams Solver for Fast Sampling of
+//! Diffusion Models" (arXiv:2309.05019).
 //!
 //! A family of stochastic equations, with τ from 0 (the ODE) to 1 (the SDE) and beyond, has the same marginals. In λ =
 //! ln(α/σ), with h = λ_t − λ_s and k = 1 + τ², a step from s to t is
@@ -98,8 +98,8 @@ struct Interval {
     noise: f64,
     /// The factor before the integral.
     scale: f64,
-    /// Whether order 2 takes the difference of two outputs over the step with e^(k u) = 1. That changes it by O(h³), and
-    /// short runs gain by it.
+    /// Whether order 2 takes the difference of two outputs over the step with e^(k u) = 1. That changes it by O(h³),
+    /// and short runs gain by it.
     flat: bool,
 }
 
@@ -120,8 +120,8 @@ impl Interval {
         }
     }
 
-    /// The sample at the end of the step: `base`, which is its part without the model, and the integral over the outputs
-    /// m(0), m(1), … found at `lambdas`.
+    /// The sample at the end of the step: `base`, which is its part without the model, and the integral over the
+    /// outputs m(0), m(1), … found at `lambdas`.
     fn end(&self, base: Combination, lambdas: &[f64], m: impl Fn(usize) -> Combination) -> Combination {
         let nodes: Vec<f64> = lambdas.iter().map(|lambda| lambda - self.lambda_t).collect();
         let moments = moments(self.rate, self.h);
