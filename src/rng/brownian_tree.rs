@@ -11,11 +11,11 @@
 //! bit with [`TorchCpu`](super::TorchCpu) as source.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use super::NoiseSource;
 use super::seed_sequence::seeds;
 use crate::HostTensor;
+use crate::parallel::*;
 
 /// A path of as many independent Brownian motions as a tensor has elements.
 pub struct BrownianTree {
@@ -25,16 +25,18 @@ pub struct BrownianTree {
     shape: Vec<usize>,
     root: Node,
     /// The increment over the whole interval.
-    whole: Rc<[f32]>,
-    /// The increments over the left halves of the nodes on the way to the last times asked for: the next ones are near.
-    left_halves: HashMap<(u32, u128), Rc<[f32]>>,
+    whole: Vec<f32>,
+    /// The normal numbers of the nodes on the way to the last times asked for: the next ones are near.
+    drawn: HashMap<Place, Vec<f32>>,
 }
 
-/// An interval of time, and its place in the tree: at depth d, the `index`-th of 2^d from the left.
+/// Depth d, and which one of the 2^d nodes there, from the left.
+type Place = (u32, u128);
+
+/// An interval of time, and its place in the tree.
 #[derive(Clone, Copy)]
 struct Node {
-    depth: u32,
-    index: u128,
+    place: Place,
     start: f64,
     end: f64,
 }
@@ -45,12 +47,23 @@ impl Node {
         rounded(0.5 * (self.end + self.start))
     }
 
-    fn left(&self) -> Self {
-        Self { depth: self.depth + 1, index: 2 * self.index, start: self.start, end: self.middle() }
+    fn halves(&self) -> [Self; 2] {
+        let ((depth, index), middle) = (self.place, self.middle());
+        [
+            Self { place: (depth + 1, 2 * index), start: self.start, end: middle },
+            Self { place: (depth + 1, 2 * index + 1), start: middle, end: self.end },
+        ]
     }
 
-    fn right(&self) -> Self {
-        Self { depth: self.depth + 1, index: 2 * self.index + 1, start: self.middle(), end: self.end }
+    /// Whether it must be halved to know what lies between two times. What is too short for that is one interval.
+    fn splits(&self, from: f64, to: f64) -> bool {
+        let middle = self.middle();
+        let whole = from <= self.start && to >= self.end;
+        !whole && self.start < middle && middle < self.end
+    }
+
+    fn overlaps(&self, from: f64, to: f64) -> bool {
+        from.max(self.start) < to.min(self.end)
     }
 }
 
@@ -58,80 +71,79 @@ impl BrownianTree {
     /// The path between the times `start` and `end` that `torchsde.BrownianTree(t0=start, t1=end, entropy=seed)` has,
     /// with noise of the kind that `source` draws.
     pub fn new(source: &impl NoiseSource, seed: u64, start: f64, end: f64, shape: &[usize]) -> Self {
+        let source = source.seeded(seed);
         let [whole_seed] = seeds(seed, &[]);
-        let mut tree = Self {
-            source: source.seeded(seed),
-            entropy: seed,
-            shape: shape.to_vec(),
-            root: Node { depth: 0, index: 0, start: rounded(start), end: rounded(end) },
-            whole: [].into(),
-            left_halves: HashMap::new(),
-        };
         let deviation = (end - start).sqrt() as f32;
-        tree.whole = tree.normal(whole_seed).into_iter().map(|x| x * deviation).collect();
-        tree
+        let mut whole = source.seeded(whole_seed.into()).randn(shape).data;
+        whole.iter_mut().for_each(|x| *x *= deviation);
+        let root = Node { place: (0, 0), start: rounded(start), end: rounded(end) };
+        Self { source, entropy: seed, shape: shape.to_vec(), root, whole, drawn: HashMap::new() }
     }
 
     /// W(`to`) − W(`from`), for times in ascending order. Beyond the ends of the path nothing moves.
     pub fn increment(&mut self, from: f64, to: f64) -> HostTensor {
         let [from, to] = [from, to].map(|time| rounded(time.clamp(self.root.start, self.root.end)));
-        let mut sum = Sum { from, to, left_halves: HashMap::new(), total: None };
+        self.draw(from, to);
+        let mut sum = None;
         if from < to {
-            self.add(self.root, &self.whole.clone(), &mut sum);
+            self.add(self.root, &self.whole, from, to, &mut sum);
         }
-        self.left_halves = sum.left_halves;
-        let data = sum.total.unwrap_or_else(|| vec![0.0; self.whole.len()]);
-        HostTensor { shape: self.shape.clone(), data }
+        HostTensor { shape: self.shape.clone(), data: sum.unwrap_or_else(|| vec![0.0; self.whole.len()]) }
     }
 
-    /// Adds what `node` has between the times of `sum`; over the whole node the path moves by `increment`.
-    fn add(&mut self, node: Node, increment: &Rc<[f32]>, sum: &mut Sum) {
-        let (from, to) = (sum.from.max(node.start), sum.to.min(node.end));
-        if from >= to {
+    /// Draws the numbers of every node that is halved on the way to two times, and forgets those of others.
+    fn draw(&mut self, from: f64, to: f64) {
+        let mut places = vec![];
+        let mut open = vec![self.root];
+        while let Some(node) = open.pop() {
+            if node.overlaps(from, to) && node.splits(from, to) {
+                places.push(node.place);
+                open.extend(node.halves());
+            }
+        }
+        let mut known = std::mem::take(&mut self.drawn);
+        let (old, new): (Vec<Place>, Vec<Place>) = places.into_iter().partition(|place| known.contains_key(place));
+        let source = |(depth, index): Place| {
+            let [seed] = seeds(self.entropy, &[index, depth.into()]);
+            ((depth, index), self.source.seeded(seed.into()))
+        };
+        let sources: Vec<_> = new.into_iter().map(source).collect();
+        let shape = &self.shape;
+        self.drawn = sources.into_par_iter().map(|(place, mut source)| (place, source.randn(shape).data)).collect();
+        self.drawn.extend(old.into_iter().filter_map(|place| known.remove_entry(&place)));
+    }
+
+    /// Adds what `node` has between two times; over the whole node the path moves by `increment`.
+    fn add(&self, node: Node, increment: &[f32], from: f64, to: f64, sum: &mut Option<Vec<f32>>) {
+        if !node.overlaps(from, to) {
             return;
         }
-        let middle = node.middle();
-        if (from, to) == (node.start, node.end) || middle <= node.start || middle >= node.end {
-            match &mut sum.total {
-                None => sum.total = Some(increment.to_vec()),
-                Some(total) => total.iter_mut().zip(increment.iter()).for_each(|(total, x)| *total += x),
+        if !node.splits(from, to) {
+            match sum {
+                None => *sum = Some(increment.to_vec()),
+                Some(sum) => sum.iter_mut().zip(increment).for_each(|(sum, x)| *sum += x),
             }
             return;
         }
-        let left = self.left_half(node, middle, increment);
-        sum.left_halves.insert((node.depth, node.index), left.clone());
-        self.add(node.left(), &left, sum);
-        if to > middle {
-            let right = increment.iter().zip(left.iter()).map(|(whole, left)| whole - left).collect();
-            self.add(node.right(), &right, sum);
+        let [left, right] = node.halves();
+        let left_increment = self.left_half(node, increment);
+        self.add(left, &left_increment, from, to, sum);
+        if right.overlaps(from, to) {
+            let right_increment: Vec<f32> =
+                increment.iter().zip(left_increment).map(|(all, left)| all - left).collect();
+            self.add(right, &right_increment, from, to, sum);
         }
     }
 
     /// The bridge: given the increment over the node, the one over its left half is normal with the mean l/(l + r) of
     /// it and the variance l r/(l + r), l and r being the lengths of the halves.
-    fn left_half(&mut self, node: Node, middle: f64, increment: &[f32]) -> Rc<[f32]> {
-        if let Some(known) = self.left_halves.get(&(node.depth, node.index)) {
-            return known.clone();
-        }
-        let (l, r, reciprocal) = (middle - node.start, node.end - middle, 1.0 / (node.end - node.start));
+    fn left_half(&self, node: Node, increment: &[f32]) -> Vec<f32> {
+        let (l, r, reciprocal) = (node.middle() - node.start, node.end - node.middle(), 1.0 / (node.end - node.start));
         let deviation = (l * r * reciprocal).sqrt() as f32;
-        let [seed] = seeds(self.entropy, &[node.index, node.depth.into()]);
-        let noise = self.normal(seed);
         let mean = |increment: f32| increment * l as f32 * reciprocal as f32;
+        let noise = &self.drawn[&node.place];
         increment.iter().zip(noise).map(|(increment, noise)| mean(*increment) + deviation * noise).collect()
     }
-
-    fn normal(&self, seed: u32) -> Vec<f32> {
-        self.source.seeded(seed.into()).randn(&self.shape).data
-    }
-}
-
-/// What is gathered on a walk through the tree.
-struct Sum {
-    from: f64,
-    to: f64,
-    left_halves: HashMap<(u32, u128), Rc<[f32]>>,
-    total: Option<Vec<f32>>,
 }
 
 /// A time as the tree knows it: Python's `round(time, 6)`, which looks at the exact decimal expansion.

@@ -21,7 +21,7 @@ use crate::HostTensor;
 
 /// Something that draws standard normal noise. A draw advances the source: what comes next depends on all shapes drawn
 /// before.
-pub trait NoiseSource {
+pub trait NoiseSource: Send {
     /// A tensor of `shape` with independent N(0, 1) elements.
     fn randn(&mut self, shape: &[usize]) -> HostTensor;
 
