@@ -9,7 +9,7 @@ use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::Checkpoint;
 use unmist::image_io::{Picture, grid, write_png};
 use unmist::models::{LoadedModel, NamedTensors, prepare};
-use unmist::rng::{NoiseSource, TorchCpu};
+use unmist::rng::{NoiseSource, StepNoise, TorchCpu};
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{DType, HostTensor, Result};
 
@@ -26,8 +26,8 @@ pub fn draw(steps: usize, output: &Path) -> Result<()> {
     let scheduler = Scheduler::new(SchedulerConfig::from_json(config)?)?;
     let schedule = scheduler.schedule(&Sampling::steps(steps))?;
 
-    let mut noise = TorchCpu::new(0);
-    let mut sample = noise.randn(&[3, 1, 32, 32]);
+    let mut source = [TorchCpu::new(0)];
+    let mut sample = source[0].randn(&[3, 1, 32, 32]);
     sample.data.iter_mut().for_each(|x| *x *= schedule.init_noise_sigma as f32);
 
     // The inputs say which sizes the graph is built for.
@@ -41,6 +41,7 @@ pub fn draw(steps: usize, output: &Path) -> Result<()> {
     session.write("class_labels", &inputs["class_labels"])?;
 
     let mut memory = vec![HostTensor::zeros(sample.shape.as_slice()); schedule.memory_slots];
+    let mut noise = StepNoise::new(&mut source);
     for step in &schedule.steps {
         // Graphs keep channels last; everything outside is [N, C, H, W], as in PyTorch.
         let scaled = HostTensor::from_fn(sample.shape.as_slice(), |i| step.input_scale as f32 * sample.data[i]);
@@ -48,8 +49,8 @@ pub fn draw(steps: usize, output: &Path) -> Result<()> {
         session.write("timestep", &HostTensor::new([3], vec![step.timestep as f32; 3])?)?;
         session.run()?;
         let model_output = session.read("sample")?.channels_first();
-        let fresh = step.draws_noise.then(|| noise.randn(&sample.shape));
-        (sample, _) = step.apply(&sample, &model_output, fresh.as_ref(), &mut memory)?;
+        let drawn = noise.draw(step.draw, &sample.shape);
+        (sample, _) = step.apply(&sample, &model_output, drawn.as_ref(), &mut memory)?;
     }
 
     sample.data.iter_mut().for_each(|x| *x = (*x / 2.0 + 0.5).clamp(0.0, 1.0));

@@ -22,6 +22,7 @@ GROUPS = [
     "pipelines",
     "schedulers",
     "rng",
+    "brownian",
     "ops",
     "transformer_ops",
     "images",

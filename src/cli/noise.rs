@@ -12,7 +12,7 @@ use crate::models::UNet2DModel;
 use crate::output::check_writable;
 use crate::request::DeviceRequest;
 use crate::rng::{NoiseSource, TorchCpu};
-use crate::schedulers::{Scheduler, SchedulerConfig};
+use crate::schedulers::{Frame, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
 
 /// Options of `unmist noise`.
@@ -48,6 +48,11 @@ pub fn run(args: Args) -> Result<()> {
     check_writable(&args.output)?;
     let folder = Folder::open(model_path::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?)?;
     let scheduler = Scheduler::new(SchedulerConfig::read(&folder.scheduler_config()?)?)?;
+    let class = scheduler.config.class;
+    if class.frame() != Frame::Timesteps {
+        let why = format!("the model's scheduler, {}, has noise levels but no numbered timesteps", class.name());
+        return Err(Error::Unsupported(why));
+    }
     let channels = UNet2DModel::from_json(&folder.component_config("unet")?)?.config.in_channels;
     let picture = read(&args.image, if channels == 1 { 1 } else { 3 })?;
     let original = picture.to_tensor(Range::MinusOneToOne);

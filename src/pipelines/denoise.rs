@@ -7,7 +7,7 @@ use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::Layers;
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::MAGNITUDE;
-use crate::rng::{NoiseSource, randn_tensor};
+use crate::rng::{NoiseSource, StepNoise};
 use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
 use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
@@ -80,7 +80,7 @@ pub fn step_graph(
     let state = g.input("state", TensorDesc::f32([&[1 + slots], &shape[..]].concat()));
     let timestep = g.input("timestep", TensorDesc::f32([spec.model_batch()]));
     let coefficients = g.input("coefficients", TensorDesc::f32([coefficient_count(slots)]));
-    let draws_noise = spec.schedule.steps.iter().any(|s| s.draws_noise);
+    let draws_noise = spec.schedule.steps.iter().any(Step::draws_noise);
     let noise = draws_noise.then(|| g.input("noise", TensorDesc::f32(shape.clone())));
 
     // 1. the model's prediction, with and without the condition if guided
@@ -255,9 +255,10 @@ impl DenoiseLoop<'_> {
             // Steps that draw none multiply it by zero.
             self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
+        let mut noise = StepNoise::new(sources);
         for (i, step) in self.schedule.steps.iter().enumerate() {
-            if step.draws_noise {
-                self.session.write("noise", &randn_tensor(sources, &sample.shape).channels_last())?;
+            if let Some(drawn) = noise.draw(step.draw, &sample.shape) {
+                self.session.write("noise", &drawn.channels_last())?;
             }
             self.session.write(
                 "timestep",

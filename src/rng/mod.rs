@@ -2,11 +2,17 @@
 //!
 //! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows
 //! the generator of PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
+//! [`BrownianTree`] is torchsde's. What a step of a scheduler draws is a [`Draw`], and [`StepNoise`] draws it.
 
+mod brownian_tree;
+mod draw;
 mod mt19937;
 mod philox;
+mod seed_sequence;
 mod torch_cpu;
 
+pub use brownian_tree::BrownianTree;
+pub use draw::{Draw, Increment, StepNoise};
 pub use mt19937::Mt19937;
 pub use philox::TorchCuda;
 pub use torch_cpu::TorchCpu;
@@ -15,14 +21,28 @@ use crate::HostTensor;
 
 /// Something that draws standard normal noise. A draw advances the source: what comes next depends on all shapes drawn
 /// before.
-pub trait NoiseSource {
+pub trait NoiseSource: Send {
     /// A tensor of `shape` with independent N(0, 1) elements.
     fn randn(&mut self, shape: &[usize]) -> HostTensor;
+
+    /// The seed that it was made from.
+    fn seed(&self) -> u64;
+
+    /// A new source of the same kind from another seed.
+    fn seeded(&self, seed: u64) -> Box<dyn NoiseSource>;
 }
 
 impl<S: NoiseSource + ?Sized> NoiseSource for Box<S> {
     fn randn(&mut self, shape: &[usize]) -> HostTensor {
         (**self).randn(shape)
+    }
+
+    fn seed(&self) -> u64 {
+        (**self).seed()
+    }
+
+    fn seeded(&self, seed: u64) -> Box<dyn NoiseSource> {
+        (**self).seeded(seed)
     }
 }
 

@@ -47,6 +47,14 @@ impl NoiseSource for TorchCuda {
             box_muller(words[0], words[1])
         })
     }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn seeded(&self, seed: u64) -> Box<dyn NoiseSource> {
+        Box::new(Self::new(seed))
+    }
 }
 
 /// The first of the two normals that cuRAND makes of two words: √(−2 ln u) sin v, u in (0, 1] and v in (0, 2π] from bin

@@ -27,6 +27,7 @@ const BLOCK: usize = 16;
 /// `torch.Generator(device="cpu")`.
 #[derive(Clone)]
 pub struct TorchCpu {
+    seed: u64,
     engine: Mt19937,
     /// The second normal of the last scalar pair, if it was not used yet. Block draws neither use nor discard it.
     cached: Option<f64>,
@@ -37,7 +38,7 @@ pub struct TorchCpu {
 impl TorchCpu {
     /// `torch.Generator().manual_seed(seed)`. Only the low 32 bits of the seed count, as in PyTorch.
     pub fn new(seed: u64) -> Self {
-        Self { engine: Mt19937::new(seed as u32), cached: None, half: false }
+        Self { seed, engine: Mt19937::new(seed as u32), cached: None, half: false }
     }
 
     /// The same generator, but `randn` is `torch.randn(shape, dtype=torch.float16)`, which diffusers calls when it runs
@@ -104,6 +105,14 @@ impl NoiseSource for TorchCpu {
             noise.data.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
         }
         noise
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn seeded(&self, seed: u64) -> Box<dyn NoiseSource> {
+        Box::new(Self { half: self.half, ..Self::new(seed) })
     }
 }
 

@@ -84,7 +84,7 @@ impl NoiseSchedule {
 }
 
 /// `n` values from `start` to `end`, with the roundings of `torch.linspace` in float32: counted from the nearer end.
-fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
+pub fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
     let (start, end) = (stored(start), stored(end));
     let step = if n > 1 { stored(stored(end - start) / (n - 1) as f64) } else { 0.0 };
     let from_nearer_end = |i| if i < n / 2 { start + i as f64 * step } else { end - (n - 1 - i) as f64 * step };

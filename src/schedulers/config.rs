@@ -6,12 +6,11 @@
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::keys::keys;
 use super::options::{
-    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, Named, PredictionType, SchedulerClass,
-    SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
+    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SaAlgorithmType,
+    SchedulerClass, SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
-use crate::checkpoint::{Json, ignore, quoted};
-use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
 
 /// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class
@@ -63,7 +62,7 @@ pub struct SchedulerConfig {
     pub rho: f64,
     /// The noise level after the last step.
     pub final_sigmas_type: FinalSigmasType,
-    /// DPM-Solvers: timesteps with a log SNR (λ) below this are not visited.
+    /// DPM-Solvers, SA-Solver: timesteps with a log SNR (λ) below this are not visited.
     pub lambda_min_clipped: f64,
     /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0.
     pub set_alpha_to_one: bool,
@@ -72,6 +71,10 @@ pub struct SchedulerConfig {
     pub skip_prk_steps: bool,
     /// Order of the DPM-Solvers, UniPC and DEIS.
     pub solver_order: usize,
+    /// SA-Solver: order of the steps.
+    pub predictor_order: usize,
+    /// SA-Solver: order of their correction.
+    pub corrector_order: usize,
     /// DPM-Solvers: which equation is solved.
     pub algorithm_type: AlgorithmType,
     /// DPM-Solvers, UniPC: which variant of the solver.
@@ -80,10 +83,12 @@ pub struct SchedulerConfig {
     pub lower_order_final: bool,
     /// DPM-Solver: take the last step with order 1.
     pub euler_at_final: bool,
-    /// UniPC: solve in terms of x_0, not ε.
+    /// UniPC, SA-Solver (`algorithm_type`): solve in terms of x_0, not ε.
     pub predict_x0: bool,
     /// UniPC: indices of the steps that are not corrected.
     pub disable_corrector: Vec<usize>,
+    /// DPM-Solver SDE: seed of the Brownian path. Without it, each picture's path has the picture's own seed.
+    pub noise_sampler_seed: Option<u64>,
     /// LCM, TCD: number of steps of the schedule that the model was distilled with.
     pub original_inference_steps: usize,
     /// LCM: factor on timesteps in the boundary condition.
@@ -93,144 +98,7 @@ pub struct SchedulerConfig {
     given: Map<String, Value>,
 }
 
-/// Keys of every class.
-const COMMON: &[&str] = &[
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "steps_offset",
-];
-const SPACING: &[&str] = &["timestep_spacing"];
-const CLIP: &[&str] = &["clip_sample", "clip_sample_range"];
-const THRESHOLD: &[&str] = &["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
-const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
-const SIGMAS: &[&str] = &["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
-const SIGMA_RANGE: &[&str] = &["sigma_min", "sigma_max"];
-const EDM: &[&str] = &["sigma_schedule", "sigma_data", "rho"];
-const FINAL_SIGMA: &[&str] = &["final_sigmas_type"];
-const SOLVER: &[&str] = &[
-    "solver_order",
-    "solver_type",
-    "lower_order_final",
-    "use_flow_sigmas",
-    "flow_shift",
-    "use_dynamic_shifting",
-    "time_shift_type",
-];
-const DPM: &[&str] = &["algorithm_type", "lambda_min_clipped", "variance_type"];
-const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
-
-/// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
-const FOREIGN: &[&str] = &[
-    "base_image_seq_len",
-    "base_shift",
-    "invert_sigmas",
-    "max_image_seq_len",
-    "max_shift",
-    "noise_sampler_seed",
-    "shift",
-    "stochastic_sampling",
-    "tensor_format",
-    "timestep_values",
-];
-
-/// The groups of keys that a class reads.
-fn keys(class: SchedulerClass) -> Vec<&'static str> {
-    use SchedulerClass::*;
-    let groups: &[&[&str]] = match class {
-        Ddpm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["variance_type"]],
-        Ddim => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["set_alpha_to_one"]],
-        Pndm => &[SPACING, &["set_alpha_to_one", "skip_prk_steps"]],
-        LmsDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => &[SPACING, SIGMAS],
-        HeunDiscrete => &[SPACING, SIGMAS, CLIP],
-        EulerDiscrete => {
-            &[SPACING, SIGMAS, SIGMA_RANGE, ZERO_SNR, FINAL_SIGMA, &["interpolation_type", "timestep_type"]]
-        }
-        EulerAncestralDiscrete => &[SPACING, ZERO_SNR],
-        DpmSolverMultistep => {
-            &[SPACING, SIGMAS, ZERO_SNR, FINAL_SIGMA, THRESHOLD, SOLVER, DPM, &["euler_at_final", "use_lu_lambdas"]]
-        }
-        DpmSolverSinglestep => &[SIGMAS, FINAL_SIGMA, THRESHOLD, SOLVER, DPM],
-        UniPcMultistep => &[
-            SPACING,
-            SIGMAS,
-            SIGMA_RANGE,
-            ZERO_SNR,
-            FINAL_SIGMA,
-            THRESHOLD,
-            SOLVER,
-            &["predict_x0", "disable_corrector", "solver_p", "shift_terminal"],
-        ],
-        DeisMultistep => &[SPACING, SIGMAS, THRESHOLD, SOLVER, &["algorithm_type"]],
-        EdmEuler => &[SIGMA_RANGE, FINAL_SIGMA, EDM],
-        EdmDpmSolverMultistep => {
-            &[SIGMA_RANGE, FINAL_SIGMA, EDM, THRESHOLD, SOLVER, &["algorithm_type", "euler_at_final"]]
-        }
-        Lcm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, DISTILLED],
-        // TCDScheduler has the keys of clipping and thresholding, but does neither.
-        Tcd => &[SPACING, ZERO_SNR, DISTILLED],
-    };
-    [&[COMMON], groups].concat().concat()
-}
-
-impl SchedulerClass {
-    /// Whether this class's config has the key.
-    pub(super) fn reads(self, key: &str) -> bool {
-        keys(self).contains(&key)
-    }
-}
-
 impl SchedulerConfig {
-    /// Parses the text of a `scheduler_config.json`, whose `_class_name` says which scheduler.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if it is not a JSON object or a value makes no sense; [`Error::Unsupported`] for names that
-    /// the engine does not know.
-    pub fn from_json(text: &str) -> Result<Self> {
-        Self::read(&Json::parse("scheduler_config.json", text.to_owned())?)
-    }
-
-    /// As [`SchedulerConfig::from_json`], of a file. Unknown keys are refused but for those that may be ignored.
-    ///
-    /// # Errors
-    /// As [`SchedulerConfig::from_json`]; [`Error::Refused`] for a class that the engine does not know,
-    /// [`Error::Unused`] for unknown keys.
-    pub fn read(json: &Json) -> Result<Self> {
-        let mut given = object(json)?;
-        let class = match given.get("_class_name") {
-            Some(Value::String(name)) if !SchedulerClass::ALL.iter().any(|(_, known)| known == name) => {
-                return Err(unknown_class(json, name, &given));
-            }
-            Some(_) => Fields::of(&given, &["_class_name"]).one_of("_class_name", None)?,
-            None => return Err(Error::Config(format!("{}: there is no \"_class_name\"", json.path.display()))),
-        };
-        drop_notes(&mut given);
-        drop_unknown_keys(json, class, &mut given)?;
-        Self::new(class, given)
-    }
-
-    /// As [`SchedulerConfig::read`], where another scheduler is wanted
-    /// ([`with_class`](SchedulerConfig::with_class)): of one that the engine does not know, what its config says of the
-    /// model's training, the forward process and what the model predicts, as a DDPM scheduler.
-    ///
-    /// # Errors
-    /// As [`SchedulerConfig::read`] if it does not say how the model was noised, by a schedule of betas.
-    pub fn training(json: &Json) -> Result<Self> {
-        let mut given = object(json)?;
-        let class = given.get("_class_name").and_then(Value::as_str);
-        let known = class.is_none_or(|name| SchedulerClass::ALL.iter().any(|(_, known)| *known == name));
-        if known || !tells_betas(&given) {
-            return Self::read(json);
-        }
-        drop_notes(&mut given);
-        let known = known_keys();
-        given.retain(|key, _| known.contains(&key.as_str()));
-        Self::new(SchedulerClass::Ddpm, given)
-    }
-
     /// The same trained model under another scheduler, as diffusers' `OtherScheduler.from_config(config, **overrides)`:
     /// the keys given in the file stay, the rest are `class`'s defaults, `overrides` win over both.
     ///
@@ -259,19 +127,30 @@ impl SchedulerConfig {
         self.with_class(self.class, &[("steps_offset", 1.into()), ("clip_sample", false.into())])
     }
 
-    fn new(class: SchedulerClass, given: Map<String, Value>) -> Result<Self> {
+    pub(super) fn new(class: SchedulerClass, given: Map<String, Value>) -> Result<Self> {
         use SchedulerClass::*;
         let known = keys(class);
         let fields = Fields::of(&given, &known);
         refuse_unsupported_values(&fields)?;
 
         // The classes of k-diffusion's authors and of distilled models start from Stable Diffusion's betas.
-        let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | Lcm | Tcd);
+        let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | DpmSolverSde | Lcm | Tcd);
         let (beta_start, beta_end) = if latent { (0.00085, 0.012) } else { (0.0001, 0.02) };
         let distilled = matches!(class, Lcm | Tcd);
         let beta_schedule = if distilled { BetaSchedule::ScaledLinear } else { BetaSchedule::Linear };
         let leading = matches!(class, Ddpm | Ddim | Pndm | Lcm | Tcd);
         let timestep_spacing = if leading { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
+
+        let prediction_type = if class == Ipndm { PredictionType::VPrediction } else { PredictionType::Epsilon };
+
+        // One key, with values of its own in each family of solvers.
+        let (algorithm_type, predict_x0) = if class == SaSolver {
+            let given = fields.one_of("algorithm_type", Some(SaAlgorithmType::DataPrediction))?;
+            (AlgorithmType::DpmSolverPlusPlus, given == SaAlgorithmType::DataPrediction)
+        } else {
+            let given = fields.one_of("algorithm_type", Some(AlgorithmType::DpmSolverPlusPlus))?;
+            (given, fields.boolean("predict_x0", true)?)
+        };
 
         let num_train_timesteps = fields.integer("num_train_timesteps", 1000, 1..=1_000_000)?;
         let config = Self {
@@ -282,7 +161,7 @@ impl SchedulerConfig {
             beta_schedule: fields.one_of("beta_schedule", Some(beta_schedule))?,
             trained_betas: fields.numbers("trained_betas", num_train_timesteps)?,
             rescale_betas_zero_snr: fields.boolean("rescale_betas_zero_snr", false)?,
-            prediction_type: fields.one_of("prediction_type", Some(PredictionType::Epsilon))?,
+            prediction_type: fields.one_of("prediction_type", Some(prediction_type))?,
             clip: clip(&fields, matches!(class, Ddpm | Ddim))?,
             variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
             timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,
@@ -300,12 +179,15 @@ impl SchedulerConfig {
             set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
             skip_prk_steps: fields.boolean("skip_prk_steps", false)?,
             solver_order: fields.integer("solver_order", 2, 1..=3)?,
-            algorithm_type: fields.one_of("algorithm_type", Some(AlgorithmType::DpmSolverPlusPlus))?,
+            predictor_order: fields.integer("predictor_order", 2, 1..=4)?,
+            corrector_order: fields.integer("corrector_order", 2, 1..=4)?,
+            algorithm_type,
             solver_type: fields.one_of("solver_type", Some(SolverType::Midpoint))?,
             lower_order_final: fields.boolean("lower_order_final", class != DpmSolverSinglestep)?,
             euler_at_final: fields.boolean("euler_at_final", false)?,
-            predict_x0: fields.boolean("predict_x0", true)?,
+            predict_x0,
             disable_corrector: fields.integers("disable_corrector")?,
+            noise_sampler_seed: fields.seed("noise_sampler_seed")?,
             original_inference_steps: fields.integer("original_inference_steps", 50, 1..=num_train_timesteps)?,
             timestep_scaling: fields.number("timestep_scaling", 10.0, 0.0..=f64::MAX)?,
             given: given.clone(),
@@ -322,6 +204,16 @@ impl SchedulerConfig {
         let unsupported =
             |message: String| Err(Error::Unsupported(format!("scheduler config: {}: {message}", self.class.name())));
         match self.class {
+            SchedulerClass::Ipndm if self.prediction_type != PredictionType::VPrediction => {
+                return unsupported("\"prediction_type\" must be \"v_prediction\", which its models return".into());
+            }
+            SchedulerClass::Ipndm if self.trained_betas.is_some() => {
+                return unsupported(
+                    "\"trained_betas\" would be the noise levels of one run here, whatever the number of steps; remove \
+                    them, the levels follow from the number of steps"
+                        .into(),
+                );
+            }
             SchedulerClass::EdmDpmSolverMultistep if matches!(self.algorithm_type, DpmSolver | SdeDpmSolver) => {
                 return unsupported("\"algorithm_type\" must be dpmsolver++ or sde-dpmsolver++".into());
             }
@@ -360,6 +252,7 @@ impl SchedulerConfig {
             | SchedulerClass::EulerAncestralDiscrete
             | SchedulerClass::Kdpm2Discrete
             | SchedulerClass::Kdpm2AncestralDiscrete
+            | SchedulerClass::DpmSolverSde
             | SchedulerClass::EdmEuler
                 if self.prediction_type == PredictionType::Sample =>
             {
@@ -376,64 +269,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Every key that some class knows.
-fn known_keys() -> Vec<&'static str> {
-    FOREIGN.iter().copied().chain(SchedulerClass::ALL.iter().flat_map(|(class, _)| keys(*class))).collect()
-}
-
-/// Drops diffusers' notes to itself, and the keys that these say it filled in by itself: another class uses its own
-/// defaults for them.
-fn drop_notes(given: &mut Map<String, Value>) {
-    if let Some(Value::Array(defaulted)) = given.remove("_use_default_values") {
-        given.retain(|key, _| !defaulted.iter().any(|d| d.as_str() == Some(key)));
-    }
-    given.retain(|key, _| !key.starts_with('_'));
-}
-
-fn object(json: &Json) -> Result<Map<String, Value>> {
-    let object = json.value.as_object().cloned();
-    object.ok_or_else(|| Error::Config(format!("{}: expected a JSON object", json.path.display())))
-}
-
-/// Whether a config says how the model was noised, by a schedule of betas.
-fn tells_betas(given: &Map<String, Value>) -> bool {
-    let has = |key: &str| given.get(key).is_some_and(|value| !value.is_null());
-    has("trained_betas") || ["beta_start", "beta_end", "beta_schedule"].into_iter().all(has)
-}
-
-fn unknown_class(json: &Json, name: &str, given: &Map<String, Value>) -> Error {
-    let known: Vec<_> = SchedulerClass::ALL.iter().map(|(_, name)| *name).collect();
-    let why = format!("the model's own, {}: it is not supported; there are {}", json.path.display(), known.join(", "));
-    let refusal = Refusal::of_value("scheduler", quoted(name), why);
-    if tells_betas(given) {
-        return refusal.instead(Remedy::Change("scheduler")).into();
-    }
-    let none = "; another cannot take its place, because no schedule of betas says how the model was noised";
-    Refusal { why: refusal.why + none, ..refusal }.into()
-}
-
-/// Drops unknown keys that may be ignored, and refuses the others.
-fn drop_unknown_keys(json: &Json, class: SchedulerClass, given: &mut Map<String, Value>) -> Result<()> {
-    let known = known_keys();
-    // `predict_epsilon: false` once meant what `prediction_type: "sample"` means today; true was, and is, the default.
-    if given.remove("predict_epsilon").is_some_and(|value| value != Value::Bool(true)) {
-        return Err(Error::Unsupported(format!(
-            "{}: \"predict_epsilon\" is obsolete; write \"prediction_type\": \"sample\" instead",
-            json.path.display()
-        )));
-    }
-    let file = json.path.display().to_string();
-    given.retain(|key, value| known.contains(&key.as_str()) || !(value.is_null() || json.ignore.takes(&file, key)));
-    let unknown: Vec<&str> = given.keys().map(String::as_str).filter(|key| !known.contains(key)).collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let shown: Vec<_> = unknown.iter().map(|key| format!("{} ({})", quoted(key), given[*key])).collect();
-    let why = format!("{file}: unknown keys of {}: {}", class.name(), shown.join(", "));
-    Err(Error::Unused(ignore::refusal(why, &unknown)))
-}
-
-/// Flow matching and nested solvers, which some classes of diffusers also do.
+/// Flow matching, nested solvers and functions, which some classes of diffusers also do.
 fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
     for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
         if fields.boolean(key, false)? {
@@ -441,6 +277,13 @@ fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
                 "scheduler config: \"{key}\": true is not supported (flow matching)"
             )));
         }
+    }
+    if fields.has("tau_func") {
+        return Err(Error::Unsupported(
+            "scheduler config: \"tau_func\" is a function of the timestep in diffusers, which JSON cannot hold; only \
+            null is supported, which is 1 from timestep 200 to 800 and 0 elsewhere"
+                .into(),
+        ));
     }
     for key in ["solver_p", "shift_terminal"] {
         if fields.has(key) {

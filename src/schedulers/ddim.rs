@@ -8,6 +8,7 @@ use super::combination::Combination;
 use super::step::{Schedule, Step, X0, pred_epsilon};
 use super::{Sampling, Scheduler, timesteps};
 use crate::refusal::Refusal;
+use crate::rng::Draw;
 use crate::{Error, Result};
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -54,6 +55,6 @@ fn step(scheduler: &Scheduler, timestep: usize, prev_timestep: Option<usize>, sa
         alpha_prod_t_prev.sqrt() * Combination::x0() + pred_sample_direction + std_dev_t * Combination::noise();
 
     let x0 = X0::new(config.prediction_type, alpha, sigma, config.clip);
-    let draws_noise = sampling.eta > 0.0;
-    Ok(Step { prev_sample, draws_noise, ..Step::new(timestep as f64, x0, noise_schedule.noising(timestep)?) })
+    let draw = Draw::fresh_if(sampling.eta > 0.0);
+    Ok(Step { prev_sample, draw, ..Step::new(timestep as f64, x0, noise_schedule.noising(timestep)?) })
 }

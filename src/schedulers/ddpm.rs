@@ -8,6 +8,7 @@ use super::combination::Combination;
 use super::options::VarianceType;
 use super::step::{NoiseScale, Schedule, Step, X0};
 use super::{Sampling, Scheduler, timesteps};
+use crate::rng::Draw;
 use crate::{Error, Result};
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -62,7 +63,7 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>) -> Result<Step> 
     let x0 = X0::new(config.prediction_type, alpha_prod_t.sqrt(), beta_prod_t.sqrt(), config.clip);
     Ok(Step {
         prev_sample: pred_prev_sample + noise_coeff * Combination::noise(),
-        draws_noise,
+        draw: Draw::fresh_if(draws_noise),
         noise_scale,
         ..Step::new(t as f64, x0, noise_schedule.noising(t)?)
     })

@@ -12,6 +12,7 @@ use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
 use super::{Sampling, Scheduler};
 use crate::Result;
+use crate::rng::Draw;
 
 /// Runs shorter than this end with lower orders (`lower_order_final`).
 const SHORT: usize = 15;
@@ -55,7 +56,7 @@ pub(super) fn multistep(
         Step {
             prev_sample: dpm_update(config.algorithm_type, solver_type, from, to, Combination::sample(), differences),
             memory: (0..memory_slots).map(m).collect(),
-            draws_noise: is_sde(config.algorithm_type),
+            draw: Draw::fresh_if(is_sde(config.algorithm_type)),
             ..step(i)
         }
     });

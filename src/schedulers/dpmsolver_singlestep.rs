@@ -12,6 +12,7 @@ use super::sigmas::exponential_integrator;
 use super::step::{Schedule, Step};
 use super::{Sampling, Scheduler};
 use crate::Result;
+use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let config = &scheduler.config;
@@ -44,7 +45,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
                 differences,
             ),
             memory,
-            draws_noise: is_sde(config.algorithm_type),
+            draw: Draw::fresh_if(is_sde(config.algorithm_type)),
             ..levels[i].step(run.timesteps[i], config)
         }
     });

@@ -12,6 +12,7 @@ use super::sigmas::{ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
 use crate::Result;
+use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let config = &scheduler.config;
@@ -28,7 +29,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         Step {
             input_scale: 1.0 / sigma.hypot(1.0),
             prev_sample: Combination::sample() + (sigma_down - sigma) * derivative + sigma_up * Combination::noise(),
-            draws_noise: is_ancestral,
+            draw: Draw::fresh_if(is_ancestral),
             ..Step::new(
                 if continuous { 0.25 * sigma.ln() } else { levels.timesteps[i] },
                 X0::new(config.prediction_type, 1.0, sigma, config.clip),

@@ -66,6 +66,13 @@ impl<'a> Fields<'a> {
         number.filter(|number| range.contains(number)).ok_or_else(|| wrong(key, value, &expected()))
     }
 
+    /// A seed of up to 64 bits, or none.
+    pub fn seed(&self, key: &str) -> Result<Option<u64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let expected = || format!("a whole number from 0 to {}", u64::MAX);
+        value.as_u64().map(Some).ok_or_else(|| wrong(key, value, &expected()))
+    }
+
     /// A list of whole numbers; none if the key is missing.
     pub fn integers(&self, key: &str) -> Result<Vec<usize>> {
         let Some(value) = self.get(key) else { return Ok(vec![]) };

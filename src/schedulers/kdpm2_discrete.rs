@@ -13,6 +13,7 @@ use super::sigmas::{SigmaTable, ancestral, init_noise_sigma, k_diffusion};
 use super::step::{Schedule, Step, X0};
 use super::{Sampling, Scheduler};
 use crate::Result;
+use crate::rng::Draw;
 
 /// Memory: where the step started.
 const SAMPLE: usize = 0;
@@ -47,7 +48,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             steps.push(Step {
                 prev_sample: Combination::memory(SAMPLE) + step,
                 memory: vec![Combination::memory(SAMPLE)],
-                draws_noise: is_ancestral,
+                draw: Draw::fresh_if(is_ancestral),
                 ..call(table.timestep_of(sigma_interpol), sigma_interpol, sigma_next)
             });
         }

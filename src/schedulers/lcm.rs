@@ -8,6 +8,7 @@ use super::step::{Schedule, Step, X0};
 use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
 use crate::Result;
+use crate::rng::Draw;
 
 /// σ_data of the boundary condition.
 const SIGMA_DATA: f64 = 0.5;
@@ -31,7 +32,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             Some(&prev_timestep) => {
                 let prev = noise_schedule.noising(prev_timestep)?;
                 let prev_sample = prev.signal * denoised + prev.noise * Combination::noise();
-                Step { prev_sample, draws_noise: true, ..step }
+                Step { prev_sample, draw: Draw::Fresh, ..step }
             }
         })
     });

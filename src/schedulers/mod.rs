@@ -13,18 +13,23 @@ mod ddim;
 mod ddpm;
 mod deis_multistep;
 mod dpmsolver_multistep;
+mod dpmsolver_sde;
 mod dpmsolver_singlestep;
 mod edm;
 mod euler_discrete;
 mod exponential;
 mod fields;
 mod heun_discrete;
+mod ipndm;
 mod kdpm2_discrete;
+mod keys;
 mod lcm;
 mod lms_discrete;
 mod names;
 mod options;
 mod pndm;
+mod read;
+mod sasolver;
 mod sigmas;
 mod step;
 mod tcd;
@@ -36,7 +41,7 @@ pub use combination::Combination;
 pub use config::SchedulerConfig;
 pub use names::scheduler_by_name;
 pub use options::{
-    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
+    AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 pub use step::{NoiseScale, Schedule, Step, X0};
@@ -49,7 +54,8 @@ use crate::{Error, Result};
 pub struct Scheduler {
     /// The config that it was made from.
     pub config: SchedulerConfig,
-    /// The forward process that the model was trained with.
+    /// The forward process that the model was trained with, for models of [`Frame::Timesteps`]; for others, it is of no
+    /// use.
     pub noise_schedule: NoiseSchedule,
 }
 
@@ -87,7 +93,7 @@ impl Scheduler {
 
     /// The timestep at which `share` of the noise is gone.
     fn cutoff(&self, field: &'static str, share: f64) -> Result<f64> {
-        if self.config.class.is_edm() {
+        if self.config.class.frame() != Frame::Timesteps {
             let why = format!("{} counts no trained timesteps, of which this is a share", self.config.class.name());
             return Err(Refusal::of(field, why)
                 .instead(Remedy::LeaveOut(&["denoising_start", "denoising_end"]))
@@ -103,13 +109,13 @@ impl Scheduler {
     /// The noise level to begin at, counted in the whole run, when another model has taken away the share `start` of
     /// its noise.
     fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
-        use SchedulerClass::{HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
+        use SchedulerClass::{DpmSolverSde, HeunDiscrete, Kdpm2AncestralDiscrete, Kdpm2Discrete};
         let cutoff = self.cutoff("denoising_start", start)?;
         let steps = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.steps;
         let mut below = steps.iter().filter(|step| step.timestep < cutoff).count();
         // Every level but the last takes two calls of the model: never begin with the second.
         let calls = match self.config.class {
-            HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => 2,
+            HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | DpmSolverSde => 2,
             _ => 1,
         };
         if calls == 2 && below % 2 == 0 {
@@ -142,6 +148,9 @@ impl Scheduler {
             SchedulerClass::DpmSolverSinglestep => dpmsolver_singlestep::schedule(self, sampling)?,
             SchedulerClass::UniPcMultistep => unipc_multistep::schedule(self, sampling)?,
             SchedulerClass::DeisMultistep => deis_multistep::schedule(self, sampling)?,
+            SchedulerClass::DpmSolverSde => dpmsolver_sde::schedule(self, sampling)?,
+            SchedulerClass::SaSolver => sasolver::schedule(self, sampling)?,
+            SchedulerClass::Ipndm => ipndm::schedule(self, sampling)?,
             SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => edm::schedule(self, sampling)?,
             SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
             SchedulerClass::Tcd => tcd::schedule(self, sampling)?,

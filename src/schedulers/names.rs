@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::config::SchedulerConfig;
 use super::options::{
-    Named,
+    Frame, Named,
     SchedulerClass::{self, *},
 };
 use crate::Result;
@@ -12,7 +12,8 @@ use crate::refusal::Refusal;
 
 /// Samplers: every name, in the spelling of its program (AUTOMATIC1111's web UI first, then ComfyUI), the scheduler,
 /// and the config keys that it implies. The correspondence is that of diffusers' documentation, except that DPM++ SDE
-/// is the stochastic solver that it is in those programs.
+/// is the stochastic solver that it is in those programs. (ComfyUI's `ipndm` is not diffusers' IPNDM: it is for models
+/// of another kind.)
 const SAMPLERS: &[(&[&str], SchedulerClass, &str)] = &[
     (&["DDPM"], Ddpm, "{}"),
     (&["DDIM"], Ddim, "{}"),
@@ -41,9 +42,10 @@ const SAMPLERS: &[(&[&str], SchedulerClass, &str)] = &[
         r#"{"algorithm_type": "sde-dpmsolver++", "solver_order": 3}"#,
     ),
     (&["DPM++ 2S", "dpmpp_2s"], DpmSolverSinglestep, r#"{"algorithm_type": "dpmsolver++"}"#),
-    (&["DPM++ SDE", "dpmpp_sde", "dpmpp_sde_gpu"], DpmSolverSinglestep, r#"{"algorithm_type": "sde-dpmsolver++"}"#),
+    (&["DPM++ SDE", "dpmpp_sde", "dpmpp_sde_gpu"], DpmSolverSde, "{}"),
     (&["UniPC", "uni_pc", "uni_pc_bh2"], UniPcMultistep, r#"{"solver_type": "bh2"}"#),
     (&["DEIS"], DeisMultistep, r#"{"algorithm_type": "deis"}"#),
+    (&["SA-Solver", "sa_solver"], SaSolver, r#"{"algorithm_type": "data_prediction"}"#),
     (&["LCM"], Lcm, "{}"),
     (&["TCD"], Tcd, "{}"),
 ];
@@ -63,14 +65,21 @@ const EDM_SAMPLERS: &[(&str, SchedulerClass)] = &[("Euler", EdmEuler), ("DPM++ 2
 
 /// Refuses a scheduler whose samples the model does not understand.
 fn check_frame(name: &str, class: SchedulerClass, base: &SchedulerConfig) -> Result<()> {
-    if class.is_edm() == base.class.is_edm() {
+    if class.frame() == base.class.frame() {
         return Ok(());
     }
     let samplers: Vec<_> = EDM_SAMPLERS.iter().map(|(name, _)| *name).collect();
-    let why = if base.class.is_edm() {
-        format!("this model was trained on EDM's noise levels, for which there are {}", samplers.join(" and "))
-    } else {
-        "it is for models trained on EDM's noise levels, and this one was not".to_owned()
+    let why = match (base.class.frame(), class.frame()) {
+        (Frame::Edm, _) => {
+            format!("this model was trained on EDM's noise levels, for which there are {}", samplers.join(" and "))
+        }
+        (Frame::ContinuousTime, _) => {
+            format!("this model was trained on a continuous time, for which there is {}", Ipndm.name())
+        }
+        (Frame::Timesteps, Frame::Edm) => "it is for models trained on EDM's noise levels, and this one was not".into(),
+        (Frame::Timesteps, _) => {
+            "it is for models trained on a continuous time from 0 to 1, and this one counts timesteps".into()
+        }
     };
     Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into())
 }
@@ -91,7 +100,7 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
         check_frame(name, *class, base)?;
         return base.with_class(*class, &[]);
     }
-    if base.class.is_edm()
+    if base.class.frame() == Frame::Edm
         && let Some((_, class)) = EDM_SAMPLERS.iter().find(|(sampler, _)| plain(sampler) == wanted)
     {
         return base.with_class(*class, &[]);

@@ -48,6 +48,12 @@ named_values! {
         UniPcMultistep = "UniPCMultistepScheduler",
         /// Zhang & Chen 2022.
         DeisMultistep = "DEISMultistepScheduler",
+        /// Midpoint steps of DPM-Solver++ along a Brownian path, k-diffusion.
+        DpmSolverSde = "DPMSolverSDEScheduler",
+        /// Xue et al. 2023.
+        SaSolver = "SASolverScheduler",
+        /// Liu et al. 2022, for models of a continuous time.
+        Ipndm = "IPNDMScheduler",
         /// Karras et al. 2022: Euler steps for models in their own frame.
         EdmEuler = "EDMEulerScheduler",
         /// The same models with DPM-Solver++.
@@ -59,11 +65,25 @@ named_values! {
     }
 }
 
+/// What a model was trained with, and so which schedulers understand its samples and tell it what it understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Numbered timesteps of a table of β (Ho et al. 2020); nearly all models.
+    Timesteps,
+    /// Noise levels σ without end, and a preconditioned model (Karras et al. 2022).
+    Edm,
+    /// A continuous time from 0 to 1, an angle (Dance Diffusion).
+    ContinuousTime,
+}
+
 impl SchedulerClass {
-    /// Whether it is for models trained in the frame of Karras et al. 2022, which no other class can sample, nor it
-    /// others.
-    pub fn is_edm(self) -> bool {
-        matches!(self, Self::EdmEuler | Self::EdmDpmSolverMultistep)
+    /// The models that it is for.
+    pub fn frame(self) -> Frame {
+        match self {
+            Self::EdmEuler | Self::EdmDpmSolverMultistep => Frame::Edm,
+            Self::Ipndm => Frame::ContinuousTime,
+            _ => Frame::Timesteps,
+        }
     }
 
     /// The name in diffusers, which is also the `_class_name` in config files.
@@ -185,6 +205,16 @@ named_values! {
         SdeDpmSolverPlusPlus = "sde-dpmsolver++",
         /// DEIS's own; for the DPM-Solvers the same as `dpmsolver++`.
         Deis = "deis",
+    }
+}
+
+named_values! {
+    /// What SA-Solver integrates.
+    SaAlgorithmType {
+        /// x_0.
+        DataPrediction = "data_prediction",
+        /// ε.
+        NoisePrediction = "noise_prediction",
     }
 }
 

@@ -112,8 +112,10 @@ pub fn k_diffusion(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sigmas>
         timesteps
     } else {
         check_steps(config, n)?;
+        // One class of diffusers keeps them in float64.
+        let kept = if config.class == SchedulerClass::DpmSolverSde { |t| t } else { stored };
         match config.timestep_spacing {
-            TimestepSpacing::Linspace => linspace(0.0, (trained - 1) as f64, n).into_iter().rev().map(stored).collect(),
+            TimestepSpacing::Linspace => linspace(0.0, (trained - 1) as f64, n).into_iter().rev().map(kept).collect(),
             TimestepSpacing::Leading => {
                 (0..n).rev().map(|i| (i * (trained / n) + config.steps_offset) as f64).collect()
             }
@@ -192,7 +194,7 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
     };
     let last = sigmas[sigmas.len() - 1];
     sigmas.push(match (config.class, config.final_sigmas_type) {
-        (SchedulerClass::DeisMultistep, _) => {
+        (SchedulerClass::DeisMultistep | SchedulerClass::SaSolver, _) => {
             if converted {
                 last
             } else {

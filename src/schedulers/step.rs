@@ -3,6 +3,7 @@
 use super::betas::Noising;
 use super::combination::Combination;
 use super::options::{Clip, PredictionType};
+use crate::rng::Draw;
 use crate::{Error, HostTensor, Result};
 
 /// A whole sampling run, worked out before it starts. Nothing in it changes while sampling.
@@ -33,8 +34,8 @@ pub struct Step {
     pub prev_sample: Combination,
     /// Each memory slot's value for the next step, from the values before this one.
     pub memory: Vec<Combination>,
-    /// Whether fresh noise is drawn in this step (so that the random stream advances exactly as diffusers').
-    pub draws_noise: bool,
+    /// Which noise is drawn in this step (so that the random stream advances exactly as diffusers').
+    pub draw: Draw,
     /// What the noise is multiplied with, element by element, before it enters `prev_sample`.
     pub noise_scale: NoiseScale,
     /// How a clean picture is noised to the level of the sample *before* this step (image-to-image, inpainting).
@@ -143,10 +144,15 @@ impl Step {
             x0,
             prev_sample: Combination::sample(),
             memory: vec![],
-            draws_noise: false,
+            draw: Draw::None,
             noise_scale: NoiseScale::One,
             add_noise,
         }
+    }
+
+    /// Whether the step needs noise.
+    pub fn draws_noise(&self) -> bool {
+        self.draw != Draw::None
     }
 
     /// The step on host tensors, for loops that keep the sample on the host (`examples/scheduler_loop.rs`), and the
@@ -167,7 +173,7 @@ impl Step {
     ) -> Result<(HostTensor, HostTensor)> {
         let (model_output, variance) = self.split_model_output(sample, model_output)?;
         let zeros = HostTensor::zeros(sample.shape.as_slice());
-        let noise = match (self.draws_noise, noise) {
+        let noise = match (self.draws_noise(), noise) {
             (false, _) => zeros,
             (true, Some(noise)) => self.scaled_noise(noise, variance.as_ref()),
             (true, None) => return Err(Error::Usage("this scheduler step needs noise".into())),

@@ -12,6 +12,7 @@ use super::timesteps::distilled;
 use super::{Sampling, Scheduler};
 use crate::Result;
 use crate::refusal::Refusal;
+use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let Scheduler { config, noise_schedule } = scheduler;
@@ -37,7 +38,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             let alpha_prod_t_prev_s = stored(alphas_cumprod[prev_timestep] / alphas_cumprod[timestep_s]);
             let noise = (1.0 - alpha_prod_t_prev_s).max(0.0).sqrt() * Combination::noise();
             let prev_sample = alpha_prod_t_prev_s.sqrt() * pred_noised_sample + noise;
-            Step { prev_sample, draws_noise: true, ..step }
+            Step { prev_sample, draw: Draw::Fresh, ..step }
         } else {
             Step { prev_sample: pred_noised_sample, ..step }
         })

@@ -302,6 +302,17 @@ fn noise_writes_a_strip() {
         |x: usize, y: usize| (i32::from(found.data[y * found.width + x]) - i32::from(original.data[y * 24 + x])).abs();
     let worst = (0..20).flat_map(|y| (0..24).map(move |x| (x, y))).map(|(x, y)| error(x, y)).max();
     assert!(worst <= Some(6), "the first picture's noise stays within four standard deviations: {worst:?}");
+
+    // A model whose noise levels have no numbers.
+    let model = folder.path().join("model");
+    copy(&shipped(), &model);
+    let config = r#"{"_class_name": "IPNDMScheduler"}"#;
+    std::fs::write(model.join("scheduler/scheduler_config.json"), config).expect("writes");
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let output = empty.path().join("strip.png");
+    let [model, picture, output] = [&model, &picture, &output].map(|path| path.to_str().unwrap());
+    let asked = ["noise", "--model", model, "--image", picture, "--timestep", "0", "--output", output];
+    fails(&asked, &["IPNDMScheduler", "no numbered timesteps"], empty.path());
 }
 
 /// Mesa's search for a Wayland compositor complains if the session has no runtime folder (SSH, containers).

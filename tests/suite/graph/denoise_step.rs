@@ -84,7 +84,7 @@ fn check(what: &str, schedule: &Schedule, shape: &[usize], sessions: &mut [Box<d
             write("state", &before);
             write("timestep", &HostTensor { shape: vec![shape[0]], data: vec![step.timestep as f32; shape[0]] });
             write("coefficients", &coefficients(step, schedule.memory_slots));
-            if schedule.steps.iter().any(|step| step.draws_noise) {
+            if schedule.steps.iter().any(Step::draws_noise) {
                 write("noise", &channels_last(&noise));
             }
             session.run().expect("it runs");

@@ -39,22 +39,28 @@ fn options(prompts: &[&str]) -> SampleOptions {
 
 #[test]
 fn a_picture_of_a_batch_is_as_it_would_be_alone() {
-    let pipeline = pipeline("sd1", "euler a");
+    // What they draw: fresh noise, a path for each picture, and noise that is drawn even where it counts for nothing.
+    for scheduler in ["euler a", "dpm++ sde", "sa_solver"] {
+        each_picture_is_as_it_would_be_alone(&pipeline("sd1", scheduler));
+    }
+}
+
+fn each_picture_is_as_it_would_be_alone(pipeline: &DiffusionPipeline) {
     let negatives = ["blurry", "", "dark"];
     let mut together = options(&["a red apple", "a fox in the snow", "a boat"]);
     together.negative_prompts = negatives.map(str::to_owned).to_vec();
     together.guidance_scale = vec![7.5, 1.0, 3.0];
-    let all = latents(&pipeline, &together, &[5, 6, 7]).expect("samples");
+    let all = latents(pipeline, &together, &[5, 6, 7]).expect("samples");
     for (i, negative) in negatives.into_iter().enumerate() {
         let mut alone = options(&[&together.prompts[i]]);
         alone.negative_prompts = vec![negative.to_owned()];
         alone.guidance_scale = vec![together.guidance_scale[i]];
-        let single = latents(&pipeline, &alone, &[5 + i as u64]).expect("samples");
+        let single = latents(pipeline, &alone, &[5 + i as u64]).expect("samples");
         // In a larger batch the tiles differ, and with them the order of summation.
         let difference = distance(&one(&all, i), &single);
         assert!(difference < 1e-3, "picture {i}: {difference:.1e}");
     }
-    let unguided = latents(&pipeline, &options(&["a red apple"]), &[5]).expect("samples");
+    let unguided = latents(pipeline, &options(&["a red apple"]), &[5]).expect("samples");
     assert!(distance(&one(&all, 0), &unguided) > 1e-2, "the negative prompt has no effect");
 }
 
@@ -93,9 +99,9 @@ fn a_run_in_two_parts_is_the_whole_run() {
 
 #[test]
 fn a_second_part_begins_where_a_level_begins() {
-    // Heun and DPM2 call the model twice per level, but only once at the last. Rather than begin with a level's second
-    // call, diffusers makes one call more.
-    for (name, calls) in [("heun", 2), ("dpm2", 2), ("dpm2 a", 2), ("euler", 1), ("ddim", 1)] {
+    // Heun, DPM2 and DPM++ SDE call the model twice per level, but only once at the last. Rather than begin with a
+    // level's second call, diffusers makes one call more.
+    for (name, calls) in [("heun", 2), ("dpm2", 2), ("dpm2 a", 2), ("dpm++ sde", 2), ("euler", 1), ("ddim", 1)] {
         let scheduler = pipeline("sd1", name).scheduler;
         let timesteps = |sampling: Sampling| -> Vec<f64> {
             scheduler.schedule(&sampling).expect("a sound run").steps.iter().map(|s| s.timestep).collect()

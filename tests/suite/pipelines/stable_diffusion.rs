@@ -151,6 +151,8 @@ fn stable_diffusion_1_and_2() {
         "clip_skip",
         "image_to_image",
         "image_to_image_euler",
+        "dpmsolver_sde",
+        "sasolver",
         "inpaint_masked_latents",
         "inpaint_masked_latents_full",
     ];

@@ -1,8 +1,9 @@
 //! The random generators against torch's, bit for bit.
 
-use unmist::rng::{NoiseSource, TorchCpu, TorchCuda, randn_tensor};
+use unmist::HostTensor;
+use unmist::rng::{BrownianTree, Draw, Increment, NoiseSource, StepNoise, TorchCpu, TorchCuda, randn_tensor};
 
-use crate::common::{Fixture, check_close};
+use crate::common::{Fixture, check_close, one};
 
 /// 64-bit FNV-1a of the values' little-endian bytes.
 fn hash(values: &[f32]) -> u64 {
@@ -67,6 +68,72 @@ fn one_source_for_each_batch_element() {
     assert_eq!(first, TorchCpu::new(1).randn(&[1, 3, 5, 7]).data);
     assert_eq!(second, TorchCpu::new(2).randn(&[1, 3, 5, 7]).data);
     assert_ne!(both.data, randn_tensor(&mut [TorchCpu::new(1)], &[2, 3, 5, 7]).data);
+}
+
+/// Brownian paths, asked for in the order in which torchsde was asked and in the opposite one, which must not matter.
+#[test]
+fn brownian_paths() {
+    let fixture = Fixture::read("brownian");
+    for (key, case) in fixture.object("cases") {
+        let seed = case["seed"].as_str().expect("seeds are strings").parse().expect("seeds are u64");
+        let shape: Vec<usize> = serde_json::from_value(case["shape"].clone()).expect("a shape");
+        let [low, high]: [f64; 2] = serde_json::from_value(case["range"].clone()).expect("two levels");
+        let times: Vec<f64> = fixture.tensor(&format!("{key}/times")).data.iter().map(|t| f64::from(*t)).collect();
+        let expected = fixture.tensor(&format!("{key}/increments"));
+        let there: Vec<usize> = (0..expected.shape[0]).collect();
+        let back = there.iter().rev().copied().collect();
+        for order in [there, back] {
+            let mut tree = BrownianTree::new(&TorchCpu::new(0), seed, low, high, &shape);
+            for i in order {
+                let found = tree.increment(times[2 * i], times[2 * i + 1]);
+                assert_eq!(found.shape, shape, "{key}");
+                assert_eq!(found.data, one(expected, i).data, "{key}: {:?}", &times[2 * i..2 * i + 2]);
+            }
+        }
+    }
+}
+
+/// Beyond its ends, and in no time, a path does not move; parts add up; times closer than its resolution are one.
+#[test]
+fn edges_of_brownian_paths() {
+    let mut tree = BrownianTree::new(&TorchCpu::new(0), 7, 1.0, 3.0, &[16]);
+    let whole = tree.increment(1.0, 3.0);
+    assert_eq!(tree.increment(0.0, 9.0), whole);
+    let nothing = HostTensor::zeros([16]);
+    for (from, to) in [(3.0, 4.0), (0.5, 1.0), (2.0, 2.0), (2.0, 2.000_000_1), (2.5, 1.5)] {
+        assert_eq!(tree.increment(from, to), nothing, "{from} to {to}");
+    }
+    let (left, right) = (tree.increment(1.0, 1.3), tree.increment(1.3, 3.0));
+    let sum: Vec<f32> = left.data.iter().zip(&right.data).map(|(l, r)| l + r).collect();
+    check_close("parts", &sum, &whole.data, 1e-6);
+    // Of noise from another kind of source the path is another one, and 64 bits of the seed count.
+    assert_ne!(BrownianTree::new(&TorchCuda::new(0), 7, 1.0, 3.0, &[16]).increment(1.0, 3.0), whole);
+    assert_ne!(BrownianTree::new(&TorchCpu::new(0), 7 + (1 << 32), 1.0, 3.0, &[16]).increment(1.0, 3.0), whole);
+}
+
+/// Each picture of a batch has the path that it has alone; a seed in the config is for all; drawing the path does not
+/// advance the source. Over many elements the noise is standard normal.
+#[test]
+fn brownian_noise_of_a_batch() {
+    let increment = |seed| Draw::Brownian(Increment { range: [0.5, 14.0], from: 9.0, to: 4.0, seed });
+    let draw = |seeds: &[u64], seed, shape: &[usize]| {
+        let mut sources: Vec<_> = seeds.iter().map(|seed| TorchCpu::new(*seed)).collect();
+        let noise = StepNoise::new(&mut sources).draw(increment(seed), shape).expect("it draws");
+        assert_eq!(sources[0].randn(&[3]), TorchCpu::new(seeds[0]).randn(&[3]), "the source has not moved");
+        noise
+    };
+    let both = draw(&[1, 2], None, &[2, 3, 5, 7]);
+    for (i, seed) in [1, 2].into_iter().enumerate() {
+        assert_eq!(one(&both, i), draw(&[seed], None, &[1, 3, 5, 7]), "picture {i}");
+        assert_eq!(one(&draw(&[1, 2], Some(2), &[2, 3, 5, 7]), i), one(&both, 1), "one seed for all");
+    }
+    assert_eq!(draw(&[1], Some(2), &[1, 3, 5, 7]), one(&both, 1));
+    // One source is for the whole batch, as in diffusers.
+    assert_ne!(draw(&[1], None, &[2, 3, 5, 7]).data[..105], both.data[..105]);
+
+    let large = draw(&[3], None, &[1, 100_000]).data;
+    let moment = |p: i32| large.iter().map(|x| f64::from(*x).powi(p)).sum::<f64>() / large.len() as f64;
+    assert!(moment(1).abs() < 0.01 && (moment(2) - 1.0).abs() < 0.02, "mean {}, variance {}", moment(1), moment(2));
 }
 
 /// What `torch.randn` gives on CUDA from seed 0 (published with the web UI that first reproduced it), and how one draw

@@ -261,6 +261,11 @@ fn names_of_other_programs() {
         ("DPM++ 3M SDE Exponential", SchedulerClass::DpmSolverMultistep),
         ("uni_pc", SchedulerClass::UniPcMultistep),
         ("lcm", SchedulerClass::Lcm),
+        ("DPM++ SDE", SchedulerClass::DpmSolverSde),
+        ("dpmpp_sde_karras", SchedulerClass::DpmSolverSde),
+        ("SASolverScheduler", SchedulerClass::SaSolver),
+        ("sa_solver", SchedulerClass::SaSolver),
+        ("SA-Solver Karras", SchedulerClass::SaSolver),
     ] {
         assert_eq!(config(name).class, class, "{name}");
     }
@@ -321,6 +326,17 @@ fn bad_solver_configs_are_refused_by_name() {
         ("UniPCMultistepScheduler", r#"{"solver_p": {"_class_name": "DDIMScheduler"}}"#, "solver_p"),
         ("UniPCMultistepScheduler", r#"{"disable_corrector": [1, -1]}"#, "disable_corrector"),
         ("DEISMultistepScheduler", r#"{"algorithm_type": "sde-dpmsolver++"}"#, "algorithm_type"),
+        ("DPMSolverSDEScheduler", r#"{"prediction_type": "sample"}"#, "prediction_type"),
+        ("DPMSolverSDEScheduler", r#"{"noise_sampler_seed": -1}"#, "noise_sampler_seed"),
+        ("DPMSolverSDEScheduler", r#"{"use_karras_sigmas": true, "use_beta_sigmas": true}"#, "use_beta_sigmas"),
+        ("SASolverScheduler", r#"{"tau_func": "lambda t: 1"}"#, "tau_func"),
+        ("SASolverScheduler", r#"{"predictor_order": 0}"#, "predictor_order"),
+        ("SASolverScheduler", r#"{"corrector_order": 5}"#, "corrector_order"),
+        ("SASolverScheduler", r#"{"algorithm_type": "dpmsolver++"}"#, "data_prediction"),
+        ("SASolverScheduler", r#"{"use_flow_sigmas": true}"#, "use_flow_sigmas"),
+        ("DPMSolverMultistepScheduler", r#"{"algorithm_type": "data_prediction"}"#, "data_prediction"),
+        ("IPNDMScheduler", r#"{"num_train_timesteps": 2, "trained_betas": [0.5, 0.1]}"#, "trained_betas"),
+        ("IPNDMScheduler", r#"{"prediction_type": "epsilon"}"#, "prediction_type"),
         ("EulerDiscreteScheduler", r#"{"interpolation_type": "cubic"}"#, "cubic"),
         ("EulerDiscreteScheduler", r#"{"sigma_min": 0}"#, "sigma_min"),
         ("EulerDiscreteScheduler", r#"{"sigma_max": -1}"#, "sigma_max"),
@@ -367,7 +383,34 @@ fn every_number_of_steps() {
     }
 }
 
-const SCHEDULERS: [&str; 15] = [
+/// Every member of diffusers' `KarrasDiffusionSchedulers` (0.42.1), whose configs its pipelines take for each other's.
+#[test]
+fn the_karras_schedulers_of_diffusers() {
+    for class in [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "PNDMScheduler",
+        "LMSDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "DEISMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "EDMEulerScheduler",
+    ] {
+        let config = config(class, &serde_json::json!({}));
+        assert_eq!(config.class.name(), class);
+        let schedule = Scheduler::new(config).and_then(|scheduler| scheduler.schedule(&Sampling::steps(5)));
+        assert!(schedule.expect(class).steps.len() >= 5, "{class}");
+    }
+}
+
+const SCHEDULERS: [&str; 18] = [
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
@@ -381,6 +424,9 @@ const SCHEDULERS: [&str; 15] = [
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
     "DEISMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "SASolverScheduler",
+    "IPNDMScheduler",
     "LCMScheduler",
     "TCDScheduler",
 ];
@@ -400,6 +446,11 @@ fn custom_timesteps_and_sigmas() {
             }
             "DPMSolverMultistepScheduler" | "DPMSolverSinglestepScheduler" => {
                 assert_eq!(visited(result.expect(class)), [999.0, 500.0, 20.0]);
+            }
+            // Timesteps mean nothing to its models.
+            "IPNDMScheduler" => {
+                assert!(result.expect_err(class).to_string().contains("`timesteps`"));
+                continue;
             }
             _ => assert!(matches!(result, Err(Error::Usage(_))), "{class}: {result:?}"),
         }
@@ -458,8 +509,27 @@ fn edm_models_have_schedulers_of_their_own() {
         let message = scheduler_by_name(name, base).expect_err(name).to_string();
         assert!(message.contains(part), "{name}: {message}");
     }
-    let scheduler = Scheduler::new(edm).expect("sound");
-    let part = Sampling { denoising_end: Some(0.5), ..Sampling::steps(4) };
-    let message = scheduler.schedule(&part).expect_err("counts no timesteps").to_string();
-    assert!(message.contains("denoising_end") && message.contains("trained timesteps"), "{message}");
+    for scheduler in [edm, config("IPNDMScheduler")].map(|config| Scheduler::new(config).expect("sound")) {
+        let part = Sampling { denoising_end: Some(0.5), ..Sampling::steps(4) };
+        let message = scheduler.schedule(&part).expect_err("counts no timesteps").to_string();
+        assert!(message.contains("denoising_end") && message.contains("trained timesteps"), "{message}");
+    }
+}
+
+/// Nor does a model of a continuous time, and a run of one must not be one of timesteps from 0 to 1.
+#[test]
+fn models_of_continuous_time_have_ipndm() {
+    let config = |class: &str| SchedulerConfig::from_json(&format!(r#"{{"_class_name": "{class}"}}"#)).expect("sound");
+    let (ipndm, other) = (config("IPNDMScheduler"), config("EulerDiscreteScheduler"));
+    assert_eq!(scheduler_by_name("IPNDMScheduler", &ipndm).expect("its own").class, SchedulerClass::Ipndm);
+    for (name, base, part) in [
+        ("IPNDMScheduler", &other, "counts timesteps"),
+        ("Euler", &ipndm, "there is IPNDMScheduler"),
+        ("DPMSolverSDEScheduler", &ipndm, "there is IPNDMScheduler"),
+        // ComfyUI's is another algorithm, for the models that it has.
+        ("ipndm", &other, "no such scheduler"),
+    ] {
+        let message = scheduler_by_name(name, base).expect_err(name).to_string();
+        assert!(message.contains(part), "{name}: {message}");
+    }
 }
