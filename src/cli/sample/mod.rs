@@ -37,7 +37,7 @@ pub fn run(mut args: Args) -> Result<()> {
     networks::take_from_prompts(&mut args.request, weighting)?;
     let asked = Asked { request: args.request.clone(), past: record.as_ref().map(Record::past).transpose()? };
     let merged = asked.merged()?;
-    let output = Output::new(&args.output, merged.separate)?;
+    let output = Output::new(&args.output, merged.separate, args.quality)?;
     if !merged.separate {
         output.check(1)?;
     }
