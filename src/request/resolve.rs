@@ -205,6 +205,7 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
         noise_level: request.noise_level.unwrap_or(own.noise_level),
         image: None,
         mask: None,
+        mask_reduction: request.mask_reading.unwrap_or_default().reduction(),
         latents: None,
     })
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod inputs;
+mod mask;
 mod model;
 mod networks;
 mod parameters;

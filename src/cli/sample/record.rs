@@ -12,7 +12,7 @@ use crate::cli::say;
 use crate::error::{Error, Result};
 use crate::image_io::read_text;
 use crate::output::sha256;
-use crate::request::{Past, Request};
+use crate::request::{MaskReading, Past, Request};
 use crate::schedulers::SchedulerConfig;
 
 /// Keyword of a record in a PNG and in the metadata of a `.safetensors` file.
@@ -83,13 +83,18 @@ impl Record {
             )));
         };
         let json = Json::parse(path, text.clone())?;
-        serde_json::from_value(json.value.clone()).map_err(|error| {
+        let mut record: Self = serde_json::from_value(json.value.clone()).map_err(|error| {
             let version = json.value["version"].as_str().unwrap_or("an unknown version");
             Error::Config(format!(
                 "--from {shown}: made by {version}, whose settings {} cannot read ({error})",
                 Self::version()
             ))
-        })
+        })?;
+        // Pictures that do not say how their mask was read were made when there was one way.
+        if record.options.mask.is_some() {
+            record.options.mask_reading.get_or_insert(MaskReading::Diffusers);
+        }
+        Ok(record)
     }
 
     /// The record as JSON.
