@@ -126,8 +126,8 @@ pub fn scheduler(
 ) -> Result<(SchedulerConfig, Origin), Refusal> {
     let given = &asked.request;
     let changed = given.scheduler.is_some() || given.prediction_type.is_some() || given.model.is_some();
-    if let Some(past) = asked.past.as_ref().filter(|_| !changed) {
-        return Ok((past.scheduler.clone(), Origin::Picture));
+    if let Some(past) = asked.past.as_ref().and_then(|past| past.scheduler.as_ref()).filter(|_| !changed) {
+        return Ok((past.clone(), Origin::Picture));
     }
     let merged = asked.merged()?;
     let (mut config, mut origin) = (own.clone(), Origin::Model);
