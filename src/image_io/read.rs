@@ -14,9 +14,8 @@ const MAX_BYTES: u64 = 512 << 20;
 /// Reads a PNG, JPEG or WebP as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
 ///
 /// As Pillow's `convert`: transparency is dropped (not blended), of 16-bit samples the high byte is kept, and grey is
-/// `(19595·R + 38470·G + 7471·B + 32768) >> 16` (ITU-R 601-2). PNG and lossless WebP are exact; samples of a JPEG are
-/// within 3 levels of libjpeg-turbo's, those of a lossy WebP within 1 of libwebp's. Of an animation it is the first
-/// picture.
+/// `(19595·R + 38470·G + 7471·B + 32768) >> 16` (ITU-R 601-2). Samples of a JPEG are within 3 levels of
+/// libjpeg-turbo's, those of other files the same as Pillow's. Of an animation it is the first picture.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is of another kind or is damaged,
