@@ -38,7 +38,9 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let mut decoder = reader.into_decoder().map_err(|error| bad(&error))?;
     let mut text = Vec::new();
     if let Some(block) = decoder.exif_metadata().map_err(|error| bad(&error))? {
-        let exif = exif::Reader::new().read_raw(block).map_err(|error| bad(&error))?;
+        // Not everything in a block needs to be sound: web UIs write one with a part too many.
+        let exif = exif::Reader::new().continue_on_error(true).read_raw(block);
+        let exif = exif.or_else(|error| error.distill_partial_result(drop)).map_err(|error| bad(&error))?;
         text.extend(texts(&exif));
     }
     let xmp = decoder.xmp_metadata().map_err(|error| bad(&error))?;

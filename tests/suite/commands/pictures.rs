@@ -79,21 +79,18 @@ fn webps_are_libwebps_exactly() {
     assert!(read_with_alpha(folder().join("webp/lossy.webp")).unwrap().1.is_none());
 }
 
-/// What JPEG loses: the mean is that of Pillow's own encoder at the same quality and full chroma.
+/// What a JPEG loses is what Pillow's loses at the same quality (the means are Pillow 13's, with colours at full size).
+/// The cosine transform of the encoder rounds more, which shows where hardly anything is lost.
 #[test]
 fn a_jpeg_keeps_what_its_quality_says() {
     let (input, place) = (read(folder().join("input.png"), 3).unwrap(), tempfile::tempdir().unwrap());
     let path = place.path().join("a.jpg");
-    let mut before = (0, f64::INFINITY);
-    for quality in [10, 50, 90, 100] {
+    for (quality, pillows) in [(10, 20.024), (50, 12.627), (90, 3.825), (100, 0.439)] {
         write_jpeg(&path, &input, &[], quality).unwrap();
         let differences = differences(&read(&path, 3).unwrap(), &input);
         let mean = differences.iter().map(|d| f64::from(*d)).sum::<f64>() / differences.len() as f64;
-        let size = std::fs::metadata(&path).unwrap().len();
-        assert!(size > before.0 && mean < before.1, "{quality}: {size} bytes, {mean} levels");
-        before = (size, mean);
+        assert!((mean - pillows).abs() < 0.02 * pillows + 0.3, "{quality}: {mean}, expected {pillows}");
     }
-    assert!(before.1 < 0.6, "{}", before.1);
 }
 
 fn files(below: &str, extension: &str) -> Vec<PathBuf> {

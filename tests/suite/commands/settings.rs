@@ -116,20 +116,22 @@ fn the_web_ui_reads_back_what_was_asked_for() {
     assert!(found.get("Version").starts_with("unmist "));
     assert_eq!((found.negative.as_str(), found.get("CFG scale")), ("", "7.5"));
 
-    // Samplers and schedules by the web UI's names, whatever they were asked for as.
+    // Samplers and schedules by the web UI's names, whatever they were asked for as. This model's own spacing is
+    // "leading", which the web UI has from DDIM.
     for (asked, sampler, schedule) in [
         ("dpmpp_2m karras", "DPM++ 2M", Some("Karras")),
-        ("DPMSolverMultistepScheduler", "DPM++ 2M", Some("Uniform")),
+        ("DPMSolverMultistepScheduler", "DPM++ 2M", Some("DDIM")),
         ("dpmpp_2m_sde exponential", "DPM++ 2M SDE", Some("Exponential")),
-        ("DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun", Some("Uniform")),
-        ("euler_ancestral", "Euler a", Some("Uniform")),
+        ("DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun", Some("DDIM")),
+        ("euler_ancestral", "Euler a", Some("DDIM")),
+        ("euler normal", "Euler", Some("Uniform")),
         ("euler sgm_uniform", "Euler", Some("SGM Uniform")),
-        ("EulerDiscreteScheduler", "Euler", Some("Uniform")),
+        ("EulerDiscreteScheduler", "Euler", Some("DDIM")),
         ("uni_pc", "UniPC", None),
         ("ddim", "DDIM", None),
         ("PNDMScheduler", "PLMS", None),
         ("dpm_2_ancestral karras", "DPM2 a", Some("Karras")),
-        ("heun", "Heun", Some("Uniform")),
+        ("heun", "Heun", Some("DDIM")),
         ("lms beta", "LMS", Some("Beta")),
         ("lcm", "LCM", None),
     ] {

@@ -118,18 +118,16 @@ impl<'a> Graph<'a> {
             found.take_sampler(sampler, value("scheduler").and_then(Value::as_str));
         }
         // Parts of a run.
-        let whole_run = |name: &str, is: &dyn Fn(&Value) -> bool| value(name).is_none_or(is);
-        let steps = whole("steps").unwrap_or_default();
-        let parts: [(&str, &dyn Fn(&Value) -> bool); 4] = [
-            ("start_at_step", &|v| v.as_u64() == Some(0)),
-            ("end_at_step", &|v| v.as_u64().is_some_and(|end| end >= steps)),
-            ("add_noise", &|v| v.as_str() != Some("disable")),
-            ("return_with_leftover_noise", &|v| v.as_str() != Some("enable")),
-        ];
-        for (name, is) in parts {
-            if !whole_run(name, is) {
-                let shown = value(name).map(Value::to_string).unwrap_or_default();
-                found.skip(name, &shown, "the whole run is made");
+        let said = |name: &str, what: &str| value(name).and_then(Value::as_str) == Some(what);
+        let end = whole("end_at_step").zip(whole("steps"));
+        for (name, part) in [
+            ("start_at_step", whole("start_at_step").is_some_and(|start| start > 0)),
+            ("end_at_step", end.is_some_and(|(end, steps)| end < steps)),
+            ("add_noise", said("add_noise", "disable")),
+            ("return_with_leftover_noise", said("return_with_leftover_noise", "enable")),
+        ] {
+            if let Some(value) = value(name).filter(|_| part) {
+                found.skip(name, &value.to_string(), "the whole run is made");
             }
         }
         self.latents(node, value("denoise").and_then(Value::as_f64).unwrap_or(1.0), found);
