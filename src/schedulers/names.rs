@@ -135,9 +135,10 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
 pub fn sampler_of(config: &SchedulerConfig) -> (&'static str, Option<&'static str>) {
     let solver = |config: &SchedulerConfig| (config.algorithm_type, config.solver_type, config.solver_order);
     let is_this = |keys: &str| {
-        let keys = parse(keys);
-        let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        config.with_class(config.class, &keys).is_ok_and(|named| solver(&named) == solver(config))
+        let mut keys = parse(keys);
+        keys.insert("_class_name".to_owned(), config.class.name().into());
+        let named = SchedulerConfig::from_json(&Value::Object(keys).to_string());
+        named.is_ok_and(|named| solver(&named) == solver(config))
     };
     let edm = EDM_SAMPLERS.iter().find(|(_, class)| *class == config.class).map(|(name, _)| *name);
     let named = SAMPLERS.iter().find(|(_, class, keys)| *class == config.class && is_this(keys));

@@ -1,8 +1,8 @@
 //! What a mask's file says about where to paint.
 //!
 //! People draw masks in many ways: white on black, in any colour on black, on a transparent layer; and lines thinner
-//! than the square of pixels that a latent stands for. diffusers looks at the grey of one pixel of each square, in which
-//! blue paint and thin lines are lost without a word. Here nothing that is painted is lost, or it is said.
+//! than the square of pixels that a latent stands for. diffusers looks at the grey of one pixel of each square, in
+//! which blue paint and thin lines are lost without a word. Here nothing that is painted is lost, or it is said.
 
 use std::path::Path;
 

@@ -42,9 +42,9 @@ fn every_kind_of_file_reads_as_in_pillow() {
     }
 }
 
-/// Every way of keeping colours at a lower resolution than brightness, progressive, with restarts, few levels, grey, two
-/// kinds of ink. The decoder upsamples as libjpeg-turbo does; its inverse cosine transform rounds otherwise, by one level
-/// before the colours are converted, where blue is brightness + 1.772·Cb: 2.772 levels, so 3 at most.
+/// Every way of keeping colours at a lower resolution than brightness, progressive, with restarts, few levels, grey,
+/// two kinds of ink. The decoder upsamples as libjpeg-turbo does; its inverse cosine transform rounds otherwise, by one
+/// level before the colours are converted, where blue is brightness + 1.772·Cb: 2.772 levels, so 3 at most.
 #[test]
 fn jpegs_are_within_three_levels_of_libjpeg_turbos() {
     let (mut compared, mut samples, mut sum, mut beyond_two) = (0, 0, 0.0, 0);

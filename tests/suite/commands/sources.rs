@@ -59,7 +59,7 @@ fn from_the_web_ui() {
     check(
         &options,
         &[
-            ("prompt", json!(["a (fox:1.3), «夜»\nin the forest"])),
+            ("prompt", json!(["a (fox:1.3), «夜» \nin the forest"])),
             ("negative_prompt", json!(["fog"])),
             ("weighting", json!(true)),
             ("steps", json!(2)),

@@ -90,8 +90,8 @@ impl Foreign {
             request.prompt = place.prompt;
         }
         say(format_args!(
-            "note: {} was made by {}: its settings are taken, its arithmetic is another; expect a picture that is alike, \
-            not the same",
+            "note: {} was made by {}: its settings are taken, its arithmetic is another; expect a picture that is \
+            alike, not the same",
             from.display(),
             self.program
         ));
@@ -115,7 +115,8 @@ impl Foreign {
         found.ok_or_else(|| {
             let hash = self.model_hash.as_ref().map(|hash| format!(" (hash {hash})")).unwrap_or_default();
             Error::Usage(format!(
-                "--from {shown}: it was made with the model {name}{hash}, which is not here; say where it is with --model"
+                "--from {shown}: it was made with the model {name}{hash}, which is not here; say where it is with \
+                --model"
             ))
         })
     }
