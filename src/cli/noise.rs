@@ -21,7 +21,7 @@ pub struct Args {
     /// Model folder in diffusers' layout, whose noise schedule is used [default: a model from weights/]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// The picture, PNG or JPEG
+    /// The picture, PNG, JPEG or WebP
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// Timesteps, comma-separated: 0 is the first and least noisy

@@ -80,6 +80,7 @@ mod tests {
         "--denoising-end=0.8",
         "--image=start.png",
         "--mask=mask.png",
+        "--mask-reading=erased",
         "--strength=0.6",
         "--noise-level=30",
         "--latents=latents.safetensors",

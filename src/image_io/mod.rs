@@ -1,14 +1,17 @@
-//! Pictures in and out: PNG files with their settings, `.safetensors` of pictures before rounding, grids, and the
-//! reading and resizing of input pictures exactly as diffusers (through Pillow) does it.
+//! Pictures in and out: PNG, JPEG and WebP files with their settings, `.safetensors` of pictures before rounding,
+//! grids, and the reading and resizing of input pictures as diffusers (through Pillow) does it.
 
 mod jpeg;
 mod read;
 mod resize;
+mod text;
+mod webp;
 mod write;
 
-pub use read::{read, read_text};
+pub use read::{read, read_with_alpha};
 pub use resize::resize_lanczos;
-pub use write::{grid, write_png, write_tensor};
+pub use text::{PARAMETERS, read_text};
+pub use write::{grid, write_jpeg, write_png, write_tensor, write_webp};
 
 use crate::error::{Error, Result};
 use crate::refusal::{Advised, Remedy};

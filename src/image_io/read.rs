@@ -1,41 +1,86 @@
 //! Reading pictures, as Pillow would.
 
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read};
+use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
-use super::Picture;
+use super::{Picture, jpeg, webp};
 use crate::error::{Error, Result};
 
 /// Largest decoded picture: 16384 × 10922 RGB. A file of a few kilobytes can announce far more.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Reads a PNG or JPEG as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
+/// Reads a PNG, JPEG or WebP as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
 ///
 /// As Pillow's `convert`: transparency is dropped (not blended), of 16-bit samples the high byte is kept, and grey is
-/// `(19595·R + 38470·G + 7471·B + 32768) >> 16` (ITU-R 601-2).
+/// `(19595·R + 38470·G + 7471·B + 32768) >> 16` (ITU-R 601-2). Samples of a JPEG are within 3 levels of
+/// libjpeg-turbo's, those of other files the same as Pillow's. Of an animation it is the first picture.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is not a PNG or JPEG or is damaged,
+/// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is of another kind or is damaged,
 /// [`Error::Limits`] if it is too large.
 ///
 /// # Panics
 /// If `channels` is neither 1 nor 3.
 pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     assert!(channels == 1 || channels == 3, "a picture has 1 or 3 channels, not {channels}");
-    let path = path.as_ref();
+    let pixels = pixels(path.as_ref())?;
+    Ok(pixels.colour(channels))
+}
+
+/// Reads a picture as [`read`] does, as RGB, and how opaque each pixel is (0 to 255, grey) if the file says so.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with_alpha(path: impl AsRef<Path>) -> Result<(Picture, Option<Picture>)> {
+    let pixels = pixels(path.as_ref())?;
+    Ok((pixels.colour(3), pixels.alpha()))
+}
+
+/// Decoded samples, upright and interleaved.
+struct Pixels {
+    width: usize,
+    height: usize,
+    /// Samples of a pixel: 1 or 3, and one more if there is transparency.
+    stored: usize,
+    samples: Vec<u8>,
+}
+
+impl Pixels {
+    fn has_alpha(&self) -> bool {
+        self.stored == 2 || self.stored == 4
+    }
+
+    fn colour(&self, channels: usize) -> Picture {
+        let of_colour = self.stored - usize::from(self.has_alpha());
+        let pixels = self.samples.chunks_exact(self.stored).map(|pixel| &pixel[..of_colour]);
+        let data = match (of_colour, channels) {
+            (1, 3) => pixels.flat_map(|p| [p[0]; 3]).collect(),
+            (3, 1) => pixels.map(luma).collect(),
+            _ => pixels.flatten().copied().collect(),
+        };
+        Picture { width: self.width, height: self.height, channels, data }
+    }
+
+    fn alpha(&self) -> Option<Picture> {
+        let data = || self.samples.iter().skip(self.stored - 1).step_by(self.stored).copied().collect();
+        self.has_alpha().then(|| Picture { width: self.width, height: self.height, channels: 1, data: data() })
+    }
+}
+
+fn pixels(path: &Path) -> Result<Pixels> {
     let shown = path.display();
     let bad = |error| match error {
         image::ImageError::IoError(source) => Error::Io { path: path.to_owned(), source },
         image::ImageError::Limits(source) => Error::Limits(format!("{shown}: {source}; give a smaller picture").into()),
-        other => Error::Unsupported(format!("{shown}: expected a PNG or JPEG picture ({other}); convert the file")),
+        other => {
+            Error::Unsupported(format!("{shown}: expected a PNG, JPEG or WebP picture ({other}); convert the file"))
+        }
     };
-    let mut file = Vec::new();
-    open(path)?.read_to_end(&mut file).map_err(Error::io(path))?;
+    let file = read_file(path)?;
     let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
-    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(bad)?;
     if decoder.total_bytes() > MAX_BYTES {
         let (width, height) = decoder.dimensions();
@@ -45,58 +90,29 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
         );
         return Err(Error::Limits(why.into()));
     }
-    if is_jpeg {
-        let damaged = |why| Error::Unsupported(format!("{shown}: the JPEG is damaged ({why}); fetch or save it again"));
-        super::jpeg::check(&file).map_err(damaged)?;
-    }
-    let orientation = decoder.orientation().map_err(bad)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    let damaged = |why| Error::Unsupported(format!("{shown}: the picture is damaged ({why}); fetch or save it again"));
+    let (mut image, orientation) = if format == Some(ImageFormat::Jpeg) {
+        jpeg::decode(&file, MAX_BYTES).map_err(damaged)?
+    } else {
+        if format == Some(ImageFormat::WebP) {
+            webp::check(&file).map_err(damaged)?;
+        }
+        let orientation = decoder.orientation().map_err(bad)?;
+        (DynamicImage::from_decoder(decoder).map_err(bad)?, orientation)
+    };
     image.apply_orientation(orientation);
-
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (samples, stored) = interleaved(image);
-    let alpha = usize::from(stored == 2 || stored == 4);
-    let pixels = samples.chunks_exact(stored).map(|pixel| &pixel[..stored - alpha]);
-    let data = match (stored - alpha, channels) {
-        (1, 3) => pixels.flat_map(|p| [p[0]; 3]).collect(),
-        (3, 1) => pixels.map(luma).collect(),
-        _ => pixels.flatten().copied().collect(),
-    };
-    Ok(Picture { width, height, channels, data })
+    Ok(Pixels { width, height, stored, samples })
 }
 
-/// Text chunks of a PNG (`tEXt`, `zTXt`, `iTXt`), `(keyword, text)` in file order within each kind.
-///
-/// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is not a sound PNG.
-pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
-    let path = path.as_ref();
-    let bad = |error| {
-        Error::Unsupported(format!(
-            "{}: expected a PNG picture ({error}); settings are stored only in PNG files",
-            path.display()
-        ))
-    };
-    let mut reader = png::Decoder::new(BufReader::new(open(path)?)).read_info().map_err(bad)?;
-    reader.finish().map_err(bad)?; // chunks after the pixels count too
-    let info = reader.info();
-    let mut text: Vec<_> =
-        info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone())).collect();
-    for chunk in &info.compressed_latin1_text {
-        text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
-    }
-    for chunk in &info.utf8_text {
-        text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
-    }
-    Ok(text)
-}
-
-fn open(path: &Path) -> Result<File> {
+/// The bytes of a picture.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?;
     if !kind.is_file() {
         return Err(Error::Usage(format!("{}: expected a picture, found a folder or device", path.display())));
     }
-    File::open(path).map_err(Error::io(path))
+    std::fs::read(path).map_err(Error::io(path))
 }
 
 /// 8-bit samples, and how many of them a pixel has.
@@ -125,6 +141,7 @@ fn luma(pixel: &[u8]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_io::read_text;
 
     #[test]
     fn bad_files_are_errors() {

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageError};
+
 use super::Picture;
+use super::text::exif_block;
 use crate::checkpoint::safetensors;
 use crate::error::{Error, Result};
 use crate::output::write_atomic;
@@ -67,20 +71,8 @@ fn near_square(count: usize) -> usize {
 /// [`write_atomic`].
 pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
     let path = path.as_ref();
-    for (keyword, text) in text {
-        let legal = (1..=79).contains(&keyword.chars().count()) && keyword.chars().all(|c| (' '..='~').contains(&c));
-        if !legal || text.contains('\0') {
-            return Err(Error::Usage(format!(
-                "{}: a PNG text needs a keyword of 1 to 79 ASCII characters and no NUL, found {keyword:?}",
-                path.display()
-            )));
-        }
-    }
-    let size = |pixels: usize| {
-        u32::try_from(pixels)
-            .map_err(|_| Error::Limits(format!("a PNG of {pixels} pixels a side cannot be written").into()))
-    };
-    let (width, height) = (size(picture.width)?, size(picture.height)?);
+    check_text(path, text)?;
+    let (width, height) = size(path, picture, u32::MAX)?;
     write_atomic(path, |out| {
         let mut encoder = png::Encoder::new(out, width, height);
         encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
@@ -95,6 +87,82 @@ pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, Str
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&picture.data)?;
         writer.finish().map_err(io::Error::from)
+    })
+}
+
+/// Writes an 8-bit JPEG of `quality` 1 to 100 (the tables of libjpeg; chroma at full size), whole or not at all. The
+/// texts become EXIF ([`read_text`](super::read_text)).
+///
+/// # Errors
+/// [`Error::Limits`] if a side is longer than 65535 pixels or the texts than the 64 kB that EXIF may take in a JPEG;
+/// otherwise as [`write_png`].
+///
+/// # Panics
+/// If `quality` is out of its range.
+pub fn write_jpeg(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)], quality: u8) -> Result<()> {
+    assert!((1..=100).contains(&quality), "a quality is from 1 to 100, not {quality}");
+    let path = path.as_ref();
+    let exif = exif(path, text)?;
+    // A segment's length has 16 bits and counts itself and a heading of six bytes.
+    if exif.len() > usize::from(u16::MAX) - 8 {
+        let why =
+            format!("{}: the settings take {} bytes, a JPEG holds 65527; write a PNG", path.display(), exif.len());
+        return Err(Error::Limits(why.into()));
+    }
+    let size = size(path, picture, u32::from(u16::MAX))?;
+    write_atomic(path, |out| encode(JpegEncoder::new_with_quality(out, quality), picture, size, exif))
+}
+
+/// Writes a lossless 8-bit WebP, whole or not at all. The texts become EXIF ([`read_text`](super::read_text)).
+///
+/// # Errors
+/// [`Error::Limits`] if a side is longer than 16383 pixels; otherwise as [`write_png`].
+pub fn write_webp(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
+    let path = path.as_ref();
+    let (exif, size) = (exif(path, text)?, size(path, picture, (1 << 14) - 1)?);
+    write_atomic(path, |out| encode(WebPEncoder::new_lossless(out), picture, size, exif))
+}
+
+fn encode(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif: Vec<u8>) -> io::Result<()> {
+    if !exif.is_empty() {
+        encoder.set_exif_metadata(exif).map_err(io::Error::other)?;
+    }
+    let colour = if picture.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    encoder.write_image(&picture.data, size.0, size.1, colour).map_err(|error| match error {
+        ImageError::IoError(error) => error,
+        other => io::Error::other(other),
+    })
+}
+
+fn exif(path: &Path, text: &[(String, String)]) -> Result<Vec<u8>> {
+    check_text(path, text)?;
+    if text.is_empty() { Ok(Vec::new()) } else { exif_block(text).map_err(Error::io(path)) }
+}
+
+fn check_text(path: &Path, text: &[(String, String)]) -> Result<()> {
+    for (keyword, text) in text {
+        let legal = (1..=79).contains(&keyword.chars().count()) && keyword.chars().all(|c| (' '..='~').contains(&c));
+        if !legal || text.contains('\0') {
+            return Err(Error::Usage(format!(
+                "{}: a text needs a keyword of 1 to 79 ASCII characters and no NUL, found {keyword:?}",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Columns and rows, each at most `most`.
+fn size(path: &Path, picture: &Picture, most: u32) -> Result<(u32, u32)> {
+    let side = |pixels: usize| u32::try_from(pixels).ok().filter(|pixels| *pixels <= most);
+    side(picture.width).zip(side(picture.height)).ok_or_else(|| {
+        let why = format!(
+            "{}: {} x {} pixels are more than the {most} a side that the format allows; write another format",
+            path.display(),
+            picture.width,
+            picture.height
+        );
+        Error::Limits(why.into())
     })
 }
 
@@ -140,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn png_comes_back_with_its_text() {
+    fn pictures_come_back_with_their_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let text = [
@@ -157,6 +225,22 @@ mod tests {
         for kind in [b"tEXt", b"iTXt"] {
             assert!(kinds.windows(4).any(|window| window == kind));
         }
+        for write in [
+            |path: &Path, picture: &Picture, text: &_| write_jpeg(path, picture, text, 100),
+            |path: &Path, picture: &Picture, text: &_| write_webp(path, picture, text),
+        ] {
+            let written = Picture { data: vec![77; 35], ..picture(7, 5, 1, 0) };
+            write(&path, &written, &text).unwrap();
+            assert_eq!(read(&path, 1).unwrap(), written);
+            assert_eq!(read_text(&path).unwrap(), text);
+            write(&path, &written, &[]).unwrap();
+            assert_eq!(read_text(&path).unwrap(), []);
+            write(&path, &Picture { width: 70_000, height: 1, channels: 1, data: vec![0; 70_000] }, &[]).unwrap_err();
+        }
+        let long = [("unmist".to_owned(), "x".repeat(1 << 16))];
+        write_webp(&path, &picture(1, 1, 3, 0), &long).unwrap();
+        let error = write_jpeg(&path, &picture(1, 1, 3, 0), &long, 90).unwrap_err();
+        assert!(matches!(error, Error::Limits(_)) && error.to_string().contains("write a PNG"), "{error}");
         for bad in [("", "x"), ("k", "a\0b"), ("Schlüssel 🔑", "x")] {
             let error = write_png(&path, &picture(1, 1, 1, 0), &[(bad.0.into(), bad.1.into())]).unwrap_err();
             assert!(error.to_string().contains("keyword"), "{error}");

@@ -15,8 +15,8 @@ use crate::tensor::DType;
 pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph};
 pub use diffusion::{
-    DiffusionPipeline, Kind, PIXEL_PIPELINES, PipelinePlan, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Traits,
-    check_fits,
+    DiffusionPipeline, Kind, MaskReduction, PIXEL_PIPELINES, PipelinePlan, STABLE_DIFFUSION_PIPELINES, SampleOptions,
+    Stage, Traits, check_fits,
 };
 pub use text::{TextConditioning, TextEncoders};
 

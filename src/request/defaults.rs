@@ -1,7 +1,7 @@
 //! The defaults that fill the gaps of a request.
 
 use super::resolve::ModelFacts;
-use super::{Precision, Request, Rng, Switch};
+use super::{MaskReading, Precision, Request, Rng, Switch};
 use crate::pipelines::Kind;
 
 /// The settings in the model's own files, as a request. `asked` holds the values so far; `is_ddim` says whether the
@@ -46,6 +46,7 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool
         guidance_scale: own.guidance_scale,
         clip_skip: text.then_some(own.clip_skip),
         strength: changes.then_some(strength),
+        mask_reading: asked.mask.is_some().then_some(MaskReading::default()),
         image_guidance_scale: (kind == Kind::Edit).then_some(own.image_guidance_scale),
         noise_level: (kind == Kind::Upscale).then_some(own.noise_level),
         denoising_end: asked.refiner.is_some().then_some(0.8),

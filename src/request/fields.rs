@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceRequest, Precision, Rng, Switch};
+use super::{DeviceRequest, MaskReading, Precision, Rng, Switch};
 use crate::refusal::Refusal;
 
 // Headings of the help text.
@@ -162,12 +162,18 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
     /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text
-    /// encoder); PNG or JPEG, resized if `width` or `height` are given
+    /// encoder); PNG, JPEG or WebP, resized if `width` or `height` are given
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub image: Option<PathBuf>,
-    /// Where to paint over `image`: a picture of the same size, white where it changes
+    /// Where to paint over `image`: a picture of the same size, white or any bright colour where it changes, or
+    /// transparent where it does not
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub mask: Option<PathBuf>,
+    /// What `mask` paints over: its opaque parts if it has transparent ones, else what is bright (auto); what is opaque
+    /// (alpha) or transparent (erased); what diffusers would [default: auto]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_enum, hide_possible_values = true))]
+    #[cfg_attr(feature = "cli", arg(value_name = "auto|alpha|erased|diffusers"))]
+    pub mask_reading: Option<MaskReading>,
     /// With `image` or `latents`: the share of the steps to do, from 0 (nothing changes) to 1 (little stays)
     /// [default: 0.8; with `mask` 1]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "F"))]

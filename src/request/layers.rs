@@ -26,8 +26,8 @@ pub enum Origin {
 pub struct Past {
     /// The request it was made from.
     pub request: Request,
-    /// The scheduler that made it.
-    pub scheduler: SchedulerConfig,
+    /// The scheduler that made it, if all of it is known; its name may be among the request.
+    pub scheduler: Option<SchedulerConfig>,
 }
 
 /// A request, and perhaps a picture to make again, whose settings the request overrides.

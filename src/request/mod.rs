@@ -33,4 +33,4 @@ pub use fields::Request;
 pub use generation_config::GenerationConfig;
 pub use layers::{Asked, Origin, Past};
 pub use resolve::{ModelFacts, Resolved, Setting, resolve, scheduler};
-pub use values::{FamilyName, Precision, Rng, Switch};
+pub use values::{FamilyName, MaskReading, Precision, Rng, Switch};

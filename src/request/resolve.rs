@@ -129,8 +129,8 @@ pub fn scheduler(
         || given.scheduler_config.is_some()
         || given.prediction_type.is_some()
         || given.model.is_some();
-    if let Some(past) = asked.past.as_ref().filter(|_| !changed) {
-        return Ok((past.scheduler.clone(), Origin::Picture));
+    if let Some(past) = asked.past.as_ref().and_then(|past| past.scheduler.as_ref()).filter(|_| !changed) {
+        return Ok((past.clone(), Origin::Picture));
     }
     let merged = asked.merged()?;
     let (mut config, mut origin) = (own.clone(), Origin::Model);
@@ -208,6 +208,7 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
         noise_level: request.noise_level.unwrap_or(own.noise_level),
         image: None,
         mask: None,
+        mask_reduction: request.mask_reading.unwrap_or_default().reduction(),
         latents: None,
     })
 }

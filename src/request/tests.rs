@@ -70,7 +70,8 @@ fn what_is_asked_goes_before_the_picture_before_the_model_before_the_pipeline() 
     assert_eq!(steps_and_origin(&own), (Some(30), Some(Origin::Model)));
     assert_eq!(own.options.guidance_scale, [3.0]);
 
-    let past = Past { request: Request { steps: Some(20), ..prompt() }, scheduler: scheduler_config("DDIMScheduler") };
+    let past =
+        Past { request: Request { steps: Some(20), ..prompt() }, scheduler: Some(scheduler_config("DDIMScheduler")) };
     let asked = Asked { request: Request::default(), past: Some(past.clone()) };
     let again = model.resolve(asked).expect("fits");
     assert_eq!(steps_and_origin(&again), (Some(20), Some(Origin::Picture)));
@@ -98,7 +99,7 @@ fn the_scheduler_too_remembers_who_chose_it() {
     assert_eq!(chosen(&model, prompt().into()), (ddim, json!("ddim"), Origin::Model));
     let asked = |name: Option<&str>, past: Option<&str>| Asked {
         request: Request { scheduler: name.map(str::to_owned), ..prompt() },
-        past: past.map(|class| Past { request: prompt(), scheduler: scheduler_config(class) }),
+        past: past.map(|class| Past { request: prompt(), scheduler: Some(scheduler_config(class)) }),
     };
     let euler = "EulerDiscreteScheduler";
     assert_eq!(chosen(&model, asked(None, Some(euler))), (euler, json!(euler), Origin::Picture));
@@ -222,7 +223,7 @@ fn a_picture_remembers_no_value_that_follows_from_others() {
     assert_eq!(origin(&resolved, "original_size"), Some(Origin::Pipeline));
     assert_eq!((resolved.request.original_size, resolved.request.crop), (None, None));
     // So that a replay of another size is of that size in every respect.
-    let past = Past { request: resolved.request, scheduler: resolved.scheduler.config };
+    let past = Past { request: resolved.request, scheduler: Some(resolved.scheduler.config) };
     let request = Request { width: Some(128), ..Request::default() };
     let again = model.resolve(Asked { request, past: Some(past) }).expect("fits");
     assert_eq!(again.options.original_size, Some((512, 128)));

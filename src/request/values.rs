@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::pipelines::MaskReduction;
 use crate::tensor::DType;
 
 /// Element type of weights and activations.
@@ -53,6 +54,34 @@ pub enum Rng {
     TorchCpu,
     /// `torch.Generator("cuda")`
     TorchCuda,
+}
+
+/// What of a mask's file is painted over.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskReading {
+    /// What is opaque, if parts are; else what is bright in red, green or blue. A latent is painted over if any of its
+    /// pixels is
+    #[default]
+    Auto,
+    /// What is opaque, as in AUTOMATIC1111's web UI
+    Alpha,
+    /// What is transparent, as in ComfyUI and OpenAI's API
+    Erased,
+    /// As diffusers: grey of one half and more, without transparency; a latent is painted over if its upper left pixel
+    /// is
+    Diffusers,
+}
+
+impl MaskReading {
+    /// How it comes to the size of the latents.
+    pub fn reduction(self) -> MaskReduction {
+        match self {
+            Self::Diffusers => MaskReduction::Nearest,
+            Self::Auto | Self::Alpha | Self::Erased => MaskReduction::Largest,
+        }
+    }
 }
 
 /// Kinds of machines that kernels are written for.

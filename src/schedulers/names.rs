@@ -6,6 +6,7 @@ use super::config::SchedulerConfig;
 use super::options::{
     Frame, Named,
     SchedulerClass::{self, *},
+    SigmaSchedule, SigmaSpacing, TimestepSpacing,
 };
 use crate::Result;
 use crate::refusal::Refusal;
@@ -56,8 +57,8 @@ const SCHEDULES: &[(&[&str], &str)] = &[
     (&["Exponential"], r#"{"use_exponential_sigmas": true, "timestep_spacing": "linspace"}"#),
     (&["Beta"], r#"{"use_beta_sigmas": true, "timestep_spacing": "linspace"}"#),
     (&["SGM Uniform", "Simple", "Trailing"], r#"{"timestep_spacing": "trailing"}"#),
-    (&["DDIM Uniform", "Leading"], r#"{"timestep_spacing": "leading"}"#),
-    (&["Normal", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
+    (&["DDIM Uniform", "DDIM", "Leading"], r#"{"timestep_spacing": "leading"}"#),
+    (&["Normal", "Uniform", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
 ];
 
 /// Samplers of models in the frame of Karras et al. 2022, which have levels of their own.
@@ -136,6 +137,35 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
         schedules.join(", ")
     );
     Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into())
+}
+
+/// What AUTOMATIC1111's web UI calls a scheduler: the sampler, and its schedule where that has one. A scheduler that it
+/// does not know has its name in other programs, or in diffusers.
+pub fn sampler_of(config: &SchedulerConfig) -> (&'static str, Option<&'static str>) {
+    let solver = |config: &SchedulerConfig| (config.algorithm_type, config.solver_type, config.solver_order);
+    let is_this = |keys: &str| {
+        let mut keys = parse(keys);
+        keys.insert("_class_name".to_owned(), config.class.name().into());
+        let named = SchedulerConfig::from_json(&Value::Object(keys).to_string());
+        named.is_ok_and(|named| solver(&named) == solver(config))
+    };
+    let edm = EDM_SAMPLERS.iter().find(|(_, class)| *class == config.class).map(|(name, _)| *name);
+    let named = SAMPLERS.iter().find(|(_, class, keys)| *class == config.class && is_this(keys));
+    let sampler = edm.or(named.map(|(names, ..)| names[0])).unwrap_or(config.class.name());
+    // Samplers that choose timesteps themselves have no schedule there.
+    let has_schedule = !matches!(config.class, Ddpm | Ddim | Pndm | UniPcMultistep | Lcm | Tcd);
+    let schedule = match (config.sigma_spacing, config.timestep_spacing, config.sigma_schedule) {
+        (_, _, SigmaSchedule::Exponential) if edm.is_some() => Some("Exponential"),
+        _ if edm.is_some() => Some("Karras"),
+        (SigmaSpacing::Karras, ..) => Some("Karras"),
+        (SigmaSpacing::Exponential, ..) => Some("Exponential"),
+        (SigmaSpacing::Beta, ..) => Some("Beta"),
+        (SigmaSpacing::Lu, ..) => None,
+        (_, TimestepSpacing::Linspace, _) => has_schedule.then_some("Uniform"),
+        (_, TimestepSpacing::Leading, _) => has_schedule.then_some("DDIM"),
+        (_, TimestepSpacing::Trailing, _) => has_schedule.then_some("SGM Uniform"),
+    };
+    (sampler, schedule)
 }
 
 /// A name without what programs spell differently: "DPM++ 2M Karras" and "dpmpp_2m_karras" are the same.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::mask;
 use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
 use crate::image_io::{Picture, Range, read, resize_lanczos};
@@ -11,13 +12,14 @@ use crate::request::Request;
 use crate::tensor::HostTensor;
 
 /// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1] and `[1, 1, H, W]` in [0, 1], both resized
-/// to the requested width and height, and `[N, C, h, w]`.
+/// to the requested width and height, and `[N, C, h, w]`. Says how a mask is read where that is not plain.
 ///
 /// # Errors
 /// As the readers; a refusal of a mask that is not of the picture's size, and of a size that no picture has.
 pub fn read_into(options: &mut SampleOptions, request: &Request) -> Result<()> {
     let image = request.image.as_deref().map(|path| read(path, 3)).transpose()?;
-    let mask = request.mask.as_deref().map(|path| read(path, 1)).transpose()?;
+    let reading = request.mask_reading.unwrap_or_default();
+    let mask = request.mask.as_deref().map(|path| mask::read(path, reading)).transpose()?;
     if let (Some(image), Some(mask)) = (&image, &mask)
         && (image.width, image.height) != (mask.width, mask.height)
     {
@@ -27,24 +29,27 @@ pub fn read_into(options: &mut SampleOptions, request: &Request) -> Result<()> {
         );
         return Err(Refusal::of("mask", why).into());
     }
-    let tensor = |picture: Option<Picture>, range| -> Result<Option<HostTensor>> {
-        Ok(picture.map(|picture| resized(picture, request)).transpose()?.map(|picture| picture.to_tensor(range)))
-    };
-    options.image = tensor(image, Range::MinusOneToOne)?;
-    options.mask = tensor(mask, Range::ZeroToOne)?;
+    if let Some(image) = image {
+        let (width, height) = size(&image, request)?;
+        options.image = Some(resize_lanczos(&image, width, height).to_tensor(Range::MinusOneToOne));
+    }
+    if let Some(mask) = mask {
+        let (width, height) = size(&mask, request)?;
+        options.mask = Some(mask::resize(&mask, width, height, reading).to_tensor(Range::ZeroToOne));
+    }
     options.latents = request.latents.as_deref().map(read_latents).transpose()?;
     Ok(())
 }
 
-fn resized(picture: Picture, request: &Request) -> Result<Picture> {
+/// The requested width and height, or the picture's own.
+fn size(picture: &Picture, request: &Request) -> Result<(usize, usize)> {
     let (width, height) = (request.width.unwrap_or(picture.width), request.height.unwrap_or(picture.height));
     for (field, pixels) in [("width", width), ("height", height)] {
         if pixels == 0 || pixels > 1 << 14 {
             return Err(Refusal::of_value(field, pixels, format!("expected 1 to {}", 1 << 14)).into());
         }
     }
-    let same = (width, height) == (picture.width, picture.height);
-    Ok(if same { picture } else { resize_lanczos(&picture, width, height) })
+    Ok((width, height))
 }
 
 /// The tensor `latents` of a file.

@@ -1,8 +1,10 @@
 //! `unmist sample`: makes pictures.
 
 mod args;
+mod foreign;
 mod hints;
 mod inputs;
+mod mask;
 pub(super) mod model;
 mod networks;
 mod parameters;
@@ -10,6 +12,7 @@ mod pictures;
 mod record;
 mod reporter;
 mod run;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use model::OpenModel;
 use pictures::{Failures, Output};
 use record::Record;
 use run::Job;
+use source::Source;
 
 use super::{model_path, print, say, words};
 use crate::backend::{Device, LoadOptions};
@@ -35,12 +39,15 @@ use crate::schedulers::Scheduler;
 /// # Errors
 /// As the library; no picture is written then.
 pub fn run(mut args: Args) -> Result<()> {
-    let record = args.from.as_deref().map(Record::read).transpose()?;
-    let weighting = args.request.weighting || record.as_ref().is_some_and(|record| record.options.weighting);
-    networks::take_from_prompts(&mut args.request, weighting)?;
-    let asked = Asked { request: args.request.clone(), past: record.as_ref().map(Record::past).transpose()? };
+    let source = args.from.as_deref().map(Source::read).transpose()?;
+    let past = source.as_ref().zip(args.from.as_deref());
+    let past = past.map(|(source, path)| source.past(path, &args.request)).transpose()?;
+    let weighting = args.request.weighting || past.as_ref().is_some_and(|past| past.request.weighting);
+    networks::take_from_prompts(&mut args.request, weighting, &mut Err)?;
+    let record = source.as_ref().and_then(Source::record);
+    let asked = Asked { request: args.request.clone(), past };
     let merged = asked.merged()?;
-    let output = Output::new(&args.output, merged.separate)?;
+    let output = Output::new(&args.output, merged.separate, args.quality)?;
     if !merged.separate {
         output.check(1)?;
     }
@@ -58,7 +65,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let (model, refiner) = (OpenModel::open(&merged, &ignore)?, OpenModel::open_refiner(&merged, &ignore)?);
     let mut models = Models { model, refiner };
     ignore.account().iter().for_each(|note| say(format_args!("note: {note}")));
-    let mut resolved = models.resolve(&asked, record.as_ref())?;
+    let mut resolved = models.resolve(&asked, record)?;
     if args.explain_settings {
         print(&explanation(&resolved, models.model.checkpoint.path()));
         return Ok(());
@@ -78,13 +85,18 @@ pub fn run(mut args: Args) -> Result<()> {
     resolved.request.model = Some(model_path::remembered(models.model.checkpoint.path()));
     let paths = models.paths(&resolved.request)?;
     let hashes = std::thread::spawn(move || record::hash(&paths));
-    let hashes = match &record {
-        Some(record) => {
+    let hashes = match &source {
+        Some(Source::Record(record)) => {
             let files = joined(hashes)?;
             record.check(&files, &args.request)?;
             Hashes::Known(files)
         }
-        None => Hashes::Running(hashes),
+        Some(Source::Foreign(foreign)) if foreign.knows_model() => {
+            let files = joined(hashes)?;
+            foreign.compare(&files);
+            Hashes::Known(files)
+        }
+        _ => Hashes::Running(hashes),
     };
 
     // 3. the pictures
@@ -92,7 +104,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
-    report_device(&device, record.as_ref());
+    report_device(&device, record);
     let seeds: Vec<String> = resolved.request.seed.iter().map(u64::to_string).collect();
     say(format_args!("seed: {}", seeds.join(",")));
     let failures = Failures::default();

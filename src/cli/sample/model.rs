@@ -184,7 +184,7 @@ pub fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoi
 
 /// `FILE.safetensors:REST` as file and rest, `FOLDER:REST` likewise where there is such a folder; anything else is a
 /// file.
-fn split(text: &str) -> (&Path, Option<&str>) {
+pub fn split(text: &str) -> (&Path, Option<&str>) {
     const END: &str = ".safetensors:";
     // ASCII case only, so that places in both texts are the same.
     if let Some(at) = text.to_ascii_lowercase().rfind(END) {

@@ -11,8 +11,12 @@ use crate::request::Request;
 /// files. Without `weighting` brackets are text, which is said.
 ///
 /// # Errors
-/// A refusal naming what cannot be found or read.
-pub fn take_from_prompts(request: &mut Request, weighting: bool) -> Result<()> {
+/// What `missing` makes of one that cannot be found or read.
+pub fn take_from_prompts(
+    request: &mut Request,
+    weighting: bool,
+    missing: &mut dyn FnMut(Error) -> Result<()>,
+) -> Result<()> {
     let mut prompts = std::mem::take(&mut request.prompt);
     for prompt in &mut prompts {
         let mut rest = std::mem::take(prompt);
@@ -21,13 +25,26 @@ pub fn take_from_prompts(request: &mut Request, weighting: bool) -> Result<()> {
                 say(format_args!("note: <{tag}> is text without --weighting"));
                 break;
             }
-            request.lora.push(lora(tag, request)?);
+            match lora(tag, request) {
+                Ok(lora) => request.lora.push(lora),
+                Err(error) => missing(error)?,
+            }
             rest = format!("{before}{after}");
         }
         *prompt = if weighting { rest.trim().to_owned() } else { rest };
     }
     request.prompt = prompts;
     Ok(())
+}
+
+/// Asks for LoRAs by their tags, `lora:NAME:SCALE`; of those that cannot be found or read, `missing` hears why.
+pub fn add(request: &mut Request, tags: &[String], missing: &mut dyn FnMut(Error)) {
+    for tag in tags {
+        match lora(tag, request) {
+            Ok(lora) => request.lora.push(lora),
+            Err(error) => missing(error),
+        }
+    }
 }
 
 /// The first network in a prompt: what comes before it, what its brackets hold, and what comes after it.

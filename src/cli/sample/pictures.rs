@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::say;
 use crate::error::{Error, Result};
-use crate::image_io::{Picture, grid, write_png, write_tensor};
+use crate::image_io::{Picture, grid, write_jpeg, write_png, write_tensor, write_webp};
 use crate::output::{check_writable, numbered};
 use crate::tensor::HostTensor;
 
@@ -53,32 +53,54 @@ pub struct Output {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Png,
+    /// With its quality, from 1 to 100.
+    Jpeg(u8),
+    Webp,
     Safetensors,
+}
+
+impl Format {
+    /// As other programs have it where a JPEG should look like the picture: above it files grow fast.
+    const QUALITY: u8 = 90;
+
+    /// The format that a name ends in.
+    fn of(path: &Path, quality: Option<u8>) -> Result<Self> {
+        let shown = path.display();
+        let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
+            Some("png") => Self::Png,
+            Some("jpg" | "jpeg") => return Ok(Self::Jpeg(quality.unwrap_or(Self::QUALITY))),
+            Some("webp") => Self::Webp,
+            Some("safetensors") => Self::Safetensors,
+            _ => {
+                return Err(Error::Usage(format!(
+                    "--output {shown}: expected a name that ends in .png, .jpg, .webp or .safetensors"
+                )));
+            }
+        };
+        match quality {
+            None => Ok(format),
+            Some(quality) => Err(Error::Usage(format!(
+                "--quality {quality}: only JPEG files have one, others are written without loss, as {shown}; leave it \
+                out, or give a name that ends in .jpg"
+            ))),
+        }
+    }
 }
 
 impl Output {
     /// The output at `path`, in the format that its name ends in.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it ends in no known format.
-    pub fn new(path: &Path, separate: bool) -> Result<Self> {
-        let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
-            Some("png") => Format::Png,
-            Some("safetensors") => Format::Safetensors,
-            _ => {
-                return Err(Error::Usage(format!(
-                    "--output {}: expected a name that ends in .png or .safetensors",
-                    path.display()
-                )));
-            }
-        };
+    /// [`Error::Usage`] if it ends in no known format, or if that format has no `quality`.
+    pub fn new(path: &Path, separate: bool, quality: Option<u8>) -> Result<Self> {
+        let format = Format::of(path, quality)?;
         Ok(Self { path: path.to_owned(), format, separate })
     }
 
     /// Where `count` pictures go.
     pub fn places(&self, count: usize) -> Vec<PathBuf> {
         match count {
-            2.. if self.separate && self.format == Format::Png => {
+            2.. if self.separate && self.format != Format::Safetensors => {
                 (0..count).map(|i| numbered(&self.path, i, count)).collect()
             }
             _ => vec![self.path.clone()],
@@ -118,13 +140,28 @@ impl Output {
         let places = self.places(pictures.len());
         if let [only] = places.as_slice() {
             let whole = if let [one] = pictures.as_slice() { one.clone() } else { grid(&pictures, None)? };
-            failures.keep(write_png(only, &whole, &texts(None)));
+            self.write_one(only, &whole, &texts(None), failures);
         } else {
             for (i, (place, picture)) in places.iter().zip(&pictures).enumerate() {
-                failures.keep(write_png(place, picture, &texts(Some(i))));
+                self.write_one(place, picture, &texts(Some(i)), failures);
             }
         }
         Ok(())
+    }
+
+    /// A picture whose texts are too long for its format is written without them.
+    fn write_one(&self, path: &Path, picture: &Picture, texts: &[(String, String)], failures: &Failures) {
+        let write = |texts: &[(String, String)]| match self.format {
+            Format::Jpeg(quality) => write_jpeg(path, picture, texts, quality),
+            Format::Webp => write_webp(path, picture, texts),
+            Format::Png | Format::Safetensors => write_png(path, picture, texts),
+        };
+        let mut written = write(texts);
+        if matches!(written, Err(Error::Limits(_))) && !texts.is_empty() {
+            failures.keep(written);
+            written = write(&[]);
+        }
+        failures.keep(written);
     }
 
     /// Where unfinished pictures go: beside the others.

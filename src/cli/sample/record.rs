@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::{Json, Tensors};
+use crate::checkpoint::Json;
 use crate::cli::{say, words};
 use crate::error::{Error, Result};
-use crate::image_io::read_text;
 use crate::output::sha256;
-use crate::request::{Past, Request};
+use crate::request::{MaskReading, Past, Request};
 use crate::schedulers::SchedulerConfig;
 
 /// Keyword of a record in a PNG and in the metadata of a `.safetensors` file.
@@ -60,36 +59,25 @@ impl Record {
         concat!("unmist ", env!("CARGO_PKG_VERSION")).to_owned()
     }
 
-    /// Reads the record of a picture.
+    /// Reads the text of a record, of the picture at `path`.
     ///
     /// # Errors
-    /// As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there is no record, [`Error::Config`] if
-    /// this version cannot read it.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// [`Error::Config`] if this version cannot read it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let shown = path.display();
-        let texts = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
-            Tensors::open(path)?.metadata().clone().into_iter().collect()
-        } else {
-            read_text(path)?
-        };
-        let Some((_, text)) = texts.iter().find(|(keyword, _)| keyword == KEYWORD) else {
-            return Err(Error::Usage(format!(
-                "--from {shown}: it holds no record that can be replayed; pictures that `unmist sample` writes do{}",
-                if texts.iter().any(|(keyword, _)| keyword == "parameters") {
-                    ". Its text chunk `parameters` can be read and the options given by hand"
-                } else {
-                    ""
-                }
-            )));
-        };
-        let json = Json::parse(path, text.clone())?;
-        serde_json::from_value(json.value.clone()).map_err(|error| {
+        let json = Json::parse(path, text.to_owned())?;
+        let mut record: Self = serde_json::from_value(json.value.clone()).map_err(|error| {
             let version = json.value["version"].as_str().unwrap_or("an unknown version");
             Error::Config(format!(
                 "--from {shown}: made by {version}, whose settings {} cannot read ({error})",
                 Self::version()
             ))
-        })
+        })?;
+        // Pictures that do not say how their mask was read were made when there was one way.
+        if record.options.mask.is_some() {
+            record.options.mask_reading.get_or_insert(MaskReading::Diffusers);
+        }
+        Ok(record)
     }
 
     /// The record as JSON.
@@ -116,7 +104,7 @@ impl Record {
     /// # Errors
     /// As [`SchedulerConfig::from_json`].
     pub fn past_with(&self, scheduler: &Value) -> Result<Past> {
-        let scheduler = SchedulerConfig::from_json(&scheduler.to_string())?;
+        let scheduler = Some(SchedulerConfig::from_json(&scheduler.to_string())?);
         Ok(Past { request: self.options.clone(), scheduler })
     }
 

@@ -27,6 +27,7 @@ const TEXT: &[&str] = &[
     "image_guidance_scale",
     "image",
     "mask",
+    "mask_reading",
     "strength",
     "noise_level",
     "latents",
@@ -80,6 +81,7 @@ const RULES: &[Rule] = &[
     Rule::Needs(|model| model.kind == Kind::Inpaint, &["image", "mask"], "this model paints into a picture"),
     Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),
     Rule::Needs(|model| model.kind == Kind::Upscale, &["image"], "this model enlarges a picture"),
+    Rule::With("mask_reading", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
     Rule::With("mask", &["image"], "there is no picture that it belongs to", Remedy::Give(&["image"])),
     Rule::Without(
         "latents",

@@ -17,7 +17,7 @@ mod unet;
 
 pub use fits::check as check_fits;
 pub use memory::{PipelinePlan, Stage};
-pub use options::SampleOptions;
+pub use options::{MaskReduction, SampleOptions};
 pub use traits::{Kind, Traits};
 
 use super::Runtime;

@@ -52,11 +52,23 @@ pub struct SampleOptions {
     pub image: Option<HostTensor>,
     /// Inpainting: ½ and more where `image` is painted over, `[1, 1, H, W]`.
     pub mask: Option<HostTensor>,
+    /// How the mask comes to the size of the latents.
+    pub mask_reduction: MaskReduction,
     /// Enlarging: the timestep up to which the small picture is noised.
     pub noise_level: usize,
     /// Latents `[N, C, h, w]` to start from: with `sampling.denoising_start` as they are, such as a base model's for
     /// its refiner; else as an encoded `image`, noised by `sampling.strength`.
     pub latents: Option<HostTensor>,
+}
+
+/// When a latent, which stands for a square of pixels, is painted over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaskReduction {
+    /// When its upper left pixel is, as in diffusers (torch's `interpolate`, nearest). Thin lines may be lost.
+    #[default]
+    Nearest,
+    /// When any of its pixels is, as in stable-diffusion.cpp.
+    Largest,
 }
 
 impl Default for SampleOptions {
@@ -83,6 +95,7 @@ impl Default for SampleOptions {
             aesthetic_scores: (6.0, 2.5),
             image: None,
             mask: None,
+            mask_reduction: MaskReduction::default(),
             noise_level: 20,
             latents: None,
         }

@@ -1,10 +1,10 @@
 //! Where a run begins: noise, a noised picture, another model's latents; and what it sees of a picture along the way.
 
-use super::options::SampleOptions;
+use super::options::{MaskReduction, SampleOptions};
 use super::{DiffusionPipeline, Kind, Runtime};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Noising, Schedule};
 use crate::tensor::HostTensor;
@@ -81,13 +81,24 @@ impl DiffusionPipeline {
             let why = format!("it is {wide} x {high} pixels, the picture {width} x {height}; they must be of one size");
             return Err(Refusal::of("mask", why).into());
         }
-        // The mask at the latents' size: the nearest pixel up and left, as torch's `interpolate`.
         let changes = |y: usize, x: usize| mask.data[y * width + x] >= 0.5;
         let vae = self.autoencoder()?;
         let scale = vae.downscale();
+        let side = match options.mask_reduction {
+            MaskReduction::Nearest => 1,
+            MaskReduction::Largest => scale,
+        };
         let small = HostTensor::from_fn([1, 1, shape[2], shape[3]], |i| {
-            f32::from(u8::from(changes(i / shape[3] * scale, i % shape[3] * scale)))
+            let (top, left) = (i / shape[3] * scale, i % shape[3] * scale);
+            let any = (0..side * side).any(|j| changes(top + j / side, left + j % side));
+            f32::from(u8::from(any))
         });
+        let nothing = |tensor: &HostTensor| tensor.data.iter().all(|v| *v < 0.5);
+        if nothing(&small) && !nothing(mask) {
+            let why =
+                format!("what it paints over lies between the pixels that are looked at, one in {scale} x {scale}");
+            return Err(Refusal::of("mask", why).instead(Remedy::Set("mask_reading", "auto".into())).into());
+        }
 
         let from_noise = options.sampling.strength >= 1.0;
         let original = match self.traits.kind {

@@ -138,7 +138,19 @@ fn textual_inversions() {
 fn pictures() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fuzzed");
-    for name in ["input.png", "palette.png", "grey_alpha.png", "rotated.jpg"] {
+    for name in [
+        "input.png",
+        "palette.png",
+        "grey_alpha.png",
+        "rotated.jpg",
+        "jpeg/420_progressive.jpg",
+        "jpeg/ycck.jpg",
+        "webp/lossy_alpha.webp",
+        "webp/lossless.webp",
+        "webp/animation.webp",
+        "settings/webui.jpg",
+        "settings/sdcpp.webp",
+    ] {
         let seed = fs::read(fixtures().join("images").join(name)).unwrap();
         let mut random = Random::new(7);
         fuzz(name, &seed, 300, |bytes| {

@@ -8,5 +8,7 @@ pub mod requests;
 mod results;
 pub mod sample;
 pub mod sample_pictures;
+mod settings;
+mod sources;
 pub mod usage;
 pub mod verify;

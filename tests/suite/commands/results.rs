@@ -161,6 +161,33 @@ fn a_damaged_jpeg_is_not_taken_for_a_picture() {
     picture(&broken).expect_err("a marker in the data");
 }
 
+#[test]
+fn a_damaged_webp_is_not_taken_for_a_picture() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("cut.webp");
+    for name in ["lossy", "lossy_alpha", "lossless", "animation", "rotated"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/images/webp/{name}.webp"));
+        let whole = std::fs::read(file).expect("the fixture is there");
+        let picture = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("writes");
+            read(&path, 3)
+        };
+        picture(&whole).expect("sound");
+        for cut in (1..whole.len()).step_by(7).chain([whole.len() - 1, whole.len() - 2]) {
+            let message = picture(&whole[..cut]).expect_err("it is cut").to_string();
+            assert!(message.contains("cut.webp"), "{name}, {cut}: {message}");
+        }
+        // Cut, with lengths that fit again.
+        if name == "lossy" || name == "lossless" {
+            let data = (whole.len() - 20) / 4 * 2;
+            let length = |n: usize| u32::try_from(n).expect("small").to_le_bytes();
+            let mended =
+                [b"RIFF", &length(data + 12)[..], &whole[8..16], &length(data), &whole[20..20 + data]].concat();
+            picture(&mended).expect_err("half of its data");
+        }
+    }
+}
+
 /// What changes nothing is said, and the picture does not claim to have been made with it.
 #[test]
 fn options_without_effect_are_said_and_not_remembered() {

@@ -99,8 +99,14 @@ fn a_replay_takes_other_options_and_says_what_is_missing() {
     let (out, start) = (folder.path("out.png"), folder.path("start.png"));
     succeeds(&tiny(model.to_str().unwrap(), &["a fox", "--image", &start, "--lora", &own_lora, "--output", &out]));
     let line = folder.text("out.png", "parameters");
-    for part in ["a fox\nSteps: 2", "Seed: 0", "Size: 24x16", "Model: model", "Denoising strength: 0.8", "Model hash: "]
-    {
+    for part in [
+        "a fox <lora:style:1>\nSteps: 2",
+        "Seed: 0",
+        "Size: 24x16",
+        "Model: model",
+        "Denoising strength: 0.8",
+        "Model hash: ",
+    ] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
 

@@ -223,13 +223,74 @@ fn inpainting() {
     refused("sd1", &["a fox", "--image", &odd], &["multiples of 2", "--width and --height"]);
     let text = folder.path("notes.png");
     std::fs::write(&text, "not a picture").expect("writes");
-    refused("inpaint", &["a fox", "--image", &text, "--mask", &white], &["notes.png", "PNG or JPEG"]);
+    refused("inpaint", &["a fox", "--image", &text, "--mask", &white], &["notes.png", "PNG, JPEG or WebP"]);
     refused("inpaint", &["a fox", "--image", &start, "--mask", "/no/mask.png"], &["/no/mask.png"]);
     let clothes = shipped();
     let results = tempfile::tempdir().expect("a temporary folder");
     let out = results.path().join("out.png");
     let run = ["sample", "--model", clothes.to_str().unwrap(), "--output", out.to_str().unwrap(), "--mask", &white];
     fails(&run, &["--mask", "no text encoder"], results.path());
+}
+
+/// Masks as people draw them; each reading reaches the pictures, and pictures remember it.
+#[test]
+fn masks_are_read_as_people_draw_them() {
+    let folder = Folder::new();
+    mask(&folder, "white.png", 24, 16);
+    let draw = |name: &str, pixel: &dyn Fn(usize) -> [u8; 4]| {
+        let data = (0..24 * 16).flat_map(|i| pixel(i % 24)).collect();
+        let picture = image::RgbaImage::from_raw(24, 16, data).expect("the data fill it");
+        picture.save(folder.path(name)).expect("writes");
+        folder.path(name)
+    };
+    let (start, white) = (folder.path("start.png"), folder.path("white.png"));
+    let blue = draw("blue.png", &|x| [0, 0, if x < 12 { 255 } else { 0 }, 255]);
+    let layer = draw("layer.png", &|x| [0, 0, 0, if x < 12 { 255 } else { 0 }]);
+    let erased = draw("erased.png", &|x| [90, 90, 90, if x < 12 { 0 } else { 255 }]);
+    let line = draw("line.png", &|x| if x == 13 { [255; 4] } else { [0, 0, 0, 255] });
+    let faint = draw("faint.png", &|x| if x == 13 { [99, 99, 99, 255] } else { [0, 0, 0, 255] });
+    for model in ["sd1", "inpaint"] {
+        let with = |mask: &str, more: &[&str]| {
+            sample(&folder, model, &[&["a fox", "--image", &start, "--mask", mask], more].concat())
+        };
+        let half = with(&white, &[]);
+        assert!(with(&white, &["--mask-reading", "diffusers"]) == half, "{model}: white on black, in whole latents");
+        assert!(with(&blue, &[]) == half && with(&layer, &[]) == half, "{model}: colours and layers");
+        assert!(with(&erased, &["--mask-reading", "erased"]) == half, "{model}: holes");
+        assert!(with(&erased, &[]) != half, "{model}: what is opaque");
+        // A latent is two pixels wide here.
+        let pair = draw("pair.png", &|x| if x == 12 || x == 13 { [255; 4] } else { [0, 0, 0, 255] });
+        if model == "sd1" {
+            assert!(with(&line, &[]) == with(&pair, &[]), "a line paints the latents that it crosses");
+        }
+        for (mask, reading, parts) in [
+            (&line, "diffusers", ["--mask:", "--mask-reading auto"]),
+            (&blue, "diffusers", ["29 of 255", "--mask-reading auto"]),
+            (&faint, "auto", ["faint.png", "99 of 255"]),
+            (&white, "alpha", ["white.png", "transparent"]),
+        ] {
+            let more = ["a fox", "--image", &start, "--mask", mask, "--mask-reading", reading];
+            refused(model, &more, &parts);
+        }
+    }
+    refused("sd1", &["a fox", "--image", &start, "--mask-reading", "auto"], &["--mask-reading", "--mask"]);
+
+    let (model, out, again) = (stable_diffusion("sd1"), folder.path("out.png"), folder.path("again.png"));
+    let run = |mask: &str, more: &[&str]| {
+        let common = ["sample", "a fox", "--model", model.to_str().unwrap(), "--steps", "2", "--output", &out];
+        let output = unmist(&[&common[..], &["--image", &start, "--mask", mask], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    assert!(!run(&white, &[]).contains("note: --mask"), "of shades of grey everyone expects the same");
+    assert!(run(&layer, &[]).contains("note: --mask: what is opaque is painted over, 50.0 % of it"));
+    assert!(run(&blue, &[]).contains("note: --mask: what is bright in red, green or blue"));
+    assert_eq!(folder.record("out.png")["options"]["mask_reading"], "auto");
+    let black = draw("black.png", &|_| [0, 0, 0, 255]);
+    assert!(run(&black, &[]).contains("it paints over nothing"));
+    run(&erased, &["--mask-reading", "erased"]);
+    succeeds(&["sample", "--from", &out, "--output", &again]);
+    assert!(folder.bytes("out.png") == folder.bytes("again.png"), "made again bit for bit");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use unmist::schedulers::{
     AlgorithmType, Combination, NoiseSchedule, PredictionType, Sampling, Schedule, Scheduler, SchedulerClass,
-    SchedulerConfig, SigmaSpacing, SolverType, TimestepSpacing, scheduler_by_name,
+    SchedulerConfig, SigmaSpacing, SolverType, TimestepSpacing, sampler_of, scheduler_by_name,
 };
 use unmist::{Error, HostTensor};
 
@@ -268,6 +268,33 @@ fn names_of_other_programs() {
         ("SA-Solver Karras", SchedulerClass::SaSolver),
     ] {
         assert_eq!(config(name).class, class, "{name}");
+    }
+    // And back: the names by which the web UI knows them, with a schedule where its sampler has one.
+    for (name, schedule) in [
+        ("DDPM", None),
+        ("DDIM", None),
+        ("PLMS", None),
+        ("LMS", Some("Karras")),
+        ("Euler", Some("Beta")),
+        ("Euler a", Some("Uniform")),
+        ("Heun", Some("Exponential")),
+        ("DPM2", Some("Karras")),
+        ("DPM2 a", Some("SGM Uniform")),
+        ("DPM++ 2M", Some("Karras")),
+        ("DPM++ 2M SDE", Some("Exponential")),
+        ("DPM++ 2M SDE Heun", Some("DDIM")),
+        ("DPM++ 3M", Some("Uniform")),
+        ("DPM++ 3M SDE", Some("Exponential")),
+        ("DPM++ 2S", Some("Karras")),
+        ("DPM++ SDE", Some("Karras")),
+        ("UniPC", Some("Karras")),
+        ("UniPC", None),
+        ("DEIS", Some("Uniform")),
+        ("LCM", None),
+        ("TCD", None),
+    ] {
+        let both = schedule.map_or(name.to_owned(), |schedule| format!("{name} {schedule}"));
+        assert_eq!(sampler_of(&config(&both)), (name, schedule), "{both}");
     }
     assert_eq!(config("DPM++ 2M SDE Heun").solver_type, SolverType::Heun);
     assert_eq!(config("DPM++ 3M SDE").solver_order, 3);

@@ -1,0 +1,62 @@
+//! The picture that `--from` names.
+
+use std::path::Path;
+
+use super::foreign::Foreign;
+use super::record::{KEYWORD, Record};
+use crate::checkpoint::Tensors;
+use crate::error::{Error, Result};
+use crate::image_io::read_text;
+use crate::request::{Past, Request};
+
+/// How a picture was made, in this program's words or in another's.
+pub enum Source {
+    /// All of it.
+    Record(Box<Record>),
+    /// As much as another program says.
+    Foreign(Box<Foreign>),
+}
+
+impl Source {
+    /// Reads the settings of a picture, or of a `.safetensors` file of pictures.
+    ///
+    /// # Errors
+    /// As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there are none that say enough, [`Error::Config`] if
+    /// this version cannot read them.
+    pub fn read(path: &Path) -> Result<Self> {
+        let texts: Vec<(String, String)> = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
+            Tensors::open(path)?.metadata().clone().into_iter().collect()
+        } else {
+            read_text(path)?
+        };
+        if let Some((_, text)) = texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
+            return Ok(Self::Record(Box::new(Record::parse(path, text)?)));
+        }
+        Foreign::read(&texts).map(|foreign| Self::Foreign(Box::new(foreign))).map_err(|why| {
+            Error::Usage(format!(
+                "--from {}: it holds no record that can be replayed ({why}); pictures of `unmist sample`, \
+                AUTOMATIC1111's web UI, ComfyUI and stable-diffusion.cpp do, unless a program has removed it",
+                path.display()
+            ))
+        })
+    }
+
+    /// The picture's account, to go on from. `given` is asked for anew.
+    ///
+    /// # Errors
+    /// As [`Record::past`] and [`Foreign::past`].
+    pub fn past(&self, from: &Path, given: &Request) -> Result<Past> {
+        match self {
+            Self::Record(record) => record.past(),
+            Self::Foreign(foreign) => foreign.past(from, given),
+        }
+    }
+
+    /// This program's own record.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Foreign(_) => None,
+        }
+    }
+}
