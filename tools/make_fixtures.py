@@ -31,6 +31,7 @@ GROUPS = [
     "sd_schedulers",
     "single_file",
     "lora",
+    "gguf",
     "tokenizer",
 ]
 

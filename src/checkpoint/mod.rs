@@ -1,7 +1,7 @@
 //! Checkpoints: configuration and weights from disk or memory ([`Files`](crate::files::Files)), checked before anything
 //! is computed.
 //!
-//! - [`safetensors`]: `.safetensors` files, single or sharded, every offset validated when opened
+//! - [`safetensors`]: files of tensors, `.safetensors` (single or sharded) or GGUF, every offset validated when opened
 //!   ([`Tensors`]).
 //! - [`Checkpoint`]: a model in whatever layout.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
@@ -24,7 +24,9 @@
 //! ```
 
 mod convert;
+mod element;
 pub mod folder;
+mod gguf;
 mod header;
 mod inferred;
 pub mod json;
@@ -38,7 +40,9 @@ pub mod single_file;
 pub mod textual_inversion;
 pub mod weights;
 
+pub use element::ElementType;
 pub use folder::{Component, Folder};
+pub use gguf::Block;
 pub use json::Json;
 pub use lora::Lora;
 pub use open::{Checkpoint, PARTS};

@@ -161,7 +161,7 @@ fn read_all(tensors: Tensors, file_len: usize) -> Result<()> {
         let dtype = tensors.info(name).expect("it was just named").dtype;
         if let Ok(tensor) = tensors.read_f32(name) {
             assert_eq!(tensor.shape.iter().product::<usize>(), tensor.len());
-            elements += tensor.len() * dtype.bitsize() / 8;
+            elements += dtype.bytes_of(tensor.len()).expect("whole bytes");
         }
     }
     assert!(elements <= file_len, "{elements} bytes read out of {file_len}");
