@@ -9,8 +9,9 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::Picture;
 use crate::error::{Error, Result};
 
-/// Largest decoded picture: 16384 × 10922 RGB. A file of a few kilobytes can announce far more.
-const MAX_BYTES: u64 = 512 << 20;
+/// Largest decoded picture beyond the length of its file: 33 million pixels of RGB, which fit into 256 MiB twice and a
+/// half. A file of a few kilobytes can announce far more.
+const MAX_BYTES: u64 = 96 << 20;
 
 /// Reads a PNG or JPEG as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
 ///
@@ -35,19 +36,22 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     let mut file = Vec::new();
     open(path)?.read_to_end(&mut file).map_err(Error::io(path))?;
     let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
-    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(bad)?;
-    if decoder.total_bytes() > MAX_BYTES {
+    let most = MAX_BYTES + file.len() as u64;
+    if decoder.total_bytes() > most {
         let (width, height) = decoder.dimensions();
         let why = format!(
-            "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a \
-            smaller one"
+            "{shown}: {width}×{height} pixels take more than the {most} bytes that a picture from this file may have; \
+            give a smaller one"
         );
         return Err(Error::Limits(why.into()));
     }
-    if is_jpeg {
-        let damaged = |why| Error::Unsupported(format!("{shown}: the JPEG is damaged ({why}); fetch or save it again"));
-        super::jpeg::check(&file).map_err(damaged)?;
+    let damaged = |why| Error::Unsupported(format!("{shown}: the picture is damaged ({why}); fetch or save it again"));
+    match format {
+        Some(ImageFormat::Jpeg) => super::jpeg::check(&file).map_err(damaged)?,
+        Some(ImageFormat::Png) => check_palette(&file).map_err(damaged)?,
+        _ => {}
     }
     let orientation = decoder.orientation().map_err(bad)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
@@ -57,11 +61,13 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
     let (samples, stored) = interleaved(image);
     let alpha = usize::from(stored == 2 || stored == 4);
     let pixels = samples.chunks_exact(stored).map(|pixel| &pixel[..stored - alpha]);
-    let data = match (stored - alpha, channels) {
-        (1, 3) => pixels.flat_map(|p| [p[0]; 3]).collect(),
-        (3, 1) => pixels.map(luma).collect(),
-        _ => pixels.flatten().copied().collect(),
-    };
+    let mut data = Vec::with_capacity(if stored == channels { 0 } else { width * height * channels });
+    match (stored - alpha, channels) {
+        _ if stored == channels => data = samples,
+        (1, 3) => data.extend(pixels.flat_map(|p| [p[0]; 3])),
+        (3, 1) => data.extend(pixels.map(luma)),
+        _ => data.extend(pixels.flatten()),
+    }
     Ok(Picture { width, height, channels, data })
 }
 
@@ -89,6 +95,15 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
         text.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
     }
     Ok(text)
+}
+
+/// Refuses a PNG whose palette is no list of colours, at which the decoder would panic.
+fn check_palette(file: &[u8]) -> std::result::Result<(), String> {
+    let reader = png::Decoder::new(Cursor::new(file)).read_info().map_err(|error| error.to_string())?;
+    match reader.info().palette.as_deref().map(<[u8]>::len) {
+        Some(bytes) if !bytes.is_multiple_of(3) => Err(format!("its palette of {bytes} bytes is no list of colours")),
+        _ => Ok(()),
+    }
 }
 
 fn open(path: &Path) -> Result<File> {

@@ -68,11 +68,25 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps the message of a panic, instead of printing it, for [`watched`].
-pub fn keep_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        PANIC.with(|kept| *kept.borrow_mut() = info.to_string().replace('\n', " "));
-    }));
+/// While it lives, the message of a panic is kept for [`watched`] instead of printed.
+pub struct KeptPanics;
+
+impl KeptPanics {
+    pub fn new() -> Self {
+        std::panic::set_hook(Box::new(|info| {
+            PANIC.with(|kept| *kept.borrow_mut() = info.to_string().replace('\n', " "));
+        }));
+        Self
+    }
+}
+
+impl Drop for KeptPanics {
+    fn drop(&mut self) {
+        // While a panic goes on, its hook cannot be taken away.
+        if !std::thread::panicking() {
+            drop(std::panic::take_hook());
+        }
+    }
 }
 
 /// Reads an input of `length` bytes. The error says which of its duties the reader has failed in: it panicked, took too

@@ -4,10 +4,6 @@
 pub struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// For input `number` of `kind` in a run with this seed: what one kind draws does not depend on another.
     pub fn of(seed: u64, kind: &str, number: u64) -> Self {
         let name = kind.bytes().fold(0u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
@@ -135,9 +131,14 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// `text` after edits as of [`mutate`].
-pub fn mutated_text(text: &str, random: &mut Random) -> String {
-    let mut bytes = text.as_bytes().to_vec();
+/// `seed` after edits as of [`mutate`].
+pub fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
     mutate(&mut bytes, random);
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
+}
+
+/// The same of a text.
+pub fn mutated_text(text: &str, random: &mut Random) -> String {
+    String::from_utf8_lossy(&mutated(text.as_bytes(), random)).into_owned()
 }

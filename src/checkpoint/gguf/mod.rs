@@ -118,6 +118,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header> {
 fn place(length: u64, start: u64, alignment: u64, infos: Vec<Info>, mut metadata: Metadata) -> Result<Header> {
     let mut tensors = BTreeMap::new();
     let mut next = 0u64;
+    // Two bits of a block become 32: a tensor that is most of its file would need many times the file's memory.
+    let most = length.saturating_mul(4).saturating_add(256 << 20);
     for info in infos {
         let shown = quoted(info.name);
         if info.offset != next {
@@ -135,6 +137,12 @@ fn place(length: u64, start: u64, alignment: u64, infos: Vec<Info>, mut metadata
                 start.saturating_add(info.offset)
             ));
         };
+        if info.elements as u64 > most / 4 {
+            return Err(format!(
+                "tensor {shown} has {} elements, more than a model of this size holds in one tensor",
+                info.elements
+            ));
+        }
         // No more than the file's length and an alignment (u32), which cannot overflow.
         next = (info.offset + info.bytes as u64).next_multiple_of(alignment);
         let shape = match metadata.shapes.remove(info.name) {
@@ -224,6 +232,7 @@ struct Info<'a> {
     dtype: ElementType,
     /// Outermost dimension first.
     shape: Vec<usize>,
+    elements: usize,
     /// Bytes of the elements.
     bytes: usize,
     /// Where they begin, counted from the beginning of the data.
@@ -262,6 +271,6 @@ impl<'a> Info<'a> {
         let Some(bytes) = dtype.bytes_of(row).and(dtype.bytes_of(elements)) else {
             return Err(format!("{}: rows of {row} elements are no whole blocks of {dtype}, or too large", what()));
         };
-        Ok(Self { name, dtype, shape, bytes, offset })
+        Ok(Self { name, dtype, shape, elements, bytes, offset })
     }
 }

@@ -18,12 +18,18 @@ pub fn kinds() -> Vec<Kind> {
     let python = json!({"_class_name": "PNDMScheduler", "beta_end": 0.012, "trained_betas": null,
         "lambda_min_clipped": "Infinity", "block_out_channels": [320, 640],
         "name": "a \"quoted\" \u{e9} \\ text", "nested": {"a": [1, [2, [3]]]}});
-    let mut kinds = vec![Kind::new("json", 8, move |random| json::mutated(&python, random), |bytes| {
-        let json = Json::parse("x.json", String::from_utf8_lossy(&bytes).into_owned())?;
-        let numbers = json.value.as_object().into_iter().flatten().filter_map(|(_, value)| Json::number(value)).count();
-        assert!(numbers <= json.text.len());
-        Ok(())
-    })];
+    let mut kinds = vec![Kind::new(
+        "json",
+        8,
+        move |random| json::mutated(&python, random),
+        |bytes| {
+            let json = Json::parse("x.json", String::from_utf8_lossy(&bytes).into_owned())?;
+            let numbers =
+                json.value.as_object().into_iter().flatten().filter_map(|(_, value)| Json::number(value)).count();
+            assert!(numbers <= json.text.len());
+            Ok(())
+        },
+    )];
     kinds.extend(folders());
     for (name, path) in [
         ("unet2d", "unet2d/pipeline/unet"),
@@ -39,10 +45,15 @@ pub fn kinds() -> Vec<Kind> {
     ] {
         let seed = json_of(&format!("{path}/config.json"));
         let class = class_of(&seed).expect("fixtures name their class").to_owned();
-        kinds.push(Kind::new(format!("config/{name}"), 4, move |random| json::mutated(&seed, random), move |bytes| {
-            let json = Json::parse("config.json", String::from_utf8_lossy(&bytes).into_owned())?;
-            parameters_of(&class, &json)
-        }));
+        kinds.push(Kind::new(
+            format!("config/{name}"),
+            4,
+            move |random| json::mutated(&seed, random),
+            move |bytes| {
+                let json = Json::parse("config.json", String::from_utf8_lossy(&bytes).into_owned())?;
+                parameters_of(&class, &json)
+            },
+        ));
     }
     kinds.extend(CLASSES.iter().map(|class| {
         let mut seed = SCHEDULER.with(Value::clone);
@@ -134,7 +145,7 @@ fn folders() -> Vec<Kind> {
         ),
         (
             "unet/config.json",
-            json!({"_class_name": "UNet2DModel", "architectures": ["X"], "sample_size": 32, "in_channels": 3,
+            json!({"_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3,
                 "out_channels": 3, "block_out_channels": [32], "down_block_types": ["DownBlock2D"],
                 "up_block_types": ["UpBlock2D"], "norm_num_groups": 8}),
         ),
@@ -145,23 +156,33 @@ fn folders() -> Vec<Kind> {
         let all = files.iter().map(|(name, value)| (format!("m/{name}"), value.to_string().into_bytes()));
         let weights = ("m/unet/diffusion_pytorch_model.safetensors".to_owned(), weights.clone());
         let files = RefCell::new(all.chain([weights]).collect::<Memory>());
-        Kind::new(format!("folder/{name}"), 3, move |random| json::mutated(&seed, random), move |bytes| {
-            files.borrow_mut().insert(format!("m/{name}"), bytes);
-            let files = Arc::new(files.borrow().clone());
-            let folder = Folder::open_in(files.clone(), "m")?;
-            for name in
-                folder.component_names().iter().map(String::as_str).chain(["unet", "vae", "scheduler", "tokenizer"])
-            {
-                let _ = (folder.component(name), folder.subfolder(name), folder.index_class(name));
-            }
-            let checkpoint = Checkpoint::open_in(files, "m")?;
-            checkpoint.files()?;
-            DiffusionPipeline::check_class(&checkpoint)?;
-            let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(&checkpoint)?)?;
-            let refused = DiffusionPipeline::load(&checkpoint, scheduler).expect_err("the weights are no model's");
-            // Where only the weights are wrong, the folder was read.
-            if refused.to_string().contains("unet/diffusion_pytorch_model.safetensors") { Ok(()) } else { Err(refused) }
-        })
+        Kind::new(
+            format!("folder/{name}"),
+            3,
+            move |random| json::mutated(&seed, random),
+            move |bytes| {
+                files.borrow_mut().insert(format!("m/{name}"), bytes);
+                let files = Arc::new(files.borrow().clone());
+                let folder = Folder::open_in(files.clone(), "m")?;
+                for name in
+                    folder.component_names().iter().map(String::as_str).chain(["unet", "vae", "scheduler", "tokenizer"])
+                {
+                    let _ = (folder.component(name), folder.subfolder(name), folder.index_class(name));
+                }
+                let checkpoint = Checkpoint::open_in(files, "m")?;
+                checkpoint.files()?;
+                DiffusionPipeline::check_class(&checkpoint)?;
+                let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(&checkpoint)?)?;
+                let refused =
+                    DiffusionPipeline::load(&checkpoint, scheduler).err().expect("the weights are no model's");
+                // Where only the weights are wrong, the folder was read.
+                if refused.to_string().contains("unet/diffusion_pytorch_model.safetensors") {
+                    Ok(())
+                } else {
+                    Err(refused)
+                }
+            },
+        )
     };
     (0..3).map(folder).collect()
 }

@@ -6,26 +6,22 @@ use unmist::Result;
 use unmist::image_io::{self, Picture};
 
 use super::{Kind, bytes_of};
-use crate::random::{Random, mutate};
+use crate::random::{Random, mutate, mutated};
 
 pub fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
     for name in ["input.png", "palette.png", "grey_alpha.png", "rgba.png", "bilevel.png"] {
         let (seed, again) = (bytes_of(&format!("images/{name}")), bytes_of(&format!("images/{name}")));
         kinds.push(Kind::new(format!("picture/{name}"), 3, move |random| change_png(&seed, random), read_picture()));
-        kinds.push(Kind::new(format!("picture-bytes/{name}"), 1, move |random| mutated(&again, random), read_picture()));
+        let make = move |random: &mut Random| mutated(&again, random);
+        // Checksums see nearly everything.
+        kinds.push(Kind::new(format!("picture-bytes/{name}"), 1, make, read_picture()).expecting(0, 10));
     }
     let (seed, again) = (bytes_of("images/rotated.jpg"), bytes_of("images/rotated.jpg"));
     kinds.push(Kind::new("picture/rotated.jpg", 6, move |random| change_jpeg(&seed, random), read_picture()));
     kinds.push(Kind::new("picture-bytes/rotated.jpg", 3, move |random| mutated(&again, random), read_picture()));
     kinds.push(texts());
     kinds
-}
-
-fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut bytes = seed.to_vec();
-    mutate(&mut bytes, random);
-    bytes
 }
 
 /// A place for one file at a time.
@@ -51,16 +47,35 @@ fn read_picture() -> impl Fn(Vec<u8>) -> Result<()> {
 fn texts() -> Kind {
     let (folder, path) = place();
     let picture = Picture { width: 2, height: 2, channels: 1, data: vec![0, 1, 2, 3] };
-    let text = [("parameters", "a fox\nSteps: 20, Sampler: Euler a, Seed: 7"), ("unmist", "{\"options\": {}}"), ("x", "猫")];
+    let text =
+        [("parameters", "a fox\nSteps: 20, Sampler: Euler a, Seed: 7"), ("unmist", "{\"options\": {}}"), ("x", "猫")];
     let text = text.map(|(keyword, text)| (keyword.to_owned(), text.to_owned()));
     image_io::write_png(&path, &picture, &text).expect("written");
     let mut chunks = chunks(&std::fs::read(&path).expect("written"));
-    // Compressed text, of a megabyte of one letter.
-    let zeros = b"x\x9c\xed\xc1\x01\r\x00\x00\x00\xc2\xa0\xf7Om\x0e7\xa0\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
-    chunks.insert(1, (*b"zTXt", [b"z\0\0", &zeros[..]].concat()));
-    chunks.insert(1, (*b"iTXt", [b"i\0\x01\0\0\0", &zeros[..]].concat()));
+    // Texts that grow when they are unpacked.
+    let long = "a fox, ".repeat(200_000);
+    chunks.splice(1..1, compressed(&long));
     let seed = png(&chunks);
-    Kind::new("picture-text", 6, move |random| change_png(&seed, random), move |bytes| read_texts(&folder, &path, bytes))
+    Kind::new(
+        "picture-text",
+        6,
+        move |random| change_png(&seed, random),
+        move |bytes| read_texts(&folder, &path, bytes),
+    )
+}
+
+/// A `zTXt` and an `iTXt` chunk.
+fn compressed(text: &str) -> Vec<Chunk> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 1, 1);
+    encoder.add_ztxt_chunk("z".into(), text.into()).expect("Latin-1");
+    let mut writer = encoder.write_header().expect("written to memory");
+    let mut international = png::text_metadata::ITXtChunk::new("i", text);
+    international.compress_text().expect("deflated");
+    writer.write_text_chunk(&international).expect("written to memory");
+    writer.write_image_data(&[0]).expect("written to memory");
+    writer.finish().expect("written to memory");
+    chunks(&file).into_iter().filter(|(kind, _)| [b"zTXt", b"iTXt"].contains(&kind)).collect()
 }
 
 fn read_texts(_: &tempfile::TempDir, path: &Path, bytes: Vec<u8>) -> Result<()> {
@@ -69,6 +84,9 @@ fn read_texts(_: &tempfile::TempDir, path: &Path, bytes: Vec<u8>) -> Result<()> 
 }
 
 type Chunk = ([u8; 4], Vec<u8>);
+
+/// Kinds of chunks that are read.
+const KINDS: [&[u8; 4]; 8] = [b"IDAT", b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"iCCP"];
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
@@ -111,14 +129,14 @@ fn change_png(seed: &[u8], random: &mut Random) -> Vec<u8> {
                 let other = random.below(chunks.len());
                 chunks.swap(at, other);
             }
-            3 => chunks[at].0 = **random.pick(&[b"IDAT", b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"iCCP"].each_ref().map(|kind| kind)),
+            3 => chunks[at].0 = *KINDS[random.below(KINDS.len())],
             // Width, height, depth, colours, interlacing.
             4 | 5 if chunks[0].1.len() == 13 => {
                 let field = random.below(4);
                 let number = if random.one_in(2) { random.below(300) as u32 } else { random.number() as u32 };
                 match field {
                     0 | 1 => chunks[0].1[4 * field..4 * field + 4].copy_from_slice(&number.to_be_bytes()),
-                    _ => chunks[0].1[8 + random.below(5)] = random.pick(&[&0u8, &1, &2, &3, &4, &6, &8, &16]).to_owned(),
+                    _ => chunks[0].1[8 + random.below(5)] = [0, 1, 2, 3, 4, 6, 8, 16][random.below(8)],
                 }
             }
             _ => mutate(&mut chunks[at].1, random),

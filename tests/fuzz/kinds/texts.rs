@@ -1,7 +1,6 @@
 //! Prompts, the tokenizers that read them, and the settings that a picture remembers.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use unmist::checkpoint::Json;
@@ -36,7 +35,11 @@ fn prompts() -> Kind {
         let mut bytes = random.pick(PROMPTS).as_bytes().to_vec();
         match random.below(12) {
             // Deep, and long.
-            0 => bytes = random.pick(&["(", "[", "((", "[a:", "(b:1.5", "\\", "BREAK "]).repeat(random.below(3000)).into(),
+            0 => {
+                let times = 1 << random.below(15);
+                let unit = random.pick(&["(", "[", "((", "[a:", "(b:1.5", "\\", "BREAK "]);
+                bytes = unit.repeat(1 + random.below(times)).into();
+            }
             1 => bytes = bytes.repeat(1 + random.below(20)),
             _ => {}
         }
@@ -101,30 +104,48 @@ fn tokenizer_json() -> Kind {
     .expect("JSON");
     let merges: Vec<Value> = seed["model"]["merges"].as_array().expect("merges").iter().take(20).cloned().collect();
     seed["model"]["merges"] = merges.into();
-    Kind::new("tokenizer/tokenizer.json", 1, move |random| json::mutated(&seed, random), |bytes| {
-        read_with(&[("t/tokenizer.json", bytes)].into_iter().collect(), "t")
-    })
+    Kind::new(
+        "tokenizer/tokenizer.json",
+        1,
+        move |random| json::mutated(&seed, random),
+        |bytes| read_with(&[("t/tokenizer.json", bytes)].into_iter().collect(), "t"),
+    )
 }
 
 /// What a picture's text holds of how it was made, as `--from` reads it.
 fn record() -> Kind {
     let scheduler = json_of("stable_diffusion/sd1/scheduler/scheduler_config.json");
+    let known = Request {
+        prompt: vec!["a fox".into()],
+        negative_prompt: vec!["fog".into()],
+        model: Some("sd1.safetensors".into()),
+        lora: vec!["a.safetensors:0.5".into()],
+        seed: vec![7, 8],
+        steps: Some(20),
+        guidance_scale: vec![7.5],
+        strength: Some(0.5),
+        weighting: true,
+        ..Request::default()
+    };
+    // With every field that there is, most of them null.
     let seed = json!({
-        "version": "unmist 0.1.0", "device": "llvmpipe (Vulkan)", "scheduler": scheduler,
-        "options": {"prompt": ["a fox"], "negative_prompt": ["fog"], "model": "sd1.safetensors", "seed": [7, 8],
-            "num_inference_steps": 20, "guidance_scale": [7.5], "width": 64, "height": 48, "batch_size": 2,
-            "strength": 0.5, "lora": ["a.safetensors:0.5"], "original_size": [512, 512], "weighting": true},
+        "version": "unmist 0.1.0", "device": "llvmpipe (Vulkan)", "scheduler": scheduler, "options": known,
         "files": {"model": {"sd1.safetensors": "0123456789abcdef"}},
     });
-    let known: Arc<Request> = serde_json::from_value::<Request>(seed["options"].clone()).expect("fields of today").into();
-    Kind::new("record", 12, move |random| json::mutated(&seed, random), move |bytes| {
-        let json = Json::parse("x.png", String::from_utf8_lossy(&bytes).into_owned())?;
-        let refused = |error: serde_json::Error| Error::Config(format!("x.png: settings that cannot be read ({error})"));
-        let request: Request = serde_json::from_value(json.value["options"].clone()).map_err(refused)?;
-        request.check()?;
-        let scheduler = SchedulerConfig::from_json(&json.value["scheduler"].to_string())?;
-        let asked = Asked { request: (*known).clone(), past: Some(Past { request, scheduler }) };
-        asked.merged()?.pictures();
-        Ok(())
-    })
+    Kind::new(
+        "record",
+        12,
+        move |random| json::mutated(&seed, random),
+        move |bytes| {
+            let json = Json::parse("x.png", String::from_utf8_lossy(&bytes).into_owned())?;
+            let refused =
+                |error: serde_json::Error| Error::Config(format!("x.png: settings that cannot be read ({error})"));
+            let request: Request = serde_json::from_value(json.value["options"].clone()).map_err(refused)?;
+            request.check()?;
+            let scheduler = SchedulerConfig::from_json(&json.value["scheduler"].to_string())?;
+            let asked = Asked { request: known.clone(), past: Some(Past { request, scheduler }) };
+            asked.merged()?.pictures();
+            Ok(())
+        },
+    )
 }

@@ -268,6 +268,10 @@ fn hostile_files_are_refused() {
         let message = Tensors::from_bytes("m.gguf", whole[..length].to_vec()).unwrap_err().to_string();
         assert!(message.contains("truncated"), "{length}: {message}");
     }
+    // A tensor of two bits an element becomes twelve times as large.
+    let elements = 100 << 20;
+    let blocks = vec![0; elements / 256 * 84];
+    refused(File::new(vec![Entry::new("e", &[elements], 10, blocks)]).bytes(), &["tensor `e` has 104857600 elements"]);
     refused(b"GGUX".to_vec(), &["begins with `GGUF`"]);
     refused(b"<html>".to_vec(), &["HTML"]);
 }
