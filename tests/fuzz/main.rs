@@ -9,6 +9,7 @@
 mod harness;
 mod json;
 mod kinds;
+mod large;
 mod random;
 mod run;
 
@@ -32,6 +33,12 @@ fn damaged_inputs_do_no_harm() {
     assert!(report.one_sided.is_empty(), "{:?}: the mutations test only one outcome", report.one_sided);
 }
 
+#[test]
+fn large_inputs_do_no_harm() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    large::check();
+}
+
 /// The harness must notice what it is there for.
 #[test]
 fn harm_is_noticed() {
@@ -42,8 +49,12 @@ fn harm_is_noticed() {
     let message = |read: &dyn Fn() -> unmist::Result<()>| harness::watched(1000, limits, read).expect_err("harm");
     let held = |bytes: usize| drop(std::hint::black_box(vec![1u8; bytes]));
     assert!(message(&|| panic!("of a reader")).contains("of a reader"));
-    let sleep = || std::thread::sleep(Duration::from_millis(80));
-    assert!(message(&|| Ok(sleep())).contains("took"));
+    let compute = || {
+        let clock = harness::Clock::new();
+        let start = clock.now();
+        while clock.now() < start + Duration::from_millis(80) {}
+    };
+    assert!(message(&|| Ok(compute())).contains("took"));
     assert!(message(&|| Ok(held(2 << 20))).contains("bytes of memory"));
     assert!(message(&|| Err(unmist::Error::Usage("bad".into()))).contains("a message of"));
     // Up to the limits, all is well.

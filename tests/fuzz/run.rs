@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::harness::{self, KeptPanics, LIMITS};
+use crate::harness::{self, Clock, KeptPanics, LIMITS};
 use crate::kinds::{self, Kind};
 use crate::random::Random;
 
@@ -135,25 +135,34 @@ fn keep(name: &str, input: &[u8]) -> PathBuf {
 
 /// Ends the process if an input takes longer than it may: what hangs does not come back to be measured.
 struct Watch {
-    /// The input that is being read, and since when.
-    now: Arc<Mutex<(String, Vec<u8>, Instant)>>,
-    inputs: Arc<AtomicU64>,
+    now: Arc<Mutex<Now>>,
     stop: Arc<AtomicBool>,
+}
+
+/// The input that is being read, and since when.
+struct Now {
+    name: String,
+    input: Vec<u8>,
+    computed: Duration,
+    since: Instant,
+    clock: Clock,
 }
 
 impl Watch {
     fn start() -> Self {
-        let now = Arc::new(Mutex::new((String::new(), Vec::new(), Instant::now())));
-        let (inputs, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let watch = Self { now: now.clone(), inputs: inputs.clone(), stop: stop.clone() };
+        let clock = Clock::new();
+        let now = Now { name: String::new(), input: vec![], computed: clock.now(), since: Instant::now(), clock };
+        let watch = Self { now: Arc::new(Mutex::new(now)), stop: Arc::default() };
+        let (now, stop) = (watch.now.clone(), watch.stop.clone());
         std::thread::spawn(move || {
             while !stop.load(Relaxed) {
                 std::thread::sleep(Duration::from_millis(500));
                 let Ok(now) = now.lock() else { return };
-                // Some more, so that what comes back late is told by the measurement.
-                if inputs.load(Relaxed) > 0 && now.2.elapsed() > 2 * LIMITS.time {
-                    let place = keep(&now.0.replace(['/', ' '], "-"), &now.1);
-                    eprintln!("harm: {} hangs (the input: {})", now.0, place.display());
+                // Some more than it may, so that what comes back late is told by the measurement; or it only waits.
+                let computed = now.clock.now().saturating_sub(now.computed);
+                if !now.name.is_empty() && (computed > 2 * LIMITS.time || now.since.elapsed() > 60 * LIMITS.time) {
+                    let place = keep(&now.name.replace(['/', ' '], "-"), &now.input);
+                    eprintln!("harm: {} hangs (the input: {})", now.name, place.display());
                     std::process::exit(101);
                 }
             }
@@ -163,12 +172,12 @@ impl Watch {
 
     fn begins(&self, kind: &str, number: u64, input: &[u8]) {
         let mut now = self.now.lock().expect("the watch does not panic");
-        now.0.clear();
-        fmt::Write::write_fmt(&mut now.0, format_args!("{kind} {number}")).expect("a string takes everything");
-        now.1.clear();
-        now.1.extend_from_slice(input);
-        now.2 = Instant::now();
-        self.inputs.fetch_add(1, Relaxed);
+        now.name.clear();
+        fmt::Write::write_fmt(&mut now.name, format_args!("{kind} {number}")).expect("a string takes everything");
+        now.input.clear();
+        now.input.extend_from_slice(input);
+        now.computed = now.clock.now();
+        now.since = Instant::now();
     }
 }
 

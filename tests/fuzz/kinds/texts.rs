@@ -37,7 +37,8 @@ fn prompts() -> Kind {
             // Deep, and long.
             0 => {
                 let times = 1 << random.below(15);
-                let unit = random.pick(&["(", "[", "((", "[a:", "(b:1.5", "\\", "BREAK "]);
+                let unit =
+                    random.pick(&["(", "[", "((", "[a:", "(b:1.5", "\\", "BREAK ", "a", "é", "word ", "\u{301}"]);
                 bytes = unit.repeat(1 + random.below(times)).into();
             }
             1 => bytes = bytes.repeat(1 + random.below(20)),
