@@ -145,7 +145,7 @@ impl Parser {
         for from in std::mem::take(&mut self.square) {
             self.multiply(from, 1.0 / BRACKET);
         }
-        let endless = |piece: &Piece| matches!(piece, Piece::Text(_, weight) if !(weight.abs() <= f64::from(f32::MAX)));
+        let endless = |piece: &Piece| matches!(piece, Piece::Text(_, weight) if !(*weight as f32).is_finite());
         if self.pieces.iter().any(endless) {
             return Err(Error::Usage("prompt: the weights of nested brackets multiply to infinity; use fewer".into()));
         }
@@ -286,6 +286,14 @@ mod tests {
                 "{prompt:?}: {found:?}, expected {expected:?}"
             );
         }
+    }
+
+    #[test]
+    fn weights_are_finite() {
+        let message = |prompt: &str| parse(prompt).unwrap_err().to_string();
+        assert!(message(&("(".repeat(2000) + "a")).contains("infinity"));
+        assert!(message(&format!("{}a{}", "(".repeat(9), ":99999)".repeat(9))).contains("infinity"));
+        assert!(message(&"a".repeat(100_000)).contains("too long"));
     }
 
     #[test]

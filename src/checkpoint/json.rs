@@ -144,6 +144,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_too_many_values_is_refused() {
+        let list = |values: usize| format!("[{}]", vec!["1"; values].join(","));
+        assert!(Json::parse("x.json", list(MAX_VALUES)).is_ok());
+        let message = Json::parse("x.json", list(MAX_VALUES + 1)).unwrap_err().to_string();
+        assert!(message.contains("x.json") && message.contains("1500000 values"), "{message}");
+    }
+
+    #[test]
     fn errors_give_the_place() {
         let message = Json::parse("unet/config.json", "{\n \"a\": 1,\n \"b\": }".into()).unwrap_err().to_string();
         assert!(message.contains("unet/config.json") && message.contains("line 3"), "{message}");

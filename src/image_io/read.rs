@@ -154,6 +154,27 @@ mod tests {
         }
     }
 
+    /// The decoder would panic at it.
+    #[test]
+    fn a_palette_that_is_no_list_of_colours_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        for (colours, sound) in [(6, true), (7, false), (1, false)] {
+            let mut file = Vec::new();
+            let mut encoder = png::Encoder::new(&mut file, 1, 1);
+            encoder.set_color(png::ColorType::Indexed);
+            encoder.set_palette(vec![9; colours]);
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[0]).unwrap();
+            writer.finish().unwrap();
+            std::fs::write(&path, file).unwrap();
+            match read(&path, 1) {
+                Ok(picture) => assert!(sound && picture.data == [9], "{colours}"),
+                Err(error) => assert!(!sound && error.to_string().contains("palette"), "{colours}: {error}"),
+            }
+        }
+    }
+
     #[test]
     fn a_small_file_cannot_ask_for_much_memory() {
         // A sound PNG header of 60000×60000 RGB pixels (10.8 GB) with nothing behind it.

@@ -47,18 +47,22 @@ fn harm_is_noticed() {
     let kept = harness::KeptPanics::new();
     let limits = harness::Limits { time: Duration::from_millis(50), memory: 1 << 20 };
     let message = |read: &dyn Fn() -> unmist::Result<()>| harness::watched(1000, limits, read).expect_err("harm");
-    let held = |bytes: usize| drop(std::hint::black_box(vec![1u8; bytes]));
+    let held = |bytes: usize| {
+        drop(std::hint::black_box(vec![1u8; bytes]));
+        Ok(())
+    };
     assert!(message(&|| panic!("of a reader")).contains("of a reader"));
     let compute = || {
         let clock = harness::Clock::new();
         let start = clock.now();
         while clock.now() < start + Duration::from_millis(80) {}
+        Ok(())
     };
-    assert!(message(&|| Ok(compute())).contains("took"));
-    assert!(message(&|| Ok(held(2 << 20))).contains("bytes of memory"));
+    assert!(message(&|| compute()).contains("took"));
+    assert!(message(&|| held(2 << 20)).contains("bytes of memory"));
     assert!(message(&|| Err(unmist::Error::Usage("bad".into()))).contains("a message of"));
     // Up to the limits, all is well.
-    let outcomes = [1 << 20, (1 << 20) + 3900].map(|bytes| harness::watched(1000, limits, || Ok(held(bytes))));
+    let outcomes = [1 << 20, (1 << 20) + 3900].map(|bytes| harness::watched(1000, limits, || held(bytes)));
     drop(kept);
     for outcome in outcomes {
         let outcome = outcome.expect("no harm");

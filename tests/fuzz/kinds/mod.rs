@@ -12,6 +12,9 @@ use unmist::Result;
 
 use crate::random::Random;
 
+type Make = Box<dyn Fn(&mut Random) -> Vec<u8>>;
+type Read = Box<dyn Fn(Vec<u8>) -> Result<()>>;
+
 /// One kind of input.
 pub struct Kind {
     /// A family of kinds and its member: `config/vae`.
@@ -21,9 +24,9 @@ pub struct Kind {
     /// Of a thousand inputs so many at least are read, and refused: otherwise the mutations test only one outcome.
     pub expected: [u64; 2],
     /// Damages a sound input.
-    pub make: Box<dyn Fn(&mut Random) -> Vec<u8>>,
+    pub make: Make,
     /// Reads it through the library.
-    pub read: Box<dyn Fn(Vec<u8>) -> Result<()>>,
+    pub read: Read,
 }
 
 impl Kind {

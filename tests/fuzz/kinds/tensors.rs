@@ -48,10 +48,9 @@ pub fn kinds() -> Vec<Kind> {
         ),
         Kind::new("gguf/fields", 16, move |r| change_gguf(&small, r), |bytes| read_tensors("x.gguf", bytes)),
         Kind::new("shards", 4, move |r| json::mutated(&index, r), read_shards()),
-        Kind::new("model/safetensors", 2, move |r| change_model(&model, r, as_safetensors), |bytes| read_model(bytes))
+        Kind::new("model/safetensors", 2, move |r| change_model(&model, r, as_safetensors), read_model)
             .expecting(10, 2),
-        Kind::new("model/gguf", 2, move |r| change_model(&again, r, as_gguf), |bytes| read_model(bytes))
-            .expecting(10, 2),
+        Kind::new("model/gguf", 2, move |r| change_model(&again, r, as_gguf), read_model).expecting(10, 2),
     ]
 }
 

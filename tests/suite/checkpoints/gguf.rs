@@ -109,7 +109,7 @@ fn components_come_from_files_of_their_own() {
     folder_with_clip_vocabulary(&path("folder"));
     write_single_file(&path("folder"), &path("f32.safetensors"));
     let source = Tensors::open(path("f32.safetensors")).unwrap();
-    let mut options = vec![vec![], vec![]];
+    let mut options = [vec![], vec![]];
     let mut reshaped = 0;
     for (option, prefix) in [
         ("--unet", "model.diffusion_model."),
