@@ -1,9 +1,9 @@
 //! The header of one file of tensors: parsed and validated as a whole before any tensor is read. What a file is, its
 //! content says: `.safetensors`, which is read here, or GGUF (`gguf`).
 //!
-//! Layout of `.safetensors` (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON object `{name:
-//! {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from the end of the
-//! header; tensors must tile the data without gap or overlap.
+//! Layout of `.safetensors` (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON
+//! object `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from
+//! the end of the header; tensors must tile the data without gap or overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -147,8 +147,8 @@ impl Tensors {
         Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name)))
     }
 
-    /// Reads a tensor as f32. Weights that were stored as 8-bit floats are multiplied by the scale that their writer put
-    /// beside them, for all elements or for each row: `X.scale_weight` (ComfyUI), `X.weight_scale`.
+    /// Reads a tensor as f32. Weights that were stored as 8-bit floats are multiplied by the scale that their writer
+    /// put beside them, for all elements or for each row: `X.scale_weight` (ComfyUI), `X.weight_scale`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if there is no such tensor, an integer is too large for f32, or a scale does not fit;

@@ -1,5 +1,5 @@
-//! A Stable Diffusion checkpoint in one `.safetensors` or GGUF file, whole or in part: SD 1.x, 2.x, XL and their inpainting,
-//! instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
+//! A Stable Diffusion checkpoint in one `.safetensors` or GGUF file, whole or in part: SD 1.x, 2.x, XL and their
+//! inpainting, instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
 //!
 //! Which models it holds and in whose names is found by `layout.rs`; the names are translated by `ldm_keys.rs`. The
 //! file holds no configuration. What names and shapes tell is read from them (`inferred`); what they cannot tell is

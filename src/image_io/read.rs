@@ -159,7 +159,7 @@ mod tests {
     fn a_palette_that_is_no_list_of_colours_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
-        for (colours, sound) in [(6, true), (7, false), (1, false)] {
+        for (colours, sound) in [(6, true), (7, false), (8, false)] {
             let mut file = Vec::new();
             let mut encoder = png::Encoder::new(&mut file, 1, 1);
             encoder.set_color(png::ColorType::Indexed);

@@ -132,8 +132,8 @@ fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoint> 
     Ok(checkpoint)
 }
 
-/// `FILE.safetensors:REST` (or `FILE.gguf:REST`) as file and rest, `FOLDER:REST` likewise where there is such a folder; anything else is a
-/// file.
+/// `FILE.safetensors:REST` (or `FILE.gguf:REST`) as file and rest, `FOLDER:REST` likewise where there is such a folder;
+/// anything else is a file.
 fn split(text: &str) -> (&Path, Option<&str>) {
     // ASCII case only, so that places in both texts are the same.
     let lower = text.to_ascii_lowercase();

@@ -38,7 +38,7 @@ fn headers() {
     refused(vec![1, 0, 0], &["3 bytes", "truncated"]);
     refused(file(&format!("{{{a}}}"), 24)[..40].to_vec(), &["header should have", "only 32 follow", "truncated"]);
     refused(u64::MAX.to_le_bytes().to_vec(), &["18446744073709551615", "more than"]);
-    refused(200_000_000u64.to_le_bytes().to_vec(), &["200000000", "more than the 100000000 allowed"]);
+    refused(200_000_000u64.to_le_bytes().to_vec(), &["200000000", "more than the 25000000 allowed"]);
     refused(file("{\"a\":", 0), &["not valid", "column"]);
     refused(file("[1, 2]", 0), &["not valid", "expected an object of tensors"]);
     refused([8u64.to_le_bytes().to_vec(), vec![0xff; 8]].concat(), &["not UTF-8"]);
