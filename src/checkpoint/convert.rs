@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 
 /// Little-endian `bytes` of type `dtype` as f32. `what` names file and tensor in messages.
 ///
-/// f32, f16, bf16 and 8-bit floats convert exactly, f64 is rounded to nearest, GGUF's blocks are dequantised. Integers must be exact in f32
-/// (magnitude up to 2²⁴, or a larger one that happens to be): they are indices and flags, and a rounded index is a
-/// wrong one.
+/// f32, f16, bf16 and 8-bit floats convert exactly, f64 is rounded to nearest, GGUF's blocks are dequantised. Integers
+/// must be exact in f32 (magnitude up to 2²⁴, or a larger one that happens to be): they are indices and flags, and a
+/// rounded index is a wrong one.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for types the engine does not compute with, [`Error::Checkpoint`] for an integer

@@ -1,9 +1,9 @@
 //! The header of a `.gguf` file, ggml's format, validated as a whole before any tensor is read.
 //!
-//! Layout (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>), little-endian: `GGUF`, the version, the numbers
-//! of tensors and of metadata entries; the entries (key, type, value); for each tensor its name, its dimensions with the
-//! fastest first (ours have it last), its type and its offset; then, from the next multiple of `general.alignment` on,
-//! the tensors one after the other, each padded to a multiple of it.
+//! Layout (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>), little-endian: `GGUF`, the version, the
+//! numbers of tensors and of metadata entries; the entries (key, type, value); for each tensor its name, its dimensions
+//! with the fastest first (ours have it last), its type and its offset; then, from the next multiple of
+//! `general.alignment` on, the tensors one after the other, each padded to a multiple of it.
 //!
 //! Image models keep the names of their original files. Where a convolution's rows do not divide into blocks, ComfyUI's
 //! converter stores the weight as rows of 256 and its shape in the metadata, as `comfy.gguf.orig_shape.NAME`.
