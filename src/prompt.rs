@@ -13,7 +13,7 @@
 //! refused.
 
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, check_length};
 
 /// What a plain bracket multiplies by.
 const BRACKET: f64 = 1.1;
@@ -42,8 +42,9 @@ pub struct Window {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not
-/// a number.
+/// a finite number, and for a prompt that is too long.
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
+    check_length(prompt)?;
     let mut parser = Parser { pieces: vec![], round: vec![], square: vec![] };
     let mut rest = prompt;
     while let Some(c) = rest.chars().next() {
@@ -113,23 +114,19 @@ impl Parser {
     }
 
     /// Text that may contain `BREAK` as a word of its own; the white space around it goes too.
-    fn words(&mut self, text: &str) -> Result<()> {
+    fn words(&mut self, mut text: &str) -> Result<()> {
         if whole_word(text, "AND").is_some() {
             return Err(Error::Unsupported(
                 "prompt: `AND` (several prompts in one picture) is not supported; remove it or write `and`".into(),
             ));
         }
-        match whole_word(text, "BREAK") {
-            Some(at) => {
-                self.text(text[..at].trim_end());
-                self.pieces.push(Piece::Break);
-                self.words(text[at + "BREAK".len()..].trim_start())
-            }
-            None => {
-                self.text(text);
-                Ok(())
-            }
+        while let Some(at) = whole_word(text, "BREAK") {
+            self.text(text[..at].trim_end());
+            self.pieces.push(Piece::Break);
+            text = text[at + "BREAK".len()..].trim_start();
         }
+        self.text(text);
+        Ok(())
     }
 
     /// Multiplies the weights of the pieces since a bracket opened.
@@ -147,6 +144,10 @@ impl Parser {
         }
         for from in std::mem::take(&mut self.square) {
             self.multiply(from, 1.0 / BRACKET);
+        }
+        let endless = |piece: &Piece| matches!(piece, Piece::Text(_, weight) if !(*weight as f32).is_finite());
+        if self.pieces.iter().any(endless) {
+            return Err(Error::Usage("prompt: the weights of nested brackets multiply to infinity; use fewer".into()));
         }
         // Neighbours with the same weight become one piece, which mends words that brackets and escapes cut.
         let mut merged: Vec<Piece> = Vec::new();
@@ -285,6 +286,14 @@ mod tests {
                 "{prompt:?}: {found:?}, expected {expected:?}"
             );
         }
+    }
+
+    #[test]
+    fn weights_are_finite() {
+        let message = |prompt: &str| parse(prompt).unwrap_err().to_string();
+        assert!(message(&("(".repeat(2000) + "a")).contains("infinity"));
+        assert!(message(&format!("{}a{}", "(".repeat(9), ":99999)".repeat(9))).contains("infinity"));
+        assert!(message(&"a".repeat(100_000)).contains("too long"));
     }
 
     #[test]

@@ -264,12 +264,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Usage`] if the text is longer than 64 KiB.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        if text.len() > MAX_TEXT {
-            return Err(Error::Usage(format!(
-                "a prompt of {} bytes is too long; at most {MAX_TEXT} bytes are taken",
-                text.len()
-            )));
-        }
+        check_length(text)?;
         let mut ids = Vec::new();
         for piece in cut(text, &self.special) {
             match piece {
@@ -335,6 +330,18 @@ fn cut<'a, T>(mut text: &'a str, tokens: &'a [(String, T)]) -> Vec<Piece<'a, T>>
 fn longest_first<T>(mut tokens: Vec<(String, T)>) -> Vec<(String, T)> {
     tokens.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     tokens
+}
+
+/// Refuses a text that would take too long.
+///
+/// # Errors
+/// [`Error::Usage`] if it is longer than 64 KiB.
+pub(crate) fn check_length(text: &str) -> Result<()> {
+    if text.len() <= MAX_TEXT {
+        return Ok(());
+    }
+    let length = text.len();
+    Err(Error::Usage(format!("a prompt of {length} bytes is too long; at most {MAX_TEXT} bytes are taken")))
 }
 
 /// Normal form C, then lower case character by character (so that a final Σ becomes σ, as in the library of

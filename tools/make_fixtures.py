@@ -32,6 +32,7 @@ GROUPS = [
     "sd_schedulers",
     "single_file",
     "lora",
+    "gguf",
     "tokenizer",
 ]
 

@@ -4,19 +4,20 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
+use super::element::ElementType;
 use crate::error::{Error, Result};
 
 /// Little-endian `bytes` of type `dtype` as f32. `what` names file and tensor in messages.
 ///
-/// f32, f16, bf16 and 8-bit floats convert exactly, f64 is rounded to nearest. Integers must be exact in f32
-/// (magnitude up to 2²⁴, or a larger one that happens to be): they are indices and flags, and a rounded index is a
-/// wrong one.
+/// f32, f16, bf16 and 8-bit floats convert exactly, f64 is rounded to nearest, GGUF's blocks are dequantised. Integers
+/// must be exact in f32 (magnitude up to 2²⁴, or a larger one that happens to be): they are indices and flags, and a
+/// rounded index is a wrong one.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for types the engine does not compute with, [`Error::Checkpoint`] for an integer
 /// that f32 cannot hold, [`Error::Limits`] if memory does not suffice.
-pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> Result<Vec<f32>> {
-    let elements = bytes.len() * 8 / dtype.bitsize();
+pub(super) fn to_f32(bytes: &[u8], dtype: ElementType, what: &dyn Fn() -> String) -> Result<Vec<f32>> {
+    let elements = dtype.elements_in(bytes.len());
     let mut out = Vec::new();
     out.try_reserve_exact(elements).map_err(|_| {
         Error::Limits(
@@ -25,6 +26,13 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype, what: &dyn Fn() -> String) -> R
         )
     })?;
 
+    let dtype = match dtype {
+        ElementType::Number(dtype) => dtype,
+        ElementType::Block(block) => {
+            block.dequantise(bytes, &mut out);
+            return Ok(out);
+        }
+    };
     macro_rules! each {
         ($type:ty, $convert:expr) => {
             out.extend(
@@ -102,7 +110,7 @@ mod tests {
     use super::*;
 
     fn convert(bytes: &[u8], dtype: Dtype) -> Result<Vec<f32>> {
-        to_f32(bytes, dtype, &|| "file: tensor `t`".into())
+        to_f32(bytes, dtype.into(), &|| "file: tensor `t`".into())
     }
 
     #[test]

@@ -1,27 +1,30 @@
-//! The header of one `.safetensors` file: parsed and validated as a whole before any tensor is read.
+//! The header of one file of tensors: parsed and validated as a whole before any tensor is read. What a file is, its
+//! content says: `.safetensors`, which is read here, or GGUF (`gguf`).
 //!
-//! Layout (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON object `{name:
-//! {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from the end of the
-//! header; tensors must tile the data without gap or overlap.
+//! Layout of `.safetensors` (<https://huggingface.co/docs/safetensors>): 8 bytes little-endian header length, a JSON
+//! object `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {…}}`, then the data. Offsets count from
+//! the end of the header; tensors must tile the data without gap or overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::quoted;
+use super::element::ElementType;
+use super::{gguf, quoted};
 use crate::error::{Error, Result};
 
-/// Longest header accepted, as in the format's own reader. SDXL's is 0.3 MB.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Longest header accepted; in memory it can take ten times that. SDXL's is 0.3 MB. The format's own reader takes
+/// 100 MB.
+const MAX_HEADER_BYTES: u64 = 25_000_000;
 
 /// Where one tensor lies in its file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored {
-    pub dtype: Dtype,
+    pub dtype: ElementType,
     pub shape: Vec<usize>,
     /// Bytes of the file, header included.
     pub bytes: Range<usize>,
@@ -37,12 +40,18 @@ pub(super) struct Header {
 /// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in
 /// messages).
 pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
+    if file.starts_with(gguf::MAGIC) {
+        return gguf::parse(file).map_err(|problem| Error::Checkpoint(format!("{}: {problem}", path.display())));
+    }
     // The length may begin like another format by chance, so the header is read first; only a file without a sound one
     // is taken for what its first bytes say.
     framed(file).map_err(|problem| {
         let problem = match foreign_format(file) {
             Some(known) => known.to_owned(),
             None if is_pickle(file) => format!("this is {}", pickle(path)),
+            None if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) => {
+                "a .gguf file begins with `GGUF`, this one does not; it is damaged, fetch it again".to_owned()
+            }
             None => problem,
         };
         Error::Checkpoint(format!("{}: {problem}", path.display()))
@@ -133,7 +142,7 @@ fn place(raw: RawHeader, data_start: usize, file_len: usize) -> std::result::Res
 
     let tensors = raw.tensors.into_iter().map(|(name, info)| {
         let bytes = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
-        (name, Stored { dtype: info.dtype, shape: info.shape, bytes })
+        (name, Stored { dtype: info.dtype.into(), shape: info.shape, bytes })
     });
     Ok(Header { tensors: tensors.collect(), metadata: raw.metadata })
 }
@@ -164,7 +173,6 @@ fn foreign_format(file: &[u8]) -> Option<&'static str> {
             "this is an HTML or XML page, not weights (a login or error page saved by the download); download the file \
             again",
         ),
-        (b"GGUF", "this is a GGUF file, which is not read; use the .safetensors version of the model"),
         (b"\x89HDF", "this is an HDF5 (.h5) file, which is not read; use the .safetensors version of the model"),
         (
             b"{",

@@ -12,6 +12,10 @@ use crate::files::{Disk, Files, Kind};
 /// Longest JSON file that is read. The index of the largest sharded checkpoints has about one megabyte.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Most values in one file. In memory each takes up to 128 bytes, many times its text. The largest files, vocabularies
+/// of language models, have half a million.
+const MAX_VALUES: usize = 1_500_000;
+
 /// A parsed JSON file, with its text.
 ///
 /// Python writes infinite numbers as the bare words `Infinity`, `-Infinity` and `NaN`, which JSON does not have
@@ -61,7 +65,7 @@ impl Json {
     /// Parses `text`; `path` only names it in messages.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is not JSON.
+    /// [`Error::Config`] if it is not JSON, or holds more than 1 500 000 values.
     pub fn parse(path: impl AsRef<Path>, text: String) -> Result<Self> {
         let path = path.as_ref().to_owned();
         if text.starts_with("version https://git-lfs") {
@@ -69,6 +73,11 @@ impl Json {
                 "{}: this is a Git LFS pointer, the file itself was not fetched; run `git lfs pull` in the repository",
                 path.display()
             )));
+        }
+        // Before each value but the first stands one of these; those in strings count too, which does no harm.
+        if text.bytes().filter(|byte| b"[{,:".contains(byte)).count() > MAX_VALUES {
+            let shown = path.display();
+            return Err(Error::Config(format!("{shown}: more than the {MAX_VALUES} values a JSON file may have here")));
         }
         let value = serde_json::from_str(&text).or_else(|error| {
             // Only if quoting Python's words makes it JSON; else the first error, whose position is right.
@@ -136,6 +145,14 @@ mod tests {
         assert_eq!(Json::number(&json.value["d"]), Some(2.5));
         assert_eq!(Json::number(&json.value["c"]), None);
         assert_eq!(json.text, text);
+    }
+
+    #[test]
+    fn a_file_of_too_many_values_is_refused() {
+        let list = |values: usize| format!("[{}]", vec!["1"; values].join(","));
+        assert!(Json::parse("x.json", list(MAX_VALUES)).is_ok());
+        let message = Json::parse("x.json", list(MAX_VALUES + 1)).unwrap_err().to_string();
+        assert!(message.contains("x.json") && message.contains("1500000 values"), "{message}");
     }
 
     #[test]

@@ -280,6 +280,19 @@ pub fn open_clip(key: &str) -> Vec<(String, Part)> {
     translate(rest, OPEN_CLIP_LAYER).map(|name| (layer + &name, Part::Whole)).into_iter().collect()
 }
 
+/// The transformers names of a key of a text tower (without prefix) that has such names already. stable-diffusion.cpp
+/// renames OpenCLIP's towers so, but leaves fused what is fused there, and the projection as a bare matrix.
+pub fn clip(key: &str) -> Vec<(String, Part)> {
+    if key == "text_model.text_projection" {
+        return vec![("text_projection.weight".into(), Part::Transposed)];
+    }
+    if let Some((layer, kind @ ("weight" | "bias"))) = key.split_once(".in_proj.") {
+        let thirds = ["q_proj", "k_proj", "v_proj"].into_iter().enumerate();
+        return thirds.map(|(i, name)| (format!("{layer}.{name}.{kind}"), Part::Third(i))).collect();
+    }
+    vec![(key.to_owned(), Part::Whole)]
+}
+
 /// Layer number and the rest of `transformer.resblocks.N.…`.
 fn open_clip_layer(key: &str) -> Option<(usize, &str)> {
     let (layer, rest) = key.strip_prefix("transformer.resblocks.")?.split_once('.')?;

@@ -1,7 +1,7 @@
 //! Checkpoints: configuration and weights from disk or memory ([`Files`](crate::files::Files)), checked before anything
 //! is computed.
 //!
-//! - [`safetensors`]: `.safetensors` files, single or sharded, every offset validated when opened
+//! - [`safetensors`]: files of tensors, `.safetensors` (single or sharded) or GGUF, every offset validated when opened
 //!   ([`Tensors`]).
 //! - [`Checkpoint`]: a model in whatever layout.
 //! - [`folder`]: a model folder as diffusers lays it out ([`Folder`], [`Component`]).
@@ -25,7 +25,9 @@
 //! ```
 
 mod convert;
+mod element;
 pub mod folder;
+mod gguf;
 mod header;
 pub mod ignore;
 mod inferred;
@@ -41,7 +43,9 @@ pub mod single_file;
 pub mod textual_inversion;
 pub mod weights;
 
+pub use element::ElementType;
 pub use folder::{Component, Folder};
+pub use gguf::Block;
 pub use ignore::Ignore;
 pub(crate) use inferred::Family;
 pub use inferred::{Assumption, Evidence};

@@ -58,7 +58,7 @@ pub(super) fn missing(path: &Path, component: &str, why: String) -> Error {
 const ADAPTED: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 impl Checkpoint {
-    /// Opens a folder or a single `.safetensors` file on disk.
+    /// Opens a folder, or a single `.safetensors` or GGUF file, on disk.
     ///
     /// # Errors
     /// As [`Folder::open`] and [`SingleFile::open`].

@@ -56,9 +56,9 @@ pub fn is_harmless(name: &str) -> bool {
 
 /// True if a tensor of shape `stored` is the weight `name` of shape `expected` in another shape, element for element:
 /// the attention projections of the first autoencoders were 1×1 convolutions `[C_out, C_in, 1, 1]`, now linear `[C_out,
-/// C_in]`.
+/// C_in]`; stable-diffusion.cpp writes the matrices round a transformer so.
 pub fn same_weight(name: &str, stored: &[usize], expected: &[usize]) -> bool {
-    let linear = ["to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"];
+    let linear = ["to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "proj_in.weight", "proj_out.weight"];
     linear.iter().any(|suffix| name.ends_with(suffix))
         && expected.len() == 2
         && stored.strip_suffix(&[1, 1]).is_some_and(|matrix| matrix == expected)

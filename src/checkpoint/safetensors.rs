@@ -1,6 +1,7 @@
-//! `.safetensors` files, memory-mapped or in memory, and writing them.
+//! Files of tensors, memory-mapped or in memory: `.safetensors`, which are written, too, and GGUF.
 //!
-//! [`Tensors::open`] takes one file or the `*.index.json` of a sharded set. Everything that can be wrong with names,
+//! [`Tensors::open`] takes one file or the `*.index.json` of a sharded set; which format a file has, its first bytes
+//! say. Everything that can be wrong with names,
 //! shapes and offsets is found when the file is opened; nothing is copied until a tensor is read.
 
 use std::collections::BTreeMap;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 pub use safetensors::tensor::Dtype;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::element::ElementType;
 use super::header::{self, Stored};
-use super::{Json, TensorSource, convert, quoted};
+use super::{Json, TensorSource, convert, gguf, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::files::{Bytes, Disk, Files, Kind};
@@ -23,12 +25,12 @@ use crate::tensor::HostTensor;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorInfo<'a> {
     /// Element type in the file.
-    pub dtype: Dtype,
+    pub dtype: ElementType,
     /// Dimensions, outermost first.
     pub shape: &'a [usize],
 }
 
-/// Named tensors of one `.safetensors` file or of a sharded set; from disk, memory-mapped.
+/// Named tensors of one `.safetensors` or GGUF file or of a sharded set; from disk, memory-mapped.
 pub struct Tensors {
     path: PathBuf,
     shards: Vec<Shard>,
@@ -45,14 +47,14 @@ struct Shard {
 const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
 
 impl Tensors {
-    /// Opens a `.safetensors` file, or all shards that a `*.index.json` names.
+    /// Opens a `.safetensors` or GGUF file, or all shards that a `*.index.json` names.
     ///
     /// The files must not be changed by another program while the tensors are in use: they are memory-mapped.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` file
-    /// (truncated, overlapping or out-of-range tensors, a Git LFS pointer, a pickle …) or the index and its shards
-    /// disagree.
+    /// [`Error::Io`] if a file cannot be read; [`Error::Checkpoint`] if it is not a sound `.safetensors` or GGUF file
+    /// (truncated, overlapping or out-of-range tensors, elements of a type that is not read, a Git LFS pointer, a
+    /// pickle …) or the index and its shards disagree.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_in(&Disk, path)
     }
@@ -69,7 +71,7 @@ impl Tensors {
         Self::from_bytes(path, bytes_of(files, path)?)
     }
 
-    /// Tensors of a `.safetensors` file that is already in memory; `path` only names it in messages.
+    /// Tensors of a `.safetensors` or GGUF file that is already in memory; `path` only names it in messages.
     ///
     /// # Errors
     /// As [`Tensors::open`].
@@ -136,7 +138,7 @@ impl Tensors {
         self.tensors.get(name).map(|(_, stored)| TensorInfo { dtype: stored.dtype, shape: &stored.shape })
     }
 
-    /// Free-form text stored beside the tensors (`__metadata__`).
+    /// Free-form text stored beside the tensors (`__metadata__`; of a GGUF file the single values of its metadata).
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -145,8 +147,8 @@ impl Tensors {
         Error::Checkpoint(format!("{}: there is no tensor {}", self.path.display(), quoted(name)))
     }
 
-    /// Reads a tensor as f32. Weights of 8 bits are multiplied by the scale that their writer put beside them, for all
-    /// elements or for each row: `X.scale_weight` (ComfyUI), `X.weight_scale`.
+    /// Reads a tensor as f32. Weights that were stored as 8-bit floats are multiplied by the scale that their writer
+    /// put beside them, for all elements or for each row: `X.scale_weight` (ComfyUI), `X.weight_scale`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if there is no such tensor, an integer is too large for f32, or a scale does not fit;
@@ -154,16 +156,12 @@ impl Tensors {
     pub fn read_f32(&self, name: &str) -> Result<HostTensor> {
         let mut tensor = self.read_unscaled(name)?;
         let Some(scale) = self.scale_of(name) else { return Ok(tensor) };
-        match self.tensors[name].1.dtype {
-            Dtype::F8_E4M3 | Dtype::F8_E5M2 => {}
-            Dtype::I8 | Dtype::U8 => {
-                return Err(Error::Unsupported(format!(
-                    "{}: tensor {} holds 8-bit integers with a scale, which are not read; use a version in F16 or F8",
-                    self.path.display(),
-                    quoted(name)
-                )));
-            }
-            _ => return Ok(tensor),
+        if let ElementType::Number(Dtype::I8 | Dtype::U8) = self.tensors[name].1.dtype {
+            return Err(Error::Unsupported(format!(
+                "{}: tensor {} holds 8-bit integers with a scale, which are not read; use a version in F16 or F8",
+                self.path.display(),
+                quoted(name)
+            )));
         }
         let scales = self.read_unscaled(&scale)?;
         let rows = tensor.shape.first().copied().unwrap_or(1);
@@ -184,10 +182,17 @@ impl Tensors {
         Ok(tensor)
     }
 
-    /// The tensor that scales a weight.
+    /// The tensor that scales a weight. Where floats of 16 or 32 bits have one beside them, it has been multiplied in;
+    /// but not in GGUF, which has no 8-bit floats: converters store those wider, as they are.
     fn scale_of(&self, name: &str) -> Option<String> {
         let module = name.strip_suffix(".weight")?;
-        SCALES.iter().map(|end| format!("{module}{end}")).find(|scale| self.tensors.contains_key(scale))
+        let scale = SCALES.iter().map(|end| format!("{module}{end}")).find(|scale| self.tensors.contains_key(scale))?;
+        let (shard, stored) = self.tensors.get(name)?;
+        let meant = match stored.dtype {
+            ElementType::Number(Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::I8 | Dtype::U8) => true,
+            _ => self.shards[*shard].bytes.starts_with(gguf::MAGIC),
+        };
+        meant.then_some(scale)
     }
 
     /// The stored numbers, whatever scales them.
@@ -227,10 +232,13 @@ impl TensorSource for Tensors {
 
     fn stored(&self, name: &str) -> Option<graph::Stored<'_>> {
         let (shard, stored) = self.tensors.get(name)?;
+        if self.scale_of(name).is_some() {
+            return None;
+        }
         let dtype = match stored.dtype {
-            Dtype::F32 => StoredType::F32,
-            Dtype::F16 => StoredType::F16,
-            Dtype::BF16 => StoredType::Bf16,
+            ElementType::Number(Dtype::F32) => StoredType::F32,
+            ElementType::Number(Dtype::F16) => StoredType::F16,
+            ElementType::Number(Dtype::BF16) => StoredType::Bf16,
             _ => return None,
         };
         Some(graph::Stored { dtype, bytes: &self.shards[*shard].bytes[stored.bytes.clone()] })
@@ -249,11 +257,13 @@ impl TensorSource for Tensors {
     }
 }
 
-/// The bytes of one `.safetensors` file. An empty one is refused by the check of its header.
+/// The bytes of one file. An empty one is refused by the check of its header.
 fn bytes_of(files: &dyn Files, path: &Path) -> Result<Bytes> {
     match files.kind(path).map_err(Error::io(path))? {
         Kind::File(_) => files.open(path).map_err(Error::io(path)),
-        found => Err(Error::Checkpoint(format!("{}: expected a .safetensors file, found {found}", path.display()))),
+        found => {
+            Err(Error::Checkpoint(format!("{}: expected a .safetensors or .gguf file, found {found}", path.display())))
+        }
     }
 }
 

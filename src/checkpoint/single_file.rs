@@ -1,5 +1,5 @@
-//! A Stable Diffusion checkpoint in one `.safetensors` file, whole or in part: SD 1.x, 2.x, XL and their inpainting,
-//! instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
+//! A Stable Diffusion checkpoint in one `.safetensors` or GGUF file, whole or in part: SD 1.x, 2.x, XL and their
+//! inpainting, instruct-pix2pix and upscaling relatives, as the original code, diffusers and other programs write them.
 //!
 //! Which models it holds and in whose names is found by `layout.rs`; the names are translated by `ldm_keys.rs`. The
 //! file holds no configuration. What names and shapes tell is read from them (`inferred`); what they cannot tell is
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::inferred::{self, Assumption, Evidence, Family, Inferred, Models};
 use super::layout::{self, Kind, Names, Place};
 use super::ldm_keys::{self, Part};
-use super::{Component, Json, TensorSource, Tensors, quoted};
+use super::{Component, Json, TensorSource, Tensors, gguf, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
@@ -188,6 +188,7 @@ fn pieces(file: &Tensors, place: &Place, keys: &[(&str, &str)]) -> Pieces {
     let mut pieces = Pieces::new();
     for &(stored, key) in keys {
         let new: Vec<(String, Part)> = match (place.kind, place.names) {
+            (Kind::Text, Names::Diffusers) => ldm_keys::clip(key),
             (_, Names::Diffusers) => vec![(key.to_owned(), Part::Whole)],
             (Kind::UNet, _) => whole(ldm_keys::unet(key, &levels)),
             (Kind::Vae, _) => whole(ldm_keys::vae(key, vae_levels)),
@@ -218,6 +219,33 @@ fn json(file: &Tensors, name: &str, value: Value) -> Json {
     Json { path, text, value, ignore: Arc::default() }
 }
 
+/// How the architectures of language models begin in GGUF files, for a message.
+const LANGUAGE_MODELS: &[&str] = &[
+    "llama",
+    "qwen",
+    "gemma",
+    "mistral",
+    "mixtral",
+    "phi",
+    "gpt",
+    "falcon",
+    "bloom",
+    "mamba",
+    "rwkv",
+    "deepseek",
+    "command-r",
+    "bert",
+    "nomic-bert",
+    "t5",
+    "starcoder",
+    "glm",
+    "chatglm",
+    "granite",
+    "olmo",
+    "exaone",
+    "minicpm",
+];
+
 /// Refuses a file in which no model was found, and says what it is instead.
 fn recognise(file: &Tensors, places: &[Place]) -> Result<()> {
     let has = |part: &str| file.names().any(|name| name.contains(part));
@@ -228,11 +256,16 @@ fn recognise(file: &Tensors, places: &[Place]) -> Result<()> {
     if !places.is_empty() && !has("double_blocks.") && !has("joint_blocks.") {
         return Ok(());
     }
+    let architecture = file.metadata().get(gguf::ARCHITECTURE);
     let begins: BTreeSet<&str> = file.names().map(|name| name.split(['.', '_']).next().unwrap_or(name)).collect();
     let what = if has("double_blocks.") || has("joint_blocks.") {
         "it is a diffusion transformer (SD 3, Flux …), which is not supported".to_owned()
     } else if has("input_hint_block") || has("controlnet_cond_embedding") {
         "it is a ControlNet, which is not supported".to_owned()
+    } else if let Some(architecture) = architecture {
+        let text = LANGUAGE_MODELS.iter().any(|name| architecture.starts_with(name));
+        let kind = if text { "a language model" } else { "another kind of model" };
+        format!("its `{}` is {}, {kind}", gguf::ARCHITECTURE, quoted(architecture))
     } else {
         let shown: Vec<_> = begins.into_iter().take(8).map(quoted).collect();
         format!("its names begin with {}", shown.join(", "))

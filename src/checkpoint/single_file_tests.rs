@@ -294,6 +294,48 @@ fn query_key_value_are_cut_and_the_projection_turned() {
     assert_eq!((projection.shape, projection.data), (vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]));
 }
 
+/// stable-diffusion.cpp's own names: OpenCLIP's tower renamed, but fused as it was, and matrices round a transformer as
+/// 1×1 convolutions.
+#[test]
+fn names_of_stable_diffusion_cpp() {
+    for name in ["sd21", "sdxl_base"] {
+        let (original, mut renamed) = (family(name), family(name));
+        for (old, entry) in original.entries.iter().zip(&mut renamed.entries) {
+            if let Some(tower) = ["text_encoder", "text_encoder_2"].iter().position(|c| *c == old.component) {
+                let name = old.name.trim_start_matches("text_model.");
+                let name = match old.part {
+                    Part::Whole => name.to_owned(),
+                    Part::Transposed => "text_projection".to_owned(),
+                    Part::Third(_) => {
+                        ["q_proj", "k_proj", "v_proj"].iter().fold(name.to_owned(), |n, p| n.replace(p, "in_proj"))
+                    }
+                };
+                let place = ["cond_stage_model.transformer", "cond_stage_model.1.transformer"][tower];
+                entry.stored = format!("{place}.text_model.{name}");
+            }
+            if old.name.ends_with("proj_in.weight") || old.name.ends_with("proj_out.weight") {
+                entry.stored_shape.extend([1, 1]);
+            }
+        }
+        renamed.unused.clear();
+        let [expected, model] = [&original, &renamed].map(|family| open(file_of(family, &[])).unwrap());
+        for component in original.configs.keys() {
+            let [expected_config, config] = [&expected, &model].map(|file| file.config(component).unwrap().value);
+            assert_eq!(config, expected_config, "{name} {component}");
+            let weights = model.component(component).unwrap().tensors;
+            let weights = Weights::new(weights, &original.expected(component)).unwrap();
+            assert_eq!(weights.names().count(), original.expected(component).len());
+            // The same part of the same tensor.
+            let parts = |file: &SingleFile| -> Vec<_> {
+                let pieces = file.inferred.pieces[component].iter();
+                let pieces = pieces.filter(|(name, _)| !name.ends_with("position_ids"));
+                pieces.map(|(name, piece)| (name.trim_start_matches("text_model.").to_owned(), piece.part)).collect()
+            };
+            assert_eq!(parts(&model), parts(&expected), "{name} {component}");
+        }
+    }
+}
+
 /// LoRA files name the same modules in the original way.
 #[test]
 fn original_beginnings_and_diffusers_are_the_same_modules() {

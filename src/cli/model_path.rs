@@ -67,7 +67,8 @@ fn repository(path: &Path) -> Option<(&str, &str)> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
     };
-    (plain(owner) && plain(name) && !name.ends_with(".safetensors")).then_some((owner, name))
+    let file = [".safetensors", ".gguf"].iter().any(|end| name.ends_with(end));
+    (plain(owner) && plain(name) && !file).then_some((owner, name))
 }
 
 /// The folder of a model in Hugging Face's cache. Nothing is downloaded.

@@ -8,8 +8,9 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::{Picture, jpeg, webp};
 use crate::error::{Error, Result};
 
-/// Largest decoded picture: 16384 × 10922 RGB. A file of a few kilobytes can announce far more.
-const MAX_BYTES: u64 = 512 << 20;
+/// Largest decoded picture beyond the length of its file: 33 million pixels of RGB, which fit into 256 MiB twice and a
+/// half. A file of a few kilobytes can announce far more.
+const MAX_BYTES: u64 = 96 << 20;
 
 /// Reads a PNG, JPEG or WebP as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
 ///
@@ -82,11 +83,12 @@ fn pixels(path: &Path) -> Result<Pixels> {
     let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
     let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(bad)?;
-    if decoder.total_bytes() > MAX_BYTES {
+    let most = MAX_BYTES + file.len() as u64;
+    if decoder.total_bytes() > most {
         let (width, height) = decoder.dimensions();
         let why = format!(
-            "{shown}: {width}×{height} pixels take more than the {MAX_BYTES} bytes that a picture may have; give a \
-            smaller one"
+            "{shown}: {width}×{height} pixels take more than the {most} bytes that a picture from this file may have; \
+            give a smaller one"
         );
         return Err(Error::Limits(why.into()));
     }
@@ -94,8 +96,10 @@ fn pixels(path: &Path) -> Result<Pixels> {
     let (mut image, orientation) = if format == Some(ImageFormat::Jpeg) {
         jpeg::decode(&file, MAX_BYTES).map_err(damaged)?
     } else {
-        if format == Some(ImageFormat::WebP) {
-            webp::check(&file).map_err(damaged)?;
+        match format {
+            Some(ImageFormat::WebP) => webp::check(&file).map_err(damaged)?,
+            Some(ImageFormat::Png) => check_palette(&file).map_err(damaged)?,
+            _ => {}
         }
         let orientation = decoder.orientation().map_err(bad)?;
         (DynamicImage::from_decoder(decoder).map_err(bad)?, orientation)
@@ -104,6 +108,15 @@ fn pixels(path: &Path) -> Result<Pixels> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (samples, stored) = interleaved(image);
     Ok(Pixels { width, height, stored, samples })
+}
+
+/// Refuses a PNG whose palette is no list of colours, at which the decoder would panic.
+fn check_palette(file: &[u8]) -> std::result::Result<(), String> {
+    let reader = png::Decoder::new(Cursor::new(file)).read_info().map_err(|error| error.to_string())?;
+    match reader.info().palette.as_deref().map(<[u8]>::len) {
+        Some(bytes) if !bytes.is_multiple_of(3) => Err(format!("its palette of {bytes} bytes is no list of colours")),
+        _ => Ok(()),
+    }
 }
 
 /// The bytes of a picture.
@@ -153,6 +166,27 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             assert!(read(&path, 3).unwrap_err().to_string().contains("a.png"));
             assert!(read_text(&path).unwrap_err().to_string().contains("a.png"));
+        }
+    }
+
+    /// The decoder would panic at it.
+    #[test]
+    fn a_palette_that_is_no_list_of_colours_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        for (colours, sound) in [(6, true), (7, false), (8, false)] {
+            let mut file = Vec::new();
+            let mut encoder = png::Encoder::new(&mut file, 1, 1);
+            encoder.set_color(png::ColorType::Indexed);
+            encoder.set_palette(vec![9; colours]);
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[0]).unwrap();
+            writer.finish().unwrap();
+            std::fs::write(&path, file).unwrap();
+            match read(&path, 1) {
+                Ok(picture) => assert!(sound && picture.data == [9], "{colours}"),
+                Err(error) => assert!(!sound && error.to_string().contains("palette"), "{colours}: {error}"),
+            }
         }
     }
 

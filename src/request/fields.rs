@@ -65,8 +65,8 @@ pub struct Request {
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub null_class: Option<usize>,
-    /// Model folder in diffusers' layout, a single file in the original Stable Diffusion layout, or the name of a model
-    /// in weights/ [default: the first one there that fits]
+    /// Model folder in diffusers' layout, a single file (.safetensors or .gguf) in the original Stable Diffusion
+    /// layout, or the name of a model in weights/ [default: the first one there that fits]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
     pub model: Option<PathBuf>,
     /// Another U-Net than the model's: a folder, or a single file that holds one

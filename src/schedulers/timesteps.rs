@@ -24,6 +24,13 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
     }
     let (n, original, strength) =
         (sampling.num_inference_steps, config.original_inference_steps, sampling.distilled_strength);
+    if original > config.num_train_timesteps {
+        return Err(Error::Config(format!(
+            "{}: original_inference_steps = {original} are more than the {} of num_train_timesteps",
+            config.class.name(),
+            config.num_train_timesteps
+        )));
+    }
     if !(strength > 0.0 && strength <= 1.0) {
         return Err(Refusal::of_value("strength", strength, "expected a number above 0 and up to 1").into());
     }

@@ -61,6 +61,9 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family, pooled: Option<usize>)
     let of_levels = |value: fn(&Level) -> Value| Value::Array(levels.iter().map(value).collect());
     let up_block_types = levels.iter().rev().map(|level| level.block_type(["UpBlock2D", "CrossAttnUpBlock2D"]));
     let uniform = levels.iter().all(|level| level.layers == first.layers);
+    // Some writers make 1×1 convolutions of these matrices; some families never have any.
+    let matrix = shapes.any("use_linear_projection", "attentions.0.proj_in.weight").is_some_and(|s| s.len() == 2);
+    let linear_projection = matches!(family, Family::Sd2 | Family::Xl | Family::Refiner) || matrix;
     let mut config = json!({
         "_class_name": "UNet2DConditionModel",
         "sample_size": sample_size(family),
@@ -71,7 +74,7 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family, pooled: Option<usize>)
         "up_block_types": up_block_types.collect::<Value>(),
         "layers_per_block": if uniform { first.layers.into() } else { of_levels(|level| level.layers.into()) },
         "cross_attention_dim": shapes.context()?,
-        "use_linear_projection": shapes.any("use_linear_projection", "attentions.0.proj_in.weight").is_some_and(|shape| shape.len() == 2),
+        "use_linear_projection": linear_projection,
         "only_cross_attention": of_levels(|level| level.only_cross_attention.into()),
         "act_fn": "silu",
         "norm_num_groups": 32,

@@ -182,13 +182,13 @@ pub fn adapted(mut checkpoint: Checkpoint, request: &Request) -> Result<Checkpoi
     Ok(checkpoint)
 }
 
-/// `FILE.safetensors:REST` as file and rest, `FOLDER:REST` likewise where there is such a folder; anything else is a
-/// file.
+/// `FILE.safetensors:REST` (or `FILE.gguf:REST`) as file and rest, `FOLDER:REST` likewise where there is such a folder;
+/// anything else is a file.
 pub fn split(text: &str) -> (&Path, Option<&str>) {
-    const END: &str = ".safetensors:";
     // ASCII case only, so that places in both texts are the same.
-    if let Some(at) = text.to_ascii_lowercase().rfind(END) {
-        let colon = at + END.len() - 1;
+    let lower = text.to_ascii_lowercase();
+    let colon_behind = |end: &str| lower.rfind(end).map(|at| at + end.len() - 1);
+    if let Some(colon) = [".safetensors:", ".gguf:"].into_iter().filter_map(colon_behind).max() {
         return (Path::new(&text[..colon]), Some(&text[colon + 1..]));
     }
     let colons = text.char_indices().filter(|(_, c)| *c == ':').map(|(at, _)| at);

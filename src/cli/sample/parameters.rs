@@ -182,9 +182,10 @@ fn content_hash(path: &Path) -> io::Result<String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The name of a folder (which may hold a dot), or of a file without `.safetensors`.
+/// The name of a folder (which may hold a dot), or of a file without `.safetensors` or `.gguf`.
 fn model_name(path: &Path) -> String {
-    let name = if path.extension().is_some_and(|e| e == "safetensors") { path.file_stem() } else { path.file_name() };
+    let file = path.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
+    let name = if file { path.file_stem() } else { path.file_name() };
     name.unwrap_or_default().to_string_lossy().into_owned()
 }
 

@@ -304,7 +304,7 @@ fn errors_are_the_same() {
         (unet, "sharded", "gone.safetensors"),
         (scheduler, "bare", "neither the folder nor scheduler_config.json"),
         (generation, "asks", "top_k"),
-        (tensors, "lone", "expected a .safetensors file, found a folder"),
+        (tensors, "lone", "expected a .safetensors or .gguf file, found a folder"),
         (tensors, "lone/none.safetensors", "none.safetensors"),
         (tensors, "lone/empty.safetensors", "empty"),
         (lora, "lone/none.safetensors", "none.safetensors"),

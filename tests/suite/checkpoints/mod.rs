@@ -4,6 +4,6 @@ pub mod adapters;
 pub mod convert;
 pub mod damaged_checkpoints;
 pub mod files;
-pub mod fuzz_configs;
-pub mod fuzz_weights;
+pub mod gguf;
+pub mod gguf_writer;
 pub mod single_file;

@@ -1,7 +1,6 @@
 //! The command line as a user meets it: results, messages, files.
 
 mod examples;
-pub mod fuzz;
 mod parts;
 pub mod pictures;
 pub mod requests;

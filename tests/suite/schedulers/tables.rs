@@ -370,6 +370,7 @@ fn bad_solver_configs_are_refused_by_name() {
         ("EulerAncestralDiscreteScheduler", r#"{"prediction_type": "sample"}"#, "prediction_type"),
         ("PNDMScheduler", r#"{"prediction_type": "sample"}"#, "prediction_type"),
         ("LCMScheduler", r#"{"original_inference_steps": 0}"#, "original_inference_steps"),
+        ("LCMScheduler", r#"{"num_train_timesteps": 44}"#, "original_inference_steps"),
         ("LCMScheduler", r#"{"timestep_scaling": -1}"#, "timestep_scaling"),
     ];
     for (class, fields, name) in cases {
