@@ -91,6 +91,8 @@ pub enum Remedy {
     Raise(&'static [&'static str]),
     /// Take another value for a field.
     Change(&'static str),
+    /// Write this word in place of the one that is named.
+    Write(&'static str),
 }
 
 impl Refusal {
@@ -141,6 +143,7 @@ pub fn advice(remedies: &[Remedy], name: Naming<'_>) -> String {
             Remedy::Raise(fields) => used.push(format!("a larger {}", listed(fields, "or"))),
             Remedy::Change(field) => used.push(format!("another {}", name(field))),
             Remedy::Give(fields) => others.push(format!("give {}", listed(fields, "and"))),
+            Remedy::Write(word) => others.push(format!("write `{word}`")),
             Remedy::LeaveOut(fields) => others.push(format!("leave {} out", listed(fields, "and"))),
         }
     }

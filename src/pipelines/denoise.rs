@@ -182,6 +182,26 @@ pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     HostTensor { shape: vec![coefficient_count(slots)], data: numbers.into_iter().map(|v| v as f32).collect() }
 }
 
+/// Inputs of a step's graph whose values change during a run, as those of a prompt that does.
+#[derive(Clone, Debug, Default)]
+pub struct Changing {
+    /// Every different set of them, by name.
+    pub values: Vec<Vec<(&'static str, HostTensor)>>,
+    /// The set that each call of the model sees, by its place in `values`; none if no inputs change.
+    pub of_calls: Vec<usize>,
+}
+
+impl Changing {
+    /// What a call of the model sees that the one before it did not.
+    fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
+        let set = |call: usize| self.of_calls.get(call);
+        match set(call) {
+            Some(place) if call == 0 || set(call - 1) != Some(place) => &self.values[*place],
+            _ => &[],
+        }
+    }
+}
+
 /// What the observer of a run sees after each step.
 pub struct Progress<'a> {
     /// Steps done.
@@ -224,6 +244,8 @@ pub struct DenoiseLoop<'a> {
     pub session: Box<dyn Session + 'a>,
     /// The run.
     pub schedule: &'a Schedule,
+    /// Inputs that the loop writes when they change.
+    pub changing: &'a Changing,
     /// Asked after each step whether to go on.
     pub cancel: Option<&'a Cancel>,
 }
@@ -264,6 +286,7 @@ impl DenoiseLoop<'_> {
                 &HostTensor { shape: vec![model_batch], data: vec![step.timestep as f32; model_batch] },
             )?;
             self.session.write("coefficients", &coefficients(step, slots))?;
+            self.changing.at(i).iter().try_for_each(|(name, tensor)| self.session.write(name, tensor))?;
             if masked {
                 // What is put back has the noise that the next step expects; after the last step it has none.
                 let (a, b) =

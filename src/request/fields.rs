@@ -52,8 +52,9 @@ pub struct Request {
     /// SDXL: other negative prompts for the second text encoder; once for all prompts, or repeated for each
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "TEXT"))]
     pub negative_prompt_2: Vec<String>,
-    /// Reads prompts in AUTOMATIC1111's syntax: `(more)`, `(much more:1.3)`, `[less]`, `BREAK`; otherwise brackets are
-    /// text
+    /// Reads prompts in AUTOMATIC1111's syntax: `(more)`, `(much more:1.3)`, `[less]`, `BREAK`; while sampling,
+    /// `[from:to:0.5]` changes after half of the steps (`[from:to:5]`: after 5), `[a|b]` in every step; otherwise
+    /// brackets are text
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS))]
     pub weighting: bool,
     /// Leaves out this many of the text encoder's last layers [default: 0]

@@ -48,6 +48,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
                 prev_sample: Combination::memory(SAMPLE) + step,
                 memory: vec![Combination::memory(SAMPLE)],
                 draws_noise: is_ancestral,
+                continues: true,
                 ..call(table.timestep_of(sigma_interpol), sigma_interpol, sigma_next)
             });
         }

@@ -39,7 +39,7 @@ pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
-pub use step::{NoiseScale, Schedule, Step, X0};
+pub use step::{NoiseScale, Schedule, Step, StepNumbers, X0};
 
 use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
@@ -83,6 +83,23 @@ impl Scheduler {
             }
         }
         schedule.checked()
+    }
+
+    /// Which step each call of the model in such a run belongs to, counted by what is done: of 20 steps at a strength of
+    /// ½ there are 10. Two runs that share one, by `denoising_end` and `denoising_start`, count on.
+    ///
+    /// # Errors
+    /// As [`Scheduler::schedule`].
+    pub fn step_numbers(&self, sampling: &Sampling) -> Result<StepNumbers> {
+        let calls = self.schedule(sampling)?.steps.len();
+        let Some(start) = sampling.denoising_start else {
+            let whole = self.whole(sampling)?.numbers();
+            return Ok(StepNumbers { of_calls: whole.of_calls[..calls].to_vec(), ..whole });
+        };
+        let begin = Some(self.level_below(start, sampling)?);
+        let whole = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.numbers();
+        let first = whole.of_calls.len() - self.whole(&Sampling { begin, ..sampling.clone() })?.steps.len();
+        Ok(StepNumbers { of_calls: whole.of_calls[first..][..calls].to_vec(), ..whole })
     }
 
     /// The timestep at which `share` of the noise is gone.

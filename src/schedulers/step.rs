@@ -25,6 +25,8 @@ pub struct Schedule {
 pub struct Step {
     /// What the model is told; not a whole number for some schedulers.
     pub timestep: f64,
+    /// Whether this call still belongs to the step of the call before it: of second order, a step has two.
+    pub continues: bool,
     /// The model's input is the sample times this (`scale_model_input`).
     pub input_scale: f64,
     /// `pred_original_sample` from sample and `model_output`.
@@ -97,7 +99,27 @@ pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> 
     }
 }
 
+/// The steps that a user counts: what a prompt that changes at "step 5" or "after half of the steps" means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepNumbers {
+    /// The step of each call of the model, from 1.
+    pub of_calls: Vec<usize>,
+    /// The last one.
+    pub total: usize,
+}
+
 impl Schedule {
+    /// The steps of this schedule.
+    pub(super) fn numbers(&self) -> StepNumbers {
+        let mut total = 0;
+        let mut number = |step: &Step| {
+            total += usize::from(total == 0 || !step.continues);
+            total
+        };
+        let of_calls = self.steps.iter().map(&mut number).collect();
+        StepNumbers { of_calls, total }
+    }
+
     /// The same schedule, once every number in it is known to be finite.
     ///
     /// # Errors
@@ -139,6 +161,7 @@ impl Step {
     pub(super) fn new(timestep: f64, x0: X0, add_noise: Noising) -> Self {
         Self {
             timestep,
+            continues: false,
             input_scale: 1.0,
             x0,
             prev_sample: Combination::sample(),

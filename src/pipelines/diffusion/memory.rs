@@ -44,7 +44,7 @@ impl DiffusionPipeline {
     /// As [`DiffusionPipeline::sample`], but not for lack of memory: see [`PipelinePlan::check`].
     pub fn plan(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<PipelinePlan> {
         let shape = self.latent_shape(options)?;
-        let [batch, _, latent_height, latent_width] = shape;
+        let [_, _, latent_height, latent_width] = shape;
         let mut stages = Vec::new();
         let mut add = |component: &str, memory: Result<(MemoryPlan, Option<usize>)>| {
             let (memory, tiles) = match memory {
@@ -59,8 +59,9 @@ impl DiffusionPipeline {
         let mut graphs = Vec::new();
 
         if let Some(text) = &self.text {
-            let windows = self.windows(options)?;
-            for (component, graph) in text.graphs(batch, windows, options.clip_skip, runtime.dtype)? {
+            let texts = self.texts(options)?;
+            let windows = self.windows_of(text, &texts, options.weighting)?;
+            for (component, graph) in text.graphs(texts.most(), windows, options.clip_skip, runtime.dtype)? {
                 add(component, memory(&graph))?;
                 graphs.push(graph);
             }
