@@ -1,6 +1,8 @@
 //! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the
 //! first step to the last.
 
+use std::time::Instant;
+
 use super::Cancel;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -210,10 +212,20 @@ pub struct Progress<'a> {
     pub total: usize,
     /// The timestep of the last step.
     pub timestep: f64,
+    /// When the first step began: the model was loaded, its inputs were there, and the device had nothing left to do.
+    pub loaded: Instant,
     session: &'a mut dyn Session,
 }
 
 impl Progress<'_> {
+    /// Waits until this step is done: but for the first, it may still run when the observer is called.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn wait(&mut self) -> Result<()> {
+        self.session.wait()
+    }
+
     /// The sample after this step, `[N, C, ..]`. Reads from the device, which then waits.
     ///
     /// # Errors
@@ -277,6 +289,8 @@ impl DenoiseLoop<'_> {
             // Steps that draw none multiply it by zero.
             self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
+        self.session.wait()?;
+        let loaded = Instant::now();
         for (i, step) in self.schedule.steps.iter().enumerate() {
             if step.draws_noise {
                 self.session.write("noise", &randn_tensor(sources, &sample.shape).channels_last())?;
@@ -302,6 +316,7 @@ impl DenoiseLoop<'_> {
                 done: i + 1,
                 total: self.schedule.steps.len(),
                 timestep: step.timestep,
+                loaded,
                 session: self.session.as_mut(),
             })?;
             if self.cancel.is_some_and(Cancel::is_cancelled) {
