@@ -23,6 +23,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
 use crate::refusal::{Advised, Remedy};
+use crate::tensor::DType;
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -145,14 +146,23 @@ impl Program {
         let needed = self.memory_bytes();
         match options.limit(caps) {
             Some(available) if needed > available => {
+                let limited = options.max_memory_bytes.is_some();
+                let there_are = if limited { "the limit that was set is" } else { "there are" };
                 let why = format!(
-                    "this run needs {} of device memory ({} of it parameters), there are {}",
+                    "this run needs {} of device memory ({} of it parameters), {there_are} {}",
                     mib(needed),
                     mib(self.role_bytes(BufferRole::Parameter) + self.role_bytes(BufferRole::Prepared)),
                     mib(available)
                 );
-                let half = Remedy::Set("precision", "f16".into());
-                Err(Error::Limits(Advised::from(why).instead(half).or_less_work()))
+                let mut error = Advised::from(why);
+                if limited {
+                    error = error.instead(Remedy::Raise(&["max_memory"]));
+                }
+                let mut stored = self.parameters.iter().map(|parameter| self.values[parameter.value].dtype);
+                if stored.all(|dtype| dtype != DType::F16) {
+                    error = error.instead(Remedy::Set("precision", "f16".into()));
+                }
+                Err(Error::Limits(error.or_less_work()))
             }
             _ => Ok(()),
         }

@@ -75,6 +75,12 @@ impl Scheduler {
         let mut schedule = self.whole(&sampling)?;
         if let Some(end) = sampling.denoising_end {
             let cutoff = self.cutoff("denoising_end", end)?;
+            if let Some(start) = sampling.denoising_start.filter(|start| *start >= end) {
+                return Err(Refusal::of_value("denoising_end", end, format!("the run begins after that, at {start}"))
+                    .instead(Remedy::Raise(&["denoising_end"]))
+                    .instead(Remedy::Lower(&["denoising_start"]))
+                    .into());
+            }
             schedule.steps.retain(|step| step.timestep >= cutoff);
             if schedule.steps.is_empty() {
                 return Err(Refusal::of_value("denoising_end", end, "no step is left to do")

@@ -9,7 +9,7 @@
 use super::combination::Combination;
 use super::options::{PredictionType, TimestepSpacing};
 use super::step::{Schedule, Step, X0};
-use super::timesteps::{check_steps, linspace, trailing};
+use super::timesteps::{check, check_steps, linspace, trailing};
 use super::{Sampling, Scheduler};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -74,7 +74,11 @@ fn visited(scheduler: &Scheduler, n: usize) -> Result<Vec<isize>> {
         TimestepSpacing::Linspace => {
             linspace(0.0, (trained - 1) as f64, n).into_iter().map(|t| t.round_ties_even() as isize).collect()
         }
-        TimestepSpacing::Leading => (0..n).map(|i| (i * (trained / n) + config.steps_offset) as isize).collect(),
+        TimestepSpacing::Leading => {
+            let timesteps: Vec<usize> = (0..n).map(|i| i * (trained / n) + config.steps_offset).collect();
+            check(config, &timesteps)?;
+            timesteps.into_iter().map(|t| t as isize).collect()
+        }
         TimestepSpacing::Trailing => trailing(trained, trained, n).into_iter().rev().map(|t| t as isize - 1).collect(),
     })
 }

@@ -3,6 +3,7 @@
 use super::betas::Noising;
 use super::combination::Combination;
 use super::options::{Clip, PredictionType};
+use crate::refusal::{Refusal, Remedy};
 use crate::{Error, HostTensor, Result};
 
 /// A whole sampling run, worked out before it starts. Nothing in it changes while sampling.
@@ -123,7 +124,8 @@ impl Schedule {
     /// The same schedule, once every number in it is known to be finite.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the step, if the config makes a step divide by zero.
+    /// [`Error::Config`] naming the step, if the config makes a step divide by zero; a refusal of steps at one noise
+    /// level.
     pub(super) fn checked(self) -> Result<Self> {
         for step in &self.steps {
             let combinations = step.memory.iter().chain([&step.prev_sample]);
@@ -137,11 +139,7 @@ impl Schedule {
             ]);
             if numbers.iter().any(|n| !n.is_finite()) {
                 if self.steps.windows(2).any(|pair| pair[0].add_noise == pair[1].add_noise) {
-                    return Err(Error::Config(format!(
-                        "scheduler: two of the {} steps lie at the same noise level, and this scheduler divides by the \
-                        distance between levels; take fewer steps, or another \"timestep_spacing\"",
-                        self.steps.len()
-                    )));
+                    return Err(equal_levels(self.steps.len()).into());
                 }
                 return Err(Error::Config(format!(
                     "scheduler: the step at timestep {} divides by zero. Either x_t is pure noise there \
@@ -154,6 +152,12 @@ impl Schedule {
         }
         Ok(self)
     }
+}
+
+/// A refusal of so many steps that two of them fall on one noise level.
+pub(super) fn equal_levels(steps: usize) -> Refusal {
+    let why = "two of them fall on one noise level, and this scheduler divides by the distance between levels";
+    Refusal::of_value("steps", steps, why).instead(Remedy::Lower(&["steps"])).instead(Remedy::Change("scheduler"))
 }
 
 impl Step {

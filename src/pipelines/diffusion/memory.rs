@@ -10,7 +10,7 @@ use crate::graph::Graph;
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
 use crate::plan::mib;
-use crate::refusal::{Advised, Naming, Remedy, quoted};
+use crate::refusal::{Advised, Naming, Remedy, offered, quoted};
 use crate::tensor::DType;
 
 /// One component of a run.
@@ -35,6 +35,10 @@ pub struct PipelinePlan {
     pub limited: bool,
     /// How weights and activations are stored.
     pub dtype: DType,
+    /// Whether there are several pictures, whose number could be smaller.
+    pub several: bool,
+    /// Whether their size could be smaller: that of given latents cannot.
+    pub sized: bool,
 }
 
 impl DiffusionPipeline {
@@ -74,6 +78,7 @@ impl DiffusionPipeline {
             add("vae.encoder", vae.memory(runtime, Half::Encoder, height, width))?;
             graphs.push(vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?);
         }
+        let (batch, given) = (options.batch_size, options.latents.is_some());
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
         let step = self.graph_of_step(runtime, &spec, self.tokens(options)?)?;
@@ -89,6 +94,8 @@ impl DiffusionPipeline {
             available: runtime.device.available_memory(runtime.load),
             limited: runtime.load.plan.max_memory_bytes.is_some(),
             dtype: runtime.dtype,
+            several: batch > 1 && !given,
+            sized: !given,
         })
     }
 }
@@ -106,7 +113,10 @@ impl PipelinePlan {
     pub fn check(&self) -> Result<()> {
         for Stage { component, memory, .. } in &self.stages {
             match (memory, self.available) {
-                (Err(why), _) => return Err(Error::Limits(why.clone().of(component))),
+                (Err(why), _) => {
+                    let error = Error::Limits(why.clone().of(component));
+                    return Err(error.offering(&|field| self.helps(component, field)));
+                }
                 (Ok(memory), Some(available)) if memory.total > available => {
                     let there_are = if self.limited { "the limit that was set is" } else { "there are" };
                     let mut error = Advised::from(format!(
@@ -127,7 +137,8 @@ impl PipelinePlan {
                         error = error.instead(Remedy::Set("precision", "f16".into()));
                     }
                     if memory.parameters < available && rest > 0 {
-                        error = error.instead(Remedy::Lower(&["width", "height", "batch_size"]));
+                        let smaller = vec![Remedy::Lower(&["width", "height", "batch_size"])];
+                        error.instead.extend(offered(smaller, &|field| self.helps(component, field)));
                     }
                     if !self.limited {
                         error = error.instead(Remedy::Change("device"));
@@ -138,6 +149,17 @@ impl PipelinePlan {
             }
         }
         Ok(())
+    }
+
+    /// Whether another value of a field may make a stage smaller.
+    fn helps(&self, component: &str, field: &str) -> bool {
+        match field {
+            "width" | "height" => self.sized && !component.starts_with("text_encoder"),
+            // Autoencoders take one picture after the other.
+            "batch_size" => self.several && component == "unet",
+            "precision" => self.dtype == DType::F32,
+            _ => true,
+        }
     }
 
     /// The stages as a table, with fields named as `name` does where a stage cannot run.
