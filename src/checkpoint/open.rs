@@ -311,7 +311,7 @@ impl Checkpoint {
     /// As [`Checkpoint::component`].
     pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
         let files = match &self.source {
-            Source::Folder(folder) => folder.files()?,
+            Source::Folder(folder) => folder.files(&self.given.keys().copied().collect::<Vec<_>>())?,
             Source::SingleFile(file) => vec![file.path().to_owned()],
         };
         let root = match &self.source {

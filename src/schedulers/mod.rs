@@ -83,9 +83,9 @@ impl Scheduler {
             }
             schedule.steps.retain(|step| step.timestep >= cutoff);
             if schedule.steps.is_empty() {
-                return Err(Refusal::of_value("denoising_end", end, "no step is left to do")
-                    .instead(Remedy::Raise(&["denoising_end", "steps"]))
-                    .into());
+                let refusal = Refusal::of_value("denoising_end", end, "no step is left to do")
+                    .instead(Remedy::Raise(&["denoising_end"]));
+                return Err(self.or_more_steps(refusal, &sampling, |timestep| timestep >= cutoff).into());
             }
         }
         schedule.checked()
@@ -123,6 +123,14 @@ impl Scheduler {
         Ok((trained - share * trained).round_ties_even())
     }
 
+    /// A refusal of a run in which no step `counts`; if one does where there are many, more steps help.
+    fn or_more_steps(&self, refusal: Refusal, sampling: &Sampling, counts: impl Fn(f64) -> bool) -> Refusal {
+        let num_inference_steps = (self.config.num_train_timesteps / 2).max(1);
+        let many = self.whole(&Sampling { num_inference_steps, strength: 1.0, begin: None, ..sampling.clone() });
+        let help = many.is_ok_and(|schedule| schedule.steps.iter().any(|step| counts(step.timestep)));
+        if help { refusal.instead(Remedy::Raise(&["steps"])) } else { refusal }
+    }
+
     /// The noise level to begin at, counted in the whole run, when another model has taken away the share `start` of
     /// its noise.
     fn level_below(&self, start: f64, sampling: &Sampling) -> Result<usize> {
@@ -139,10 +147,9 @@ impl Scheduler {
             below += 1;
         }
         if below == 0 {
-            return Err(Refusal::of_value("denoising_start", start, "no step is left to do")
-                .instead(Remedy::Lower(&["denoising_start"]))
-                .instead(Remedy::Raise(&["steps"]))
-                .into());
+            let refusal = Refusal::of_value("denoising_start", start, "no step is left to do")
+                .instead(Remedy::Lower(&["denoising_start"]));
+            return Err(self.or_more_steps(refusal, sampling, |timestep| timestep < cutoff).into());
         }
         Ok(steps.len().saturating_sub(below) / calls)
     }

@@ -157,18 +157,24 @@ impl Times {
         let s = |count: usize| if count == 1 { "" } else { "s" };
         let (all, done) = ((now - self.start).as_secs_f64(), self.done);
         let mut line = format!("{done} step{} for {pictures} picture{} in {all:.1} s: ", s(done), s(pictures));
-        line += &format!("loading {:.1} s", self.loading.as_secs_f64());
+        line += &format!("loading {}", seconds(self.loading));
         if let Some(first) = self.first_step {
-            line += &format!(", first step {:.1} s", first.as_secs_f64());
+            line += &format!(", first step {}", seconds(first));
         }
         if let Some(rate) = self.rate(now) {
             line += &format!(", then {rate:.2} steps/s");
         }
         if let Some(decoding) = self.decoding {
-            line += &format!(", decoding {:.1} s", (now - decoding).as_secs_f64());
+            line += &format!(", decoding {}", seconds(now - decoding));
         }
         line
     }
+}
+
+/// `1.2 s`, or of less than a second `0.12 s`.
+fn seconds(time: Duration) -> String {
+    let places = if time < Duration::from_secs(1) { 2 } else { 1 };
+    format!("{:.places$} s", time.as_secs_f64())
 }
 
 #[cfg(test)]

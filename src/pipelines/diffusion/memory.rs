@@ -4,12 +4,12 @@
 use std::fmt;
 
 use super::{DiffusionPipeline, Kind, SampleOptions};
-use crate::backend::MemoryPlan;
+use crate::backend::{Device, MemoryPlan};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
-use crate::plan::mib;
+use crate::plan::{Lack, mib};
 use crate::refusal::{Advised, Naming, Remedy, offered, quoted};
 use crate::tensor::DType;
 
@@ -33,8 +33,8 @@ pub struct PipelinePlan {
     pub available: Option<u64>,
     /// Whether that is a limit that was asked for.
     pub limited: bool,
-    /// How weights and activations are stored.
-    pub dtype: DType,
+    /// Whether the run would take half as much in f16: not if it does already, nor on the reference.
+    pub halves: bool,
     /// Whether there are several pictures, whose number could be smaller.
     pub several: bool,
     /// Whether their size could be smaller: that of given latents cannot.
@@ -89,14 +89,22 @@ impl DiffusionPipeline {
             graphs.push(vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?);
         }
         runtime.load.check_nodes(&graphs)?;
-        Ok(PipelinePlan {
-            stages,
+        let mut plan = PipelinePlan {
+            stages: vec![],
             available: runtime.device.available_memory(runtime.load),
             limited: runtime.load.plan.max_memory_bytes.is_some(),
-            dtype: runtime.dtype,
+            halves: runtime.dtype == DType::F32 && !matches!(runtime.device, Device::Reference),
             several: batch > 1 && !given,
             sized: !given,
-        })
+        };
+        for stage in &mut stages {
+            if let Err(why) = &mut stage.memory {
+                let advice = std::mem::take(&mut why.instead);
+                why.instead = offered(advice, &|field| plan.helps(&stage.component, field));
+            }
+        }
+        plan.stages = stages;
+        Ok(plan)
     }
 }
 
@@ -111,37 +119,16 @@ impl PipelinePlan {
     /// # Errors
     /// [`Error::Limits`] naming the stage, both figures, and what would help.
     pub fn check(&self) -> Result<()> {
-        for Stage { component, memory, .. } in &self.stages {
+        for Stage { component, memory, tiles } in &self.stages {
             match (memory, self.available) {
-                (Err(why), _) => {
-                    let error = Error::Limits(why.clone().of(component));
-                    return Err(error.offering(&|field| self.helps(component, field)));
-                }
+                (Err(why), _) => return Err(Error::Limits(why.clone().of(component))),
                 (Ok(memory), Some(available)) if memory.total > available => {
-                    let there_are = if self.limited { "the limit that was set is" } else { "there are" };
-                    let mut error = Advised::from(format!(
-                        "{component} needs {} of device memory ({} of it parameters), {there_are} {}",
-                        mib(memory.total),
-                        mib(memory.parameters),
-                        mib(available)
-                    ));
-                    // Only what helps this stage enough, as far as can be told.
-                    if self.limited {
-                        error = error.instead(Remedy::Raise(&["max_memory"]));
-                    }
-                    let rest = memory.total - memory.parameters.min(memory.total);
-                    if component.starts_with("vae") && memory.parameters < available {
+                    let lack =
+                        Lack { needed: memory.total, parameters: memory.parameters, available, limited: self.limited };
+                    let mut error = lack.of(component, self.halves);
+                    error.instead = offered(error.instead, &|field| self.helps(component, field));
+                    if component.starts_with("vae") && tiles.is_none() && memory.parameters < available {
                         error = error.instead(Remedy::Set("vae_tiling", "on".into()));
-                    }
-                    if self.dtype == DType::F32 && memory.total / 2 <= available {
-                        error = error.instead(Remedy::Set("precision", "f16".into()));
-                    }
-                    if memory.parameters < available && rest > 0 {
-                        let smaller = vec![Remedy::Lower(&["width", "height", "batch_size"])];
-                        error.instead.extend(offered(smaller, &|field| self.helps(component, field)));
-                    }
-                    if !self.limited {
-                        error = error.instead(Remedy::Change("device"));
                     }
                     return Err(Error::Limits(error));
                 }
@@ -157,7 +144,7 @@ impl PipelinePlan {
             "width" | "height" => self.sized && !component.starts_with("text_encoder"),
             // Autoencoders take one picture after the other.
             "batch_size" => self.several && component == "unet",
-            "precision" => self.dtype == DType::F32,
+            "precision" => self.halves,
             _ => true,
         }
     }
