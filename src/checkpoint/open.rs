@@ -100,7 +100,11 @@ impl Checkpoint {
     ) -> Result<Self> {
         let path = path.as_ref();
         let (component, paths) = if files.is_file(path) {
-            let file = SingleFile::open_part(&*files, path, name, self.family()?)?;
+            let file = match self.family() {
+                // Where there is none, the U-Net that is given says what family it is.
+                Err(_) if name == "unet" => SingleFile::open_in(&*files, path)?,
+                family => SingleFile::open_part(&*files, path, name, family?)?,
+            };
             (file.component(name)?, vec![path.to_owned()])
         } else {
             let folder = Folder::open_in(files, path)?;
