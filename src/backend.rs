@@ -4,12 +4,11 @@ use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
-use crate::graph::{Graph, NodeKind, WeightSource, passes};
+use crate::graph::{Graph, Node, NodeKind, WeightSource, passes};
 #[cfg(feature = "gpu")]
 use crate::plan::{BufferRole, Program};
-use crate::plan::{PlanOptions, mib};
+use crate::plan::{Lack, PlanOptions};
 use crate::reference::ReferenceSession;
-use crate::refusal::Advised;
 pub use crate::session::Session;
 
 /// A device that runs graphs. Cheap to clone.
@@ -201,9 +200,10 @@ fn check_host_memory(graph: &Graph, options: &PlanOptions) -> Result<()> {
     let needed = graph.reference_bytes();
     match options.max_memory_bytes.or_else(host_memory_bytes) {
         Some(available) if needed > available => {
-            let (needed, available) = (mib(needed), mib(available));
-            let why = format!("the CPU reference needs {needed} of memory for this run, there are {available}");
-            Err(Error::Limits(Advised::from(why).or_less_work()))
+            let kind = |n: &&Node| matches!(n.kind, NodeKind::Weight(_) | NodeKind::Constant(_));
+            let parameters = graph.nodes().iter().filter(kind).map(|n| 4 * n.desc.elements() as u64).sum();
+            let lack = Lack { needed, parameters, available, limited: options.max_memory_bytes.is_some() };
+            Err(Error::Limits(lack.of("this run on the CPU reference", false)))
         }
         _ => Ok(()),
     }

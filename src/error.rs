@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::refusal::{Advised, Naming, Refusal, quoted};
+use crate::refusal::{Advised, Naming, Refusal, offered, quoted};
 
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -52,6 +52,18 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_owned();
         move |source| Error::Io { path, source }
+    }
+
+    /// The error without advice that names fields for which `can` is false: they cannot be given here.
+    #[must_use]
+    pub fn offering(mut self, can: &dyn Fn(&str) -> bool) -> Self {
+        let advice = match &mut self {
+            Error::Limits(advised) | Error::Device(advised) => &mut advised.instead,
+            Error::Refused(refusal) => &mut refusal.instead,
+            _ => return self,
+        };
+        *advice = offered(std::mem::take(advice), can);
+        self
     }
 
     /// The error in a sentence, with the fields of a [`Request`](crate::request::Request) named as `name` does.

@@ -9,8 +9,12 @@
 //! | `BREAK` | the rest begins in a new window |
 //!
 //! Brackets nest and multiply. A round or square bracket that is never closed counts to the end; one that was never
-//! opened is text. Prompt editing (`[from:to:0.5]`, `[a|b]`) and `AND` change the prompt while sampling; they are
-//! refused.
+//! opened is text. Before that, brackets that change the prompt while sampling are read ([`EditedPrompt`]):
+//! `[from:to:0.5]`, `[a|b]`.
+
+mod editing;
+
+pub use editing::EditedPrompt;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::{Tokenizer, check_length};
@@ -38,11 +42,10 @@ pub struct Window {
     pub weights: Vec<f32>,
 }
 
-/// Splits a prompt into pieces of one weight each.
+/// Splits a prompt, as it is in one step, into pieces of one weight each.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for prompt editing, alternation and `AND`; [`Error::Usage`] for a weight that is not
-/// a finite number, and for a prompt that is too long.
+/// [`Error::Usage`] for a weight that is not a finite number, and for a prompt that is too long.
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     check_length(prompt)?;
     let mut parser = Parser { pieces: vec![], round: vec![], square: vec![] };
@@ -62,7 +65,6 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
                 1
             }
             '[' => {
-                refuse_editing(rest)?;
                 parser.square.push(parser.pieces.len());
                 1
             }
@@ -92,7 +94,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
                 // Up to the next character that can mean something; this one means nothing here.
                 let end =
                     rest.char_indices().skip(1).find(|(_, c)| "\\()[]:".contains(*c)).map_or(rest.len(), |(at, _)| at);
-                parser.words(&rest[..end])?;
+                parser.words(&rest[..end]);
                 end
             }
         };
@@ -114,19 +116,13 @@ impl Parser {
     }
 
     /// Text that may contain `BREAK` as a word of its own; the white space around it goes too.
-    fn words(&mut self, mut text: &str) -> Result<()> {
-        if whole_word(text, "AND").is_some() {
-            return Err(Error::Unsupported(
-                "prompt: `AND` (several prompts in one picture) is not supported; remove it or write `and`".into(),
-            ));
-        }
+    fn words(&mut self, mut text: &str) {
         while let Some(at) = whole_word(text, "BREAK") {
             self.text(text[..at].trim_end());
             self.pieces.push(Piece::Break);
             text = text[at + "BREAK".len()..].trim_start();
         }
         self.text(text);
-        Ok(())
     }
 
     /// Multiplies the weights of the pieces since a bracket opened.
@@ -175,37 +171,9 @@ fn closing_weight(text: &str) -> Option<(&str, usize)> {
     numeric.then_some((number, 1 + end + 1))
 }
 
-/// Refuses `[a|b]`, `[from:to:when]` and `[to:when]` at the beginning of `text`, where `when` is a number.
-fn refuse_editing(text: &str) -> Result<()> {
-    let mut depth = 0;
-    let mut last_colon = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => {}
-            '[' | '(' => depth += 1,
-            ']' if depth == 1 => {
-                let when = last_colon.map(|colon: usize| text[colon + 1..at].trim());
-                if when.is_some_and(|when| when.parse::<f64>().is_ok()) {
-                    return Err(Error::Unsupported(format!(
-                        "prompt: editing while sampling, `{}`, is not supported; write \\[ for a bracket",
-                        &text[..=at]
-                    )));
-                }
-                return Ok(());
-            }
-            ']' | ')' => depth -= 1,
-            '|' if depth == 1 => {
-                return Err(Error::Unsupported(
-                    "prompt: alternation, `[a|b]`, is not supported; write \\[ for a bracket".into(),
-                ));
-            }
-            ':' if depth == 1 => last_colon = Some(at),
-            _ => {}
-        }
-        escaped = c == '\\' && !escaped;
-    }
-    Ok(())
+/// Whether a prompt is several, joined by `AND` (Liu et al. 2022, composable diffusion).
+pub fn is_composed(prompt: &str) -> bool {
+    whole_word(prompt, "AND").is_some()
 }
 
 /// Where `word` stands in `text` with no letter, digit or underscore beside it.
@@ -349,19 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_said() {
-        for (prompt, part) in [
-            ("a [red:blue:0.5] car", "`[red:blue:0.5]`"),
-            ("[hat:0.3]", "`[hat:0.3]`"),
-            ("[(a:1.2) b:c:10]", "editing"),
-            ("[cow|horse]", "alternation"),
-            ("a cat AND a dog", "AND"),
-            ("(a:1.2.3)", "1.2.3"),
-            ("(a:.)", "\".\""),
-        ] {
+    fn what_cannot_be_read_is_said() {
+        for (prompt, part) in [("(a:1.2.3)", "1.2.3"), ("(a:.)", "\".\"")] {
             let message = parse(prompt).unwrap_err().to_string();
             assert!(message.contains(part), "{prompt:?}: {message}");
         }
+        assert!(is_composed("a cat AND a dog") && is_composed("(a)AND[b]"));
+        assert!(!is_composed("SAND ANDY and AND_"));
         table(r"\[cow|horse\] SAND ANDY", &[("[cow|horse] SAND ANDY", 1.0)]);
         table("[a (b|c) d]", &[("a ", 1.0 / 1.1), ("b|c", 1.0), (" d", 1.0 / 1.1)]);
     }

@@ -81,6 +81,8 @@ impl Display for Advised {
 pub enum Remedy {
     /// Give all of these fields.
     Give(&'static [&'static str]),
+    /// Give all of these fields in place of the one at fault.
+    GiveInstead(&'static [&'static str]),
     /// Leave all of these fields out.
     LeaveOut(&'static [&'static str]),
     /// Take this value for a field.
@@ -91,6 +93,31 @@ pub enum Remedy {
     Raise(&'static [&'static str]),
     /// Take another value for a field.
     Change(&'static str),
+    /// Write this word in place of the one that is named.
+    Write(&'static str),
+}
+
+impl Remedy {
+    /// What is left of it where only some fields can be given.
+    fn offered(self, can: &dyn Fn(&str) -> bool) -> Vec<Self> {
+        let all = |fields: &[&str]| fields.iter().all(|field| can(field));
+        let some = |fields: &'static [&'static str], remedy: fn(&'static [&'static str]) -> Self| {
+            fields.split(|field| !can(field)).filter(|fields| !fields.is_empty()).map(remedy).collect::<Vec<_>>()
+        };
+        let possible = match &self {
+            Self::Lower(fields) => return some(fields, Self::Lower),
+            Self::Raise(fields) => return some(fields, Self::Raise),
+            Self::Give(fields) | Self::GiveInstead(fields) | Self::LeaveOut(fields) => all(fields),
+            Self::Set(field, _) | Self::Change(field) => can(field),
+            Self::Write(_) => true,
+        };
+        if possible { vec![self] } else { vec![] }
+    }
+}
+
+/// What is left of remedies where only some fields can be given: a command line has not every flag in every command.
+pub fn offered(remedies: Vec<Remedy>, can: &dyn Fn(&str) -> bool) -> Vec<Remedy> {
+    remedies.into_iter().flat_map(|remedy| remedy.offered(can)).collect()
 }
 
 impl Refusal {
@@ -141,6 +168,8 @@ pub fn advice(remedies: &[Remedy], name: Naming<'_>) -> String {
             Remedy::Raise(fields) => used.push(format!("a larger {}", listed(fields, "or"))),
             Remedy::Change(field) => used.push(format!("another {}", name(field))),
             Remedy::Give(fields) => others.push(format!("give {}", listed(fields, "and"))),
+            Remedy::GiveInstead(fields) => others.push(format!("give {} instead", listed(fields, "and"))),
+            Remedy::Write(word) => others.push(format!("write `{word}`")),
             Remedy::LeaveOut(fields) => others.push(format!("leave {} out", listed(fields, "and"))),
         }
     }
@@ -185,6 +214,10 @@ mod tests {
             out"
         );
         assert_eq!(advice(&[], &flag), "");
+        let left = offered(remedies.to_vec(), &|field| field == "precision" || field == "height");
+        assert_eq!(left, [Remedy::Set("precision", "f16".into()), Remedy::Lower(&["height"])]);
+        let instead = [Remedy::GiveInstead(&["class"]), Remedy::Write("and")];
+        assert_eq!(advice(&instead, &flag), "; give --class instead, or write `and`");
         let both = Refusal::of("image", "this model paints into a picture").instead(Remedy::Give(&["image", "mask"]));
         assert_eq!(both.in_words(&flag), "--image: this model paints into a picture; give --image and --mask");
     }

@@ -141,6 +141,13 @@ impl HostTensor {
         Self { shape, data }
     }
 
+    /// The entries at these places along the first axis, in this order.
+    pub fn rows(&self, places: &[usize]) -> Self {
+        let row = self.len() / self.shape[0].max(1);
+        let data = places.iter().flat_map(|place| &self.data[place * row..][..row]).copied().collect();
+        Self { shape: [&[places.len()], &self.shape[1..]].concat(), data }
+    }
+
     /// Tensors one after the other along `axis`, as `torch.cat`.
     ///
     /// # Errors

@@ -225,11 +225,16 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::component`].
-    pub fn files(&self) -> Result<Vec<PathBuf>> {
+    pub fn files(&self, given: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files: Vec<_> = self.index.iter().map(|index| index.path.clone()).collect();
         let names = self.component_names();
         for name in ["unet", "vae", "text_encoder", "text_encoder_2"].iter().filter(|n| names.iter().any(|m| m == *n)) {
-            files.extend(self.component_files(name)?);
+            match self.component_files(name) {
+                Ok(own) => files.extend(own),
+                // One that comes from elsewhere need not be here too.
+                Err(_) if given.contains(name) => {}
+                Err(error) => return Err(error),
+            }
         }
         for folder in ["tokenizer", "tokenizer_2"].iter().filter_map(|name| self.subfolder(name)) {
             let all = self.list(&folder)?.into_iter().map(|name| folder.join(name));

@@ -127,7 +127,11 @@ impl Checkpoint {
     ) -> Result<Self> {
         let path = path.as_ref();
         let (component, paths) = if files.is_file(path) {
-            let file = SingleFile::open_part(&*files, path, name, self.family()?)?;
+            let file = match self.family() {
+                // Where there is none, the U-Net that is given says what family it is.
+                Err(_) if name == "unet" => SingleFile::open_in(&*files, path)?,
+                family => SingleFile::open_part(&*files, path, name, family?)?,
+            };
             (file.component(name)?, vec![path.to_owned()])
         } else {
             let folder = Folder::open_in(files, path)?;
@@ -357,7 +361,7 @@ impl Checkpoint {
     /// As [`Checkpoint::component`].
     pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
         let files = match &self.source {
-            Source::Folder(folder) => folder.files()?,
+            Source::Folder(folder) => folder.files(&self.given.keys().copied().collect::<Vec<_>>())?,
             Source::SingleFile(file) => vec![file.path().to_owned()],
         };
         let root = match &self.source {

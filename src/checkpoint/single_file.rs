@@ -251,7 +251,9 @@ fn recognise(file: &Tensors, places: &[Place]) -> Result<()> {
     let has = |part: &str| file.names().any(|name| name.contains(part));
     if has("lora_up") || has("lora_A") || has("lora.up") {
         let why = "expected a model; the file is a LoRA, which is applied to one";
-        return Err(Refusal::of_value("model", file.path().display(), why).instead(Remedy::Give(&["lora"])).into());
+        return Err(Refusal::of_value("model", file.path().display(), why)
+            .instead(Remedy::GiveInstead(&["lora"]))
+            .into());
     }
     if !places.is_empty() && !has("double_blocks.") && !has("joint_blocks.") {
         return Ok(());

@@ -73,10 +73,11 @@ pub fn run(args: Args) -> Result<()> {
     if sizes.batch == 0 || sizes.height == 0 || sizes.width == 0 || args.runs == 0 {
         return Err(Error::Usage("--batch-size, --width, --height and --runs must be above 0".into()));
     }
+    let helps = |field: &str| field != "batch_size" || args.batch_size > 1;
     let load = args.device.load_options()?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     load.plan.choice.check_nodes(std::slice::from_ref(&graph))?;
-    let program = Arc::new(Program::new(&graph, gpu.caps(), &load.plan)?);
+    let program = Arc::new(Program::new(&graph, gpu.caps(), &load.plan).map_err(|error| error.offering(&helps))?);
     let (planned, cost) = (program.resident_bytes(), program.cost(Rate::Step));
     let start = Instant::now();
     let mut session = GpuSession::new(&gpu, program, &weights)?;

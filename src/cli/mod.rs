@@ -47,7 +47,13 @@ enum Command {
 
 /// Parses the command line, runs the command, prints an error if there is one.
 pub fn main() -> ExitCode {
-    let matches = words::with_flags_in_help(Cli::command()).get_matches();
+    let command = words::with_flags_in_help(Cli::command());
+    let matches = command.clone().get_matches();
+    let arguments: Vec<String> = matches
+        .subcommand_name()
+        .and_then(|name| command.find_subcommand(name))
+        .map(|command| command.get_arguments().map(|argument| argument.get_id().to_string()).collect())
+        .unwrap_or_default();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Sample(args) => sample::run(*args),
@@ -59,13 +65,15 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
     };
-    exit_code(result)
+    exit_code(result, &arguments)
 }
 
-fn exit_code(result: Result<()>) -> ExitCode {
+/// Says what went wrong, with advice that the `arguments` of the command can follow.
+fn exit_code(result: Result<()>, arguments: &[String]) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = error.offering(&|field| arguments.iter().any(|argument| argument == field));
             say(format_args!("error: {}", error.in_words(&words::flag)));
             ExitCode::FAILURE
         }

@@ -17,7 +17,7 @@ pub fn in_flags(text: &str) -> String {
     Request::fields().iter().fold(text.to_owned(), |text, field| text.replace(&quoted(field), &flag(field)))
 }
 
-/// Names flags instead of fields in the help of all commands.
+/// Names flags instead of fields in the help of all commands, and lets all of their values be negative.
 pub fn with_flags_in_help(mut command: clap::Command) -> clap::Command {
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in names {
@@ -26,7 +26,9 @@ pub fn with_flags_in_help(mut command: clap::Command) -> clap::Command {
                 if let Some(help) = arg.get_help().map(ToString::to_string).filter(|help| help.contains('`')) {
                     arg = arg.help(in_flags(&help));
                 }
-                arg
+                // What begins with a hyphen and is a number is no flag: whoever reads the value says what it may be.
+                let takes_value = arg.get_action().takes_values() && arg.get_long().is_some();
+                if takes_value { arg.allow_negative_numbers(true) } else { arg }
             })
         });
     }

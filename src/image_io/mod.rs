@@ -14,7 +14,6 @@ pub use text::{PARAMETERS, read_text};
 pub use write::{grid, write_jpeg, write_png, write_tensor, write_webp};
 
 use crate::error::{Error, Result};
-use crate::refusal::{Advised, Remedy};
 use crate::tensor::HostTensor;
 
 /// An 8-bit picture: row-major `[H, W, C]`, grey (C = 1) or RGB (C = 3).
@@ -44,8 +43,8 @@ impl Picture {
     /// so diffusers) rounds them, values outside [0, 1] clamped.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Limits`] if it holds a NaN, which
-    /// no picture can show.
+    /// [`Error::Shape`] if the tensor is not `[N, 1 or 3, H, W]`; [`Error::Checkpoint`] if it holds a NaN, which no
+    /// picture can show. f16 is not the cause: [`crate::overflow::F32Fallback`] takes care of that.
     pub fn from_tensor(images: &HostTensor) -> Result<Vec<Self>> {
         let &[_, channels @ (1 | 3), height, width] = images.shape.as_slice() else {
             return Err(Error::Shape(format!("a picture needs shape [N, 1 or 3, H, W], found {:?}", images.shape)));
@@ -55,8 +54,9 @@ impl Picture {
         }
         if let Some(at) = images.data.iter().position(|v| v.is_nan()) {
             let image = at / (channels * height * width);
-            let why = format!("picture {image} holds NaN, first at element {at}: a value overflowed while computing");
-            return Err(Error::Limits(Advised::from(why).instead(Remedy::Set("precision", "f32".into()))));
+            return Err(Error::Checkpoint(format!(
+                "picture {image} holds NaN, first at element {at}: the weights are damaged, or those of another config"
+            )));
         }
         let pictures = images.data.chunks_exact(channels * height * width).map(|image| {
             let pixel = |i: usize| {

@@ -1,6 +1,8 @@
 //! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the
 //! first step to the last.
 
+use std::time::Instant;
+
 use super::Cancel;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -182,6 +184,26 @@ pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     HostTensor { shape: vec![coefficient_count(slots)], data: numbers.into_iter().map(|v| v as f32).collect() }
 }
 
+/// Inputs of a step's graph whose values change during a run, as those of a prompt that does.
+#[derive(Clone, Debug, Default)]
+pub struct Changing {
+    /// Every different set of them, by name.
+    pub values: Vec<Vec<(&'static str, HostTensor)>>,
+    /// The set that each call of the model sees, by its place in `values`; none if no inputs change.
+    pub of_calls: Vec<usize>,
+}
+
+impl Changing {
+    /// What a call of the model sees that the one before it did not.
+    fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
+        let set = |call: usize| self.of_calls.get(call);
+        match set(call) {
+            Some(place) if call == 0 || set(call - 1) != Some(place) => &self.values[*place],
+            _ => &[],
+        }
+    }
+}
+
 /// What the observer of a run sees after each step.
 pub struct Progress<'a> {
     /// Steps done.
@@ -190,10 +212,20 @@ pub struct Progress<'a> {
     pub total: usize,
     /// The timestep of the last step.
     pub timestep: f64,
+    /// When the first step began: the model was loaded, its inputs were there, and the device had nothing left to do.
+    pub loaded: Instant,
     session: &'a mut dyn Session,
 }
 
 impl Progress<'_> {
+    /// Waits until this step is done: but for the first, it may still run when the observer is called.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn wait(&mut self) -> Result<()> {
+        self.session.wait()
+    }
+
     /// The sample after this step, `[N, C, ..]`. Reads from the device, which then waits.
     ///
     /// # Errors
@@ -224,6 +256,8 @@ pub struct DenoiseLoop<'a> {
     pub session: Box<dyn Session + 'a>,
     /// The run.
     pub schedule: &'a Schedule,
+    /// Inputs that the loop writes when they change.
+    pub changing: &'a Changing,
     /// Asked after each step whether to go on.
     pub cancel: Option<&'a Cancel>,
 }
@@ -256,6 +290,8 @@ impl DenoiseLoop<'_> {
             self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
         let mut noise = StepNoise::new(sources);
+        self.session.wait()?;
+        let loaded = Instant::now();
         for (i, step) in self.schedule.steps.iter().enumerate() {
             if let Some(drawn) = noise.draw(step.draw, &sample.shape) {
                 self.session.write("noise", &drawn.channels_last())?;
@@ -265,6 +301,7 @@ impl DenoiseLoop<'_> {
                 &HostTensor { shape: vec![model_batch], data: vec![step.timestep as f32; model_batch] },
             )?;
             self.session.write("coefficients", &coefficients(step, slots))?;
+            self.changing.at(i).iter().try_for_each(|(name, tensor)| self.session.write(name, tensor))?;
             if masked {
                 // What is put back has the noise that the next step expects; after the last step it has none.
                 let (a, b) =
@@ -280,6 +317,7 @@ impl DenoiseLoop<'_> {
                 done: i + 1,
                 total: self.schedule.steps.len(),
                 timestep: step.timestep,
+                loaded,
                 session: self.session.as_mut(),
             })?;
             if self.cancel.is_some_and(Cancel::is_cancelled) {

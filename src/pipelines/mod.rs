@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 pub use autoencoder::{Autoencoder, Tiling};
-pub use denoise::{DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph};
+pub use denoise::{
+    Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph,
+};
 pub use diffusion::{
     DiffusionPipeline, Kind, MaskReduction, PIXEL_PIPELINES, PipelinePlan, STABLE_DIFFUSION_PIPELINES, SampleOptions,
     Stage, Traits, check_fits,

@@ -36,6 +36,14 @@ impl TextConditioning {
         })
     }
 
+    /// The texts at these places, in this order.
+    pub fn rows(&self, places: &[usize]) -> Self {
+        Self {
+            hidden_states: self.hidden_states.rows(places),
+            pooled: self.pooled.as_ref().map(|pooled| pooled.rows(places)),
+        }
+    }
+
     /// Zeros in place of every number: what SDXL takes for "no negative prompt".
     pub fn zeroed(&self) -> Self {
         let zeros = |t: &HostTensor| HostTensor::zeros(t.shape.as_slice());
@@ -102,7 +110,7 @@ impl TextEncoders {
     }
 
     /// Number of windows that the longest of `prompts` fills. With `weighting`, prompts are in the syntax of
-    /// [`crate::prompt`].
+    /// [`crate::prompt::parse`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode`] and [`parse`].
@@ -139,7 +147,8 @@ impl TextEncoders {
 
     /// Encodes prompts, one list for each encoder (the last list serves the rest), each in `count` windows side by
     /// side. `clip_skip` leaves out that many of the last layers. With `weighting`, prompts are in the syntax of
-    /// [`crate::prompt`].
+    /// [`crate::prompt::parse`]; what changes while sampling must have been decided
+    /// ([`EditedPrompt::at`](crate::prompt::EditedPrompt::at)).
     ///
     /// # Errors
     /// As [`parse`]; [`Error::Refused`] if more layers are skipped than there are; as [`crate::backend::Device::load`].

@@ -23,6 +23,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
 use crate::refusal::{Advised, Remedy};
+use crate::tensor::DType;
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -145,17 +146,49 @@ impl Program {
         let needed = self.memory_bytes();
         match options.limit(caps) {
             Some(available) if needed > available => {
-                let why = format!(
-                    "this run needs {} of device memory ({} of it parameters), there are {}",
-                    mib(needed),
-                    mib(self.role_bytes(BufferRole::Parameter) + self.role_bytes(BufferRole::Prepared)),
-                    mib(available)
-                );
-                let half = Remedy::Set("precision", "f16".into());
-                Err(Error::Limits(Advised::from(why).instead(half).or_less_work()))
+                let parameters = self.role_bytes(BufferRole::Parameter) + self.role_bytes(BufferRole::Prepared);
+                let mut stored = self.parameters.iter().map(|parameter| self.values[parameter.value].dtype);
+                let lack = Lack { needed, parameters, available, limited: options.max_memory_bytes.is_some() };
+                Err(Error::Limits(lack.of("this run", stored.all(|dtype| dtype != DType::F16))))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// More memory that is needed than there is, in bytes.
+pub(crate) struct Lack {
+    /// All of it.
+    pub needed: u64,
+    /// That of parameters.
+    pub parameters: u64,
+    /// What there is.
+    pub available: u64,
+    /// Whether that is a limit that was asked for.
+    pub limited: bool,
+}
+
+impl Lack {
+    /// What to say of it, and what helps enough, as far as can be told. `halves`: it would take half as much in f16.
+    pub fn of(&self, what: &str, halves: bool) -> Advised {
+        let (needed, parameters, available) = (mib(self.needed), mib(self.parameters), mib(self.available));
+        let there_are = if self.limited { "the limit that was set is" } else { "there are" };
+        let mut advised = Advised::from(format!(
+            "{what} needs {needed} of device memory ({parameters} of it parameters), {there_are} {available}"
+        ));
+        if self.limited {
+            advised = advised.instead(Remedy::Raise(&["max_memory"]));
+        }
+        if halves && self.needed / 2 <= self.available {
+            advised = advised.instead(Remedy::Set("precision", "f16".into()));
+        }
+        if self.parameters < self.available {
+            advised = advised.instead(Remedy::Lower(&["width", "height", "batch_size"]));
+        }
+        if !self.limited {
+            advised = advised.instead(Remedy::Change("device"));
+        }
+        advised
     }
 }
 

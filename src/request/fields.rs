@@ -52,8 +52,9 @@ pub struct Request {
     /// SDXL: other negative prompts for the second text encoder; once for all prompts, or repeated for each
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "TEXT"))]
     pub negative_prompt_2: Vec<String>,
-    /// Reads prompts in AUTOMATIC1111's syntax: `(more)`, `(much more:1.3)`, `[less]`, `BREAK`; otherwise brackets are
-    /// text
+    /// Reads prompts in AUTOMATIC1111's syntax: `(more)`, `(much more:1.3)`, `[less]`, `BREAK`; while sampling,
+    /// `[from:to:0.5]` changes after half of the steps (`[from:to:5]`: after 5), `[a|b]` in every step; otherwise
+    /// brackets are text
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS))]
     pub weighting: bool,
     /// Leaves out this many of the text encoder's last layers [default: 0]
@@ -122,7 +123,7 @@ pub struct Request {
     /// Seed of the noise; the same seed gives the same picture as diffusers on a CPU. Several, comma-separated: one for
     /// each picture; -1 draws one at random [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
-    #[cfg_attr(feature = "cli", arg(value_parser = seed, allow_negative_numbers = true))]
+    #[cfg_attr(feature = "cli", arg(value_parser = seed))]
     pub seed: Vec<u64>,
     /// Whose random numbers the seed starts: PyTorch's on a CPU, like ComfyUI, or PyTorch's on CUDA, like AUTOMATIC1111
     /// [default: torch-cpu]
@@ -136,7 +137,7 @@ pub struct Request {
     /// the model's generation_config.json, else its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]
     pub scheduler: Option<String>,
-    /// DDIM: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
+    /// DDIM, TCD: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub eta: Option<f64>,
     /// DDIM: whether the noise left in the sample is the one that belongs to the clipped x_0, as guidance needs where
@@ -154,10 +155,10 @@ pub struct Request {
     /// Editing by instruction: like `guidance_scale`, but towards the picture [default: 1.5]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub image_guidance_scale: Option<f64>,
-    /// The share of the noise, from 0 to 1, that another run has already taken away from `latents`
+    /// The share of the noise, above 0 and below 1, that another run has already taken away from `latents`
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_start: Option<f64>,
-    /// The share of the noise, from 0 to 1, after which the run ends, or `refiner` goes on [default with `refiner`:
+    /// The share of the noise, above 0 and below 1, after which the run ends, or `refiner` goes on [default with `refiner`:
     /// 0.8]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
@@ -174,7 +175,7 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_enum, hide_possible_values = true))]
     #[cfg_attr(feature = "cli", arg(value_name = "auto|alpha|erased|diffusers"))]
     pub mask_reading: Option<MaskReading>,
-    /// With `image` or `latents`: the share of the steps to do, from 0 (nothing changes) to 1 (little stays)
+    /// With `image` or `latents`: the share of the steps to do, above 0 (little changes) and up to 1 (little stays)
     /// [default: 0.8; with `mask` 1]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "F"))]
     pub strength: Option<f64>,
@@ -206,7 +207,7 @@ pub struct Request {
     /// SDXL: the size that the result pretends to have [default: its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "WIDTHxHEIGHT", value_parser = size))]
     pub target_size: Option<(usize, usize)>,
-    /// SDXL's refiner: the picture's aesthetic score, from 1 to 10 [default: 6]
+    /// SDXL's refiner: the picture's aesthetic score, usually 1 to 10 [default: 6]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SIZE, value_name = "F"))]
     pub aesthetic_score: Option<f64>,
     /// SDXL's refiner: its opposite's aesthetic score [default: 2.5]

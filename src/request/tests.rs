@@ -168,9 +168,9 @@ fn lists_are_for_all_for_each_prompt_or_for_each_picture() {
 fn a_refusal_names_the_field_and_what_to_do() {
     let (plain, pixels) = (Known::new(Kind::Plain), Known::new(Kind::Pixels));
     let refusal = plain.refused(Request { class: vec![3], ..prompt() });
-    assert_eq!((refusal.field, refusal.instead), ("class", vec![Remedy::Give(&["prompt"])]));
+    assert_eq!((refusal.field, refusal.instead), ("class", vec![Remedy::GiveInstead(&["prompt"])]));
     let refusal = pixels.refused(prompt());
-    assert_eq!((refusal.field, refusal.instead), ("prompt", vec![Remedy::Give(&["class"])]));
+    assert_eq!((refusal.field, refusal.instead), ("prompt", vec![Remedy::GiveInstead(&["class"])]));
     let refusal = plain.refused(Request { mask: Some("m.png".into()), ..prompt() });
     assert_eq!((refusal.field, refusal.instead), ("mask", vec![Remedy::Give(&["image"])]));
     let refusal = Known::new(Kind::Inpaint).refused(Request { image: Some("i.png".into()), ..prompt() });

@@ -58,6 +58,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             prev_sample: update(sigma, sigma_next, Combination::memory(SAMPLE)),
             memory: vec![Combination::memory(SAMPLE)],
             draw: brownian(from, to),
+            continues: true,
             ..call(table.timestep_of(sigma_middle), sigma_middle, sigma_next)
         });
     }

@@ -13,7 +13,6 @@ use super::options::{FinalSigmasType, PredictionType, SchedulerClass, SigmaSched
 use super::step::{Schedule, Step, X0};
 use super::timesteps::{check_steps, linspace};
 use super::{Sampling, Scheduler};
-use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
@@ -54,12 +53,14 @@ fn step(config: &SchedulerConfig, sigma: f64) -> Step {
 /// The noise levels of a run, and the one after it.
 ///
 /// # Errors
-/// [`Error::Refused`] for timesteps, which these models do not count; [`Error::Config`] for levels that rise.
+/// [`Error::Usage`] for timesteps, which these models do not count; [`Error::Config`] for levels that rise.
 fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
     for (field, given) in [("timesteps", sampling.timesteps.is_some()), ("sigmas", sampling.sigmas.is_some())] {
         if given {
-            let why = format!("{} has its own noise levels", config.class.name());
-            return Err(Refusal::of(field, why).instead(Remedy::Give(&["steps"])).into());
+            return Err(Error::Usage(format!(
+                "{} has its own noise levels; it takes a number of steps, not custom {field}",
+                config.class.name()
+            )));
         }
     }
     let n = sampling.num_inference_steps;

@@ -41,7 +41,8 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             let derivative_next = (Combination::sample() - Combination::x0()) / sigma_next;
             let mean = (Combination::memory(DERIVATIVE) + derivative_next) / 2.0;
             let keep = vec![Combination::memory(SAMPLE), Combination::memory(DERIVATIVE)];
-            steps.push(step_at(i + 1, Combination::memory(SAMPLE) + dt * mean, keep));
+            let second = step_at(i + 1, Combination::memory(SAMPLE) + dt * mean, keep);
+            steps.push(Step { continues: true, ..second });
         }
     }
     Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 2, steps })

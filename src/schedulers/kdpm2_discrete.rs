@@ -49,6 +49,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
                 prev_sample: Combination::memory(SAMPLE) + step,
                 memory: vec![Combination::memory(SAMPLE)],
                 draw: Draw::fresh_if(is_ancestral),
+                continues: true,
                 ..call(table.timestep_of(sigma_interpol), sigma_interpol, sigma_next)
             });
         }

@@ -44,7 +44,7 @@ pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
-pub use step::{NoiseScale, Schedule, Step, X0};
+pub use step::{NoiseScale, Schedule, Step, StepNumbers, X0};
 
 use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
@@ -81,14 +81,37 @@ impl Scheduler {
         let mut schedule = self.whole(&sampling)?;
         if let Some(end) = sampling.denoising_end {
             let cutoff = self.cutoff("denoising_end", end)?;
+            if let Some(start) = sampling.denoising_start.filter(|start| *start >= end) {
+                return Err(Refusal::of_value("denoising_end", end, format!("the run begins after that, at {start}"))
+                    .instead(Remedy::Raise(&["denoising_end"]))
+                    .instead(Remedy::Lower(&["denoising_start"]))
+                    .into());
+            }
             schedule.steps.retain(|step| step.timestep >= cutoff);
             if schedule.steps.is_empty() {
-                return Err(Refusal::of_value("denoising_end", end, "no step is left to do")
-                    .instead(Remedy::Raise(&["denoising_end", "steps"]))
-                    .into());
+                let refusal = Refusal::of_value("denoising_end", end, "no step is left to do")
+                    .instead(Remedy::Raise(&["denoising_end"]));
+                return Err(self.or_more_steps(refusal, &sampling, |timestep| timestep >= cutoff).into());
             }
         }
         schedule.checked()
+    }
+
+    /// Which step each call of the model in such a run belongs to, counted by what is done: of 20 steps at a strength of
+    /// ½ there are 10. Two runs that share one, by `denoising_end` and `denoising_start`, count on.
+    ///
+    /// # Errors
+    /// As [`Scheduler::schedule`].
+    pub fn step_numbers(&self, sampling: &Sampling) -> Result<StepNumbers> {
+        let calls = self.schedule(sampling)?.steps.len();
+        let Some(start) = sampling.denoising_start else {
+            let whole = self.whole(sampling)?.numbers();
+            return Ok(StepNumbers { of_calls: whole.of_calls[..calls].to_vec(), ..whole });
+        };
+        let begin = Some(self.level_below(start, sampling)?);
+        let whole = self.whole(&Sampling { strength: 1.0, begin: None, ..sampling.clone() })?.numbers();
+        let first = whole.of_calls.len() - self.whole(&Sampling { begin, ..sampling.clone() })?.steps.len();
+        Ok(StepNumbers { of_calls: whole.of_calls[first..][..calls].to_vec(), ..whole })
     }
 
     /// The timestep at which `share` of the noise is gone.
@@ -104,6 +127,14 @@ impl Scheduler {
         }
         let trained = self.config.num_train_timesteps as f64;
         Ok((trained - share * trained).round_ties_even())
+    }
+
+    /// A refusal of a run in which no step `counts`; if one does where there are many, more steps help.
+    fn or_more_steps(&self, refusal: Refusal, sampling: &Sampling, counts: impl Fn(f64) -> bool) -> Refusal {
+        let num_inference_steps = (self.config.num_train_timesteps / 2).max(1);
+        let many = self.whole(&Sampling { num_inference_steps, strength: 1.0, begin: None, ..sampling.clone() });
+        let help = many.is_ok_and(|schedule| schedule.steps.iter().any(|step| counts(step.timestep)));
+        if help { refusal.instead(Remedy::Raise(&["steps"])) } else { refusal }
     }
 
     /// The noise level to begin at, counted in the whole run, when another model has taken away the share `start` of
@@ -122,10 +153,9 @@ impl Scheduler {
             below += 1;
         }
         if below == 0 {
-            return Err(Refusal::of_value("denoising_start", start, "no step is left to do")
-                .instead(Remedy::Lower(&["denoising_start"]))
-                .instead(Remedy::Raise(&["steps"]))
-                .into());
+            let refusal = Refusal::of_value("denoising_start", start, "no step is left to do")
+                .instead(Remedy::Lower(&["denoising_start"]));
+            return Err(self.or_more_steps(refusal, sampling, |timestep| timestep < cutoff).into());
         }
         Ok(steps.len().saturating_sub(below) / calls)
     }

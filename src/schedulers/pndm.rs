@@ -9,7 +9,7 @@
 use super::combination::Combination;
 use super::options::{PredictionType, TimestepSpacing};
 use super::step::{Schedule, Step, X0};
-use super::timesteps::{check_steps, linspace, trailing};
+use super::timesteps::{check, check_steps, linspace, trailing};
 use super::{Sampling, Scheduler};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -46,7 +46,9 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let mut steps = vec![];
     let mut outputs = 0;
     for (counter, &timestep) in timesteps[begin..].iter().enumerate() {
-        let (transfer, memory) = if !config.skip_prk_steps && counter < PRK_CALLS {
+        let runge_kutta = !config.skip_prk_steps && counter < PRK_CALLS;
+        let continues = if runge_kutta { !counter.is_multiple_of(4) } else { counter == 1 };
+        let (transfer, memory) = if runge_kutta {
             outputs += usize::from(counter.is_multiple_of(4));
             let start = timesteps[counter / 4 * 4];
             prk(counter, timestep, start, stride)
@@ -57,7 +59,8 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let t = usize::try_from(timestep).expect("timesteps of the schedule are not negative");
         let noising = scheduler.noise_schedule.noising(t)?;
         let x0 = X0::new(config.prediction_type, noising.signal, noising.noise, config.clip);
-        steps.push(Step { prev_sample: prev_sample(scheduler, transfer)?, memory, ..Step::new(t as f64, x0, noising) });
+        let prev_sample = prev_sample(scheduler, transfer)?;
+        steps.push(Step { prev_sample, memory, continues, ..Step::new(t as f64, x0, noising) });
     }
     Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 5, steps })
 }
@@ -71,7 +74,11 @@ fn visited(scheduler: &Scheduler, n: usize) -> Result<Vec<isize>> {
         TimestepSpacing::Linspace => {
             linspace(0.0, (trained - 1) as f64, n).into_iter().map(|t| t.round_ties_even() as isize).collect()
         }
-        TimestepSpacing::Leading => (0..n).map(|i| (i * (trained / n) + config.steps_offset) as isize).collect(),
+        TimestepSpacing::Leading => {
+            let timesteps: Vec<usize> = (0..n).map(|i| i * (trained / n) + config.steps_offset).collect();
+            check(config, &timesteps)?;
+            timesteps.into_iter().map(|t| t as isize).collect()
+        }
         TimestepSpacing::Trailing => trailing(trained, trained, n).into_iter().rev().map(|t| t as isize - 1).collect(),
     })
 }

@@ -8,9 +8,9 @@ use super::beta_quantile::beta_quantile;
 use super::betas::stored;
 use super::config::SchedulerConfig;
 use super::options::{FinalSigmasType, InterpolationType, SchedulerClass, SigmaSpacing, TimestepSpacing};
+use super::step::equal_levels;
 use super::timesteps::{check_steps, custom, linspace, trailing};
 use super::{Sampling, Scheduler};
-use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// The noise levels of a run: `sigmas` has one entry more than `timesteps`, the level after the last step.
@@ -208,9 +208,7 @@ pub fn exponential_integrator(scheduler: &Scheduler, sampling: &Sampling) -> Res
     let run = Sigmas::checked(timesteps, sigmas)?;
     // The differences between steps are divided by their lengths.
     if !run.sigmas[..run.timesteps.len()].is_sorted_by(|a, b| a > b) {
-        let n = run.timesteps.len();
-        let why = "too many for this scheduler, two steps fall on one noise level";
-        return Err(Refusal::of_value("steps", n, why).into());
+        return Err(equal_levels(run.timesteps.len()).into());
     }
     Ok(run)
 }

@@ -3,6 +3,7 @@
 use super::betas::Noising;
 use super::combination::Combination;
 use super::options::{Clip, PredictionType};
+use crate::refusal::{Refusal, Remedy};
 use crate::rng::Draw;
 use crate::{Error, HostTensor, Result};
 
@@ -26,6 +27,8 @@ pub struct Schedule {
 pub struct Step {
     /// What the model is told; not a whole number for some schedulers.
     pub timestep: f64,
+    /// Whether this call still belongs to the step of the call before it: of second order, a step has two.
+    pub continues: bool,
     /// The model's input is the sample times this (`scale_model_input`).
     pub input_scale: f64,
     /// `pred_original_sample` from sample and `model_output`.
@@ -98,11 +101,32 @@ pub fn pred_epsilon(prediction_type: PredictionType, alpha: f64, sigma: f64) -> 
     }
 }
 
+/// The steps that a user counts: what a prompt that changes at "step 5" or "after half of the steps" means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepNumbers {
+    /// The step of each call of the model, from 1.
+    pub of_calls: Vec<usize>,
+    /// The last one.
+    pub total: usize,
+}
+
 impl Schedule {
+    /// The steps of this schedule.
+    pub(super) fn numbers(&self) -> StepNumbers {
+        let mut total = 0;
+        let mut number = |step: &Step| {
+            total += usize::from(total == 0 || !step.continues);
+            total
+        };
+        let of_calls = self.steps.iter().map(&mut number).collect();
+        StepNumbers { of_calls, total }
+    }
+
     /// The same schedule, once every number in it is known to be finite.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the step, if the config makes a step divide by zero.
+    /// [`Error::Config`] naming the step, if the config makes a step divide by zero; a refusal of steps at one noise
+    /// level.
     pub(super) fn checked(self) -> Result<Self> {
         for step in &self.steps {
             let combinations = step.memory.iter().chain([&step.prev_sample]);
@@ -116,11 +140,7 @@ impl Schedule {
             ]);
             if numbers.iter().any(|n| !n.is_finite()) {
                 if self.steps.windows(2).any(|pair| pair[0].add_noise == pair[1].add_noise) {
-                    return Err(Error::Config(format!(
-                        "scheduler: two of the {} steps lie at the same noise level, and this scheduler divides by the \
-                        distance between levels; take fewer steps, or another \"timestep_spacing\"",
-                        self.steps.len()
-                    )));
+                    return Err(equal_levels(self.steps.len()).into());
                 }
                 return Err(Error::Config(format!(
                     "scheduler: the step at timestep {} divides by zero. Either x_t is pure noise there \
@@ -135,11 +155,18 @@ impl Schedule {
     }
 }
 
+/// A refusal of so many steps that two of them fall on one noise level.
+pub(super) fn equal_levels(steps: usize) -> Refusal {
+    let why = "two of them fall on one noise level, and this scheduler divides by the distance between levels";
+    Refusal::of_value("steps", steps, why).instead(Remedy::Lower(&["steps"])).instead(Remedy::Change("scheduler"))
+}
+
 impl Step {
     /// A step that goes nowhere, remembers nothing and draws no noise: what schedulers start from.
     pub(super) fn new(timestep: f64, x0: X0, add_noise: Noising) -> Self {
         Self {
             timestep,
+            continues: false,
             input_scale: 1.0,
             x0,
             prev_sample: Combination::sample(),

@@ -6,7 +6,7 @@
 use super::Sampling;
 use super::config::SchedulerConfig;
 use super::options::TimestepSpacing;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
 
 /// Picks `num_inference_steps` of the timesteps that a distilled model was trained at (LCM, TCD). Those are every
@@ -50,8 +50,7 @@ pub fn distilled(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<us
 /// `num_inference_steps` integer timesteps, descending, spaced as the config says (DDPM, DDIM and their relatives).
 ///
 /// # Errors
-/// A refusal for zero steps or more than were trained; [`Error::Config`] if `steps_offset` leads past
-/// the last trained one.
+/// A refusal for zero steps or more than were trained, or if `steps_offset` leads past the last trained one.
 pub fn spaced(config: &SchedulerConfig, num_inference_steps: usize) -> Result<Vec<usize>> {
     let trained = config.num_train_timesteps;
     let n = num_inference_steps;
@@ -114,15 +113,18 @@ pub fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
     values
 }
 
-fn check(config: &SchedulerConfig, timesteps: &[usize]) -> Result<()> {
+/// # Errors
+/// A refusal of steps that `steps_offset` leads past the last trained timestep.
+pub fn check(config: &SchedulerConfig, timesteps: &[usize]) -> Result<()> {
     match timesteps.iter().max() {
-        Some(&t) if t >= config.num_train_timesteps => Err(Error::Config(format!(
-            "scheduler: steps_offset {} with {} steps leads to timestep {t}, but num_train_timesteps is {}; take fewer \
-            steps",
-            config.steps_offset,
-            timesteps.len(),
-            config.num_train_timesteps
-        ))),
+        Some(&t) if t >= config.num_train_timesteps => {
+            let why = format!(
+                "they lead to timestep {t} (steps_offset is {}), but this model has timesteps 0 to {}",
+                config.steps_offset,
+                config.num_train_timesteps - 1
+            );
+            Err(Refusal::of_value("steps", timesteps.len(), why).instead(Remedy::Lower(&["steps"])).into())
+        }
         _ => Ok(()),
     }
 }

@@ -84,6 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     if sizes.batch == 0 || sizes.height == 0 || sizes.width == 0 {
         return Err(Error::Usage("--batch-size, --width and --height must be above 0".into()));
     }
+    let helps = |field: &str| field != "batch_size" || args.batch_size > 1;
     let load = args.device.load_options()?;
     let (caps, device) = match args.device.open()? {
         Device::Gpu(gpu) => (gpu.caps().clone(), gpu.describe()),
@@ -93,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     load.plan.choice.check_nodes(std::slice::from_ref(&graph))?;
-    let program = Program::new(&graph, &caps, &load.plan)?;
+    let program = Program::new(&graph, &caps, &load.plan).map_err(|error| error.offering(&helps))?;
     let choices = plan::explain(&graph, &caps, &load.plan.choice)?;
     if args.json {
         let choices: Vec<_> =

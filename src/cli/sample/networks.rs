@@ -58,7 +58,7 @@ fn next(prompt: &str) -> Option<(&str, &str, &str)> {
 /// `lora:NAME`, `lora:NAME:SCALE` or `lora:NAME:TEXT_SCALE:UNET_SCALE` as a value of `lora`.
 fn lora(tag: &str, request: &Request) -> Result<String> {
     let refuse = |why: String| -> Error {
-        Refusal::of_value("prompt", format!("<{tag}>"), why).instead(Remedy::Give(&["lora"])).into()
+        Refusal::of_value("prompt", format!("<{tag}>"), why).instead(Remedy::GiveInstead(&["lora"])).into()
     };
     let mut parts = tag.split(':');
     let kind = parts.next().unwrap_or_default();

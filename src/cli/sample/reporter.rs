@@ -15,28 +15,41 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// For a run of `total` steps.
+    /// For a run of `total` steps, of which the first model begins to load.
     pub fn new(total: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{bar:40} {pos}/{len} steps{msg}").expect("the template is constant");
-            ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style)
+            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style);
+            bar.with_message(", loading")
         });
         Self { bar, times: Times::new(total, Instant::now()) }
     }
 
-    /// A step is done.
+    /// A step is done, or has at least begun. The first of a model is done.
     pub fn step(&mut self, progress: &Progress<'_>) {
-        self.times.step(progress.done == 1, Instant::now());
+        if progress.done == 1 {
+            self.times.load(progress.loaded);
+        }
+        self.times.step();
+        if progress.done == 1 {
+            self.times.settle(Instant::now());
+        }
         if let Some(bar) = &self.bar {
-            bar.set_message(self.times.outlook());
+            bar.set_message(self.times.outlook(Instant::now()));
             bar.set_position(self.times.done as u64);
         }
     }
 
-    /// The next step begins: what happened since the last one, a preview, is not its time.
+    /// All steps that have begun are done.
+    pub fn settle(&mut self) {
+        self.times.settle(Instant::now());
+    }
+
+    /// The next step, or the loading of the next model, begins: what happened since the last one, a preview, is the time
+    /// of neither.
     pub fn resume(&mut self) {
-        self.times.last = Instant::now();
+        self.times.since = Instant::now();
     }
 
     /// All steps are done, and the pictures are decoded.
@@ -56,14 +69,19 @@ impl Reporter {
     }
 }
 
-/// When the steps of a run were done.
+/// What takes how long. The device may lag behind by a step: times of steps are exact where it was waited for.
 struct Times {
     total: usize,
     done: usize,
     start: Instant,
+    /// Since when the present loading or steps run.
+    since: Instant,
+    /// Steps that have begun since then.
+    begun: usize,
+    /// Until a first step begins: weights, kernels, the condition, the picture to start from.
+    loading: Duration,
     first_step: Option<Duration>,
-    last: Instant,
-    /// Steps of which the beginning is known: each model's first one waits for its loading.
+    /// Steps after the first, and their time.
     timed: usize,
     time: Duration,
     decoding: Option<Instant>,
@@ -71,29 +89,60 @@ struct Times {
 
 impl Times {
     fn new(total: usize, start: Instant) -> Self {
-        let time = Duration::ZERO;
-        Self { total, done: 0, start, first_step: None, last: start, timed: 0, time, decoding: None }
-    }
-
-    fn step(&mut self, first_of_a_model: bool, now: Instant) {
-        self.done += 1;
-        self.first_step.get_or_insert(now - self.start);
-        if !first_of_a_model {
-            self.timed += 1;
-            self.time += now - self.last;
+        let none = Duration::ZERO;
+        Self {
+            total,
+            done: 0,
+            start,
+            since: start,
+            begun: 0,
+            loading: none,
+            first_step: None,
+            timed: 0,
+            time: none,
+            decoding: None,
         }
-        self.last = now;
     }
 
-    /// Steps per second.
-    fn rate(&self) -> Option<f64> {
-        let seconds = self.time.as_secs_f64();
-        (self.timed > 0 && seconds > 0.0).then(|| self.timed as f64 / seconds)
+    /// A model was ready to begin.
+    fn load(&mut self, now: Instant) {
+        self.loading += now - self.since;
+        self.since = now;
     }
 
-    /// Behind the count of steps; nothing before a step has been timed.
-    fn outlook(&self) -> String {
-        self.rate().map_or_else(String::new, |rate| {
+    fn step(&mut self) {
+        self.done += 1;
+        self.begun += 1;
+    }
+
+    /// Everything that has begun is done.
+    fn settle(&mut self, now: Instant) {
+        let (steps, time) = (std::mem::take(&mut self.begun), now - self.since);
+        match steps {
+            0 => {}
+            1 if self.first_step.is_none() => self.first_step = Some(time),
+            _ => {
+                self.timed += steps;
+                self.time += time;
+            }
+        }
+        self.since = now;
+    }
+
+    /// Steps per second after the first. Of those that have begun the last may still run.
+    fn rate(&self, now: Instant) -> Option<f64> {
+        let (mut steps, mut time) = (self.timed, self.time);
+        if self.begun > 1 {
+            steps += self.begun - 1;
+            time += now - self.since;
+        }
+        let seconds = time.as_secs_f64();
+        (steps > 0 && seconds > 0.0).then(|| steps as f64 / seconds)
+    }
+
+    /// Behind the count of steps; nothing before a step after the first has been timed.
+    fn outlook(&self, now: Instant) -> String {
+        self.rate(now).map_or_else(String::new, |rate| {
             let left = (self.total.saturating_sub(self.done) as f64 / rate).ceil() as u64;
             let left = match (left / 3600, left / 60 % 60, left % 60) {
                 (0, 0, seconds) => format!("{seconds} s"),
@@ -105,46 +154,74 @@ impl Times {
     }
 
     fn summary(&self, pictures: usize, now: Instant) -> String {
-        let s = if pictures == 1 { "" } else { "s" };
+        let s = |count: usize| if count == 1 { "" } else { "s" };
         let (all, done) = ((now - self.start).as_secs_f64(), self.done);
-        let mut line = format!("{done} steps for {pictures} picture{s} in {all:.1} s: ");
-        let first = self.first_step.unwrap_or_default().as_secs_f64();
-        line += &format!("the first after {first:.1} s, with loading");
-        if let Some(rate) = self.rate() {
+        let mut line = format!("{done} step{} for {pictures} picture{} in {all:.1} s: ", s(done), s(pictures));
+        line += &format!("loading {}", seconds(self.loading));
+        if let Some(first) = self.first_step {
+            line += &format!(", first step {}", seconds(first));
+        }
+        if let Some(rate) = self.rate(now) {
             line += &format!(", then {rate:.2} steps/s");
         }
         if let Some(decoding) = self.decoding {
-            line += &format!(", decoding {:.1} s", (now - decoding).as_secs_f64());
+            line += &format!(", decoding {}", seconds(now - decoding));
         }
         line
     }
+}
+
+/// `1.2 s`, or of less than a second `0.12 s`.
+fn seconds(time: Duration) -> String {
+    let places = if time < Duration::from_secs(1) { 2 } else { 1 };
+    format!("{:.places$} s", time.as_secs_f64())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A base of three steps and a refiner of two; loading takes 10 s each, a step 2 s, a preview 5 s, decoding 1 s.
+    /// A base of three steps and a refiner of two; loading takes 10 s each, a step 2 s, a preview 5 s, decoding 1 s. The
+    /// device lags behind by a step, so that one seems to take no time where nothing waits for it.
     #[test]
-    fn only_steps_count_for_the_rate() {
+    fn every_part_has_its_own_time() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut times = Times::new(5, start);
-        assert_eq!(times.outlook(), "");
-        times.step(true, at(12));
-        assert_eq!(times.outlook(), "", "one step with the loading says nothing about the next");
-        times.step(false, at(14));
-        assert_eq!(times.outlook(), ", 0.50 steps/s, 6 s left");
-        times.last = at(19);
-        times.step(false, at(21));
-        assert_eq!(times.outlook(), ", 0.50 steps/s, 4 s left");
-        times.step(true, at(33));
-        times.step(false, at(35));
-        assert_eq!(times.outlook(), ", 0.50 steps/s, 0 s left");
+        assert_eq!(times.outlook(start), "");
+        times.load(at(10));
+        times.step();
+        times.settle(at(12));
+        assert_eq!(times.outlook(at(12)), "", "the first step says nothing about the next");
+        times.step();
+        assert_eq!(times.outlook(at(12)), "", "the second has only begun");
+        times.step();
+        assert_eq!(times.outlook(at(14)), ", 0.50 steps/s, 4 s left");
+        times.settle(at(16));
+        times.since = at(21);
+        // The refiner; its first step is one more.
+        times.load(at(31));
+        times.step();
+        times.settle(at(33));
+        times.step();
+        assert_eq!(times.outlook(at(33)), ", 0.50 steps/s, 0 s left");
+        times.settle(at(35));
         times.decoding = Some(at(35));
-        let expected =
-            "5 steps for 2 pictures in 36.0 s: the first after 12.0 s, with loading, then 0.50 steps/s, decoding 1.0 s";
+        let expected = "5 steps for 2 pictures in 36.0 s: loading 20.0 s, first step 2.0 s, then 0.50 steps/s, decoding \
+                        1.0 s";
         assert_eq!(times.summary(2, at(36)), expected);
+    }
+
+    #[test]
+    fn one_step_has_no_rate() {
+        let start = Instant::now();
+        let mut times = Times::new(1, start);
+        times.load(start + Duration::from_secs(3));
+        times.step();
+        let end = start + Duration::from_secs(4);
+        times.settle(end);
+        times.settle(end);
+        assert_eq!(times.summary(1, end), "1 step for 1 picture in 4.0 s: loading 3.0 s, first step 1.0 s");
     }
 
     #[test]
@@ -152,9 +229,11 @@ mod tests {
         let start = Instant::now();
         for (total, left) in [(62, "2 min 0 s"), (3700, "2 h 3 min")] {
             let mut times = Times::new(total, start);
-            times.step(true, start);
-            times.step(false, start + Duration::from_secs(2));
-            assert_eq!(times.outlook(), format!(", 0.50 steps/s, {left} left"));
+            times.step();
+            times.settle(start);
+            times.step();
+            times.settle(start + Duration::from_secs(2));
+            assert_eq!(times.outlook(start), format!(", 0.50 steps/s, {left} left"));
         }
     }
 }

@@ -74,18 +74,22 @@ impl Job<'_> {
         sources: &mut [Box<dyn NoiseSource>],
         reporter: &mut Reporter,
     ) -> Result<HostTensor> {
-        pipeline.sample_latents(runtime, options, sources, &mut |mut progress| {
+        let latents = pipeline.sample_latents(runtime, options, sources, &mut |mut progress| {
             reporter.step(&progress);
             let due = self.args.preview_every.is_some_and(|every| progress.done.is_multiple_of(every));
             // After one that could not be written there will be no other.
             if due && progress.done < progress.total && !self.failures.any() {
+                progress.wait()?;
+                reporter.settle();
                 let x0 = progress.pred_original_sample()?;
                 let preview = pipeline.decode(runtime, &x0)?;
                 self.failures.keep(self.output.write_preview(&preview));
+                reporter.resume();
             }
-            reporter.resume();
             Ok(())
-        })
+        })?;
+        reporter.settle();
+        Ok(latents)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::backend::MemoryPlan;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::models::{AutoencoderKL, AutoencoderTiny, DecoderKL, Layers, Model};
+use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::F32Fallback;
 use crate::refusal::{Refusal, Remedy};
@@ -97,8 +97,12 @@ impl Autoencoder {
             None | Some("AutoencoderKL") => {
                 let model = AutoencoderKL::from_json(&component.config)?;
                 // Pruned files keep the decoder alone, which is all that pictures from noise need.
-                let whole = component.tensors.names().iter().any(|name| name.starts_with("encoder."));
-                let parameters = if whole { model.parameters() } else { DecoderKL(model.clone()).parameters() }?;
+                let names = component.tensors.names();
+                let mut parameters = model.parameters()?;
+                if !names.iter().any(|name| name.starts_with("encoder.")) {
+                    let encodes = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
+                    parameters.retain(|(name, _)| !encodes(name) || names.iter().any(|there| there == name));
+                }
                 (AutoencoderModel::Kl(model), parameters)
             }
             Some(other) => {

@@ -2,32 +2,40 @@
 //! guidance scale.
 
 use super::options::each;
+use super::texts::Choice;
 use super::unet::UNet;
 use super::{DiffusionPipeline, Kind, Runtime, SampleOptions};
 use crate::error::{Error, Result};
 use crate::models::ClassEmbedding;
+use crate::pipelines::denoise::Changing;
 use crate::pipelines::text::{TextConditioning, TextEncoders};
 use crate::tensor::HostTensor;
 
-/// Inputs of the step's graph, by name, that stay the same in every step.
-pub(super) type Condition = Vec<(&'static str, HostTensor)>;
+/// Inputs of the step's graph, by name.
+pub(super) type Inputs = Vec<(&'static str, HostTensor)>;
+
+/// The condition of a run.
+pub(super) struct Condition {
+    /// What stays the same in every step.
+    pub constant: Inputs,
+    /// The text, which may change.
+    pub text: Changing,
+}
 
 impl DiffusionPipeline {
     /// Encodes the condition in `options` for each branch of the prediction.
     pub(super) fn encode_condition(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<Condition> {
         let guidance = self.guidance(options);
-        let (branches, mut inputs) = (guidance.branches, guidance.inputs);
+        let (branches, mut constant) = (guidance.branches, guidance.inputs);
+        let mut text = Changing::default();
         if let Some(encoders) = &self.text {
-            let text = self.encode_text(encoders, runtime, options, branches)?;
+            text = self.encode_text(encoders, runtime, options, branches)?;
             if self.unet.has_text_time() {
-                let missing = || Error::Config("the U-Net needs pooled text, but the text encoders return none".into());
-                inputs.push(("text_embeds", text.pooled.ok_or_else(missing)?));
-                inputs.push(("time_ids", self.time_ids(options, branches)?));
+                constant.push(("time_ids", self.time_ids(options, branches)?));
             }
-            inputs.push(("encoder_hidden_states", text.hidden_states));
         }
-        inputs.extend(self.class_labels(options, branches)?.map(|labels| ("class_labels", labels)));
-        Ok(inputs)
+        constant.extend(self.class_labels(options, branches)?.map(|labels| ("class_labels", labels)));
+        Ok(Condition { constant, text })
     }
 
     /// The class of each sample of each branch ("no class" first), or for enlarging how noisy the small picture is;
@@ -64,39 +72,48 @@ impl DiffusionPipeline {
         labels(if branches == 2 { [none, asked].concat() } else { asked })
     }
 
-    /// The text for each branch of the prediction: the prompts alone; the negative ones, then the prompts; or, for
-    /// editing, the prompts and then the negative ones twice.
+    /// The text of each step for each branch of the prediction: the prompts alone; the negative ones, then the prompts;
+    /// or, for editing, the prompts and then the negative ones twice. Each text is encoded once, all of a kind together.
     fn encode_text(
         &self,
         encoders: &TextEncoders,
         runtime: &Runtime<'_>,
         options: &SampleOptions,
         branches: usize,
-    ) -> Result<TextConditioning> {
-        let (count, batch, weighting) = (self.windows(options)?, options.batch_size, options.weighting);
-        // One list for each encoder; the second repeats the first unless it was given.
-        let lists = |first: &[String], second: &[String]| {
-            [each(first, batch), each(if second.is_empty() { first } else { second }, batch)]
+    ) -> Result<Changing> {
+        let texts = self.texts(options)?;
+        let windows = self.windows_of(encoders, &texts, options.weighting)?;
+        let encode = |pairs: &[[String; 2]], clip_skip: usize| {
+            // As many of one kind as of the other, so that both share a program.
+            let pairs = pairs.iter().chain(std::iter::repeat(&pairs[0])).take(texts.most());
+            let lists = [0, 1].map(|encoder| pairs.clone().map(|pair| pair[encoder].clone()).collect::<Vec<_>>());
+            encoders.encode(runtime, &[&lists[0], &lists[1]], options.weighting, windows, clip_skip)
         };
-        let encode = |[first, second]: &[Vec<String>; 2], clip_skip: usize| {
-            encoders.encode(runtime, &[first, second], weighting, count, clip_skip)
-        };
-        let positive = encode(&lists(&options.prompts, &options.prompts_2), options.clip_skip)?;
-        if branches == 1 {
-            return Ok(positive);
-        }
-        let (first, second) = (&options.negative_prompts, &options.negative_prompts_2);
-        let negative = if first.is_empty() && second.is_empty() && self.zero_negative {
-            positive.zeroed()
-        } else {
-            let empty = [String::new()];
+        let positive = encode(&texts.positive, options.clip_skip)?;
+        let none = options.negative_prompts.is_empty() && options.negative_prompts_2.is_empty();
+        let negative = match branches {
+            1 => None,
+            _ if none && self.zero_negative => Some(positive.zeroed()),
             // diffusers skips layers for the prompt alone.
-            encode(&lists(if first.is_empty() { &empty } else { first }, second), 0)?
+            _ => Some(encode(&texts.negative, 0)?),
         };
-        match self.traits.kind {
-            Kind::Edit => TextConditioning::join(&[&positive, &negative, &negative]),
-            _ => TextConditioning::join(&[&negative, &positive]),
-        }
+        let inputs = |choice: &Choice| -> Result<Inputs> {
+            let positive = positive.rows(&choice.positive);
+            let text = match negative.as_ref().map(|negative| negative.rows(&choice.negative)) {
+                None => positive,
+                Some(negative) if self.traits.kind == Kind::Edit => {
+                    TextConditioning::join(&[&positive, &negative, &negative])?
+                }
+                Some(negative) => TextConditioning::join(&[&negative, &positive])?,
+            };
+            let mut inputs = vec![("encoder_hidden_states", text.hidden_states)];
+            if self.unet.has_text_time() {
+                let missing = || Error::Config("the U-Net needs pooled text, but the text encoders return none".into());
+                inputs.push(("text_embeds", text.pooled.ok_or_else(missing)?));
+            }
+            Ok(inputs)
+        };
+        Ok(Changing { values: texts.choices.iter().map(inputs).collect::<Result<_>>()?, of_calls: texts.of_calls })
     }
 
     /// SDXL's numbers about a picture, for each sample of each branch: original height and width, top and left of the

@@ -51,10 +51,10 @@ const RULES: &[Rule] = &[
         TEXT,
         |model| !pixels(model) || model.classes.is_none(),
         "this model has no text encoder, it knows classes",
-        &[Remedy::Give(&["class"])],
+        &[Remedy::GiveInstead(&["class"])],
     ),
     Rule::Only(TEXT, |model| !pixels(model), "this model has no text encoder", &[]),
-    Rule::Only(&["class", "null_class"], pixels, "this model takes a prompt", &[Remedy::Give(&["prompt"])]),
+    Rule::Only(&["class", "null_class"], pixels, "this model takes a prompt", &[Remedy::GiveInstead(&["prompt"])]),
     Rule::Only(&["class", "null_class"], |model| model.classes.is_some(), "this model has no classes", &[]),
     Rule::Only(
         &["image_guidance_scale"],

@@ -4,13 +4,13 @@
 use std::fmt;
 
 use super::{DiffusionPipeline, Kind, SampleOptions};
-use crate::backend::MemoryPlan;
+use crate::backend::{Device, MemoryPlan};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
-use crate::plan::mib;
-use crate::refusal::{Advised, Naming, Remedy, quoted};
+use crate::plan::{Lack, mib};
+use crate::refusal::{Advised, Naming, Remedy, offered, quoted};
 use crate::tensor::DType;
 
 /// One component of a run.
@@ -33,8 +33,12 @@ pub struct PipelinePlan {
     pub available: Option<u64>,
     /// Whether that is a limit that was asked for.
     pub limited: bool,
-    /// How weights and activations are stored.
-    pub dtype: DType,
+    /// Whether the run would take half as much in f16: not if it does already, nor on the reference.
+    pub halves: bool,
+    /// Whether there are several pictures, whose number could be smaller.
+    pub several: bool,
+    /// Whether their size could be smaller: that of given latents cannot.
+    pub sized: bool,
 }
 
 impl DiffusionPipeline {
@@ -44,7 +48,7 @@ impl DiffusionPipeline {
     /// As [`DiffusionPipeline::sample`], but not for lack of memory: see [`PipelinePlan::check`].
     pub fn plan(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<PipelinePlan> {
         let shape = self.latent_shape(options)?;
-        let [batch, _, latent_height, latent_width] = shape;
+        let [_, _, latent_height, latent_width] = shape;
         let mut stages = Vec::new();
         let mut add = |component: &str, memory: Result<(MemoryPlan, Option<usize>)>| {
             let (memory, tiles) = match memory {
@@ -59,8 +63,9 @@ impl DiffusionPipeline {
         let mut graphs = Vec::new();
 
         if let Some(text) = &self.text {
-            let windows = self.windows(options)?;
-            for (component, graph) in text.graphs(batch, windows, options.clip_skip, runtime.dtype)? {
+            let texts = self.texts(options)?;
+            let windows = self.windows_of(text, &texts, options.weighting)?;
+            for (component, graph) in text.graphs(texts.most(), windows, options.clip_skip, runtime.dtype)? {
                 add(component, memory(&graph))?;
                 graphs.push(graph);
             }
@@ -73,6 +78,7 @@ impl DiffusionPipeline {
             add("vae.encoder", vae.memory(runtime, Half::Encoder, height, width))?;
             graphs.push(vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?);
         }
+        let (batch, given) = (options.batch_size, options.latents.is_some());
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
         let step = self.graph_of_step(runtime, &spec, self.tokens(options)?)?;
@@ -83,12 +89,22 @@ impl DiffusionPipeline {
             graphs.push(vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?);
         }
         runtime.load.check_nodes(&graphs)?;
-        Ok(PipelinePlan {
-            stages,
+        let mut plan = PipelinePlan {
+            stages: vec![],
             available: runtime.device.available_memory(runtime.load),
             limited: runtime.load.plan.max_memory_bytes.is_some(),
-            dtype: runtime.dtype,
-        })
+            halves: runtime.dtype == DType::F32 && !matches!(runtime.device, Device::Reference),
+            several: batch > 1 && !given,
+            sized: !given,
+        };
+        for stage in &mut stages {
+            if let Err(why) = &mut stage.memory {
+                let advice = std::mem::take(&mut why.instead);
+                why.instead = offered(advice, &|field| plan.helps(&stage.component, field));
+            }
+        }
+        plan.stages = stages;
+        Ok(plan)
     }
 }
 
@@ -103,33 +119,16 @@ impl PipelinePlan {
     /// # Errors
     /// [`Error::Limits`] naming the stage, both figures, and what would help.
     pub fn check(&self) -> Result<()> {
-        for Stage { component, memory, .. } in &self.stages {
+        for Stage { component, memory, tiles } in &self.stages {
             match (memory, self.available) {
                 (Err(why), _) => return Err(Error::Limits(why.clone().of(component))),
                 (Ok(memory), Some(available)) if memory.total > available => {
-                    let there_are = if self.limited { "the limit that was set is" } else { "there are" };
-                    let mut error = Advised::from(format!(
-                        "{component} needs {} of device memory ({} of it parameters), {there_are} {}",
-                        mib(memory.total),
-                        mib(memory.parameters),
-                        mib(available)
-                    ));
-                    // Only what helps this stage enough, as far as can be told.
-                    if self.limited {
-                        error = error.instead(Remedy::Raise(&["max_memory"]));
-                    }
-                    let rest = memory.total - memory.parameters.min(memory.total);
-                    if component.starts_with("vae") && memory.parameters < available {
+                    let lack =
+                        Lack { needed: memory.total, parameters: memory.parameters, available, limited: self.limited };
+                    let mut error = lack.of(component, self.halves);
+                    error.instead = offered(error.instead, &|field| self.helps(component, field));
+                    if component.starts_with("vae") && tiles.is_none() && memory.parameters < available {
                         error = error.instead(Remedy::Set("vae_tiling", "on".into()));
-                    }
-                    if self.dtype == DType::F32 && memory.total / 2 <= available {
-                        error = error.instead(Remedy::Set("precision", "f16".into()));
-                    }
-                    if memory.parameters < available && rest > 0 {
-                        error = error.instead(Remedy::Lower(&["width", "height", "batch_size"]));
-                    }
-                    if !self.limited {
-                        error = error.instead(Remedy::Change("device"));
                     }
                     return Err(Error::Limits(error));
                 }
@@ -137,6 +136,17 @@ impl PipelinePlan {
             }
         }
         Ok(())
+    }
+
+    /// Whether another value of a field may make a stage smaller.
+    fn helps(&self, component: &str, field: &str) -> bool {
+        match field {
+            "width" | "height" => self.sized && !component.starts_with("text_encoder"),
+            // Autoencoders take one picture after the other.
+            "batch_size" => self.several && component == "unet",
+            "precision" => self.halves,
+            _ => true,
+        }
     }
 
     /// The stages as a table, with fields named as `name` does where a stage cannot run.

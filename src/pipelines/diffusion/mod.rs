@@ -12,6 +12,7 @@ mod guidance;
 mod memory;
 mod options;
 mod start;
+mod texts;
 mod traits;
 mod unet;
 
@@ -34,6 +35,7 @@ use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
+use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
@@ -240,14 +242,18 @@ impl DiffusionPipeline {
         self.scheduler.schedule(&self.traits.sampling(options, self.scheduler.config.class))
     }
 
-    /// Number of windows of the text encoder that the prompts fill; more than one is worth telling the user.
+    /// Number of windows of the text encoder that the longest of a run's texts fills, so that all of them take as many;
+    /// more than one is worth telling the user.
     ///
     /// # Errors
-    /// As [`TextEncoders::windows`].
+    /// As [`TextEncoders::windows`]; for prompts that change, as [`DiffusionPipeline::steps`].
     pub fn windows(&self, options: &SampleOptions) -> Result<usize> {
-        let lists = [&options.prompts, &options.prompts_2, &options.negative_prompts, &options.negative_prompts_2];
-        let Some(text) = &self.text else { return Ok(1) };
-        lists.into_iter().try_fold(1, |most, list| Ok(most.max(text.windows(list, options.weighting)?)))
+        self.text.as_ref().map_or(Ok(1), |text| self.windows_of(text, &self.texts(options)?, options.weighting))
+    }
+
+    fn windows_of(&self, encoders: &TextEncoders, texts: &Texts, weighting: bool) -> Result<usize> {
+        let texts: Vec<String> = texts.positive.iter().chain(&texts.negative).flatten().cloned().collect();
+        encoders.windows(&texts, weighting)
     }
 
     /// Tokens of text that the U-Net sees for each picture; 0 without text.
@@ -306,10 +312,11 @@ impl DiffusionPipeline {
 
             // 3. every step
             let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
-            for (name, tensor) in condition.iter().chain(&start.inputs) {
+            for (name, tensor) in condition.constant.iter().chain(&start.inputs) {
                 session.write(name, tensor)?;
             }
-            DenoiseLoop { session, schedule: &schedule, cancel: runtime.cancel }.run(&start.latents, sources, observe)
+            let (schedule, changing, cancel) = (&schedule, &condition.text, runtime.cancel);
+            DenoiseLoop { session, schedule, changing, cancel }.run(&start.latents, sources, observe)
         })
     }
 

@@ -19,7 +19,8 @@ pub struct SampleOptions {
     pub prompts_2: Vec<String>,
     /// Other negative prompts for SDXL's second text encoder.
     pub negative_prompts_2: Vec<String>,
-    /// Prompts in A1111's syntax: `(more:1.3)`, `[less]`, `BREAK`; see [`crate::prompt`]. Else brackets are text.
+    /// Prompts in A1111's syntax: `(more:1.3)`, `[less]`, `BREAK`, and while sampling `[from:to:0.5]`, `[a|b]`; see
+    /// [`crate::prompt`]. Else brackets are text.
     pub weighting: bool,
     /// Leaves out this many of the text encoder's last layers.
     pub clip_skip: usize,

@@ -1,6 +1,8 @@
 //! The traits of a model that decide which options fit it, and the defaults that suit it.
 
 use super::SampleOptions;
+use super::texts::parse;
+use crate::prompt::is_composed;
 use crate::refusal::{Refusal, Remedy};
 use crate::schedulers::{Sampling, SchedulerClass};
 
@@ -94,6 +96,20 @@ impl Traits {
             if entries > 1 && entries != batch {
                 let why = format!("{entries} for {batch} pictures; expected one, or one for each");
                 return Err(Refusal::of(field, why));
+            }
+        }
+        for (field, texts) in [
+            ("prompt", &options.prompts),
+            ("prompt_2", &options.prompts_2),
+            ("negative_prompt", &options.negative_prompts),
+            ("negative_prompt_2", &options.negative_prompts_2),
+        ] {
+            parse(field, texts, options.weighting)?;
+            // In a negative prompt the web UI gives it no meaning either.
+            let composes = options.weighting && field.starts_with("prompt");
+            if composes && texts.iter().any(|text| is_composed(text)) {
+                return Err(Refusal::of(field, "`AND`, several prompts in one picture, is not supported")
+                    .instead(Remedy::Write("and")));
             }
         }
         if let Some(max) = self.max_noise_level.filter(|max| options.noise_level > *max) {

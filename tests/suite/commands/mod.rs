@@ -1,5 +1,6 @@
 //! The command line as a user meets it: results, messages, files.
 
+mod advice;
 mod examples;
 mod parts;
 pub mod pictures;

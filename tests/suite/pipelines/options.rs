@@ -97,6 +97,83 @@ fn a_run_in_two_parts_is_the_whole_run() {
     }
 }
 
+/// Steps are counted through both parts, so that a prompt changes where it would in the whole run.
+#[test]
+fn a_prompt_that_changes_does_so_through_both_parts() {
+    let pipeline = pipeline("sd1", "ddim");
+    let editing = |sampling: Sampling, prompt: &str| SampleOptions { weighting: true, sampling, ..options(&[prompt]) };
+    for prompt in ["a [red:blue:0.5] [fox|owl]", "a [red:blue:2] fox", "a [red:blue:5] fox"] {
+        let truth = latents(&pipeline, &editing(Sampling::steps(6), prompt), &[3]).expect("samples");
+        let first = Sampling { denoising_end: Some(0.55), ..Sampling::steps(6) };
+        let half = latents(&pipeline, &editing(first, prompt), &[3]).expect("samples");
+        let second = Sampling { denoising_start: Some(0.55), ..Sampling::steps(6) };
+        let rest = SampleOptions { latents: Some(half), ..editing(second, prompt) };
+        let joined = latents(&pipeline, &rest, &[99]).expect("samples");
+        let difference = distance(&joined, &truth);
+        assert!(difference < 1e-4, "{prompt}: {difference:.1e}");
+        let plain = latents(&pipeline, &editing(Sampling::steps(6), "a red fox"), &[3]).expect("samples");
+        assert!(distance(&truth, &plain) > 1e-3, "{prompt}: nothing changes");
+    }
+}
+
+/// A change in the first or after the last step is none: the run is that of the text that all steps see. Texts of
+/// different lengths are padded alike.
+#[test]
+fn a_prompt_that_never_changes_is_a_plain_one() {
+    let pipeline = pipeline("sd1", "euler a");
+    let run = |prompt: &str| {
+        let options = SampleOptions { weighting: true, ..options(&[prompt]) };
+        let windows = pipeline.windows(&options).expect("fits");
+        (windows, latents(&pipeline, &options, &[4]).expect("samples"))
+    };
+    let plain = run("a red (fox:1.2)");
+    for same in ["a [blue:red:0] (fox:1.2)", "a [red:blue:1.0] (fox:1.2)", "a [red|red] (fox:[1.2|1.2])"] {
+        assert_eq!(run(same), plain, "{same}");
+    }
+    let (windows, long) = run("a red fox BREAK in the snow");
+    assert_eq!(windows, 2);
+    assert_eq!(run("a red fox[ BREAK in the snow:0]"), (2, long.clone()));
+    // What is shorter is filled up with an empty window.
+    let (windows, changing) = run("a red fox[: BREAK in the snow:2]");
+    assert_eq!(windows, 2);
+    let (_, short) = run("a red fox BREAK ");
+    assert!(distance(&changing, &long) > 1e-3 && distance(&changing, &short) > 1e-3);
+}
+
+#[test]
+fn steps_are_those_that_a_user_counts() {
+    // Calls of the model, and the step of each: Heun and DPM2 have two in a step, PNDM two or four in the first.
+    let cases: [(&str, usize, &[usize]); 5] = [
+        ("ddim", 3, &[1, 2, 3]),
+        ("heun", 3, &[1, 1, 2, 2, 3]),
+        ("dpm2 a", 3, &[1, 1, 2, 2, 3]),
+        ("dpm++ 2s", 4, &[1, 2, 3, 4]),
+        ("plms", 4, &[1, 1, 2, 3, 4]),
+    ];
+    for (name, steps, expected) in cases {
+        let scheduler = pipeline("sd1", name).scheduler;
+        let numbers = |sampling: Sampling| scheduler.step_numbers(&sampling).expect("a sound run");
+        let whole = numbers(Sampling::steps(steps));
+        assert_eq!((whole.of_calls.as_slice(), whole.total), (expected, steps), "{name}");
+        // By strength there are fewer steps, and the first of them is 1.
+        let half = numbers(Sampling { strength: 0.5, ..Sampling::steps(2 * steps) });
+        assert_eq!((half.of_calls[0], half.of_calls.last()), (1, Some(&half.total)), "{name}");
+        assert!(half.total.abs_diff(steps) <= 1, "{name}: {half:?}");
+        // Two parts are one run.
+        let part = |denoising_start, denoising_end| {
+            numbers(Sampling { denoising_start, denoising_end, ..Sampling::steps(2 * steps) })
+        };
+        let (first, second) = (part(None, Some(0.5)), part(Some(0.5), None));
+        assert_eq!((first.total, second.total), (2 * steps, 2 * steps), "{name}");
+        let whole = numbers(Sampling::steps(2 * steps)).of_calls;
+        assert!(whole.starts_with(&first.of_calls) && whole.ends_with(&second.of_calls), "{name}");
+    }
+    let config = r#"{"_class_name": "PNDMScheduler", "skip_prk_steps": false}"#;
+    let scheduler = Scheduler::new(SchedulerConfig::from_json(config).expect("sound")).expect("sound");
+    let numbers = scheduler.step_numbers(&Sampling::steps(5)).expect("a sound run");
+    assert_eq!(numbers.of_calls, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5]);
+}
+
 #[test]
 fn a_second_part_begins_where_a_level_begins() {
     // Heun, DPM2 and DPM++ SDE call the model twice per level, but only once at the last. Rather than begin with a
@@ -165,8 +242,6 @@ fn the_weighting_reaches_the_picture() {
     let (a, b) =
         (latents(&pipeline, &plain, &[1]).expect("samples"), latents(&pipeline, &strong, &[1]).expect("samples"));
     assert!(distance(&a, &b) > 1e-3);
-    let editing = SampleOptions { prompts: vec!["a [red:blue:0.5] fox".into()], ..plain };
-    assert!(latents(&pipeline, &editing, &[1]).expect_err("prompt editing is refused").to_string().contains("0.5"));
 }
 
 #[test]
@@ -199,6 +274,11 @@ fn what_a_model_cannot_do_is_said() {
             &["`latents`", "[1, 4, 4, 6]"],
         ),
         ("sd1", SampleOptions { guidance_scale: vec![1.0, 2.0], ..base() }, &["`guidance_scale`", "2 for 1"]),
+        (
+            "sd1",
+            SampleOptions { weighting: true, prompts: vec!["a fox AND a boat".into()], ..base() },
+            &["`prompt`", "`AND`", "write `and`"],
+        ),
         ("sd1", SampleOptions { guidance_rescale: 1.5, ..base() }, &["`guidance_rescale`", "0 to 1"]),
         ("sd1", SampleOptions { image: Some(HostTensor::zeros([1, 3, 32, 45])), ..base() }, &["45", "multiples of 2"]),
         ("inpaint", base(), &["`image`", "`mask`"]),

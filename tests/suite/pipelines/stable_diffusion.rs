@@ -98,6 +98,7 @@ impl Run {
             mask: bytes("mask"),
             latents: file.info("input_latents").map(|_| file.read_f32("input_latents").expect("sound")),
             clip_skip: count("clip_skip").unwrap_or(0),
+            weighting: call["weighting"].as_bool().unwrap_or(false),
             original_size: pair("original_size"),
             crop: pair("crops_coords_top_left").unwrap_or((0, 0)),
             target_size: pair("target_size"),
@@ -181,6 +182,20 @@ fn latent_consistency_model() {
 fn inpainting_model() {
     check("inpaint", "full", &device());
     check("inpaint", "strength", &device());
+}
+
+/// diffusers got the texts of every call of the U-Net written out, this engine the prompt that means them.
+#[test]
+fn prompts_that_change() {
+    for (model, name) in [("sd1", "prompt_editing"), ("sd1", "prompt_editing_heun"), ("sdxl", "prompt_editing")] {
+        check(model, name, &device());
+        // Without the syntax brackets are text, and the picture is another.
+        let mut run = Run::load(model, name);
+        run.options.weighting = false;
+        let plain = run.sample(&device());
+        let error = distance(&plain, &run.file.read_f32("images").expect("sound"));
+        assert!(error > 10.0 * MAX_ABS, "{model}/{name}: the changes have no effect: {error:.1e}");
+    }
 }
 
 #[test]

@@ -1,0 +1,633 @@
+//! Every piece of advice that messages give, followed to the letter, leads to a run. What the library can advise is data
+//! (`Remedy`): each place in the sources where it does must be in a case below, or in a list of those that no command
+//! reaches, with the reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use crate::commands::sample::{Folder, lora};
+use crate::commands::usage::{copy, shipped, stable_diffusion, text};
+
+/// One way out that a message offers, with flags as the user reads them.
+#[derive(Clone, Debug, PartialEq)]
+enum Way {
+    Give(Vec<String>),
+    Instead(Vec<String>),
+    LeaveOut(Vec<String>),
+    Set(String, String),
+    Lower(String),
+    Raise(String),
+    Change(String),
+    Write(String),
+}
+
+/// What comes after the last semicolon of a refusal, as the ways it offers.
+fn ways(message: &str) -> Vec<Way> {
+    let line = message.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    let Some((_, advice)) = line.rsplit_once("; ") else { return vec![] };
+    let words: Vec<&str> = advice.split_whitespace().collect();
+    let (mut ways, mut verb) = (Vec::new(), "");
+    let mut i = 0;
+    while i < words.len() {
+        let word = words[i].trim_end_matches(',');
+        let next = words.get(i + 1).map_or("", |word| word.trim_end_matches(','));
+        i += 1;
+        match word {
+            "use" | "a" | "or" | "and" => {}
+            "smaller" | "larger" | "another" | "give" | "leave" => {
+                verb = word;
+                match verb {
+                    "give" => ways.push(Way::Give(vec![])),
+                    "leave" => ways.push(Way::LeaveOut(vec![])),
+                    _ => {}
+                }
+            }
+            "out" => verb = "",
+            "instead" => {
+                let Some(Way::Give(fields)) = ways.pop() else { panic!("instead of nothing: {advice}") };
+                ways.push(Way::Instead(fields));
+            }
+            "write" => {
+                ways.push(Way::Write(next.trim_matches('`').to_owned()));
+                i += 1;
+            }
+            flag if flag.starts_with("--") || flag == "PROMPT" => {
+                let flag = flag.to_owned();
+                match (verb, ways.last_mut()) {
+                    ("smaller", _) => ways.push(Way::Lower(flag)),
+                    ("larger", _) => ways.push(Way::Raise(flag)),
+                    ("another", _) => ways.push(Way::Change(flag)),
+                    ("give", Some(Way::Give(fields))) | ("leave", Some(Way::LeaveOut(fields))) => fields.push(flag),
+                    _ => {
+                        ways.push(Way::Set(flag, next.to_owned()));
+                        i += 1;
+                    }
+                }
+                // "use a smaller --width, --precision f16": a flag with a value ends the list before it.
+                let value = words.get(i).is_some_and(|word| !word.starts_with('-') && !JOINING.contains(word));
+                if let (true, Some(Way::Lower(flag) | Way::Raise(flag))) = (value, ways.last().cloned().as_ref()) {
+                    ways.pop();
+                    ways.push(Way::Set(flag.clone(), words[i].trim_end_matches(',').to_owned()));
+                    i += 1;
+                }
+            }
+            other => panic!("the test does not understand {other:?} in the advice {advice:?}"),
+        }
+    }
+    ways
+}
+
+const JOINING: [&str; 13] =
+    ["or", "and", "out", "out,", "a", "another", "give", "leave", "write", "use", "instead", "instead,", "smaller"];
+
+/// A command line: what stands before the flags, and the flags with their values.
+#[derive(Clone)]
+struct Line {
+    command: String,
+    prompt: Option<String>,
+    flags: BTreeMap<String, String>,
+}
+
+impl Line {
+    fn new(text: &str) -> Self {
+        let mut parts = text.split('|').map(str::trim);
+        let command = parts.next().expect("a command").to_owned();
+        let (mut prompt, mut flags) = (None, BTreeMap::new());
+        for part in parts {
+            match part.split_once(' ') {
+                Some((flag, value)) if flag.starts_with("--") => drop(flags.insert(flag.into(), value.into())),
+                None if part.starts_with("--") => drop(flags.insert(part.to_owned(), String::new())),
+                _ => prompt = Some(part.to_owned()),
+            }
+        }
+        Self { command, prompt, flags }
+    }
+
+    fn set(&mut self, flag: &str, value: Option<&str>) {
+        match (flag, value) {
+            ("PROMPT", value) => self.prompt = value.map(str::to_owned),
+            (flag, Some(value)) => drop(self.flags.insert(flag.to_owned(), value.to_owned())),
+            (flag, None) => drop(self.flags.remove(flag)),
+        }
+    }
+
+    fn get(&self, flag: &str) -> Option<&String> {
+        if flag == "PROMPT" { self.prompt.as_ref() } else { self.flags.get(flag) }
+    }
+
+    fn run(&self, env: &[(&str, &str)]) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmist"));
+        command.arg(&self.command).args(&self.prompt).envs(env.iter().copied());
+        for (flag, value) in &self.flags {
+            command.arg(flag).args((!value.is_empty()).then_some(value));
+        }
+        let output = command.output().expect("the binary runs");
+        (output.status.success(), text(&output.stderr))
+    }
+}
+
+/// A command that is refused, and the values with which its advice is followed.
+struct Case {
+    /// The places in the sources that advise: file and remedy.
+    of: &'static [(&'static str, &'static str)],
+    line: &'static str,
+    values: &'static [(&'static str, &'static str)],
+}
+
+const fn case(
+    of: &'static [(&'static str, &'static str)],
+    line: &'static str,
+    values: &'static [(&'static str, &'static str)],
+) -> Case {
+    Case { of, line, values }
+}
+
+const FITS: &str = "src/pipelines/diffusion/fits.rs";
+const MEMORY: &str = "src/pipelines/diffusion/memory.rs";
+const OPEN: &str = "src/checkpoint/open.rs";
+const PLAN: &str = "src/plan/mod.rs";
+const SCHEDULERS: &str = "src/schedulers/mod.rs";
+const TRAITS: &str = "src/pipelines/diffusion/traits.rs";
+
+/// Lines have `|` between their parts, NAME for a model of the fixtures, and @NAME for a file that the test makes.
+const CASES: &[Case] = &[
+    // schedulers
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
+        "sample | fox | --model sd1 | --width 24 | --height 16 | --steps 2 | --denoising-end 0.01",
+        &[("--denoising-end", "0.9"), ("--steps", "100")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::LeaveOut(&["denoising_start", "denoising_end"])"#)],
+        "sample | fox | --model @edm | --width 32 | --height 48 | --steps 2 | --denoising-end 0.5",
+        &[],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --steps 8 | --denoising-start 0.5 | --denoising-end 0.3",
+        &[("--denoising-end", "0.9"), ("--denoising-start", "0.1")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --steps 4 | --denoising-start 0.9 | --scheduler DDIM Trailing",
+        &[("--denoising-start", "0.5"), ("--steps", "20")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["strength", "steps"])"#)],
+        "sample | fox | --model sd1 | --image @picture | --steps 4 | --strength 0.1",
+        &[("--strength", "0.5"), ("--steps", "20")],
+    ),
+    case(
+        &[
+            ("src/schedulers/step.rs", r#"Remedy::Lower(&["steps"])"#),
+            ("src/schedulers/step.rs", r#"Remedy::Change("scheduler")"#),
+        ],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler lms | --explain-settings",
+        &[("--steps", "999"), ("--scheduler", "euler")],
+    ),
+    case(
+        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler ddim | --explain-settings",
+        &[("--steps", "999")],
+    ),
+    case(
+        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler plms | --explain-settings",
+        &[("--steps", "999")],
+    ),
+    // what fits which model
+    case(
+        &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
+        "sample | fox | --model @classes | --steps 1",
+        &[("--class", "3")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::GiveInstead(&["prompt"])"#)],
+        "sample | --model sd1 | --class 3 | --steps 1 | --width 24 | --height 16",
+        &[("PROMPT", "fox")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["mask"])"#)],
+        "sample | fox | --model x4_upscaler | --image @picture | --mask @picture | --steps 1",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
+        "sample | fox | --model x4_upscaler | --image @picture | --strength 0.5 | --steps 1",
+        &[],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model inpaint | --steps 1",
+        &[("--image", "@picture"), ("--mask", "@picture")],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model instruct_pix2pix | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model x4_upscaler | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["image"])"#)],
+        "sample | fox | --model sd1 | --mask @picture | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["image"])"#)],
+        "sample | fox | --model sd1 | --strength 0.5 | --steps 2",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["latents"])"#)],
+        "sample | fox | --model sd1 | --image @picture | --latents @latents | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["latents"])"#)],
+        "sample | fox | --model sd1 | --denoising-start 0.5 | --steps 2",
+        &[("--latents", "@latents")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --denoising-start 0.5 | --strength 0.5 | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["denoising_start"])"#)],
+        "sample | fox | --model sdxl | --latents @latents_xl | --denoising-start 0.5 | --refiner sdxl_refiner | --steps 4",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["width", "height"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --width 24 | --steps 2",
+        &[],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Write("and")"#)],
+        "sample | fox AND owl | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
+        &[("AND", "and")],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
+        "sample | fox | --model sd1 | --image @odd | --steps 2",
+        &[("--width", "24"), ("--height", "16")],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
+        "sample | --model @no_size | --class 3 | --steps 1",
+        &[("--width", "32"), ("--height", "32")],
+    ),
+    // parts of models
+    case(
+        &[(OPEN, r#"Remedy::Give(&["vae"])"#)],
+        "sample | fox | --model @no_vae | --steps 1 | --width 24 | --height 16",
+        &[("--vae", "@vae")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["unet"])"#)],
+        "sample | fox | --model @no_unet | --steps 1 | --width 24 | --height 16",
+        &[("--unet", "@unet")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["text_encoder"])"#)],
+        "sample | fox | --model @no_text_encoder | --steps 1 | --width 24 | --height 16",
+        &[("--text-encoder", "@text_encoder")],
+    ),
+    case(
+        &[("src/pipelines/text.rs", r#"Remedy::Give(&["text_encoder"])"#)],
+        "sample | fox | --model @no_text | --steps 1 | --width 24 | --height 16",
+        &[("--text-encoder", "@text_encoder")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["text_encoder_2"])"#)],
+        "sample | fox | --model @no_text_encoder_2 | --steps 1 | --width 32 | --height 48",
+        &[("--text-encoder-2", "@text_encoder_2")],
+    ),
+    case(
+        &[("src/pipelines/autoencoder/mod.rs", r#"Remedy::Give(&["vae"])"#)],
+        "sample | fox | --model sd1 | --vae @decoder.safetensors | --image @picture | --steps 2",
+        &[("--vae", "@vae")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::LeaveOut(&["variant"])"#)],
+        "sample | fox | --model @unet | --vae @vae | --text-encoder @text_encoder | --variant fp16 | --steps 1",
+        &[],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::LeaveOut(&["embedding"])"#)],
+        "sample | --model @classes | --embedding @embedding | --steps 1",
+        &[],
+    ),
+    case(
+        &[("src/checkpoint/single_file.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
+        "sample | fox | --model @lora | --steps 1",
+        // The model is then the first one below `weights/`, whose layers the LoRA does not have.
+        &[("--lora", "@lora"), ("--model", "sd1"), ("--width", "24"), ("--height", "16")],
+    ),
+    case(
+        &[("src/cli/sample/networks.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
+        "sample | fox <lora:none:1> | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
+        &[("PROMPT", "fox"), ("--lora", "@lora")],
+    ),
+    // memory
+    case(
+        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Set("precision", "f16".into())"#)],
+        "sample | fox | --model sd1 | --max-memory 0.0012 | --steps 1 | --width 24 | --height 16",
+        &[("--max-memory", "1")],
+    ),
+    case(
+        &[(PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
+        "sample | fox | --model sd1 | --max-memory 0.02 | --steps 1 | --width 96 | --height 96 | --batch-size 4",
+        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
+    ),
+    case(
+        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
+        "bench | --model sd1 | --component unet | --max-memory 0.02 | --width 96 | --height 96 | --batch-size 4 \
+         | --runs 1",
+        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
+    ),
+    case(
+        &[(MEMORY, r#"Remedy::Set("vae_tiling", "on".into())"#)],
+        "sample | fox | --model sd2 | --variant fp16 | --max-memory 0.0024 | --steps 1 | --width 160 | --height 160 \
+         | --vae-tiling off",
+        &[("--max-memory", "1"), ("--width", "32"), ("--height", "32")],
+    ),
+    case(
+        &[("src/plan/lower.rs", r#"Remedy::Set("precision", "f16".into())"#), ("src/plan/lower.rs", "or_less_work()")],
+        "inspect | --model sd1 | --component unet | --width 640 | --height 640",
+        // No other adapter can be counted on.
+        &[("--width", "64"), ("--height", "64"), ("--device", "")],
+    ),
+    case(
+        &[("src/plan/choose.rs", "or_less_work()")],
+        "sample | fox | --model lcm | --width 96 | --height 96 | --steps 1",
+        &[("--width", "16"), ("--height", "16"), ("--device", "reference")],
+    ),
+];
+
+/// Places that no command of this test reaches.
+const UNREACHED: &[(&str, &str, &str)] = &[
+    ("src/gpu/adapters.rs", r#"Remedy::Set("device", "reference".into())"#, "below, without a driver"),
+    ("src/gpu/device.rs", r#"Remedy::Set("precision", "f16".into())"#, "a driver that lacks memory"),
+    ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),
+    ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
+    ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
+    (
+        "src/plan/lower.rs",
+        r#"Remedy::Set("force", format!("{}=naive", op.name()).into())"#,
+        "a device that binds less than this one: graph/parity.rs",
+    ),
+];
+
+/// The files that cases name.
+struct Things {
+    folder: Folder,
+}
+
+impl Things {
+    fn new() -> Self {
+        let folder = Folder::new();
+        folder.picture("odd.png", 25, 17, 5);
+        let path = |name: &str| std::path::PathBuf::from(folder.path(name));
+        let model = |name: &str, from: &str| {
+            copy(&stable_diffusion(from), &path(name));
+            path(name)
+        };
+        let edm = r#"{"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0}"#;
+        let scheduler = model("edm", "sdxl").join("scheduler/scheduler_config.json");
+        std::fs::remove_file(&scheduler).expect("it was copied");
+        std::fs::write(scheduler, edm).expect("writes");
+        for (name, from, part) in [
+            ("no_text_encoder", "sd1", "text_encoder"),
+            ("no_text_encoder_2", "sdxl", "text_encoder_2"),
+            ("no_text", "sd1", "text_encoder"),
+            ("no_unet", "sd1", "unet"),
+            ("no_vae", "sd1", "vae"),
+        ] {
+            std::fs::remove_dir_all(model(name, from).join(part)).expect("it was copied");
+        }
+        let index = path("no_text").join("model_index.json");
+        std::fs::remove_file(&index).expect("it was copied");
+        std::fs::write(index, r#"{"_class_name": "StableDiffusionPipeline"}"#).expect("writes");
+        copy(&shipped(), &path("no_size"));
+        let config = path("no_size").join("unet/config.json");
+        let mut json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&config).expect("a config")).expect("JSON");
+        json.as_object_mut().expect("an object").remove("sample_size");
+        std::fs::remove_file(&config).expect("it was copied");
+        std::fs::write(&config, json.to_string()).expect("writes");
+        let vae = stable_diffusion("sd1").join("vae/diffusion_pytorch_model.safetensors");
+        let file = unmist::checkpoint::Tensors::open(vae).expect("sound");
+        let kept = file.names().filter(|name| name.starts_with("decoder.") || name.starts_with("post_quant_conv."));
+        let kept: Vec<_> = kept.map(|name| (name, file.read_f32(name).expect("sound"))).collect();
+        let list: Vec<_> = kept.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        let mut out = std::fs::File::create(path("decoder.safetensors")).expect("writable");
+        unmist::checkpoint::safetensors::write(&mut out, &list, &Default::default()).expect("writes");
+        let things = Self { folder };
+        for line in [
+            "sample | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --save-latents @latents",
+            "sample | fox | --model sdxl | --steps 1 | --width 32 | --height 48 | --save-latents @latents_xl",
+        ] {
+            let (done, message) = things.line(line).run(&[]);
+            assert!(done, "{line}: {message}");
+        }
+        things
+    }
+
+    /// The value of a flag, with names of models and files in full.
+    fn value(&self, flag: &str, value: &str) -> String {
+        let part = |name: &str| stable_diffusion("sd1").join(name).to_str().expect("UTF-8").to_owned();
+        match value.strip_prefix('@') {
+            Some("picture") => self.folder.path("start.png"),
+            Some("odd") => self.folder.path("odd.png"),
+            Some("latents") => self.folder.path("latents.safetensors"),
+            Some("latents_xl") => self.folder.path("latents_xl.safetensors"),
+            Some("lora") => lora("sd1_kohya.safetensors"),
+            Some("embedding") => lora("embedding_diffusers.safetensors"),
+            Some("classes") => shipped().to_str().expect("UTF-8").to_owned(),
+            Some("unet") => part("unet/diffusion_pytorch_model.safetensors"),
+            Some("vae") => part("vae/diffusion_pytorch_model.safetensors"),
+            Some("text_encoder") => part("text_encoder"),
+            Some("text_encoder_2") => stable_diffusion("sdxl").join("text_encoder_2").display().to_string(),
+            Some(name) => self.folder.path(name),
+            None if ["--model", "--refiner"].contains(&flag) => stable_diffusion(value).display().to_string(),
+            None => value.to_owned(),
+        }
+    }
+
+    fn line(&self, text: &str) -> Line {
+        let mut line = Line::new(text);
+        let flags: Vec<_> = line.flags.iter().map(|(flag, value)| (flag.clone(), self.value(flag, value))).collect();
+        line.flags.extend(flags);
+        if line.command == "sample" {
+            line.flags.insert("--output".into(), self.folder.path("out.png"));
+        }
+        line
+    }
+
+    /// The command after one way out of what refused it.
+    fn follow(&self, line: &Line, way: &Way, message: &str, values: &[(&str, &str)]) -> Line {
+        let value = |flag: &str| {
+            let found = values.iter().find(|(name, _)| *name == flag);
+            found.map(|(_, value)| self.value(flag, value))
+        };
+        let needed = |flag: &str| value(flag).unwrap_or_else(|| panic!("no value to follow {way:?} with: {message}"));
+        let number = |text: &str| text.parse::<f64>().expect("a number");
+        let mut next = line.clone();
+        match way {
+            Way::Give(flags) => flags.iter().for_each(|flag| next.set(flag, Some(&needed(flag)))),
+            Way::Instead(flags) => {
+                let fault = message.split(": ").nth(2).unwrap_or_default().split_whitespace().next().expect("a flag");
+                next.set(fault, value(fault).as_deref());
+                flags.iter().for_each(|flag| next.set(flag, Some(&needed(flag))));
+            }
+            Way::LeaveOut(flags) => flags.iter().for_each(|flag| next.set(flag, None)),
+            Way::Set(flag, value) => {
+                assert_ne!(line.get(flag), Some(value), "it is so already: {message}");
+                next.set(flag, Some(value));
+            }
+            Way::Lower(flag) | Way::Raise(flag) => {
+                let new = needed(flag);
+                if let Some(old) = line.get(flag) {
+                    let lower = number(&new) < number(old);
+                    assert_eq!(lower, matches!(way, Way::Lower(_)), "{flag} {old} to {new}: {message}");
+                }
+                next.set(flag, Some(&new));
+            }
+            Way::Change(flag) => {
+                assert_ne!(line.get(flag), Some(&needed(flag)), "{message}");
+                next.set(flag, Some(&needed(flag)));
+            }
+            Way::Write(word) => {
+                let prompt = line.prompt.as_ref().expect("a prompt").replace(&word.to_uppercase(), word);
+                next.prompt = Some(prompt);
+            }
+        }
+        next
+    }
+
+    /// Follows every way out, and every way out of what then refuses it, until the command succeeds. Adds all ways that
+    /// were offered.
+    fn follow_all(&self, line: &Line, values: &[(&str, &str)], before: &[String], offered: &mut Vec<Way>) {
+        let (done, message) = line.run(&[]);
+        // A text encoder as small as the fixture's has not the vocabulary that a single file implies.
+        let without_vocabulary = message.contains("add the tokenizer's files");
+        if done || without_vocabulary {
+            assert!(!before.is_empty(), "nothing refuses {:?} {:?}", line.prompt, line.flags);
+            return;
+        }
+        let message = message.lines().find(|line| line.starts_with("error: ")).unwrap_or(&message).to_owned();
+        let found = ways(&message);
+        assert!(!found.is_empty(), "no advice after {before:?}: {message}");
+        assert!(!before.contains(&message), "the advice leads back to {message}");
+        for way in found {
+            if matches!(&way, Way::Change(flag) if values.contains(&(flag.as_str(), ""))) {
+                offered.push(way);
+                continue;
+            }
+            let next = self.follow(line, &way, &message, values);
+            offered.push(way);
+            self.follow_all(&next, values, &[before, std::slice::from_ref(&message)].concat(), offered);
+        }
+    }
+}
+
+/// The fields that a remedy of the sources names, and whether a way out is one of its.
+fn is_of(remedy: &str, way: &Way) -> bool {
+    let flag =
+        |field: &str| if field == "prompt" { "PROMPT".to_owned() } else { format!("--{}", field.replace('_', "-")) };
+    let fields: Vec<String> = remedy.split('"').skip(1).step_by(2).map(flag).collect();
+    let kind = remedy.split(['(', ':']).nth(2).unwrap_or_default();
+    match way {
+        Way::Give(flags) => kind == "Give" && (fields.is_empty() || *flags == fields),
+        Way::Instead(flags) => kind == "GiveInstead" && *flags == fields,
+        Way::LeaveOut(flags) => kind == "LeaveOut" && *flags == fields,
+        Way::Set(flag, _) => kind == "Set" && fields.first() == Some(flag),
+        Way::Lower(flag) => kind == "Lower" && fields.contains(flag) || remedy == "or_less_work()",
+        Way::Raise(flag) => kind == "Raise" && fields.contains(flag),
+        Way::Change(flag) => kind == "Change" && fields.first() == Some(flag),
+        Way::Write(word) => kind == "Write" && remedy.contains(word),
+    }
+}
+
+#[test]
+fn advice_that_is_followed_leads_to_a_run() {
+    let things = Things::new();
+    for case in CASES {
+        let mut offered = Vec::new();
+        things.follow_all(&things.line(case.line), case.values, &[], &mut offered);
+        for (file, remedy) in case.of {
+            assert!(offered.iter().any(|way| is_of(remedy, way)), "{}: {file} {remedy} not in {offered:?}", case.line);
+        }
+    }
+}
+
+/// Where there is no driver, `auto` takes the reference, and an adapter by name is refused.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_driver_the_reference_remains() {
+    let things = Things::new();
+    let none = [("VK_DRIVER_FILES", "/no/such/driver.json"), ("VK_ICD_FILENAMES", "/no/such/driver.json")];
+    let line = things.line("sample | fox | --model sd1 | --device 0 | --steps 1 | --width 24 | --height 16");
+    let (done, message) = line.run(&none);
+    assert!(!done, "there is a driver");
+    let found = ways(&message);
+    assert_eq!(found, [Way::Set("--device".into(), "reference".into())], "{message}");
+    let next = things.follow(&line, &found[0], &message, &[]);
+    let (done, message) = next.run(&none);
+    assert!(done, "{message}");
+}
+
+/// The Rust files below a folder, without their tests.
+fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).expect("the sources are there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let name = path.strip_prefix(root).expect("below the root").to_string_lossy().replace('\\', "/");
+            found.push((name, text[..end].to_owned()));
+        }
+    }
+}
+
+#[test]
+fn every_piece_of_advice_is_followed() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut given = BTreeSet::new();
+    for (file, text) in &files {
+        if file == "src/refusal.rs" {
+            continue; // where remedies are defined
+        }
+        for (at, _) in text.match_indices("Remedy::") {
+            let rest = &text[at..];
+            let mut depth = 0;
+            let end = rest.char_indices().find(|(_, c)| {
+                depth += i32::from(*c == '(') - i32::from(*c == ')');
+                depth == 0 && *c == ')'
+            });
+            let remedy = &rest[..=end.expect("brackets match").0];
+            // A pattern is no advice.
+            if !remedy.contains('_') || !remedy.ends_with(", _)") {
+                given.insert((file.clone(), remedy.split_whitespace().collect::<Vec<_>>().join(" ")));
+            }
+        }
+        if text.contains(".or_less_work()") {
+            given.insert((file.clone(), "or_less_work()".to_owned()));
+        }
+    }
+    let cases = CASES.iter().flat_map(|case| case.of.iter().copied());
+    let known = cases.chain(UNREACHED.iter().map(|(file, remedy, _)| (*file, *remedy)));
+    let known: BTreeSet<_> = known.map(|(file, remedy)| (file.to_owned(), remedy.to_owned())).collect();
+    assert_eq!(given.difference(&known).collect::<Vec<_>>(), Vec::<&_>::new(), "advice that no case follows");
+    assert_eq!(known.difference(&given).collect::<Vec<_>>(), Vec::<&_>::new(), "cases of advice that is not given");
+}
