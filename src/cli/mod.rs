@@ -45,6 +45,8 @@ enum Command {
     Bench(bench::Args),
 }
 
+pub use sample::settings_of_others;
+
 /// Parses the command line, runs the command, prints an error if there is one.
 pub fn main() -> ExitCode {
     let command = words::with_flags_in_help(Cli::command());

@@ -140,6 +140,15 @@ pub fn run(mut args: Args) -> Result<()> {
     failures.finish()
 }
 
+/// Whether the texts of a picture that another program made, `(keyword, text)`, say enough to go on from; for the tests
+/// that damage them.
+///
+/// # Errors
+/// Why they do not, in words.
+pub fn settings_of_others(texts: &[(String, String)]) -> std::result::Result<(), String> {
+    foreign::Foreign::read(texts).map(drop)
+}
+
 /// The model, and the refiner that goes on after it.
 struct Models {
     model: OpenModel,

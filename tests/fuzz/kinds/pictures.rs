@@ -20,6 +20,16 @@ pub fn kinds() -> Vec<Kind> {
     let (seed, again) = (bytes_of("images/rotated.jpg"), bytes_of("images/rotated.jpg"));
     kinds.push(Kind::new("picture/rotated.jpg", 6, move |random| change_jpeg(&seed, random), read_picture()));
     kinds.push(Kind::new("picture-bytes/rotated.jpg", 3, move |random| mutated(&again, random), read_picture()));
+    for name in ["webp/lossy_alpha.webp", "webp/lossless.webp"] {
+        let seed = bytes_of(&format!("images/{name}"));
+        kinds.push(Kind::new(format!("picture/{name}"), 4, move |random| change_webp(&seed, random), read_picture()));
+    }
+    for name in ["settings/webui.jpg", "settings/webui.webp"] {
+        let seed = bytes_of(&format!("images/{name}"));
+        let (folder, path) = place();
+        let read = move |bytes| read_texts(&folder, &path, bytes);
+        kinds.push(Kind::new(format!("picture-text/{name}"), 4, move |random| mutated(&seed, random), read));
+    }
     kinds.push(texts());
     kinds
 }
@@ -195,4 +205,37 @@ fn change_jpeg(seed: &[u8], random: &mut Random) -> Vec<u8> {
     }
     file.extend(data);
     file
+}
+
+/// Changes chunks of a WebP file, whose lengths are right afterwards.
+fn change_webp(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut rest = &seed[12..];
+    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
+        let (kind, length) = head.split_at(4);
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        chunks.push((kind.try_into().expect("four bytes"), behind[..length].to_vec()));
+        rest = &behind[length.next_multiple_of(2).min(behind.len())..];
+    }
+    for _ in 0..1 + random.below(3) {
+        let at = random.below(chunks.len());
+        match random.below(8) {
+            0 if chunks.len() > 1 => drop(chunks.remove(at)),
+            1 => chunks.insert(at, chunks[at].clone()),
+            2 => {
+                let other = random.below(chunks.len());
+                chunks.swap(at, other);
+            }
+            3 => chunks[at].0 = *random.pick(&[b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"EXIF", b"XMP "]),
+            _ => mutate(&mut chunks[at].1, random),
+        }
+    }
+    let mut body = b"WEBP".to_vec();
+    for (kind, data) in &chunks {
+        body.extend(kind);
+        body.extend((data.len() as u32).to_le_bytes());
+        body.extend(data);
+        body.extend(vec![0; data.len() % 2]);
+    }
+    [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat()
 }

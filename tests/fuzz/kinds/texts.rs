@@ -17,6 +17,7 @@ use crate::random::{Random, mutate};
 
 pub fn kinds() -> Vec<Kind> {
     let mut kinds = vec![prompts(), record()];
+    kinds.extend(foreign());
     for name in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
         kinds.push(tokenizer_file(name));
     }
@@ -53,6 +54,8 @@ fn prompts() -> Kind {
         let (tokenizer, length) = (&tokenizers[text.len() % 2], 3 + text.len() % 75);
         let ids = tokenizer.encode(&text)?;
         assert_eq!(tokenizer.window(&ids, length).len(), length);
+        let edited = prompt::EditedPrompt::parse(&text).map_err(Error::Usage)?;
+        let text = edited.at(1 + text.len() % 30, 30);
         let windows = prompt::windows(&prompt::parse(&text)?, tokenizer, length)?;
         assert!(!windows.is_empty());
         for window in windows {
@@ -149,4 +152,40 @@ fn record() -> Kind {
             Ok(())
         },
     )
+}
+
+/// What pictures of other programs say of themselves.
+fn foreign() -> [Kind; 2] {
+    const PARAMETERS: &str = "a (red:1.3) fox, [cat|dog] <lora:style:0.8>\nin \"fog\"\nNegative prompt: snow\nSteps: 20, \
+        Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 123, Size: 512x768, Model hash: 6ce0161689, \
+        Model: model, Denoising strength: 0.6, Clip skip: 2, Hires upscale: 2, Lora hashes: \"style: 0123456789ab\", \
+        RNG: CPU, Version: v1.10.1";
+    let graph = json!({
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "model.safetensors"}},
+        "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "a.safetensors",
+            "strength_model": 0.8, "strength_clip": 0.5}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": "a fox"}},
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": ""}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 768, "batch_size": 1}},
+        "6": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0],
+            "latent_image": ["5", 0], "seed": 7, "steps": 20, "cfg": 7.0, "sampler_name": "euler_ancestral",
+            "scheduler": "karras", "denoise": 1.0}},
+        "7": {"class_type": "VAEDecode", "inputs": {"samples": ["6", 0], "vae": ["1", 2]}},
+        "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0]}},
+    });
+    let read = |keyword: &'static str| {
+        move |bytes: Vec<u8>| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            unmist::cli::settings_of_others(&[(keyword.to_owned(), text)]).map_err(Error::Usage)
+        }
+    };
+    let parameters = |random: &mut Random| {
+        let mut bytes = PARAMETERS.as_bytes().to_vec();
+        mutate(&mut bytes, random);
+        bytes
+    };
+    [
+        Kind::new("foreign/parameters", 8, parameters, read("parameters")),
+        Kind::new("foreign/graph", 8, move |random| json::mutated(&graph, random), read("prompt")),
+    ]
 }
