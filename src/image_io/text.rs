@@ -10,8 +10,8 @@ use exif::experimental::Writer;
 use exif::{Exif, Field, In, Tag, Value};
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::jpeg;
 use super::read::read_file;
+use super::{jpeg, webp};
 use crate::error::{Error, Result};
 
 /// The keyword of the settings in the form of AUTOMATIC1111's web UI.
@@ -35,6 +35,10 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     }
     let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
     let format = reader.format();
+    if format == Some(ImageFormat::WebP) {
+        // The decoder believes the length of a chunk.
+        webp::check(&file).map_err(|why| bad(&why))?;
+    }
     let mut decoder = reader.into_decoder().map_err(|error| bad(&error))?;
     let mut text = Vec::new();
     if let Some(block) = decoder.exif_metadata().map_err(|error| bad(&error))? {
