@@ -9,7 +9,7 @@ use crate::backend::MemoryPlan;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::models::{AutoencoderKL, AutoencoderTiny, Layers, Model};
+use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::F32Fallback;
 use crate::refusal::{Refusal, Remedy};

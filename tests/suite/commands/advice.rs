@@ -1,6 +1,6 @@
-//! Every piece of advice that messages give, followed to the letter, leads to a run. What the library can advise is data
-//! (`Remedy`): each place in the sources where it does must be in a case below, or in a list of those that no command
-//! reaches, with the reason.
+//! Every piece of advice that messages give, followed to the letter, leads to a run. What the library can advise is
+//! data (`Remedy`): each place in the sources where it does must be in a case below, or in a list of those that no
+//! command reaches, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -170,7 +170,8 @@ const CASES: &[Case] = &[
     ),
     case(
         &[(SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
-        "sample | fox | --model sd1 | --latents @latents | --steps 4 | --denoising-start 0.9 | --scheduler DDIM Trailing",
+        "sample | fox | --model sd1 | --latents @latents | --steps 4 | --denoising-start 0.9 \
+         | --scheduler DDIM Trailing",
         &[("--denoising-start", "0.5"), ("--steps", "20")],
     ),
     case(
@@ -259,7 +260,8 @@ const CASES: &[Case] = &[
     ),
     case(
         &[(FITS, r#"Remedy::LeaveOut(&["denoising_start"])"#)],
-        "sample | fox | --model sdxl | --latents @latents_xl | --denoising-start 0.5 | --refiner sdxl_refiner | --steps 4",
+        "sample | fox | --model sdxl | --latents @latents_xl | --denoising-start 0.5 | --refiner sdxl_refiner \
+         | --steps 4",
         &[],
     ),
     case(
