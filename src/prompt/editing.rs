@@ -88,8 +88,8 @@ fn write(parts: &[Part], step: usize, steps: usize, text: &mut String) {
 /// Which brackets of a prompt belong together.
 struct Brackets<'a> {
     prompt: &'a str,
-    /// For each bracket that is closed, in order: where it opens and closes, and the `:` and `|` that lie in it and in no
-    /// bracket within.
+    /// For each bracket that is closed, in order: where it opens and closes, and the `:` and `|` that lie in it and in
+    /// no bracket within.
     pairs: Vec<Pair>,
 }
 

@@ -158,8 +158,8 @@ pub struct Request {
     /// The share of the noise, above 0 and below 1, that another run has already taken away from `latents`
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_start: Option<f64>,
-    /// The share of the noise, above 0 and below 1, after which the run ends, or `refiner` goes on [default with `refiner`:
-    /// 0.8]
+    /// The share of the noise, above 0 and below 1, after which the run ends, or `refiner` goes on [default with
+    /// `refiner`: 0.8]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
     /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text

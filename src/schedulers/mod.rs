@@ -97,8 +97,8 @@ impl Scheduler {
         schedule.checked()
     }
 
-    /// Which step each call of the model in such a run belongs to, counted by what is done: of 20 steps at a strength of
-    /// ½ there are 10. Two runs that share one, by `denoising_end` and `denoising_start`, count on.
+    /// Which step each call of the model in such a run belongs to, counted by what is done: of 20 steps at a strength
+    /// of ½ there are 10. Two runs that share one, by `denoising_end` and `denoising_start`, count on.
     ///
     /// # Errors
     /// As [`Scheduler::schedule`].

@@ -46,8 +46,8 @@ impl Reporter {
         self.times.settle(Instant::now());
     }
 
-    /// The next step, or the loading of the next model, begins: what happened since the last one, a preview, is the time
-    /// of neither.
+    /// The next step, or the loading of the next model, begins: what happened since the last one, a preview, is the
+    /// time of neither.
     pub fn resume(&mut self) {
         self.times.since = Instant::now();
     }
@@ -181,8 +181,8 @@ fn seconds(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    /// A base of three steps and a refiner of two; loading takes 10 s each, a step 2 s, a preview 5 s, decoding 1 s. The
-    /// device lags behind by a step, so that one seems to take no time where nothing waits for it.
+    /// A base of three steps and a refiner of two; loading takes 10 s each, a step 2 s, a preview 5 s, decoding 1 s.
+    /// The device lags behind by a step, so that one seems to take no time where nothing waits for it.
     #[test]
     fn every_part_has_its_own_time() {
         let start = Instant::now();
@@ -207,8 +207,8 @@ mod tests {
         assert_eq!(times.outlook(at(33)), ", 0.50 steps/s, 0 s left");
         times.settle(at(35));
         times.decoding = Some(at(35));
-        let expected = "5 steps for 2 pictures in 36.0 s: loading 20.0 s, first step 2.0 s, then 0.50 steps/s, decoding \
-                        1.0 s";
+        let expected = "5 steps for 2 pictures in 36.0 s: loading 20.0 s, first step 2.0 s, then 0.50 steps/s, \
+                        decoding 1.0 s";
         assert_eq!(times.summary(2, at(36)), expected);
     }
 

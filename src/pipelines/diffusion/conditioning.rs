@@ -73,7 +73,7 @@ impl DiffusionPipeline {
     }
 
     /// The text of each step for each branch of the prediction: the prompts alone; the negative ones, then the prompts;
-    /// or, for editing, the prompts and then the negative ones twice. Each text is encoded once, all of a kind together.
+    /// or, for editing, the prompts and then the negative ones twice. Each text is encoded once, with all of its kind.
     fn encode_text(
         &self,
         encoders: &TextEncoders,

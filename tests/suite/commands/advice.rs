@@ -1,11 +1,12 @@
-//! Every piece of advice that messages give, followed to the letter, leads to a run. What the library can advise is data
-//! (`Remedy`): each place in the sources where it does must be in a case below, or in a list of those that no command
-//! reaches, with the reason.
+//! Every piece of advice that messages give, followed to the letter, leads to a run. What the library can advise is
+//! data (`Remedy`): each place in the sources where it does must be in a case below, or in a list of those that no
+//! command reaches, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use crate::commands::advice_cases::{CASES, SAID, SMALL, UNREACHED};
 use crate::commands::sample::{Folder, lora};
 use crate::commands::usage::{copy, shipped, stable_diffusion, text};
 
@@ -127,261 +128,11 @@ impl Line {
     }
 }
 
-/// A command that is refused, and the values with which its advice is followed.
-struct Case {
-    /// The places in the sources that advise: file and remedy.
-    of: &'static [(&'static str, &'static str)],
-    line: &'static str,
-    values: &'static [(&'static str, &'static str)],
-}
-
-const fn case(
-    of: &'static [(&'static str, &'static str)],
-    line: &'static str,
-    values: &'static [(&'static str, &'static str)],
-) -> Case {
-    Case { of, line, values }
-}
-
-const FITS: &str = "src/pipelines/diffusion/fits.rs";
-const MEMORY: &str = "src/pipelines/diffusion/memory.rs";
-const OPEN: &str = "src/checkpoint/open.rs";
-const PLAN: &str = "src/plan/mod.rs";
-const SCHEDULERS: &str = "src/schedulers/mod.rs";
-const TRAITS: &str = "src/pipelines/diffusion/traits.rs";
-
-/// Lines have `|` between their parts, NAME for a model of the fixtures, and @NAME for a file that the test makes.
-const CASES: &[Case] = &[
-    // schedulers
-    case(
-        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
-        "sample | fox | --model sd1 | --width 24 | --height 16 | --steps 2 | --denoising-end 0.01",
-        &[("--denoising-end", "0.9"), ("--steps", "100")],
-    ),
-    case(
-        &[(SCHEDULERS, r#"Remedy::LeaveOut(&["denoising_start", "denoising_end"])"#)],
-        "sample | fox | --model @edm | --width 32 | --height 48 | --steps 2 | --denoising-end 0.5",
-        &[],
-    ),
-    case(
-        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#)],
-        "sample | fox | --model sd1 | --latents @latents | --steps 8 | --denoising-start 0.5 | --denoising-end 0.3",
-        &[("--denoising-end", "0.9"), ("--denoising-start", "0.1")],
-    ),
-    case(
-        &[(SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
-        "sample | fox | --model sd1 | --latents @latents | --steps 4 | --denoising-start 0.9 | --scheduler DDIM Trailing",
-        &[("--denoising-start", "0.5"), ("--steps", "20")],
-    ),
-    case(
-        &[(SCHEDULERS, r#"Remedy::Raise(&["strength", "steps"])"#)],
-        "sample | fox | --model sd1 | --image @picture | --steps 4 | --strength 0.1",
-        &[("--strength", "0.5"), ("--steps", "20")],
-    ),
-    case(
-        &[
-            ("src/schedulers/step.rs", r#"Remedy::Lower(&["steps"])"#),
-            ("src/schedulers/step.rs", r#"Remedy::Change("scheduler")"#),
-        ],
-        "sample | fox | --model sd1 | --steps 1000 | --scheduler lms | --explain-settings",
-        &[("--steps", "999"), ("--scheduler", "euler")],
-    ),
-    case(
-        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
-        "sample | fox | --model sd1 | --steps 1000 | --scheduler ddim | --explain-settings",
-        &[("--steps", "999")],
-    ),
-    case(
-        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
-        "sample | fox | --model sd1 | --steps 1000 | --scheduler plms | --explain-settings",
-        &[("--steps", "999")],
-    ),
-    // what fits which model
-    case(
-        &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
-        "sample | fox | --model @classes | --steps 1",
-        &[("--class", "3")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::GiveInstead(&["prompt"])"#)],
-        "sample | --model sd1 | --class 3 | --steps 1 | --width 24 | --height 16",
-        &[("PROMPT", "fox")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["mask"])"#)],
-        "sample | fox | --model x4_upscaler | --image @picture | --mask @picture | --steps 1",
-        &[],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
-        "sample | fox | --model x4_upscaler | --image @picture | --strength 0.5 | --steps 1",
-        &[],
-    ),
-    case(
-        &[(FITS, "Remedy::Give(fields)")],
-        "sample | fox | --model inpaint | --steps 1",
-        &[("--image", "@picture"), ("--mask", "@picture")],
-    ),
-    case(
-        &[(FITS, "Remedy::Give(fields)")],
-        "sample | fox | --model instruct_pix2pix | --steps 1",
-        &[("--image", "@picture")],
-    ),
-    case(
-        &[(FITS, "Remedy::Give(fields)")],
-        "sample | fox | --model x4_upscaler | --steps 1",
-        &[("--image", "@picture")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::Give(&["image"])"#)],
-        "sample | fox | --model sd1 | --mask @picture | --steps 1",
-        &[("--image", "@picture")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::Give(&["image"])"#)],
-        "sample | fox | --model sd1 | --strength 0.5 | --steps 2",
-        &[("--image", "@picture")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["latents"])"#)],
-        "sample | fox | --model sd1 | --image @picture | --latents @latents | --steps 2",
-        &[],
-    ),
-    case(
-        &[(FITS, r#"Remedy::Give(&["latents"])"#)],
-        "sample | fox | --model sd1 | --denoising-start 0.5 | --steps 2",
-        &[("--latents", "@latents")],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
-        "sample | fox | --model sd1 | --latents @latents | --denoising-start 0.5 | --strength 0.5 | --steps 2",
-        &[],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["denoising_start"])"#)],
-        "sample | fox | --model sdxl | --latents @latents_xl | --denoising-start 0.5 | --refiner sdxl_refiner | --steps 4",
-        &[],
-    ),
-    case(
-        &[(FITS, r#"Remedy::LeaveOut(&["width", "height"])"#)],
-        "sample | fox | --model sd1 | --latents @latents | --width 24 | --steps 2",
-        &[],
-    ),
-    case(
-        &[(TRAITS, r#"Remedy::Write("and")"#)],
-        "sample | fox AND owl | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
-        &[("AND", "and")],
-    ),
-    case(
-        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
-        "sample | fox | --model sd1 | --image @odd | --steps 2",
-        &[("--width", "24"), ("--height", "16")],
-    ),
-    case(
-        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
-        "sample | --model @no_size | --class 3 | --steps 1",
-        &[("--width", "32"), ("--height", "32")],
-    ),
-    // parts of models
-    case(
-        &[(OPEN, r#"Remedy::Give(&["vae"])"#)],
-        "sample | fox | --model @no_vae | --steps 1 | --width 24 | --height 16",
-        &[("--vae", "@vae")],
-    ),
-    case(
-        &[(OPEN, r#"Remedy::Give(&["unet"])"#)],
-        "sample | fox | --model @no_unet | --steps 1 | --width 24 | --height 16",
-        &[("--unet", "@unet")],
-    ),
-    case(
-        &[(OPEN, r#"Remedy::Give(&["text_encoder"])"#)],
-        "sample | fox | --model @no_text_encoder | --steps 1 | --width 24 | --height 16",
-        &[("--text-encoder", "@text_encoder")],
-    ),
-    case(
-        &[("src/pipelines/text.rs", r#"Remedy::Give(&["text_encoder"])"#)],
-        "sample | fox | --model @no_text | --steps 1 | --width 24 | --height 16",
-        &[("--text-encoder", "@text_encoder")],
-    ),
-    case(
-        &[(OPEN, r#"Remedy::Give(&["text_encoder_2"])"#)],
-        "sample | fox | --model @no_text_encoder_2 | --steps 1 | --width 32 | --height 48",
-        &[("--text-encoder-2", "@text_encoder_2")],
-    ),
-    case(
-        &[("src/pipelines/autoencoder/mod.rs", r#"Remedy::Give(&["vae"])"#)],
-        "sample | fox | --model sd1 | --vae @decoder.safetensors | --image @picture | --steps 2",
-        &[("--vae", "@vae")],
-    ),
-    case(
-        &[(OPEN, r#"Remedy::LeaveOut(&["variant"])"#)],
-        "sample | fox | --model @unet | --vae @vae | --text-encoder @text_encoder | --variant fp16 | --steps 1",
-        &[],
-    ),
-    case(
-        &[(OPEN, r#"Remedy::LeaveOut(&["embedding"])"#)],
-        "sample | --model @classes | --embedding @embedding | --steps 1",
-        &[],
-    ),
-    case(
-        &[("src/checkpoint/single_file.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
-        "sample | fox | --model @lora | --steps 1",
-        // The model is then the first one below `weights/`, whose layers the LoRA does not have.
-        &[("--lora", "@lora"), ("--model", "sd1"), ("--width", "24"), ("--height", "16")],
-    ),
-    case(
-        &[("src/cli/sample/networks.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
-        "sample | fox <lora:none:1> | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
-        &[("PROMPT", "fox"), ("--lora", "@lora")],
-    ),
-    // memory
-    case(
-        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Set("precision", "f16".into())"#)],
-        "sample | fox | --model sd1 | --max-memory 0.0012 | --steps 1 | --width 24 | --height 16",
-        &[("--max-memory", "1")],
-    ),
-    case(
-        &[(PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
-        "sample | fox | --model sd1 | --max-memory 0.02 | --steps 1 | --width 96 | --height 96 | --batch-size 4",
-        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
-    ),
-    case(
-        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
-        "bench | --model sd1 | --component unet | --max-memory 0.02 | --width 96 | --height 96 | --batch-size 4 \
-         | --runs 1",
-        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
-    ),
-    case(
-        &[(MEMORY, r#"Remedy::Set("vae_tiling", "on".into())"#)],
-        "sample | fox | --model sd2 | --variant fp16 | --max-memory 0.0024 | --steps 1 | --width 160 | --height 160 \
-         | --vae-tiling off",
-        &[("--max-memory", "1"), ("--width", "32"), ("--height", "32")],
-    ),
-    case(
-        &[("src/plan/lower.rs", r#"Remedy::Set("precision", "f16".into())"#), ("src/plan/lower.rs", "or_less_work()")],
-        "inspect | --model sd1 | --component unet | --width 640 | --height 640",
-        // No other adapter can be counted on.
-        &[("--width", "64"), ("--height", "64"), ("--device", "")],
-    ),
-    case(
-        &[("src/plan/choose.rs", "or_less_work()")],
-        "sample | fox | --model lcm | --width 96 | --height 96 | --steps 1",
-        &[("--width", "16"), ("--height", "16"), ("--device", "reference")],
-    ),
-];
-
-/// Places that no command of this test reaches.
-const UNREACHED: &[(&str, &str, &str)] = &[
-    ("src/gpu/adapters.rs", r#"Remedy::Set("device", "reference".into())"#, "below, without a driver"),
-    ("src/gpu/device.rs", r#"Remedy::Set("precision", "f16".into())"#, "a driver that lacks memory"),
-    ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),
-    ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
-    ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
-    (
-        "src/plan/lower.rs",
-        r#"Remedy::Set("force", format!("{}=naive", op.name()).into())"#,
-        "a device that binds less than this one: graph/parity.rs",
-    ),
+/// Words with which a clause of advice begins.
+const VERBS: [&str; 30] = [
+    "add", "check", "choose", "convert", "correct", "create", "download", "fetch", "give", "install", "make", "move",
+    "name", "pass", "put", "rebuild", "remove", "rename", "run", "save", "see", "set", "start", "stop", "take", "try",
+    "update", "use", "wait", "write",
 ];
 
 /// The files that cases name.
@@ -428,6 +179,30 @@ impl Things {
         let list: Vec<_> = kept.iter().map(|(name, tensor)| (*name, tensor)).collect();
         let mut out = std::fs::File::create(path("decoder.safetensors")).expect("writable");
         unmist::checkpoint::safetensors::write(&mut out, &list, &Default::default()).expect("writes");
+        for (name, bytes) in [
+            ("pickle.safetensors", &b"PK\x03\x04 archive/data.pkl"[..]),
+            ("page.safetensors", b"<!DOCTYPE html><html></html>"),
+            ("empty.safetensors", b""),
+            ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+            ("gguf.safetensors", b"GGUF\x03\0\0\0 and so on"),
+            ("locked.png", b"not to be replaced"),
+        ] {
+            std::fs::write(path(name), bytes).expect("writes");
+        }
+        let mut locked = path("locked.png").metadata().expect("it was written").permissions();
+        locked.set_readonly(true);
+        std::fs::set_permissions(path("locked.png"), locked).expect("its own");
+        for name in ["none", "folder.png"] {
+            std::fs::create_dir(path(name)).expect("a folder");
+        }
+        for (name, file, wrong) in [
+            ("broken", "unet/config.json", "{"),
+            ("unknown_key", "scheduler/scheduler_config.json", r#"{"_class_name": "DDIMScheduler", "colour": 3}"#),
+        ] {
+            let file = model(name, "sd1").join(file);
+            std::fs::remove_file(&file).expect("it was copied");
+            std::fs::write(file, wrong).expect("writes");
+        }
         let things = Self { folder };
         for line in [
             "sample | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --save-latents @latents",
@@ -464,7 +239,7 @@ impl Things {
         let mut line = Line::new(text);
         let flags: Vec<_> = line.flags.iter().map(|(flag, value)| (flag.clone(), self.value(flag, value))).collect();
         line.flags.extend(flags);
-        if line.command == "sample" {
+        if line.command == "sample" && !line.flags.contains_key("--output") {
             line.flags.insert("--output".into(), self.folder.path("out.png"));
         }
         line
@@ -567,6 +342,20 @@ fn advice_that_is_followed_leads_to_a_run() {
     }
 }
 
+#[test]
+fn advice_in_words_leads_to_a_run_too() {
+    let things = Things::new();
+    for (file, clause, how) in SAID {
+        let Ok((refused, followed)) = how else { continue };
+        let run = |line: &str| things.line(&format!("sample | fox | {SMALL} | {line}")).run(&[]);
+        let (done, message) = run(refused);
+        let clause = clause.split('{').next().expect("words");
+        assert!(!done && message.contains(clause), "{refused}: no «{clause}» ({file}) in {message}");
+        let (done, message) = run(followed);
+        assert!(done, "{followed}: {message}");
+    }
+}
+
 /// Where there is no driver, `auto` takes the reference, and an adapter by name is refused.
 #[cfg(target_os = "linux")]
 #[test]
@@ -599,10 +388,38 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
+/// Clauses of advice in a source's strings, up to their ends.
+fn clauses(text: &str) -> BTreeSet<String> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    // Strings that go on in the next line.
+    let mut joined = String::new();
+    for line in code {
+        let line = if joined.ends_with('\\') { joined.pop().map_or(line, |_| line.trim_start()) } else { line };
+        joined += line;
+        if !joined.ends_with('\\') {
+            joined.push('\n');
+        }
+    }
+    let clause = |(at, _): (usize, &str)| {
+        let rest = &joined[at + "; ".len()..];
+        let end = rest.find(['"', '\n']).unwrap_or(rest.len());
+        let verb = rest.split(' ').next().unwrap_or_default();
+        (VERBS.contains(&verb) && rest[end..].starts_with('"')).then(|| rest[..end].to_owned())
+    };
+    joined.match_indices("; ").filter_map(clause).collect()
+}
+
 #[test]
 fn every_piece_of_advice_is_followed() {
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let said: BTreeSet<_> = files
+        .iter()
+        .flat_map(|(file, text)| clauses(text).into_iter().map(move |clause| (file.clone(), clause)))
+        .collect();
+    let known: BTreeSet<_> = SAID.iter().map(|(file, clause, _)| ((*file).to_owned(), (*clause).to_owned())).collect();
+    assert_eq!(said.difference(&known).collect::<Vec<_>>(), Vec::<&_>::new(), "advice in words that no line follows");
+    assert_eq!(known.difference(&said).collect::<Vec<_>>(), Vec::<&_>::new(), "lines of advice that is not given");
     let mut given = BTreeSet::new();
     for (file, text) in &files {
         if file == "src/refusal.rs" {

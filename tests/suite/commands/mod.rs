@@ -1,6 +1,7 @@
 //! The command line as a user meets it: results, messages, files.
 
 mod advice;
+mod advice_cases;
 mod examples;
 mod parts;
 pub mod pictures;

@@ -1,0 +1,378 @@
+//! The cases of `advice.rs`: what messages advise, and commands that follow it.
+//!
+//! Lines have `|` between their parts, NAME for a model of the fixtures, and @NAME for a file that the test makes.
+
+/// A command that is refused, and the values with which its advice is followed.
+pub struct Case {
+    /// The places in the sources that advise: file and remedy.
+    pub of: &'static [(&'static str, &'static str)],
+    pub line: &'static str,
+    pub values: &'static [(&'static str, &'static str)],
+}
+
+const fn case(
+    of: &'static [(&'static str, &'static str)],
+    line: &'static str,
+    values: &'static [(&'static str, &'static str)],
+) -> Case {
+    Case { of, line, values }
+}
+
+const FITS: &str = "src/pipelines/diffusion/fits.rs";
+const MEMORY: &str = "src/pipelines/diffusion/memory.rs";
+const OPEN: &str = "src/checkpoint/open.rs";
+const PLAN: &str = "src/plan/mod.rs";
+const SCHEDULERS: &str = "src/schedulers/mod.rs";
+const TRAITS: &str = "src/pipelines/diffusion/traits.rs";
+
+/// Advice as data.
+pub const CASES: &[Case] = &[
+    // schedulers
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
+        "sample | fox | --model sd1 | --width 24 | --height 16 | --steps 2 | --denoising-end 0.01",
+        &[("--denoising-end", "0.9"), ("--steps", "100")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::LeaveOut(&["denoising_start", "denoising_end"])"#)],
+        "sample | fox | --model @edm | --width 32 | --height 48 | --steps 2 | --denoising-end 0.5",
+        &[],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["denoising_end"])"#), (SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --steps 8 | --denoising-start 0.5 | --denoising-end 0.3",
+        &[("--denoising-end", "0.9"), ("--denoising-start", "0.1")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Lower(&["denoising_start"])"#), (SCHEDULERS, r#"Remedy::Raise(&["steps"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --steps 4 | --denoising-start 0.9 \
+         | --scheduler DDIM Trailing",
+        &[("--denoising-start", "0.5"), ("--steps", "20")],
+    ),
+    case(
+        &[(SCHEDULERS, r#"Remedy::Raise(&["strength", "steps"])"#)],
+        "sample | fox | --model sd1 | --image @picture | --steps 4 | --strength 0.1",
+        &[("--strength", "0.5"), ("--steps", "20")],
+    ),
+    case(
+        &[
+            ("src/schedulers/step.rs", r#"Remedy::Lower(&["steps"])"#),
+            ("src/schedulers/step.rs", r#"Remedy::Change("scheduler")"#),
+        ],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler lms | --explain-settings",
+        &[("--steps", "999"), ("--scheduler", "euler")],
+    ),
+    case(
+        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler ddim | --explain-settings",
+        &[("--steps", "999")],
+    ),
+    case(
+        &[("src/schedulers/timesteps.rs", r#"Remedy::Lower(&["steps"])"#)],
+        "sample | fox | --model sd1 | --steps 1000 | --scheduler plms | --explain-settings",
+        &[("--steps", "999")],
+    ),
+    // what fits which model
+    case(
+        &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
+        "sample | fox | --model @classes | --steps 1",
+        &[("--class", "3")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::GiveInstead(&["prompt"])"#)],
+        "sample | --model sd1 | --class 3 | --steps 1 | --width 24 | --height 16",
+        &[("PROMPT", "fox")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["mask"])"#)],
+        "sample | fox | --model x4_upscaler | --image @picture | --mask @picture | --steps 1",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
+        "sample | fox | --model x4_upscaler | --image @picture | --strength 0.5 | --steps 1",
+        &[],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model inpaint | --steps 1",
+        &[("--image", "@picture"), ("--mask", "@picture")],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model instruct_pix2pix | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, "Remedy::Give(fields)")],
+        "sample | fox | --model x4_upscaler | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["image"])"#)],
+        "sample | fox | --model sd1 | --mask @picture | --steps 1",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["image"])"#)],
+        "sample | fox | --model sd1 | --strength 0.5 | --steps 2",
+        &[("--image", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["latents"])"#)],
+        "sample | fox | --model sd1 | --image @picture | --latents @latents | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["latents"])"#)],
+        "sample | fox | --model sd1 | --denoising-start 0.5 | --steps 2",
+        &[("--latents", "@latents")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --denoising-start 0.5 | --strength 0.5 | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["denoising_start"])"#)],
+        "sample | fox | --model sdxl | --latents @latents_xl | --denoising-start 0.5 | --refiner sdxl_refiner \
+         | --steps 4",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["width", "height"])"#)],
+        "sample | fox | --model sd1 | --latents @latents | --width 24 | --steps 2",
+        &[],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Write("and")"#)],
+        "sample | fox AND owl | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
+        &[("AND", "and")],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
+        "sample | fox | --model sd1 | --image @odd | --steps 2",
+        &[("--width", "24"), ("--height", "16")],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Give(&["width", "height"])"#)],
+        "sample | --model @no_size | --class 3 | --steps 1",
+        &[("--width", "32"), ("--height", "32")],
+    ),
+    // parts of models
+    case(
+        &[(OPEN, r#"Remedy::Give(&["vae"])"#)],
+        "sample | fox | --model @no_vae | --steps 1 | --width 24 | --height 16",
+        &[("--vae", "@vae")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["unet"])"#)],
+        "sample | fox | --model @no_unet | --steps 1 | --width 24 | --height 16",
+        &[("--unet", "@unet")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["text_encoder"])"#)],
+        "sample | fox | --model @no_text_encoder | --steps 1 | --width 24 | --height 16",
+        &[("--text-encoder", "@text_encoder")],
+    ),
+    case(
+        &[("src/pipelines/text.rs", r#"Remedy::Give(&["text_encoder"])"#)],
+        "sample | fox | --model @no_text | --steps 1 | --width 24 | --height 16",
+        &[("--text-encoder", "@text_encoder")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::Give(&["text_encoder_2"])"#)],
+        "sample | fox | --model @no_text_encoder_2 | --steps 1 | --width 32 | --height 48",
+        &[("--text-encoder-2", "@text_encoder_2")],
+    ),
+    case(
+        &[("src/pipelines/autoencoder/mod.rs", r#"Remedy::Give(&["vae"])"#)],
+        "sample | fox | --model sd1 | --vae @decoder.safetensors | --image @picture | --steps 2",
+        &[("--vae", "@vae")],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::LeaveOut(&["variant"])"#)],
+        "sample | fox | --model @unet | --vae @vae | --text-encoder @text_encoder | --variant fp16 | --steps 1",
+        &[],
+    ),
+    case(
+        &[(OPEN, r#"Remedy::LeaveOut(&["embedding"])"#)],
+        "sample | --model @classes | --embedding @embedding | --steps 1",
+        &[],
+    ),
+    case(
+        &[("src/checkpoint/single_file.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
+        "sample | fox | --model @lora | --steps 1",
+        // The model is then the first one below `weights/`, whose layers the LoRA does not have.
+        &[("--lora", "@lora"), ("--model", "sd1"), ("--width", "24"), ("--height", "16")],
+    ),
+    case(
+        &[("src/cli/sample/networks.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
+        "sample | fox <lora:none:1> | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
+        &[("PROMPT", "fox"), ("--lora", "@lora")],
+    ),
+    // memory
+    case(
+        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Set("precision", "f16".into())"#)],
+        "sample | fox | --model sd1 | --max-memory 0.0012 | --steps 1 | --width 24 | --height 16",
+        &[("--max-memory", "1")],
+    ),
+    case(
+        &[(PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
+        "sample | fox | --model sd1 | --max-memory 0.02 | --steps 1 | --width 96 | --height 96 | --batch-size 4",
+        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
+    ),
+    case(
+        &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Lower(&["width", "height", "batch_size"])"#)],
+        "bench | --model sd1 | --component unet | --max-memory 0.02 | --width 96 | --height 96 | --batch-size 4 \
+         | --runs 1",
+        &[("--max-memory", "1"), ("--width", "16"), ("--height", "16"), ("--batch-size", "1")],
+    ),
+    case(
+        &[(MEMORY, r#"Remedy::Set("vae_tiling", "on".into())"#)],
+        "sample | fox | --model sd2 | --variant fp16 | --max-memory 0.0024 | --steps 1 | --width 160 | --height 160 \
+         | --vae-tiling off",
+        &[("--max-memory", "1"), ("--width", "32"), ("--height", "32")],
+    ),
+    case(
+        &[("src/plan/lower.rs", r#"Remedy::Set("precision", "f16".into())"#), ("src/plan/lower.rs", "or_less_work()")],
+        "inspect | --model sd1 | --component unet | --width 640 | --height 640",
+        // No other adapter can be counted on.
+        &[("--width", "64"), ("--height", "64"), ("--device", "")],
+    ),
+    case(
+        &[("src/plan/choose.rs", "or_less_work()")],
+        "sample | fox | --model lcm | --width 96 | --height 96 | --steps 1",
+        &[("--width", "16"), ("--height", "16"), ("--device", "reference")],
+    ),
+];
+
+/// Advice in words: file and clause as they stand in the sources; a command that is refused so, and the command that
+/// follows it. Or why that is not tried here.
+pub type Said = (&'static str, &'static str, Result<(&'static str, &'static str), &'static str>);
+
+pub const SMALL: &str = "--width 24 | --height 16 | --steps 1";
+const PICTURES: Result<(&str, &str), &str> =
+    Err("about a picture that cannot be read, whose sound form other tests read");
+const SOUND: Result<(&str, &str), &str> = Err("about a damaged file, whose sound form every other test reads");
+
+pub const SAID: &[Said] = &[
+    ("src/checkpoint/convert.rs", "convert the checkpoint to F16 or F32", SOUND),
+    ("src/checkpoint/folder.rs", "choose one of {}", Ok(("--model sd2", "--model sd2 | --variant fp16"))),
+    (
+        "src/checkpoint/folder.rs",
+        "fetch the .safetensors version or convert it (diffusers: \
+         `DiffusionPipeline.from_pretrained(…).save_pretrained(…)`)",
+        SOUND,
+    ),
+    (
+        "src/checkpoint/folder.rs",
+        "give the folder that holds model_index.json or config.json",
+        Ok(("--model @none/there", "--model sd1")),
+    ),
+    (
+        "src/checkpoint/header.rs",
+        "convert it to .safetensors",
+        Ok(("--model sd1 | --vae @pickle.safetensors", "--model sd1 | --vae @vae")),
+    ),
+    (
+        "src/checkpoint/header.rs",
+        "download the file again",
+        Ok(("--model sd1 | --vae @page.safetensors", "--model sd1 | --vae @vae")),
+    ),
+    (
+        "src/checkpoint/header.rs",
+        "fetch it again",
+        Ok(("--model sd1 | --vae @empty.safetensors", "--model sd1 | --vae @vae")),
+    ),
+    (
+        "src/checkpoint/header.rs",
+        "run `git lfs pull` in the repository",
+        Ok(("--model sd1 | --vae @pointer.safetensors", "--model sd1 | --vae @vae")),
+    ),
+    (
+        "src/checkpoint/header.rs",
+        "use the .safetensors version of the model",
+        Ok(("--model sd1 | --vae @gguf.safetensors", "--model sd1 | --vae @vae")),
+    ),
+    ("src/checkpoint/inferred/mod.rs", "give the model as a diffusers folder", SOUND),
+    (
+        "src/checkpoint/inferred/mod.rs",
+        "give the model as a diffusers folder, whose config.json holds the number of heads",
+        SOUND,
+    ),
+    ("src/checkpoint/json.rs", "correct or fetch it again", Ok(("--model @broken", "--model sd1"))),
+    ("src/checkpoint/json.rs", "run `git lfs pull` in the repository", SOUND),
+    (
+        "src/checkpoint/lora/mod.rs",
+        "give the file itself",
+        Ok(("--model sd1 | --lora @none", "--model sd1 | --lora @lora")),
+    ),
+    ("src/checkpoint/open.rs", "add the tokenizer's files", Err("a text encoder with a vocabulary of its own")),
+    ("src/checkpoint/safetensors.rs", "fetch both files again", SOUND),
+    ("src/checkpoint/safetensors.rs", "fetch the index again", SOUND),
+    ("src/checkpoint/safetensors.rs", "use a version in F16 or F8", SOUND),
+    ("src/cli/model_path.rs", "give --model DIR or set UNMIST_WEIGHTS", Err("where there is no folder `weights`")),
+    ("src/cli/model_path.rs", "give one with --model DIR", Err("where no model of the kind is in `weights`")),
+    (
+        "src/cli/sample/mod.rs",
+        "give another name",
+        Ok(("--model sd1 | --image @picture | --strength 1 | --output @picture", "--model sd1 | --output @new.png")),
+    ),
+    (
+        "src/cli/sample/record.rs",
+        "give the right one with --{option}",
+        Err("a file that changed since: commands/sample.rs"),
+    ),
+    ("src/image_io/read.rs", "convert the file", PICTURES),
+    ("src/image_io/read.rs", "fetch or save it again", PICTURES),
+    ("src/image_io/read.rs", "give a smaller one", PICTURES),
+    ("src/image_io/read.rs", "give a smaller picture", PICTURES),
+    (
+        "src/output.rs",
+        "create it or give another name",
+        Ok(("--model sd1 | --output @nowhere/out.png", "--model sd1 | --output @new.png")),
+    ),
+    (
+        "src/output.rs",
+        "give the name of a file",
+        Ok(("--model sd1 | --output @folder.png", "--model sd1 | --output @new.png")),
+    ),
+    (
+        "src/output.rs",
+        "remove it or give another name",
+        Ok(("--model sd1 | --output @locked.png", "--model sd1 | --output @new.png")),
+    ),
+    ("src/request/fields.rs", "rename the file", Err("a name that is not UTF-8: commands/sample.rs")),
+    (
+        "src/request/resolve.rs",
+        "give one, or as many as there are of either",
+        Ok(("--model sd1 | --guidance-scale 2,3", "--model sd1 | --guidance-scale 2")),
+    ),
+    (
+        "src/request/resolve.rs",
+        "give one, or one for each picture",
+        Ok(("--model sd1 | --seed 1,2 | --batch-size 3", "--model sd1 | --seed 1,2,3 | --batch-size 3")),
+    ),
+    ("src/schedulers/config.rs", "remove it if it does not matter", Ok(("--model @unknown_key", "--model sd1"))),
+    ("src/schedulers/config.rs", "set one to false", Err("about a config that contradicts itself")),
+    ("src/schedulers/config.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
+    ("src/schedulers/edm.rs", "see \\", Err("about a config that contradicts itself")),
+    ("src/schedulers/sigmas.rs", "see \\", Err("about a config that contradicts itself")),
+    ("src/tokenizer.rs", "fetch the tokenizer again", SOUND),
+    ("src/tokenizer.rs", "give it another name", Err("about a word that there is already")),
+];
+
+/// Places that no command of this test reaches.
+pub const UNREACHED: &[(&str, &str, &str)] = &[
+    ("src/gpu/adapters.rs", r#"Remedy::Set("device", "reference".into())"#, "below, without a driver"),
+    ("src/gpu/device.rs", r#"Remedy::Set("precision", "f16".into())"#, "a driver that lacks memory"),
+    ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),
+    ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
+    ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
+    (
+        "src/plan/lower.rs",
+        r#"Remedy::Set("force", format!("{}=naive", op.name()).into())"#,
+        "a device that binds less than this one: graph/parity.rs",
+    ),
+];
