@@ -162,6 +162,10 @@ impl Things {
         ] {
             std::fs::remove_dir_all(model(name, from).join(part)).expect("it was copied");
         }
+        let weights = |variant: &str| format!("unet/diffusion_pytorch_model{variant}.safetensors");
+        let plain = model("variants", "sd1").join(weights(""));
+        std::fs::copy(&plain, path("variants").join(weights(".fp16"))).expect("copies");
+        std::fs::rename(&plain, path("variants").join(weights(".ema"))).expect("renames");
         let index = path("no_text").join("model_index.json");
         std::fs::remove_file(&index).expect("it was copied");
         std::fs::write(index, r#"{"_class_name": "StableDiffusionPipeline"}"#).expect("writes");

@@ -258,7 +258,7 @@ const SOUND: Result<(&str, &str), &str> = Err("about a damaged file, whose sound
 
 pub const SAID: &[Said] = &[
     ("src/checkpoint/convert.rs", "convert the checkpoint to F16 or F32", SOUND),
-    ("src/checkpoint/folder.rs", "choose one of {}", Ok(("--model sd2", "--model sd2 | --variant fp16"))),
+    ("src/checkpoint/folder.rs", "choose one of {}", Ok(("--model @variants", "--model @variants | --variant fp16"))),
     (
         "src/checkpoint/folder.rs",
         "fetch the .safetensors version or convert it (diffusers: \
