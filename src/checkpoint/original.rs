@@ -77,8 +77,8 @@ pub fn vae(names: &[String]) -> Result<Vec<Renamed>, String> {
         .collect()
 }
 
-/// All tensors of a text tower in OpenCLIP's names, without prefix. `names` are transformers', with `text_model.` before
-/// the tower's own.
+/// All tensors of a text tower in OpenCLIP's names, without prefix. `names` are transformers', with `text_model.`
+/// before the tower's own.
 ///
 /// # Errors
 /// The first name that OpenCLIP has none for.

@@ -1,5 +1,5 @@
-//! A checkpoint as a single file of the original code, which AUTOMATIC1111, ComfyUI, stable-diffusion.cpp and diffusers'
-//! `from_single_file` read.
+//! A checkpoint as a single file of the original code, which AUTOMATIC1111, ComfyUI, stable-diffusion.cpp and
+//! diffusers' `from_single_file` read.
 
 use std::path::Path;
 
@@ -21,10 +21,10 @@ struct Piece {
     made: Made,
 }
 
-/// Writes a Stable Diffusion checkpoint to the file `path`, which appears complete or not at all. Tensors are written as
-/// `dtype`, or as most of their component are stored. The file is read again before it takes its name: a single file has
-/// no configurations, and must say by names, shapes and marks what they said. Says what was written, and what a single
-/// file cannot hold, one line each.
+/// Writes a Stable Diffusion checkpoint to the file `path`, which appears complete or not at all. Tensors are written
+/// as `dtype`, or as most of their component are stored. The file is read again before it takes its name: a single file
+/// has no configurations, and must say by names, shapes and marks what they said. Says what was written, and what a
+/// single file cannot hold, one line each.
 ///
 /// # Errors
 /// [`Error::Unsupported`] if the original code has no such model, or the file would be read as another one; as
@@ -197,8 +197,8 @@ fn marks(checkpoint: &Checkpoint, scheduler: &Value) -> Result<Vec<(&'static str
     let vae = checkpoint.component_config("vae").map(|config| config.value).unwrap_or_default();
     if !vae["latents_mean"].is_null() && class != "EDMDPMSolverMultistepScheduler" {
         return Err(Error::Unsupported(format!(
-            "{}: a single file can hold latents_mean only for EDMDPMSolverMultistepScheduler, this is for {class}; give \
-            the name of a folder to write",
+            "{}: a single file can hold latents_mean only for EDMDPMSolverMultistepScheduler, this is for {class}; \
+            give the name of a folder to write",
             checkpoint.path().display()
         )));
     }

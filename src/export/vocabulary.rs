@@ -1,8 +1,8 @@
 //! CLIP's vocabulary as the files of transformers' `CLIPTokenizer`, for models that came without a tokenizer.
 //!
-//! The crate that encodes texts has the vocabulary but does not show it: it shows the text of each token. From these the
-//! files are put together again. A token of half a character is completed with other bytes to be seen. The two parts
-//! that a token was merged from are what encoding its bytes by all earlier merges leaves.
+//! The crate that encodes texts has the vocabulary but does not show it: it shows the text of each token. From these
+//! the files are put together again. A token of half a character is completed with other bytes to be seen. The two
+//! parts that a token was merged from are what encoding its bytes by all earlier merges leaves.
 
 use std::collections::HashMap;
 

@@ -211,7 +211,7 @@ impl<'a> Metadata<'a> {
         match found.texts.get("split.count").map(String::as_str) {
             None | Some("0" | "1") => Ok(found),
             Some(parts) => Err(format!(
-                "this is one of {parts} parts of a split GGUF file; join them (llama.cpp: `llama-gguf-split --merge`)"
+                "this is one of {parts} parts of a split GGUF file, which llama.cpp's `llama-gguf-split` merges"
             )),
         }
     }

@@ -53,11 +53,12 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family, component: &str, names
     let open_clip =
         names == Names::OpenClip || second || matches!(family, Family::Sd2 | Family::Upscaler) || hidden_size >= 1024;
     let class = if second { "CLIPTextModelWithProjection" } else { "CLIPTextModel" };
+    let positions = shapes.field("max_position_embeddings", &name("embeddings.position_embedding.weight"), 0)?;
     let mut config = json!({
         "architectures": [class],
         "model_type": "clip_text_model",
         "vocab_size": shapes.field("vocab_size", &name("embeddings.token_embedding.weight"), 0)?,
-        "max_position_embeddings": shapes.field("max_position_embeddings", &name("embeddings.position_embedding.weight"), 0)?,
+        "max_position_embeddings": positions,
         "hidden_size": hidden_size,
         "intermediate_size": shapes.field("intermediate_size", &name("encoder.layers.0.mlp.fc1.weight"), 0)?,
         "num_hidden_layers": stored - surplus,

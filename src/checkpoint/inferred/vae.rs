@@ -16,9 +16,13 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family) -> Result<Value> {
     let channels = channels.collect::<Result<Vec<usize>>>()?;
     let layers = shapes.counted("layers_per_block", "decoder.up_blocks.0.resnets.").saturating_sub(1);
     let out_channels = shapes.field("out_channels", "decoder.conv_out.weight", 0)?;
+    let in_channels = match has_encoder {
+        true => shapes.field("in_channels", "encoder.conv_in.weight", 1)?,
+        false => out_channels,
+    };
     let mut config = json!({
         "_class_name": "AutoencoderKL",
-        "in_channels": if has_encoder { shapes.field("in_channels", "encoder.conv_in.weight", 1)? } else { out_channels },
+        "in_channels": in_channels,
         "out_channels": out_channels,
         "latent_channels": shapes.field("latent_channels", "decoder.conv_in.weight", 1)?,
         "block_out_channels": channels,

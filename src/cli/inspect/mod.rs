@@ -178,8 +178,8 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint, ignore: &Ignore) -> Result<()>
             })
             .collect();
         let json = serde_json::json!({
-            "model": checkpoint.path(), "files": files.to_json(), "device": device.describe(), "batch_size": args.batch_size,
-            "height": height, "width": width,
+            "model": checkpoint.path(), "files": files.to_json(), "device": device.describe(),
+            "batch_size": args.batch_size, "height": height, "width": width,
             "stages": stages, "peak": plan.peak(), "available": plan.available,
         });
         print(&format!("{json:#}\n"));

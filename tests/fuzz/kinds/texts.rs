@@ -156,9 +156,10 @@ fn record() -> Kind {
 
 /// What pictures of other programs say of themselves.
 fn foreign() -> [Kind; 2] {
-    const PARAMETERS: &str = "a (red:1.3) fox, [cat|dog] <lora:style:0.8>\nin \"fog\"\nNegative prompt: snow\nSteps: 20, \
-        Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 123, Size: 512x768, Model hash: 6ce0161689, \
-        Model: model, Denoising strength: 0.6, Clip skip: 2, Hires upscale: 2, Lora hashes: \"style: 0123456789ab\", \
+    const PARAMETERS: &str = "a (red:1.3) fox, [cat|dog] <lora:style:0.8>\nin \"fog\"\nNegative prompt: snow\n\
+        Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 123, Size: 512x768, \
+        Model hash: 6ce0161689, Model: model, Denoising strength: 0.6, Clip skip: 2, Hires upscale: 2, \
+        Lora hashes: \"style: 0123456789ab\", \
         RNG: CPU, Version: v1.10.1";
     let graph = json!({
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "model.safetensors"}},

@@ -202,11 +202,25 @@ impl Things {
         for (name, file, wrong) in [
             ("broken", "unet/config.json", "{"),
             ("unknown_key", "scheduler/scheduler_config.json", r#"{"_class_name": "DDIMScheduler", "colour": 3}"#),
+            (
+                "unknown_scheduler",
+                "scheduler/scheduler_config.json",
+                r#"{"_class_name": "Another", "beta_start": 0.001, "beta_end": 0.01, "beta_schedule": "linear"}"#,
+            ),
         ] {
             let file = model(name, "sd1").join(file);
             std::fs::remove_file(&file).expect("it was copied");
             std::fs::write(file, wrong).expect("writes");
         }
+        // One white pixel, between those that diffusers looks at.
+        let data = (0..24 * 16).map(|i| if i == 25 { 255 } else { 0 }).collect();
+        let dot = unmist::image_io::Picture { width: 24, height: 16, channels: 1, data };
+        unmist::image_io::write_png(path("dot.png"), &dot, &[]).expect("writes");
+        let unet = stable_diffusion("sdxl_refiner").join("unet/diffusion_pytorch_model.safetensors");
+        let weight = unmist::checkpoint::Tensors::open(unet).and_then(|file| file.read_f32("conv_in.weight"));
+        let change = [("lora_unet_conv_in.diff", &weight.expect("it has one"))];
+        let mut out = std::fs::File::create(path("refiner_lora.safetensors")).expect("writable");
+        unmist::checkpoint::safetensors::write(&mut out, &change, &Default::default()).expect("writes");
         let things = Self { folder };
         for line in [
             "sample | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --save-latents @latents",

@@ -21,6 +21,8 @@ const fn case(
 const FITS: &str = "src/pipelines/diffusion/fits.rs";
 const MEMORY: &str = "src/pipelines/diffusion/memory.rs";
 const OPEN: &str = "src/checkpoint/open.rs";
+const MASK: &str = "src/cli/sample/mask.rs";
+const AUTO: &str = r#"Remedy::Set("mask_reading", "auto".into())"#;
 const PLAN: &str = "src/plan/mod.rs";
 const SCHEDULERS: &str = "src/schedulers/mod.rs";
 const TRAITS: &str = "src/pipelines/diffusion/traits.rs";
@@ -159,6 +161,32 @@ pub const CASES: &[Case] = &[
         "sample | --model @no_size | --class 3 | --steps 1",
         &[("--width", "32"), ("--height", "32")],
     ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["mask"])"#), (MASK, AUTO)],
+        "sample | fox | --model sd1 | --image @picture | --mask-reading alpha | --steps 2",
+        &[("--mask", "@picture")],
+    ),
+    case(
+        &[("src/pipelines/diffusion/start.rs", AUTO)],
+        "sample | fox | --model sd1 | --image @picture | --mask @dot.png | --mask-reading diffusers | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["refiner"])"#)],
+        "sample | fox | --model sdxl | --refiner-lora @refiner_lora.safetensors | --steps 4 | --width 32 | --height 32",
+        &[("--refiner", "sdxl_refiner")],
+    ),
+    // what the engine does not know
+    case(
+        &[("src/checkpoint/ignore.rs", r#"Remedy::Set("ignore_unused", pattern.into())"#)],
+        "sample | fox | --model @unknown_key | --steps 1 | --width 24 | --height 16",
+        &[],
+    ),
+    case(
+        &[("src/schedulers/read.rs", r#"Remedy::Change("scheduler")"#)],
+        "sample | fox | --model @unknown_scheduler | --steps 1 | --width 24 | --height 16",
+        &[("--scheduler", "euler")],
+    ),
     // parts of models
     case(
         &[(OPEN, r#"Remedy::Give(&["vae"])"#)],
@@ -256,24 +284,16 @@ const PICTURES: Result<(&str, &str), &str> =
     Err("about a picture that cannot be read, whose sound form other tests read");
 const SOUND: Result<(&str, &str), &str> = Err("about a damaged file, whose sound form every other test reads");
 
+const FOLDER: Result<(&str, &str), &str> = Err("a model that one file cannot describe, of which there is no other");
+const CONVERT: Result<(&str, &str), &str> = Err("of another command: checkpoints/convert.rs");
+
 pub const SAID: &[Said] = &[
     ("src/checkpoint/convert.rs", "convert the checkpoint to F16 or F32", SOUND),
     ("src/checkpoint/folder.rs", "choose one of {}", Ok(("--model @variants", "--model @variants | --variant fp16"))),
     (
         "src/checkpoint/folder.rs",
-        "fetch the .safetensors version or convert it (diffusers: \
-         `DiffusionPipeline.from_pretrained(…).save_pretrained(…)`)",
-        SOUND,
-    ),
-    (
-        "src/checkpoint/folder.rs",
         "give the folder that holds model_index.json or config.json",
         Ok(("--model @none/there", "--model sd1")),
-    ),
-    (
-        "src/checkpoint/header.rs",
-        "convert it to .safetensors",
-        Ok(("--model sd1 | --vae @pickle.safetensors", "--model sd1 | --vae @vae")),
     ),
     (
         "src/checkpoint/header.rs",
@@ -295,12 +315,19 @@ pub const SAID: &[Said] = &[
         "use the .safetensors version of the model",
         Ok(("--model sd1 | --vae @gguf.safetensors", "--model sd1 | --vae @vae")),
     ),
-    ("src/checkpoint/inferred/mod.rs", "give the model as a diffusers folder", SOUND),
+    ("src/checkpoint/gguf/mod.rs", "convert it again", SOUND),
     (
-        "src/checkpoint/inferred/mod.rs",
-        "give the model as a diffusers folder, whose config.json holds the number of heads",
+        "src/checkpoint/gguf/mod.rs",
+        "convert it to little-endian (gguf-py: `gguf_convert_endian.py FILE little`)",
         SOUND,
     ),
+    ("src/checkpoint/gguf/mod.rs", "use a version of the model in one of {}", SOUND),
+    (
+        "src/checkpoint/inferred/text.rs",
+        "give the model as a diffusers folder, whose config.json holds the number of heads",
+        FOLDER,
+    ),
+    ("src/checkpoint/inferred/unet.rs", "give the model as a diffusers folder", FOLDER),
     ("src/checkpoint/json.rs", "correct or fetch it again", Ok(("--model @broken", "--model sd1"))),
     ("src/checkpoint/json.rs", "run `git lfs pull` in the repository", SOUND),
     (
@@ -312,8 +339,16 @@ pub const SAID: &[Said] = &[
     ("src/checkpoint/safetensors.rs", "fetch both files again", SOUND),
     ("src/checkpoint/safetensors.rs", "fetch the index again", SOUND),
     ("src/checkpoint/safetensors.rs", "use a version in F16 or F8", SOUND),
+    ("src/checkpoint/safetensors.rs", "write it as bf16 or f32", CONVERT),
+    ("src/cli/convert.rs", "give another name", CONVERT),
     ("src/cli/model_path.rs", "give --model DIR or set UNMIST_WEIGHTS", Err("where there is no folder `weights`")),
     ("src/cli/model_path.rs", "give one with --model DIR", Err("where no model of the kind is in `weights`")),
+    ("src/cli/sample/foreign/mod.rs", "give --model", Err("pictures of other programs: commands/sources.rs")),
+    (
+        "src/cli/sample/foreign/mod.rs",
+        "give it with --image, and --strength {strength}",
+        Err("pictures of other programs: commands/sources.rs"),
+    ),
     (
         "src/cli/sample/mod.rs",
         "give another name",
@@ -321,13 +356,17 @@ pub const SAID: &[Said] = &[
     ),
     (
         "src/cli/sample/record.rs",
-        "give the right one with --{option}",
+        "give the right one with {flag}",
         Err("a file that changed since: commands/sample.rs"),
     ),
+    ("src/export/folder.rs", "give the name of a new folder", CONVERT),
+    ("src/export/single_file.rs", "give the name of a folder to write", CONVERT),
     ("src/image_io/read.rs", "convert the file", PICTURES),
     ("src/image_io/read.rs", "fetch or save it again", PICTURES),
     ("src/image_io/read.rs", "give a smaller one", PICTURES),
     ("src/image_io/read.rs", "give a smaller picture", PICTURES),
+    ("src/image_io/write.rs", "write a PNG", Err("settings of more than 64 KiB")),
+    ("src/image_io/write.rs", "write another format", Err("pictures of more than 16383 pixels a side")),
     (
         "src/output.rs",
         "create it or give another name",
@@ -343,6 +382,7 @@ pub const SAID: &[Said] = &[
         "remove it or give another name",
         Ok(("--model sd1 | --output @locked.png", "--model sd1 | --output @new.png")),
     ),
+    ("src/prompt.rs", "use fewer", Err("hundreds of brackets: tests/fuzz")),
     ("src/request/fields.rs", "rename the file", Err("a name that is not UTF-8: commands/sample.rs")),
     (
         "src/request/resolve.rs",
@@ -354,10 +394,14 @@ pub const SAID: &[Said] = &[
         "give one, or one for each picture",
         Ok(("--model sd1 | --seed 1,2 | --batch-size 3", "--model sd1 | --seed 1,2,3 | --batch-size 3")),
     ),
-    ("src/schedulers/config.rs", "remove it if it does not matter", Ok(("--model @unknown_key", "--model sd1"))),
+    (
+        "src/schedulers/config.rs",
+        "remove them, the levels follow from the number of steps",
+        Err("about a config that contradicts itself"),
+    ),
     ("src/schedulers/config.rs", "set one to false", Err("about a config that contradicts itself")),
-    ("src/schedulers/config.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
     ("src/schedulers/edm.rs", "see \\", Err("about a config that contradicts itself")),
+    ("src/schedulers/read.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
     ("src/schedulers/sigmas.rs", "see \\", Err("about a config that contradicts itself")),
     ("src/tokenizer.rs", "fetch the tokenizer again", SOUND),
     ("src/tokenizer.rs", "give it another name", Err("about a word that there is already")),
@@ -370,6 +414,7 @@ pub const UNREACHED: &[(&str, &str, &str)] = &[
     ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),
     ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
     ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
+    ("src/schedulers/ipndm.rs", r#"Remedy::Give(&["steps"])"#, "levels of its own, which no command gives"),
     (
         "src/plan/lower.rs",
         r#"Remedy::Set("force", format!("{}=naive", op.name()).into())"#,

@@ -390,7 +390,8 @@ fn bad_options_are_refused() {
     let elsewhere = folder.path().join("missing/out.png");
     fails(&["sample", "--model", model, "--output", elsewhere.to_str().unwrap()], &["missing"], folder.path());
     let text = folder.path().join("out.txt");
-    fails(&["sample", "--model", model, "--output", text.to_str().unwrap()], &[".png or .safetensors"], folder.path());
+    let run = ["sample", "--model", model, "--output", text.to_str().unwrap()];
+    fails(&run, &[".png, .jpg, .webp or .safetensors"], folder.path());
 }
 
 #[test]
@@ -535,7 +536,7 @@ fn damaged_models_are_refused() {
 
     fresh();
     edit(&config, "\"in_channels\": 3", "\"in_channels\": 3, \"quantum_mode\": true");
-    expect(&["unsupported:", "quantum_mode"]);
+    expect(&["unknown fields", "quantum_mode", "--ignore-unused quantum_mode"]);
 
     fresh();
     edit(&model.join("scheduler/scheduler_config.json"), "\"linear\"", "\"spiral\"");

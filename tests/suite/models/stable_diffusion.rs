@@ -341,7 +341,7 @@ fn configs_are_honoured_or_refused_by_name() {
         (unet, r#""conv_in_kernel": 4"#, &["unsupported", "conv_in_kernel"]),
         (unet, r#""act_fn": "snake""#, &["unsupported", "act_fn", "snake"]),
         (unet, r#""resnet_time_scale_shift": "spatial""#, &["unsupported", "resnet_time_scale_shift"]),
-        (unet, r#""quantum_mode": true"#, &["unsupported", "quantum_mode"]),
+        (unet, r#""quantum_mode": true"#, &["unknown fields", "quantum_mode"]),
         (vae, r#""down_block_types": ["AttnDownEncoderBlock2D"]"#, &["unsupported", "down_block_types"]),
         (vae, r#""latents_mean": [1, 2], "latents_std": [1, 2]"#, &["config", "latents_mean", "4 numbers"]),
         (vae, r#""latents_mean": [1, 2, 3, 4]"#, &["config", "latents_std"]),

@@ -181,7 +181,7 @@ fn bad_configs_are_refused_by_name() {
         fields.insert("_class_name".into(), "DDPMScheduler".into());
         let result = SchedulerConfig::from_json(&Value::Object(fields.clone()).to_string()).and_then(Scheduler::new);
         match result.map(|_| ()) {
-            Err(error @ (Error::Config(_) | Error::Unsupported(_))) => {
+            Err(error @ (Error::Config(_) | Error::Unsupported(_) | Error::Unused(_))) => {
                 assert!(error.to_string().contains(name), "{fields:?}: {error} does not name {name}");
             }
             other => panic!("{fields:?}: {other:?}"),
