@@ -188,7 +188,7 @@ impl Things {
             ("page.safetensors", b"<!DOCTYPE html><html></html>"),
             ("empty.safetensors", b""),
             ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-            ("gguf.safetensors", b"GGUF\x03\0\0\0 and so on"),
+            ("hdf.safetensors", b"\x89HDF\r\n\x1a\n and so on"),
             ("locked.png", b"not to be replaced"),
         ] {
             std::fs::write(path(name), bytes).expect("writes");

@@ -313,7 +313,7 @@ pub const SAID: &[Said] = &[
     (
         "src/checkpoint/header.rs",
         "use the .safetensors version of the model",
-        Ok(("--model sd1 | --vae @gguf.safetensors", "--model sd1 | --vae @vae")),
+        Ok(("--model sd1 | --vae @hdf.safetensors", "--model sd1 | --vae @vae")),
     ),
     ("src/checkpoint/gguf/mod.rs", "convert it again", SOUND),
     (

@@ -350,7 +350,7 @@ fn configs_are_honoured_or_refused_by_name() {
         (tiny, r#""num_decoder_blocks": [1, 1]"#, &["config", "num_decoder_blocks"]),
         (text, r#""hidden_act": "gelu_10""#, &["unsupported", "hidden_act", "gelu_10"]),
         (text, r#""num_attention_heads": 7"#, &["config", "num_attention_heads"]),
-        (text, r#""rope_theta": 1"#, &["unsupported", "rope_theta"]),
+        (text, r#""rope_theta": 1"#, &["unknown fields", "rope_theta"]),
     ];
     for (read, fields, parts) in refused {
         let json = Json::parse("config.json", format!("{{{fields}}}")).expect("JSON");
