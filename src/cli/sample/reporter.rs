@@ -12,18 +12,20 @@ use crate::pipelines::Progress;
 pub(super) struct Reporter {
     bar: Option<ProgressBar>,
     times: Times,
+    exact: bool,
 }
 
 impl Reporter {
-    /// For a run of `total` steps, of which the first model begins to load.
-    pub fn new(total: usize) -> Self {
+    /// For a run of `total` steps, of which the first model begins to load. `exact`: a step is done when it is told of,
+    /// as on the reference; a graphics device may lag behind.
+    pub fn new(total: usize, exact: bool) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{bar:40} {pos}/{len} steps{msg}").expect("the template is constant");
             let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style);
             bar.with_message(", loading")
         });
-        Self { bar, times: Times::new(total, Instant::now()) }
+        Self { bar, exact, times: Times::new(total, Instant::now()) }
     }
 
     /// A step is done, or has at least begun. The first of a model is done.
@@ -32,7 +34,7 @@ impl Reporter {
             self.times.load(progress.loaded);
         }
         self.times.step();
-        if progress.done == 1 {
+        if progress.done == 1 || self.exact {
             self.times.settle(Instant::now());
         }
         if let Some(bar) = &self.bar {
@@ -145,18 +147,17 @@ impl Times {
         self.rate(now).map_or_else(String::new, |rate| {
             let left = (self.total.saturating_sub(self.done) as f64 / rate).ceil() as u64;
             let left = match (left / 3600, left / 60 % 60, left % 60) {
-                (0, 0, seconds) => format!("{seconds} s"),
-                (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-                (hours, minutes, _) => format!("{hours} h {minutes} min"),
+                (0, minutes, seconds) => format!("{minutes}:{seconds:02}"),
+                (hours, minutes, seconds) => format!("{hours}:{minutes:02}:{seconds:02}"),
             };
-            format!(", {rate:.2} steps/s, {left} left")
+            format!(", {rate:.2}/s, {left} left")
         })
     }
 
     fn summary(&self, pictures: usize, now: Instant) -> String {
         let s = |count: usize| if count == 1 { "" } else { "s" };
         let (all, done) = ((now - self.start).as_secs_f64(), self.done);
-        let mut line = format!("{done} step{} for {pictures} picture{} in {all:.1} s: ", s(done), s(pictures));
+        let mut line = format!("{done} step{} for {pictures} picture{} in {all:.1} s (", s(done), s(pictures));
         line += &format!("loading {}", seconds(self.loading));
         if let Some(first) = self.first_step {
             line += &format!(", first step {}", seconds(first));
@@ -167,7 +168,7 @@ impl Times {
         if let Some(decoding) = self.decoding {
             line += &format!(", decoding {}", seconds(now - decoding));
         }
-        line
+        line + ")"
     }
 }
 
@@ -196,7 +197,7 @@ mod tests {
         times.step();
         assert_eq!(times.outlook(at(12)), "", "the second has only begun");
         times.step();
-        assert_eq!(times.outlook(at(14)), ", 0.50 steps/s, 4 s left");
+        assert_eq!(times.outlook(at(14)), ", 0.50/s, 0:04 left");
         times.settle(at(16));
         times.since = at(21);
         // The refiner; its first step is one more.
@@ -204,11 +205,11 @@ mod tests {
         times.step();
         times.settle(at(33));
         times.step();
-        assert_eq!(times.outlook(at(33)), ", 0.50 steps/s, 0 s left");
+        assert_eq!(times.outlook(at(33)), ", 0.50/s, 0:00 left");
         times.settle(at(35));
         times.decoding = Some(at(35));
-        let expected = "5 steps for 2 pictures in 36.0 s: loading 20.0 s, first step 2.0 s, then 0.50 steps/s, \
-                        decoding 1.0 s";
+        let expected = "5 steps for 2 pictures in 36.0 s (loading 20.0 s, first step 2.0 s, then 0.50 steps/s, \
+                        decoding 1.0 s)";
         assert_eq!(times.summary(2, at(36)), expected);
     }
 
@@ -221,19 +222,19 @@ mod tests {
         let end = start + Duration::from_secs(4);
         times.settle(end);
         times.settle(end);
-        assert_eq!(times.summary(1, end), "1 step for 1 picture in 4.0 s: loading 3.0 s, first step 1.0 s");
+        assert_eq!(times.summary(1, end), "1 step for 1 picture in 4.0 s (loading 3.0 s, first step 1.0 s)");
     }
 
     #[test]
     fn long_times_are_in_minutes_and_hours() {
         let start = Instant::now();
-        for (total, left) in [(62, "2 min 0 s"), (3700, "2 h 3 min")] {
+        for (total, left) in [(62, "2:00"), (3700, "2:03:16")] {
             let mut times = Times::new(total, start);
             times.step();
             times.settle(start);
             times.step();
             times.settle(start + Duration::from_secs(2));
-            assert_eq!(times.outlook(start), format!(", 0.50 steps/s, {left} left"));
+            assert_eq!(times.outlook(start), format!(", 0.50/s, {left} left"));
         }
     }
 }

@@ -46,7 +46,7 @@ impl Job<'_> {
         if let Some(refiner) = &models.refiner {
             steps += refiner.pipeline.steps(&rest(options))?;
         }
-        let mut reporter = Reporter::new(steps);
+        let mut reporter = Reporter::new(steps, matches!(self.device, Device::Reference));
         let mut latents = self.steps(&runtime, &pipeline, options, &mut sources, &mut reporter)?;
         if let Some(refiner) = models.refiner {
             say_notes(&pipeline);

@@ -382,7 +382,7 @@ fn sdxl_and_its_refiner() {
     let both = ["--refiner", refiner, "--denoising-end", "0.5", "--device", "reference"];
     let args = [&["sample", "--model", model, "--output", &again], &base[..], &size, &both].concat();
     let message = text(&unmist(&args).stderr);
-    let parts = ["\n4 steps for 1 picture in ", ": loading ", ", first step ", ", decoding "];
+    let parts = ["\n4 steps for 1 picture in ", " (loading ", ", first step ", ", decoding "];
     assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     assert!(handed != plain);
     succeeds(&["sample", "--from", &out, "--output", &again]);
