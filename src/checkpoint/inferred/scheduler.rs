@@ -34,13 +34,16 @@ pub(super) fn infer(file: &Tensors, family: Family, stated: &Stated, found: &mut
     let what = format!("the U-Net predicts {prediction_type}, {why}");
     found.assumptions.push(Assumption { what, field: Some("prediction_type") });
     let consistency = found.is_consistency_model();
+    // Pixels a latent, by the halvings of the autoencoder; 8 in all published models.
+    let levels = found.configs.get("vae").and_then(|vae| vae["block_out_channels"].as_array()).map_or(4, Vec::len);
+    let scale = 1_usize << levels.saturating_sub(1).min(6);
     let unet = found.configs.get_mut("unet").expect("it was indexed above");
     if family == Family::Sd2 && prediction_type == "epsilon" {
         unet["sample_size"] = 64.into();
     }
     match stated.resolution {
-        Some((width, height)) if width == height => unet["sample_size"] = (width / 8).into(),
-        Some((width, height)) => unet["sample_size"] = json!([height / 8, width / 8]),
+        Some((width, height)) if width == height => unet["sample_size"] = (width / scale).into(),
+        Some((width, height)) => unet["sample_size"] = json!([height / scale, width / scale]),
         None => {}
     }
     let class = match family {

@@ -25,7 +25,7 @@ fn model(folder: &Path, family: &str) -> PathBuf {
         "attention_head_dim": heads, "use_linear_projection": !matches!(family, "sd1" | "lcm"),
     });
     match family {
-        "xl" => {
+        "xl" | "xl_lcm" => {
             unet["down_block_types"] = json!(["DownBlock2D", "CrossAttnDownBlock2D"]);
             unet["up_block_types"] = json!(["CrossAttnUpBlock2D", "UpBlock2D"]);
             unet["transformer_layers_per_block"] = json!([1, 2]);
@@ -33,8 +33,10 @@ fn model(folder: &Path, family: &str) -> PathBuf {
             unet["addition_time_embed_dim"] = 8.into();
             unet["projection_class_embeddings_input_dim"] = (64 + 6 * 8).into();
         }
-        "lcm" => unet["time_cond_proj_dim"] = 32.into(),
         _ => {}
+    }
+    if family.ends_with("lcm") {
+        unet["time_cond_proj_dim"] = 32.into();
     }
     let vae = json!({
         "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4,
@@ -55,6 +57,7 @@ fn model(folder: &Path, family: &str) -> PathBuf {
     let config = |value: &Value| Json::parse("config.json", value.to_string()).expect("JSON");
     let (pipeline, scheduler) = match family {
         "lcm" => ("LatentConsistencyModelPipeline", json!({"_class_name": "LCMScheduler"})),
+        "xl_lcm" => ("StableDiffusionXLPipeline", json!({"_class_name": "LCMScheduler"})),
         "xl" => ("StableDiffusionXLPipeline", json!({"_class_name": "EulerDiscreteScheduler"})),
         "sd2" => ("StableDiffusionPipeline", json!({"_class_name": "DDIMScheduler"})),
         _ => ("StableDiffusionPipeline", json!({"_class_name": "PNDMScheduler", "skip_prk_steps": true})),
@@ -180,6 +183,47 @@ fn a_latent_consistency_model_is_known_by_its_unet() {
         assert_eq!(of(&single), of(&folder), "{line}");
     }
     assert!(single.contains("LCMScheduler"), "{single}");
+
+    // The pipeline of XL is everybody's: a folder says what such a model wants, and so do the tensors of one file.
+    let model = self::model(Path::new(&results.path("")), "xl_lcm");
+    let file = results.path("xl_lcm.safetensors");
+    succeeds(&["convert", model.to_str().unwrap(), &file]);
+    let single = settings(&file);
+    for line in ["steps  ", "guidance_scale  "] {
+        let line = single.lines().find(|l| l.starts_with(line)).expect("a line");
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert!(["4", "[8.0]"].contains(&words[1]) && line.ends_with("the model's own files"), "{line}");
+    }
+}
+
+/// What a file says of itself in its metadata is obeyed and said.
+#[test]
+fn what_a_file_says_of_itself_is_obeyed() {
+    let results = Folder::new();
+    let model = model(Path::new(&results.path("")), "xl");
+    let file = results.path("xl.safetensors");
+    succeeds(&["convert", model.to_str().unwrap(), &file]);
+    let tensors = Tensors::open(&file).expect("sound");
+    let list: Vec<_> = tensors.names().map(|name| (name, tensors.read_f32(name).expect("sound"))).collect();
+    let list: Vec<_> = list.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let stated = results.path("stated.safetensors");
+    let said = [("prediction_type", "v"), ("resolution", "192x128"), ("timestep_range", "300,1000")];
+    let metadata = said.map(|(name, text)| (format!("modelspec.{name}"), text.to_owned())).into();
+    safetensors::write(&mut std::fs::File::create(&stated).unwrap(), &list, &metadata).expect("writes");
+
+    let refiner = stable_diffusion("sdxl_refiner");
+    let run = ["sample", "a fox", "--model", &stated, "--explain-settings", "--refiner", refiner.to_str().unwrap()];
+    let output = unmist(&run);
+    let (settings, notes) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{notes}");
+    for (field, value) in [("width", "192"), ("height", "128"), ("denoising_end", "0.7")] {
+        let line = settings.lines().find(|line| line.starts_with(&format!("{field} "))).unwrap_or_default();
+        assert_eq!(line.split_whitespace().nth(1), Some(value), "{settings}");
+    }
+    assert!(notes.contains("predicts v_prediction, as the file says (`modelspec.prediction_type`)"), "{notes}");
+    assert!(notes.contains("knows the timesteps 300 to 1000 only"), "{notes}");
+    let scheduler = Checkpoint::open(&stated).and_then(|model| model.scheduler_config("scheduler")).expect("there");
+    assert_eq!(scheduler.value["prediction_type"], "v_prediction");
 }
 
 /// The same picture from every form of one model, and with a LoRA that is merged in.
