@@ -324,11 +324,11 @@ pub fn write(
     tensors.iter().try_for_each(|(_, tensor)| write_elements(out, &tensor.data, StoredType::F32))
 }
 
-/// As [`write`], of tensors of any type of float, each asked for (by its place in `entries`) when its turn comes, so
+/// As [`write()`], of tensors of any type of float, each asked for (by its place in `entries`) when its turn comes, so
 /// that only one is in memory.
 ///
 /// # Errors
-/// As [`write`]; what `read` reports, and [`Error::Checkpoint`] for a number that the type cannot hold, in an
+/// As [`write()`]; what `read` reports, and [`Error::Checkpoint`] for a number that the type cannot hold, in an
 /// [`std::io::Error`].
 pub fn write_each(
     out: &mut dyn Write,

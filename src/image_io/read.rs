@@ -8,9 +8,9 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::{Picture, jpeg, webp};
 use crate::error::{Error, Result};
 
-/// Largest decoded picture beyond the length of its file: 33 million pixels of RGB, which fit into 256 MiB twice and a
-/// half. A file of a few kilobytes can announce far more.
-const MAX_BYTES: u64 = 96 << 20;
+/// Largest decoded picture, as RGB or more, beyond the length of its file: 23 million pixels of RGB. Decoders take up to
+/// 3.7 times that, which fits into 256 MiB. A file of a few kilobytes can announce far more.
+const MAX_BYTES: u64 = 68 << 20;
 
 /// Reads a PNG, JPEG or WebP as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.
 ///
@@ -84,8 +84,9 @@ fn pixels(path: &Path) -> Result<Pixels> {
     let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(bad)?;
     let most = MAX_BYTES + file.len() as u64;
-    if decoder.total_bytes() > most {
-        let (width, height) = decoder.dimensions();
+    let (width, height) = decoder.dimensions();
+    // Grey becomes RGB afterwards.
+    if decoder.total_bytes().max(3 * u64::from(width) * u64::from(height)) > most {
         let why = format!(
             "{shown}: {width}×{height} pixels take more than the {most} bytes that a picture from this file may have; \
             give a smaller one"
@@ -94,7 +95,7 @@ fn pixels(path: &Path) -> Result<Pixels> {
     }
     let damaged = |why| Error::Unsupported(format!("{shown}: the picture is damaged ({why}); fetch or save it again"));
     let (mut image, orientation) = if format == Some(ImageFormat::Jpeg) {
-        jpeg::decode(&file, MAX_BYTES).map_err(damaged)?
+        jpeg::decode(&file, most).map_err(damaged)?
     } else {
         match format {
             Some(ImageFormat::WebP) => webp::check(&file).map_err(damaged)?,
