@@ -81,7 +81,8 @@ fn stored(entry: &Entry, component: &Value) -> Entry {
 /// Where tensors of a component come from: name, stored name, part and shape of each.
 type Landed = BTreeSet<(String, String, String, Vec<usize>)>;
 
-/// Whether `text_model.` stands before a tower's names, and whether a matrix is a 1×1 convolution, is left to `Weights`.
+/// One of them. Whether `text_model.` stands before a tower's names, and whether a matrix is a 1×1 convolution, is left
+/// to `Weights`.
 fn landed(name: &str, stored: &str, part: Part, mut shape: Vec<usize>) -> (String, String, String, Vec<usize>) {
     if let [_, _, 1, 1] = shape[..] {
         shape.truncate(2);
