@@ -31,6 +31,7 @@ GROUPS = [
     "sd_runs",
     "sd_schedulers",
     "single_file",
+    "dialects",
     "lora",
     "gguf",
     "tokenizer",

@@ -13,6 +13,8 @@ use crate::checkpoint::{Component, Folder, Weights};
 struct Entry {
     component: String,
     name: String,
+    /// Its name in the file behind the component's prefix.
+    key: String,
     stored: String,
     stored_shape: Vec<usize>,
     part: Part,
@@ -43,7 +45,7 @@ fn family(name: &str) -> Family {
         }
         let words: Vec<_> = line.split('\t').collect();
         let stored_shape = words[1].split('x').filter(|dim| !dim.is_empty()).map(|dim| dim.parse().unwrap()).collect();
-        let stored = format!("{prefix}{}", words[0]);
+        let (key, stored) = (words[0].to_owned(), format!("{prefix}{}", words[0]));
         if component == "unused" {
             family.unused.push((stored, stored_shape));
             continue;
@@ -56,7 +58,8 @@ fn family(name: &str) -> Family {
             Some("transpose") => Part::Transposed,
             Some(other) => panic!("unknown operation {other}"),
         };
-        family.entries.push(Entry { component: component.into(), name: words[2].into(), stored, stored_shape, part });
+        let (component, name) = (component.into(), words[2].into());
+        family.entries.push(Entry { component, name, key, stored, stored_shape, part });
     }
     family
 }
@@ -431,193 +434,6 @@ fn other_files_are_refused() {
     assert!(message.contains("mlp.fc1.weight"), "{message}");
 }
 
-/// A way in which some program writes the tensors of a family: the name and shape it gives one, if it writes it.
-struct Dialect {
-    /// Who writes so.
-    writer: &'static str,
-    family: &'static str,
-    /// Components that the file then holds.
-    components: &'static [&'static str],
-    write: fn(&Entry) -> Option<Written>,
-}
-
-/// Name and shape.
-type Written = (String, Vec<usize>);
-
-fn as_stored(entry: &Entry) -> Option<Written> {
-    Some((entry.stored.clone(), entry.stored_shape.clone()))
-}
-
-/// diffusers' own names and shapes behind `prefix`.
-fn as_named(entry: &Entry, prefix: &str) -> Option<Written> {
-    Some((format!("{prefix}{}", entry.name), entry.shape()))
-}
-
-fn of(component: &str, entry: &Entry) -> bool {
-    entry.component == component
-}
-
-const DIALECTS: &[Dialect] = &[
-    Dialect {
-        writer: "trainers that save the whole state",
-        family: "sd15",
-        components: &["text_encoder", "unet", "vae"],
-        write: |entry| as_stored(entry).map(|(name, shape)| (format!("state_dict.{name}"), shape)),
-    },
-    Dialect {
-        writer: "a data-parallel trainer",
-        family: "sdxl_base",
-        components: &["text_encoder", "text_encoder_2", "unet"],
-        write: |entry| as_stored(entry).map(|(name, shape)| (format!("module.{name}"), shape)),
-    },
-    Dialect {
-        writer: "ComfyUI's diffusion_models: the U-Net alone",
-        family: "sd21",
-        components: &["unet"],
-        write: |entry| as_stored(entry).filter(|_| of("unet", entry)),
-    },
-    Dialect {
-        writer: "the same, XL, without its prefix",
-        family: "sdxl_base",
-        components: &["unet"],
-        write: |entry| {
-            Some((entry.stored.strip_prefix("model.diffusion_model.")?.to_owned(), entry.stored_shape.clone()))
-        },
-    },
-    Dialect {
-        writer: "the refiner's U-Net alone",
-        family: "sdxl_refiner",
-        components: &["unet"],
-        write: |entry| as_stored(entry).filter(|_| of("unet", entry)),
-    },
-    Dialect {
-        writer: "a file without an autoencoder",
-        family: "sd15",
-        components: &["text_encoder", "unet"],
-        write: |entry| as_stored(entry).filter(|_| !of("vae", entry)),
-    },
-    Dialect {
-        writer: "a file without text encoders",
-        family: "sd15",
-        components: &["unet", "vae"],
-        write: |entry| as_stored(entry).filter(|_| !entry.component.starts_with("text_encoder")),
-    },
-    Dialect {
-        writer: "an autoencoder alone",
-        family: "sd15",
-        components: &["vae"],
-        write: |entry| Some((entry.stored.strip_prefix("first_stage_model.")?.to_owned(), entry.stored_shape.clone())),
-    },
-    Dialect {
-        writer: "diffusers' autoencoder in one file",
-        family: "sd15",
-        components: &["vae"],
-        write: |entry| as_named(entry, "").filter(|_| of("vae", entry)),
-    },
-    Dialect {
-        writer: "a merge tool with diffusers' names behind the original prefixes",
-        family: "sd15",
-        components: &["text_encoder", "unet", "vae"],
-        write: |entry| match entry.component.as_str() {
-            "unet" => as_named(entry, "model.diffusion_model."),
-            "vae" => as_named(entry, "first_stage_model."),
-            _ => as_stored(entry),
-        },
-    },
-    Dialect {
-        writer: "diffusers' script for SD 1: today's names of the autoencoder's attention, as matrices",
-        family: "sd15",
-        components: &["text_encoder", "unet", "vae"],
-        write: |entry| {
-            let pairs = [(".q.", ".to_q."), (".k.", ".to_k."), (".v.", ".to_v."), (".proj_out.", ".to_out.0.")];
-            let middle = entry.stored.contains(".mid.attn_1.");
-            let renamed = pairs.iter().filter(|_| middle).fold(entry.stored.clone(), |n, (a, b)| n.replace(a, b));
-            Some((renamed, entry.shape())).filter(|_| of("vae", entry)).or_else(|| as_stored(entry))
-        },
-    },
-    Dialect {
-        writer: "SD 2 with its tower in transformers' names",
-        family: "sd21",
-        components: &["text_encoder", "unet"],
-        write: |entry| match entry.component.as_str() {
-            "text_encoder" => as_named(entry, "cond_stage_model.transformer."),
-            _ => as_stored(entry),
-        },
-    },
-    Dialect {
-        writer: "diffusers' script for SD 2: 23 layers and no projection",
-        family: "sd21",
-        components: &["text_encoder", "unet"],
-        write: as_stored, // what more the published file has is not among the entries
-    },
-    Dialect {
-        writer: "the early script for XL: a projection that is not transposed",
-        family: "sdxl_base",
-        components: &["text_encoder", "text_encoder_2", "unet"],
-        write: |entry| match entry.part {
-            Part::Transposed => Some((format!("{}.weight", entry.stored), entry.shape())),
-            _ => as_stored(entry),
-        },
-    },
-    Dialect {
-        writer: "XL with both towers in transformers' names",
-        family: "sdxl_base",
-        components: &["text_encoder", "text_encoder_2", "unet"],
-        write: |entry| match entry.component.as_str() {
-            "text_encoder" => as_named(entry, "conditioner.embedders.0.transformer."),
-            "text_encoder_2" => as_named(entry, "conditioner.embedders.1.transformer."),
-            _ => as_stored(entry),
-        },
-    },
-];
-
-/// The tensors of the family as `dialect` writes them, and nothing else.
-fn written(dialect: &Dialect) -> Vec<u8> {
-    let family = family(dialect.family);
-    let mut entries: Vec<Entry> = Vec::new();
-    for entry in &family.entries {
-        let Some((stored, stored_shape)) = (dialect.write)(entry) else { continue };
-        if !entries.iter().any(|known| known.stored == stored) {
-            entries.push(Entry {
-                component: entry.component.clone(),
-                name: entry.name.clone(),
-                stored,
-                stored_shape,
-                part: entry.part,
-            });
-        }
-    }
-    file_of(&Family { configs: BTreeMap::new(), entries, unused: vec![] }, &[])
-}
-
-#[test]
-fn every_dialect_is_the_same_model() {
-    for dialect in DIALECTS {
-        let (writer, family) = (dialect.writer, family(dialect.family));
-        let model = open(written(dialect)).unwrap_or_else(|e| panic!("{writer}: {e}"));
-        let components: Vec<&str> = model.inferred.pieces.keys().map(String::as_str).collect();
-        assert_eq!(components, dialect.components, "{writer}");
-        // Alone or in company, a component is configured as in the whole file.
-        let whole = open(file_of(&family, &[])).unwrap();
-        for component in components {
-            let expected = family.expected(component);
-            Weights::new(model.component(component).unwrap().tensors, &expected)
-                .unwrap_or_else(|e| panic!("{writer}: {component}: {e}"));
-            let (mut found, mut config) =
-                (model.config(component).unwrap().value, whole.config(component).unwrap().value);
-            // What only the U-Net tells.
-            if component == "vae" && !dialect.components.contains(&"unet") {
-                for field in ["scaling_factor", "sample_size"] {
-                    (found[field], config[field]) = (Value::Null, Value::Null);
-                }
-            }
-            // What only the weights tell, which are all zero here.
-            (found["sample_size"], config["sample_size"]) = (Value::Null, Value::Null);
-            assert_eq!(found, config, "{writer}: {component}");
-        }
-    }
-}
-
 /// SD 2's tower with the surplus layer, and with leftovers of whole CLIP models, is the same as without.
 #[test]
 fn what_is_surplus_is_left_out() {
@@ -633,3 +449,6 @@ fn what_is_surplus_is_left_out() {
     with(&[("cond_stage_model.model.visual.ln_post.weight", &[1280])]);
     with(&[("model.diffusion_model.position_net.linears.0.weight", &[512, 768])]);
 }
+
+#[path = "dialects_tests.rs"]
+mod dialects;

@@ -77,8 +77,9 @@ const PLACES: &[(&str, &str)] = &[
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
     ("lora_te_", "text_encoder"),
-    // LyCORIS' name for itself
+    // LyCORIS' name for itself; without the second word it is for a model by itself, see `place`
     ("lycoris_unet_", "unet"),
+    ("lycoris_", "unet"),
     // diffusers; OneTrainer's `unet.` has the original names behind it
     ("unet.", "unet"),
     ("text_encoder.", "text_encoder"),
@@ -91,8 +92,7 @@ const PLACES: &[(&str, &str)] = &[
     // OneTrainer
     ("clip_l.", "text_encoder"),
     ("clip_g.", "text_encoder_2"),
-    // PEFT: a model saved by itself
-    ("base_model.model.text_model.", "text_encoder"),
+    // PEFT: a model saved by itself, see `place`
     ("base_model.model.", "unet"),
     ("", "unet"), // diffusers' `save_attn_procs`
 ];
@@ -100,6 +100,9 @@ const PLACES: &[(&str, &str)] = &[
 /// The projections of a text encoder as diffusers 0.15 to 0.17 called them.
 const TEXT_PROJECTIONS: &[(&str, &str)] =
     &[("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
+
+/// How the modules of a text encoder begin, as they are looked up.
+const TOWER: &str = "encoder_layers_";
 
 /// Parts of names of adapters that are not read.
 const FOREIGN: &[&str] = &["oft_", "boft_", "glora", "on_input", ".set_weight", ".reshape_weight", "ia3_l"];
@@ -147,7 +150,10 @@ pub(super) fn place(name: &str) -> (&'static str, String) {
     {
         module = format!("{attention}.self_attn.{today}");
     }
-    (component, lookup_name(&module))
+    let module = lookup_name(&module);
+    // Adapters of a model by itself do not say which it is. A U-Net has no such modules.
+    let component = if component == "unet" && module.starts_with(TOWER) { "text_encoder" } else { component };
+    (component, module)
 }
 
 /// `.` and `_` are the same to kohya; whether `text_model.` stands before a text encoder's modules depends on the
