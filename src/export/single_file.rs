@@ -73,7 +73,8 @@ pub fn single_file(checkpoint: &Checkpoint, path: &Path, dtype: Option<StoredTyp
     };
     let predicts = if config["prediction_type"] == "v_prediction" { "v" } else { "epsilon" };
     let metadata = [("modelspec.architecture", architecture(family)), ("modelspec.prediction_type", predicts)];
-    let unchecked = path.with_extension("unchecked.safetensors");
+    // A name that nobody else has, until it is known to be right.
+    let unchecked = path.with_file_name(format!(".unmist-{}.safetensors", std::process::id()));
     write(&unchecked, &entries, if whole { &metadata } else { &[] }, &mut read)?;
     let checked = reads_back(checkpoint, &unchecked, &parts, whole);
     let scheduler = checked.and_then(|scheduler| {
@@ -221,12 +222,14 @@ fn reads_back(checkpoint: &Checkpoint, path: &Path, parts: &[Part], whole: bool)
             checkpoint.path().display()
         ))
     };
-    let file = Checkpoint::open(path).map_err(|error| refused(error.to_string()))?;
+    // Of the file that is checked nobody knows the name.
+    let said = |error: Error| refused(error.to_string().replace(&format!("{}: ", path.display()), ""));
+    let file = Checkpoint::open(path).map_err(said)?;
     for part in parts {
         let name = part.component.name.as_str();
         let model = if name == "vae" { "vae.encoder" } else { name };
         let own = LoadedModel::open(checkpoint, model)?.model;
-        let found = LoadedModel::open(&file, model).map_err(|error| refused(error.to_string()))?.model;
+        let found = LoadedModel::open(&file, model).map_err(said)?.model;
         // A config may say the same in several ways: what counts is the graph, and of an autoencoder the scale of its
         // latents too.
         let sizes = own.default_sizes();
