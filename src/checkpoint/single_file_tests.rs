@@ -452,3 +452,45 @@ fn what_is_surplus_is_left_out() {
 
 #[path = "dialects_tests.rs"]
 mod dialects;
+
+/// The key map backwards, at the real sizes: every tensor of diffusers' models gets the original code's name, and is made
+/// of the parts that the table says.
+#[test]
+fn every_tensor_of_every_family_has_its_original_name_again() {
+    use crate::checkpoint::original::{self, Made};
+    for name in FAMILIES {
+        let family = family(name);
+        for component in family.configs.keys() {
+            let entries: Vec<_> = family.entries.iter().filter(|entry| entry.component == *component).collect();
+            let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
+            let open_clip = entries.iter().any(|entry| entry.stored.contains(".resblocks."));
+            let renamed = match component.as_str() {
+                "unet" => original::unet(&names),
+                "vae" => original::vae(&names),
+                _ if open_clip => original::open_clip(&names),
+                _ => continue, // transformers' names as they are
+            };
+            let renamed = renamed.unwrap_or_else(|missing| panic!("{name} {component}: no name for {missing}"));
+            let mut found = BTreeMap::new();
+            for (stored, made) in &renamed {
+                let parts = match made {
+                    Made::Of(new) => vec![(new, Part::Whole, false)],
+                    Made::Convolution(new) => vec![(new, Part::Whole, true)],
+                    Made::Transposed(new) => vec![(new, Part::Transposed, false)],
+                    Made::Stacked(new) => new.iter().zip(0..).map(|(new, i)| (new, Part::Third(i), false)).collect(),
+                };
+                for (new, part, convolution) in parts {
+                    assert!(found.insert(new, (stored.as_str(), part, convolution)).is_none(), "{name}: {new} twice");
+                }
+            }
+            assert_eq!(found.len(), entries.len(), "{name} {component}");
+            for entry in entries {
+                let (stored, part, convolution) = found[&entry.name];
+                assert!(entry.stored.ends_with(&format!(".{stored}")), "{name}: {} is no {stored}", entry.stored);
+                assert_eq!(part, entry.part, "{name} {stored}");
+                let widened = entry.stored_shape.len() == 4 && entry.shape().len() == 2;
+                assert_eq!(convolution, widened, "{name} {stored}");
+            }
+        }
+    }
+}
