@@ -8,8 +8,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::{Picture, jpeg, webp};
 use crate::error::{Error, Result};
 
-/// Largest decoded picture, as RGB or more, beyond the length of its file: 23 million pixels of RGB. Decoders take up to
-/// 3.7 times that, which fits into 256 MiB. A file of a few kilobytes can announce far more.
+/// Largest decoded picture, as RGB or more, beyond the length of its file: 23 million pixels of RGB. Decoders take up
+/// to 3.7 times that, which fits into 256 MiB. A file of a few kilobytes can announce far more.
 const MAX_BYTES: u64 = 68 << 20;
 
 /// Reads a PNG, JPEG or WebP as RGB (`channels` = 3) or grey (1), turned upright as its EXIF orientation says.

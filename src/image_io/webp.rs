@@ -1,6 +1,6 @@
-//! Whether a WebP file is whole: the lengths that its header and its chunks announce are all there, and no picture in it
-//! is larger than the file says. Decoders of lossy pictures read zeros behind the end and say nothing, and make room for
-//! a picture before they look whether it fits.
+//! Whether a WebP file is whole: the lengths that its header and its chunks announce are all there, and no picture in
+//! it is larger than the file says. Decoders of lossy pictures read zeros behind the end and say nothing, and make room
+//! for a picture before they look whether it fits.
 
 /// Refuses a file that is cut, that holds no picture, or one that is larger than the whole.
 ///

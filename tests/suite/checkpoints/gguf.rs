@@ -311,7 +311,7 @@ fn hostile_metadata_is_refused() {
     refused(shape(&[]), &["orig_shape", "sizes"]);
     refused(shape(&[1, 1, 1, 1, 1, 1, 1, 1, 256]), &["orig_shape", "sizes"]);
     refused(with("comfy.gguf.orig_shape.c", Value::U32(256)), &["orig_shape", "sizes"]);
-    refused(with("split.count", Value::U32(3)), &["one of 3 parts", "--merge"]);
+    refused(with("split.count", Value::U32(3)), &["one of 3 parts", "llama-gguf-split"]);
 }
 
 /// A file of another kind is refused by what it says that it is.
