@@ -453,8 +453,8 @@ fn what_is_surplus_is_left_out() {
 #[path = "dialects_tests.rs"]
 mod dialects;
 
-/// The key map backwards, at the real sizes: every tensor of diffusers' models gets the original code's name, and is made
-/// of the parts that the table says.
+/// The key map backwards, at the real sizes: every tensor of diffusers' models gets the original code's name, and is
+/// made of the parts that the table says.
 #[test]
 fn every_tensor_of_every_family_has_its_original_name_again() {
     use crate::checkpoint::original::{self, Made};
