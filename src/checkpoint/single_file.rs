@@ -18,7 +18,7 @@ use super::{Component, Json, TensorSource, Tensors, gguf, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
-use crate::graph::Stored;
+use crate::graph::{Stored, StoredType};
 use crate::refusal::{Refusal, Remedy};
 use crate::tensor::HostTensor;
 
@@ -340,6 +340,10 @@ impl TensorSource for Translated {
             }
             Part::Transposed => None,
         }
+    }
+
+    fn stored_as(&self, name: &str) -> Option<StoredType> {
+        self.file.stored_as(&self.pieces.get(name)?.stored)
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {

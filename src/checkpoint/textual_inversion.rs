@@ -12,7 +12,7 @@ use super::{Component, TensorSource, Tensors, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
-use crate::graph::{Stored, content_of};
+use crate::graph::{Stored, StoredType, content_of};
 use crate::tensor::HostTensor;
 use crate::tokenizer::Tokenizer;
 
@@ -203,6 +203,10 @@ impl TensorSource for Extended {
 
     fn stored(&self, name: &str) -> Option<Stored<'_>> {
         if name == self.table { None } else { self.weights.stored(name) }
+    }
+
+    fn stored_as(&self, name: &str) -> Option<StoredType> {
+        self.weights.stored_as(name)
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {

@@ -9,7 +9,7 @@ use super::{Component, quoted, rename};
 use crate::content::ContentId;
 use crate::encode;
 use crate::error::{Error, Result};
-use crate::graph::{Stored, WeightPart, WeightSource, content_of, expect_own};
+use crate::graph::{Stored, StoredType, WeightPart, WeightSource, content_of, expect_own};
 use crate::tensor::HostTensor;
 
 /// Named tensors, wherever they come from: files ([`super::Tensors`]), memory (a `HashMap`), or another source changed
@@ -29,6 +29,11 @@ pub trait TensorSource: Send + Sync {
     /// A tensor of floats as it lies in memory or in a mapped file; `None` if it has to be computed, or is not there.
     fn stored(&self, _name: &str) -> Option<Stored<'_>> {
         None
+    }
+    /// The type that a tensor of floats is stored as, also where its elements have to be computed from them; `None` for
+    /// one of blocks or 8-bit floats, and if there is none of that name.
+    fn stored_as(&self, name: &str) -> Option<StoredType> {
+        self.stored(name).map(|stored| stored.dtype)
     }
     /// Tells contents apart: see [`WeightSource::content`].
     ///

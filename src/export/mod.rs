@@ -51,13 +51,14 @@ impl Part {
     }
 }
 
-/// The type of most of the elements that are stored as floats of 16 or 32 bits; f32 if there are none.
+/// The type that most of the elements are stored as; those of blocks and 8-bit floats count as what they stand for,
+/// f32.
 fn most_common(tensors: &dyn TensorSource) -> StoredType {
     let mut counts = [(StoredType::F32, 0), (StoredType::F16, 0), (StoredType::Bf16, 0)];
     for name in tensors.names() {
-        let Some(stored) = tensors.stored(&name) else { continue };
-        let count = counts.iter_mut().find(|(dtype, _)| *dtype == stored.dtype);
-        count.expect("all types are listed").1 += stored.bytes.len() / stored.dtype.size();
+        let dtype = tensors.stored_as(&name).unwrap_or(StoredType::F32);
+        let count = counts.iter_mut().find(|(other, _)| *other == dtype);
+        count.expect("all types are listed").1 += tensors.shape(&name).unwrap_or_default().iter().product::<usize>();
     }
     // Of equal counts the last one is taken: f32 goes before the others.
     counts.into_iter().rev().max_by_key(|(_, count)| *count).expect("there are three").0

@@ -26,7 +26,7 @@ use super::{Component, TensorSource, Tensors, TextualInversion, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
-use crate::graph::Stored;
+use crate::graph::{Stored, StoredType};
 use crate::tensor::HostTensor;
 
 /// Names of weights in a folder that PEFT or diffusers wrote.
@@ -398,6 +398,10 @@ impl TensorSource for Merged {
 
     fn stored(&self, name: &str) -> Option<Stored<'_>> {
         if self.changes.contains_key(name) { None } else { self.weights.stored(name) }
+    }
+
+    fn stored_as(&self, name: &str) -> Option<StoredType> {
+        self.weights.stored_as(name)
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {

@@ -97,7 +97,8 @@ fn a_whole_model_gives_the_picture_of_its_dequantised_weights() {
     assert!(pictures[0] != pictures[1] && pictures[0] != pictures[2], "the options have an effect");
     // The way out: both layouts, with the numbers that the blocks stand for.
     for name in ["converted", "converted.safetensors"] {
-        succeeds(&["convert", path("model.bin").to_str().unwrap(), path(name).to_str().unwrap()]);
+        let (from, to) = (path("model.bin"), path(name));
+        succeeds(&["convert", from.to_str().unwrap(), to.to_str().unwrap(), "--dtype", "f32"]);
         assert!(picture(&path(name), work.path(), &[]) == pictures[0], "{name}");
     }
     let full = picture(&path("f32.safetensors"), work.path(), &[]);
