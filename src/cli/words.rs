@@ -139,6 +139,25 @@ mod tests {
         }
     }
 
+    /// A name that cannot be written as JSON is refused, whichever option it is given to.
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_not_utf_8_are_refused() {
+        use std::ffi::{OsStr, OsString};
+        use std::os::unix::ffi::OsStrExt;
+        let mut refused = 0;
+        for field in Request::fields().iter().filter(|field| *field != "prompt") {
+            let name = OsStr::from_bytes(b"a\xff").to_owned();
+            let line: [OsString; 4] = ["unmist".into(), "sample".into(), flag(field).into(), name];
+            // Options that are no paths do not take it.
+            let Ok(Cli { command: Command::Sample(args) }) = Cli::try_parse_from(line) else { continue };
+            let refusal = args.request.check().expect_err(field);
+            assert_eq!(refusal.field, field);
+            refused += 1;
+        }
+        assert!(refused > 10, "only {refused} options take paths");
+    }
+
     #[test]
     fn every_field_has_its_flag() {
         let cli = Cli::command();

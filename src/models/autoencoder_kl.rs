@@ -171,6 +171,20 @@ impl AutoencoderKL {
         Ok(all)
     }
 
+    /// As [`AutoencoderKL::parameters`], of a checkpoint with tensors of these `names`: pruned files keep the decoder
+    /// alone, which is all that pictures from noise need.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKL::parameters`].
+    pub fn parameters_among(&self, names: &[String]) -> Result<Vec<(String, Vec<usize>)>> {
+        let mut all = self.parameters()?;
+        if !names.iter().any(|name| name.starts_with("encoder.")) {
+            let encodes = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
+            all.retain(|(name, _)| !encodes(name) || names.iter().any(|there| there == name));
+        }
+        Ok(all)
+    }
+
     /// A graph of the encoder: input `sample` `[N, H, W, in_channels]` in [−1, 1]; outputs `mean` and `logvar` `[N, h,
     /// w, latent_channels]`, where h = ⌊H / [`downscale`](AutoencoderKLConfig::downscale)⌋. Inputs and outputs are f32,
     /// everything between is stored as `dtype`.

@@ -66,7 +66,13 @@ impl LoadedModel {
                 )));
             }
         };
-        let weights = Weights::of(&component, &model.parameters()?)?;
+        let parameters = match (class_name.as_str(), half) {
+            ("AutoencoderKL", Some("decoder")) => {
+                AutoencoderKL::from_json(&config)?.parameters_among(&component.tensors.names())?
+            }
+            _ => model.parameters()?,
+        };
+        let weights = Weights::of(&component, &parameters)?;
         Ok(Self { class_name, config, model, weights })
     }
 }

@@ -226,6 +226,12 @@ impl Request {
     pub fn check(&self) -> Result<(), Refusal> {
         let files = [
             ("model", &self.model),
+            ("unet", &self.unet),
+            ("vae", &self.vae),
+            ("text_encoder", &self.text_encoder),
+            ("text_encoder_2", &self.text_encoder_2),
+            ("lora_dir", &self.lora_dir),
+            ("scheduler_config", &self.scheduler_config),
             ("refiner", &self.refiner),
             ("image", &self.image),
             ("mask", &self.mask),

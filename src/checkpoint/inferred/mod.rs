@@ -144,8 +144,14 @@ impl Family {
 /// is to be a part of another model, and that model's family.
 pub fn infer(file: &Tensors, models: Models, part: Option<(&'static str, Family)>) -> Result<Inferred> {
     let towers = models.towers.iter().map(|(_, pieces)| width(pieces)).collect::<Vec<_>>();
+    let mut family_from = vec![];
     let family = match &models.unet {
-        Some(pieces) => Family::of(&Shapes::new(file, pieces), &towers)?,
+        Some(pieces) => {
+            let shapes = Shapes::new(file, pieces);
+            let family = Family::of(&shapes, &towers)?;
+            family_from = shapes.evidence();
+            family
+        }
         // Without a U-Net nobody asks for what only the families tell apart, but for what these two do.
         None => match part {
             Some((_, family)) => family,
@@ -170,9 +176,10 @@ pub fn infer(file: &Tensors, models: Models, part: Option<(&'static str, Family)
         }
         let pooled = models.towers.iter().filter_map(|(_, tower)| tower.get("text_projection.weight")?.shape.first());
         let shapes = Shapes::new(file, &pieces);
-        Family::of(&shapes, &towers)?; // once more, for the evidence
         let config = unet::config(&shapes, family, pooled.max().copied())?;
-        let evidence = shapes.evidence();
+        // The width of the text is asked for both times.
+        let evidence = shapes.evidence().into_iter().filter(|evidence| !family_from.contains(evidence));
+        let evidence = family_from.iter().cloned().chain(evidence).collect();
         found.add("unet", config, evidence, pieces);
     }
     let wanted = part.map(|(component, _)| component).filter(|component| component.starts_with("text_encoder"));

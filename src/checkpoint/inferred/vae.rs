@@ -18,7 +18,7 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family) -> Result<Value> {
     let out_channels = shapes.field("out_channels", "decoder.conv_out.weight", 0)?;
     let in_channels = match has_encoder {
         true => shapes.field("in_channels", "encoder.conv_in.weight", 1)?,
-        false => out_channels,
+        false => shapes.field("in_channels", "decoder.conv_out.weight", 0)?,
     };
     let mut config = json!({
         "_class_name": "AutoencoderKL",

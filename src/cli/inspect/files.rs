@@ -59,8 +59,7 @@ impl Account {
             let class = component.class_name.clone().unwrap_or_default();
             parts.push(Part { class, tensors: component.tensors.names().len(), evidence: fields, name: name.clone() });
             // What no model asks for is found by loading it; it is noted on the way.
-            let halves = if name == "vae" { &["vae.decoder"][..] } else { &[name.as_str()] };
-            halves.iter().try_for_each(|half| LoadedModel::open(checkpoint, half).map(drop))?;
+            LoadedModel::open(checkpoint, if name == "vae" { "vae.decoder" } else { &name })?;
         }
         let scheduler = checkpoint.scheduler_config("scheduler").ok();
         let scheduler = scheduler.and_then(|config| config.value["_class_name"].as_str().map(str::to_owned));

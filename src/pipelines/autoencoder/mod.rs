@@ -96,13 +96,7 @@ impl Autoencoder {
             }
             None | Some("AutoencoderKL") => {
                 let model = AutoencoderKL::from_json(&component.config)?;
-                // Pruned files keep the decoder alone, which is all that pictures from noise need.
-                let names = component.tensors.names();
-                let mut parameters = model.parameters()?;
-                if !names.iter().any(|name| name.starts_with("encoder.")) {
-                    let encodes = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
-                    parameters.retain(|(name, _)| !encodes(name) || names.iter().any(|there| there == name));
-                }
+                let parameters = model.parameters_among(&component.tensors.names())?;
                 (AutoencoderModel::Kl(model), parameters)
             }
             Some(other) => {

@@ -342,6 +342,14 @@ fn a_single_file_is_described_tensor_by_tensor() {
     safetensors::write(&mut std::fs::File::create(&vae).unwrap(), &parts, &BTreeMap::new()).expect("writes");
     let account = succeeds(&["inspect", "--model", &vae]);
     assert!(account.contains("a part of a model") && account.contains("vae: AutoencoderKL"), "{account}");
+    // So is a decoder alone, which runs by itself.
+    let decoder = results.path("decoder.safetensors");
+    let half: Vec<_> = parts.iter().filter(|(name, _)| !name.starts_with("encoder.")).copied().collect();
+    safetensors::write(&mut std::fs::File::create(&decoder).unwrap(), &half, &BTreeMap::new()).expect("writes");
+    assert!(succeeds(&["inspect", "--model", &decoder]).contains("in_channels 3: `decoder.conv_out.weight`"));
+    succeeds(&["inspect", "--model", &decoder, "--component", "vae.decoder"]);
+    let encoder = unmist(&["inspect", "--model", &decoder, "--component", "vae.encoder"]);
+    assert!(text(&encoder.stderr).contains("missing") && !encoder.status.success());
 }
 
 /// A refiner's LoRA, in the original code's names for the U-Net, changes the refiner alone: as one that is merged in.

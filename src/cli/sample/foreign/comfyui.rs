@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{Foreign, file_name};
+use crate::checkpoint::Json;
 use crate::cli::sample::parameters::with_word;
 use crate::request::Rng;
 
@@ -15,9 +16,7 @@ const DEPTH: usize = 64;
 /// # Errors
 /// If it is no graph, or has no such sampler.
 pub fn read(text: &str) -> Result<Foreign, String> {
-    // Python writes numbers that are none as JSON does not.
-    let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str(&text.replace("NaN", "null")));
-    let Ok(Value::Object(nodes)) = parsed else {
+    let Ok(Value::Object(nodes)) = Json::parse("prompt", text.to_owned()).map(|json| json.value) else {
         return Err("its text chunk `prompt` is not a graph of ComfyUI".to_owned());
     };
     let graph = Graph { nodes: &nodes };

@@ -109,7 +109,7 @@ impl Foreign {
         };
         // A file from elsewhere names no paths.
         let name = file_name(name);
-        let found = [name.to_owned(), format!("{name}.safetensors")].into_iter().find_map(|name| {
+        let found = ["", ".safetensors", ".gguf"].map(|end| format!("{name}{end}")).into_iter().find_map(|name| {
             model_path::find(Some(Path::new(&name)), &[]).ok().filter(|path| !name.is_empty() && path.exists())
         });
         found.ok_or_else(|| {
