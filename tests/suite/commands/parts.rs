@@ -277,3 +277,25 @@ fn the_base_class_of_pipelines_is_read_by_its_components() {
     let said = crate::commands::usage::text(&crate::commands::usage::unmist(&run).stderr);
     assert!(said.contains("assumed: the pipeline is a StableDiffusionPipeline, by its components"), "{said}");
 }
+
+/// What a name suggests is said and changes nothing; what is asked for is not suggested.
+#[test]
+fn a_name_is_a_hint_and_no_more() {
+    let folder = Folder::new();
+    let named = copied(&folder, "xl_lightning_8step");
+    let settings = |model: &Path, more: &[&str]| {
+        let run = ["sample", "a fox", "--explain-settings", "--model", model.to_str().unwrap()];
+        let output = crate::commands::usage::unmist(&[&run[..], more].concat());
+        assert!(output.status.success());
+        (crate::commands::usage::text(&output.stdout), crate::commands::usage::text(&output.stderr))
+    };
+    let plain = settings(&stable_diffusion("sd1"), &[]);
+    let hinted = settings(&named, &[]);
+    let without_model = |text: &str| text.lines().filter(|l| !l.starts_with("model")).collect::<Vec<_>>().join("\n");
+    let words = |text: &str| without_model(text).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&hinted.0), words(&plain.0));
+    let hint = "--steps 8 --guidance-scale 1 --scheduler \"Euler Trailing\" would suit";
+    assert!(hinted.1.contains(hint) && !plain.1.contains("hint"), "{}", hinted.1);
+    let advice = ["--steps", "8", "--guidance-scale", "1", "--scheduler", "Euler Trailing"];
+    assert!(!settings(&named, &advice).1.contains("hint"), "it is followed");
+}
