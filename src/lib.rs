@@ -82,6 +82,8 @@ pub mod gpu;
 pub mod graph;
 pub mod image_io;
 pub mod kernel;
+#[cfg(feature = "gpu")]
+pub mod measure;
 pub mod models;
 pub mod ops;
 pub mod output;

@@ -86,6 +86,16 @@ pub enum Size {
     Perf,
 }
 
+/// Some of a result's `elements`: the first and last ones, and those that a hash picks; `None` if they are so few that
+/// all can be compared.
+pub(crate) fn sample(elements: usize) -> Option<Vec<usize>> {
+    if elements <= SAMPLE {
+        return None;
+    }
+    let hashed = (0..SAMPLE as u64).map(|i| (splitmix64(i) % elements as u64) as usize);
+    Some((0..64).chain(hashed).chain(elements - 64..elements).collect())
+}
+
 /// An operation with generated inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
@@ -128,14 +138,9 @@ impl Case {
         self
     }
 
-    /// Which of the result's `elements` are compared with the reference; `None`: all. The first and last ones are
-    /// always included; a hash picks the others.
+    /// Which of the result's `elements` are compared with the reference; `None`: all.
     pub(crate) fn sample(&self, elements: usize) -> Option<Vec<usize>> {
-        if self.size == Size::Small || elements <= SAMPLE {
-            return None;
-        }
-        let hashed = (0..SAMPLE as u64).map(|i| (splitmix64(i) % elements as u64) as usize);
-        Some((0..64).chain(hashed).chain(elements - 64..elements).collect())
+        if self.size == Size::Small { None } else { sample(elements) }
     }
 
     /// A graph of this one operation, with the operation's names for its inputs and `y` for its output, and values for

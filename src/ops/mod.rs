@@ -40,6 +40,7 @@ pub mod timestep_embedding;
 pub mod transpose;
 pub mod upsample_nearest;
 
+pub(crate) use case::sample;
 pub use case::{Case, CaseInput, Fill, Size};
 pub use knobs::Knobs;
 pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant, no_knobs};

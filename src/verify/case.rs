@@ -111,7 +111,8 @@ pub type Edit<'a> = &'a dyn Fn(&str, &str) -> Option<String>;
 pub struct PreparedCase {
     op: &'static str,
     graph: Graph,
-    inputs: Vec<(&'static str, HostTensor)>,
+    /// Inputs and parameters of the graph.
+    values: HashMap<String, HostTensor>,
     expected: Expected,
     tolerance: Tolerance,
 }
@@ -131,22 +132,33 @@ impl PreparedCase {
     /// If the case's shapes do not fit the operation, which the tests exclude.
     pub fn new(case: &Case, storage: Storage) -> Result<Option<Self>> {
         let Some(graph) = storage.graph(case)? else { return Ok(None) };
-        let inputs = case.values(&graph);
-        let y = graph.find_output("y").expect("Case::structure names it");
-        let NodeKind::Op(op, _) = &graph.node(y).kind else { unreachable!("y is the operation's result") };
+        let values = case.values(&graph).into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        let elements = graph.desc(graph.find_output("y").expect("Case::structure names it")).elements();
+        Ok(Some(Self::of_graph(graph, values, case.sample(elements), case.tolerance)))
+    }
+
+    /// A graph whose output `y` is one operation on the tensors that `values` names as the operation does. `sample`:
+    /// the elements to compare, where the operation can compute single ones; none: all. `bound`: on the relative L2
+    /// error in f32.
+    pub(crate) fn of_graph(
+        graph: Graph,
+        values: HashMap<String, HostTensor>,
+        sample: Option<Vec<usize>>,
+        bound: f64,
+    ) -> Self {
+        let y = graph.find_output("y").expect("the graph's output is called so");
+        let NodeKind::Op(op, inputs) = &graph.node(y).kind else { unreachable!("y is the operation's result") };
+        let positions: Vec<Option<&HostTensor>> =
+            inputs.iter().zip(op.input_names()).map(|(given, name)| given.map(|_| &values[*name])).collect();
         let desc = graph.desc(y);
-        let mut given = inputs.iter();
-        let positions: Vec<_> =
-            case.inputs.iter().map(|i| i.as_ref().map(|_| &given.next().expect("one value an input").1)).collect();
-        let expected = match case.sample(desc.elements()).and_then(|at| Some((op.reference_at(&positions, &at)?, at))) {
+        let expected = match sample.and_then(|at| Some((op.reference_at(&positions, &at)?, at))) {
             Some((values, at)) => {
                 Expected::Sample(at, stored(HostTensor { shape: vec![values.len()], data: values }, desc.dtype))
             }
             None => Expected::Whole(stored(op.reference(&positions), desc.dtype)),
         };
-        let tolerance =
-            if desc.dtype == DType::F16 { Tolerance::f16(case.tolerance) } else { Tolerance::l2(case.tolerance) };
-        Ok(Some(Self { op: case.op.name(), graph, inputs, expected, tolerance }))
+        let tolerance = if desc.dtype == DType::F16 { Tolerance::f16(bound) } else { Tolerance::l2(bound) };
+        Self { op: op.name(), graph, values, expected, tolerance }
     }
 
     /// Runs the case through one variant and compares the result with the reference; checks that nothing was written
@@ -191,6 +203,25 @@ impl PreparedCase {
         self.run(gpu, program, run)
     }
 
+    /// Writes the inputs of a session of the case's graph.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub(crate) fn write(&self, session: &mut GpuSession) -> Result<()> {
+        let names: Vec<String> = session.inputs().iter().map(|port| port.name.clone()).collect();
+        names.iter().try_for_each(|name| session.write(name, &self.values[name]))
+    }
+
+    /// The graph of the case.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Its inputs and parameters.
+    pub(crate) fn values(&self) -> &HashMap<String, HostTensor> {
+        &self.values
+    }
+
     /// `None` if the variant cannot run the case on this device.
     fn program(&self, gpu: &GpuDevice, variant: &str) -> Result<Option<Program>> {
         let choice = Choice::of_variant(self.op, variant);
@@ -201,15 +232,17 @@ impl PreparedCase {
         }
     }
 
-    fn run(&self, gpu: &GpuDevice, mut program: Program, run: Run) -> Result<Difference> {
+    /// Runs a program of the case's graph and compares its result.
+    ///
+    /// # Errors
+    /// As [`PreparedCase::check`].
+    pub(crate) fn run(&self, gpu: &GpuDevice, mut program: Program, run: Run) -> Result<Difference> {
         if run == Run::Folded {
             fold(&mut program);
         }
         let gpu = gpu.with_checks(if run == Run::Checked { Checks::On } else { Checks::Off });
-        let mut device = GpuSession::with_guard_bands(&gpu, program, &HashMap::new())?;
-        for (name, tensor) in &self.inputs {
-            device.write(name, tensor)?;
-        }
+        let mut device = GpuSession::with_guard_bands(&gpu, program, &self.values)?;
+        self.write(&mut device)?;
         device.run()?;
         let found = device.read("y")?;
         device.check_guard_bands()?;

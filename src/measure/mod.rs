@@ -1,0 +1,13 @@
+//! How long things take on a device, and how sure that is: what `bench` and `tune` share.
+//!
+//! An [`Instance`] is one operation as it occurs in a model; [`PreparedInstance`] checks a variant of it against the
+//! reference and makes a session of it; [`time_program`] runs that until the time is known well enough, and keeps every
+//! sample.
+
+mod instance;
+mod samples;
+mod timing;
+
+pub use instance::{Instance, PreparedInstance};
+pub use samples::{Samples, Verdict};
+pub use timing::{Effort, time_launches, time_program};
