@@ -40,6 +40,7 @@ pub mod timestep_embedding;
 pub mod transpose;
 pub mod upsample_nearest;
 
+#[cfg(feature = "gpu")]
 pub(crate) use case::sample;
 pub use case::{Case, CaseInput, Fill, Size};
 pub use knobs::Knobs;
