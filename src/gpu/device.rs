@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Access, Kernel, file_name};
 use crate::parallel::*;
-use crate::plan::{PlanOptions, Program};
+use crate::plan::{Pace, PlanOptions, Program};
 use crate::refusal::{Advised, Remedy};
 use crate::store::Store;
 
@@ -51,6 +51,8 @@ struct Inner {
     /// How many programs were ever planned.
     planned: AtomicU64,
     store: Store<wgpu::Buffer>,
+    /// How fast it has been.
+    pace: Pace,
     /// The first error that was not returned by the call that caused it, device loss included.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -151,6 +153,7 @@ impl GpuDevice {
             programs: Mutex::default(),
             planned: AtomicU64::new(0),
             store: Store::default(),
+            pace: Pace::default(),
             failure,
         };
         Ok(Self { inner: Arc::new(inner), checks })
@@ -169,6 +172,11 @@ impl GpuDevice {
     /// The parameters that this device holds, for all sessions.
     pub fn store(&self) -> &Store<wgpu::Buffer> {
         &self.inner.store
+    }
+
+    /// How fast this device has been, for all sessions.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.inner.pace
     }
 
     /// The program of a graph that the passes have rewritten, a smaller one where memory is short; planned once, and

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::session::GpuSession;
 use crate::error::{Error, Result};
 use crate::graph::Rate;
+use crate::plan::{SUBMISSION_FLOPS, submissions};
 
 /// Launches timed in one submission: two queries each, and wgpu allows 4096 in a set.
 const MAX_LAUNCHES: usize = 2048;
@@ -27,8 +28,7 @@ impl GpuSession {
         }
         let period = f64::from(self.gpu.queue().get_timestamp_period());
         let mut times = Vec::with_capacity(self.program().step.len());
-        for submission in &self.step.submissions {
-            let mut left = *submission;
+        for mut left in submissions(&program.step, SUBMISSION_FLOPS) {
             while left > 0 {
                 let (first, count) = (times.len(), left.min(MAX_LAUNCHES));
                 left -= count;

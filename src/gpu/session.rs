@@ -1,6 +1,7 @@
 //! A program on a device: its buffers, bind groups, and one command stream per run.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::device::{GpuDevice, Pipeline};
 use super::load::{Loader, bind_groups};
@@ -38,19 +39,23 @@ pub struct GpuSession {
     buffers: Vec<Option<Arc<wgpu::Buffer>>>,
     pipelines: Vec<Pipeline>,
     condition: List,
-    pub(super) step: List,
+    step: List,
     /// An input of the condition was written since its list has run.
     condition_changed: bool,
-    last: Option<wgpu::SubmissionIndex>,
+    last: Option<Submitted>,
     /// Where each buffer's contents begin: [`GUARD_BYTES`] with guard bands, else 0.
     base: u64,
 }
 
-/// The launches of one rate, ready to be encoded.
-pub(super) struct List {
-    bind_groups: Vec<wgpu::BindGroup>,
-    /// How many launches go into each submission.
-    pub submissions: Vec<usize>,
+/// Bind groups of the launches of one rate.
+type List = Vec<wgpu::BindGroup>;
+
+/// What the device has last been given to do.
+struct Submitted {
+    index: wgpu::SubmissionIndex,
+    flops: u64,
+    /// When it was submitted, or when the one before was seen to have ended if that was later.
+    since: Instant,
 }
 
 impl GpuSession {
@@ -109,14 +114,8 @@ impl GpuSession {
         gpu.compile(program)?;
         let pipelines = program.kernels.iter().map(|kernel| gpu.pipeline(kernel)).collect::<Result<Vec<_>>>()?;
         let buffers = Loader::new(gpu, program, &pipelines, weights, base).load(limit)?;
-        let list = |rate: Rate| -> Result<List> {
-            let launches = program.list(rate);
-            Ok(List {
-                bind_groups: bind_groups(gpu, program, launches, &pipelines, &buffers, base)?,
-                submissions: submissions(launches),
-            })
-        };
-        let (condition, step) = (list(Rate::Condition)?, list(Rate::Step)?);
+        let list = |rate: Rate| bind_groups(gpu, program, program.list(rate), &pipelines, &buffers, base);
+        let (condition, step): (List, List) = (list(Rate::Condition)?, list(Rate::Step)?);
         gpu.check()?;
         Ok(Self {
             gpu: gpu.clone(),
@@ -146,7 +145,7 @@ impl GpuSession {
         let list = if rate == Rate::Condition { &self.condition } else { &self.step };
         let [x, y, z] = launch.workgroups;
         pass.set_pipeline(&self.pipelines[launch.kernel].pipeline);
-        pass.set_bind_group(0, &list.bind_groups[i], &[]);
+        pass.set_bind_group(0, &list[i], &[]);
         pass.dispatch_workgroups(x, y, z);
     }
 
@@ -211,9 +210,10 @@ impl GpuSession {
 
     /// Submits the launches of a list, and at the end of the step list its copies.
     fn submit(&mut self, rate: Rate) -> Result<()> {
-        let groups = if rate == Rate::Condition { &self.condition.submissions } else { &self.step.submissions };
+        let program = self.program.clone();
+        let groups = submissions(program.list(rate), self.gpu.pace().submission_flops());
         let (mut first, last_group) = (0, groups.len() - 1);
-        for (number, count) in groups.clone().into_iter().enumerate() {
+        for (number, count) in groups.into_iter().enumerate() {
             let label = Some(rate.name());
             let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
             {
@@ -221,18 +221,36 @@ impl GpuSession {
                     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
                 (first..first + count).for_each(|i| self.dispatch(&mut pass, rate, i));
             }
+            let flops = program.list(rate)[first..first + count].iter().map(|launch| launch.cost.flops).sum();
             first += count;
             if rate == Rate::Step && number == last_group {
-                for carry in &self.program.carries {
+                for carry in &program.carries {
                     let (from, to) = (self.buffer(carry.from), self.buffer(carry.to));
                     encoder.copy_buffer_to_buffer(from, self.base, to, self.base, carry.bytes);
                 }
             }
-            let submission = self.gpu.queue().submit([encoder.finish()]);
+            let index = self.gpu.queue().submit([encoder.finish()]);
+            let submitted = Submitted { index, flops, since: Instant::now() };
             // Encode one submission while another runs, no more: progress stays honest and the queue short.
-            if let Some(previous) = self.last.replace(submission) {
-                self.gpu.wait_for(previous)?;
+            if let Some(previous) = self.last.replace(submitted) {
+                self.finish(previous)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits for what was submitted last, so that the time until more is submitted does not count as its own.
+    fn finish_last(&mut self) -> Result<()> {
+        self.last.take().map_or(Ok(()), |last| self.finish(last))
+    }
+
+    /// Waits for a submission, and learns from it how fast the device is.
+    fn finish(&mut self, submitted: Submitted) -> Result<()> {
+        self.gpu.wait_for(submitted.index)?;
+        let now = Instant::now();
+        self.gpu.pace().took(submitted.flops, now - submitted.since);
+        if let Some(next) = &mut self.last {
+            next.since = now;
         }
         Ok(())
     }
@@ -273,11 +291,14 @@ impl Session for GpuSession {
 
     fn read(&mut self, output: &str) -> Result<HostTensor> {
         self.gpu.check()?;
-        let port = check_output(&self.program.outputs, output)?;
+        let program = self.program.clone();
+        let port = check_output(&program.outputs, output)?;
+        self.finish_last()?;
         self.tensor(port.buffer, &port.shape, port.dtype)
     }
 
     fn wait(&mut self) -> Result<()> {
+        self.finish_last()?;
         self.gpu.wait()
     }
 }

@@ -1,7 +1,8 @@
 //! Named rewrites Graph → Graph. None changes what the graph computes; each can be switched off, which is how the tests
 //! show that.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ir::{Graph, Node, NodeKind, TensorDesc, ValueId, WeightLayout, WeightSpec};
 use crate::error::Result;
@@ -33,6 +34,11 @@ pub const PASSES: &[Pass] = &[
         name: "epilogue",
         about: "what is added to a convolution or product, and a factor after it, become part of it",
         run: fuse_epilogue,
+    },
+    Pass {
+        name: "summands",
+        about: "vectors that are projected from one and added to several operations become one product",
+        run: merge_summands,
     },
     Pass { name: "qkv", about: "the projections to queries, keys and values become one product", run: fuse_qkv },
 ];
@@ -233,6 +239,73 @@ fn fuse_factor(r: &mut Rewrite<'_>, node: &Node, inputs: &[Option<ValueId>], fac
         }
         _ => Ok(None),
     }
+}
+
+/// Projections of one input, each the per-image summand of one operation (a U-Net's time embedding) → one product, of
+/// which each operation takes its columns.
+fn merge_summands(graph: &Graph) -> Result<Graph> {
+    // 1. by input: the projections, and the first of the columns that each will have
+    let rewrite = Rewrite::new(graph);
+    let mut of_input: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
+    for node in graph.nodes() {
+        let (Some(Op::Contraction(reader)), NodeKind::Op(_, inputs)) = (node.op(), &node.kind) else { continue };
+        let Some(summand) = inputs[contraction::SUMMAND] else { continue };
+        let (value, x) = match projection(&rewrite, graph, summand) {
+            Some(found) if reader.epilogue.summand_first == 0 => found,
+            _ => continue,
+        };
+        let [rows, columns] = [graph.desc(value).rows(), graph.desc(value).channels()];
+        // Kernels read whole vectors of them.
+        if rows == graph.shape(inputs[0].expect("a product has an input"))[0] && columns.is_multiple_of(4) {
+            of_input.entry(x).or_default().push(value);
+        }
+    }
+    of_input.retain(|_, projections| projections.len() > 1);
+    let mut first_columns = HashMap::new();
+    for projections in of_input.values() {
+        let mut first = 0;
+        for value in projections {
+            first_columns.insert(*value, first);
+            first += graph.desc(*value).channels();
+        }
+    }
+
+    // 2. the product stands where its first projection did; what reads a projection reads its columns
+    let merged: RefCell<HashMap<ValueId, Option<ValueId>>> = RefCell::default();
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Contraction(product) = op else { return Ok(None) };
+        let set = |x: &ValueId| of_input.get(x).filter(|set| set.iter().any(|v| std::ptr::eq(graph.node(*v), node)));
+        if let Some((x, projections)) = inputs[0].and_then(|x| Some((x, set(&x)?))) {
+            if !merged.borrow().contains_key(&x) {
+                let all = merge_projections(r, projections, &format!("{}.with_others", node.name))?;
+                merged.borrow_mut().insert(x, all);
+            }
+            return Ok(None); // nothing reads it any more, if they could be merged
+        }
+        let Some(summand) = inputs[contraction::SUMMAND] else { return Ok(None) };
+        let Some((value, x)) = projection(r, graph, summand) else { return Ok(None) };
+        let (Some(first), Some(Some(all))) = (first_columns.get(&value), merged.borrow().get(&x).copied()) else {
+            return Ok(None);
+        };
+        let mut product = product.clone();
+        product.epilogue.summand_first = *first;
+        let mut of = r.to_new_all(inputs);
+        of[contraction::SUMMAND] = Some(all);
+        r.new.push(node.name.clone(), product, &of).map(Some)
+    })
+}
+
+/// The plain product of rows behind `summand`, which may be a view of it, and its input, if nothing else reads either.
+fn projection(r: &Rewrite<'_>, graph: &Graph, summand: ValueId) -> Option<(ValueId, ValueId)> {
+    let value = match r.only_use(summand)? {
+        (Op::Reshape(_), of) => of[0]?,
+        _ => summand,
+    };
+    let (op, of) = r.only_use(value)?;
+    let plain = Contraction::new(Gather::Rows);
+    let bare =
+        matches!(op, Op::Contraction(product) if *product == plain) && of[contraction::SUMMAND..] == [None, None];
+    (bare && graph.shape(value).len() == 2).then_some((value, of[0]?))
 }
 
 /// Three projections of one input that only attention reads → one product; if keys and values come from another input,

@@ -195,6 +195,49 @@ impl Norm {
         Lowered { launches: vec![moments, self.finish(combine, context, 1), self.activated(apply)], scratch }
     }
 
+    /// The fewest groups whose channels are whole vectors together.
+    fn slab_groups(channels: usize, groups: usize) -> usize {
+        let of_one = channels / groups;
+        [1, 2, 4].into_iter().find(|count| (count * of_one).is_multiple_of(4)).expect("four of any size are")
+    }
+
+    fn slab_legal(&self, context: &LowerContext<'_>) -> std::result::Result<(), String> {
+        self.chunked_legal(context)?;
+        let Dims { positions, channels, groups, .. } = self.dims(context);
+        let count = Self::slab_groups(channels, groups);
+        let vectors = count * (channels / groups) / 4;
+        if !groups.is_multiple_of(count) {
+            return Err("the groups at the end are no whole vectors".into());
+        }
+        if vectors > 64 {
+            return Err(format!("needs groups of at most 256 channels, here they have {}", channels / groups));
+        }
+        context.can_loop(2 * positions.div_ceil(256 / vectors) + 8)
+    }
+
+    /// As many groups in a slab as make whole vectors, or more, for longer pieces of memory.
+    fn slab_knobs(&self, context: &LowerContext<'_>) -> Vec<Knobs> {
+        let Dims { channels, groups, .. } = self.dims(context);
+        let least = Self::slab_groups(channels, groups);
+        let fits =
+            |count: &usize| *count <= 8 && groups.is_multiple_of(*count) && count * (channels / groups) / 4 <= 64;
+        [1, 2, 4, 8].map(|times| times * least).into_iter().filter(fits).map(|n| Knobs::of([("GROUPS", n)])).collect()
+    }
+
+    fn slab(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
+        let Dims { images, positions, channels, groups } = self.dims(context);
+        let count = knobs.get("GROUPS");
+        let launch = Launch::new("norm/slab")
+            .constant("VECTORS", count * (channels / groups) / 4)
+            .constant("GROUPS", count)
+            .param("positions", positions)
+            .param("vectors", channels / 4)
+            .param("span", 1)
+            .param_f32("eps", self.eps as f32)
+            .workgroups(groups / count, images, 1);
+        self.activated(self.finish(launch, context, 4)).into()
+    }
+
     fn rows_legal(&self, context: &LowerContext<'_>) -> std::result::Result<(), String> {
         if matches!(self.kind, NormKind::Group { .. }) {
             return Err("it sums over a row, not over the positions of an image".into());
@@ -287,6 +330,13 @@ impl Operation for Norm {
 
     fn variants() -> &'static [Variant<Self>] {
         &[
+            Variant {
+                name: "slab",
+                family: Family::Gpu,
+                legal: Self::slab_legal,
+                knobs: Self::slab_knobs,
+                lower: Self::slab,
+            },
             Variant {
                 name: "chunked",
                 family: Family::Any,

@@ -3,8 +3,10 @@
 //! Values that are never alive together share a slot; parameters, inputs and what one list computes for a later one
 //! have buffers of their own. Slots are whole buffers rather than ranges of one arena: a kernel may then declare its
 //! inputs read-only (the same buffer cannot be bound read-only and writable at once), and no buffer outgrows a device's
-//! limit. Slots are chosen greedily: the smallest free one that is large enough, else the largest free one, which
-//! grows, else a new one. No list relies on what another has left in a slot, so all lists share them.
+//! limit. The largest values choose their slots first, and each takes the one whose other values end or begin nearest
+//! to it in time: Pisarchyk and Lee 2020, "Efficient Memory Management for Deep Neural Net Inference", section 4.3.
+
+use std::cmp::Reverse;
 
 use super::lower::{Draft, Drafts, Tensor};
 use super::{Buffer, BufferIndex, BufferRole, Launch};
@@ -23,9 +25,12 @@ pub(super) struct Placed {
 /// Gives every tensor a buffer. With `reuse` off, no two share one.
 pub(super) fn place(graph: &Graph, drafts: &Drafts, reuse: bool) -> Placed {
     let mut memory = Memory::new(graph, drafts, reuse);
-    let [once, condition, step] = Rate::ALL.map(|rate| memory.list(drafts, rate));
-    let kept = drafts.shown.iter().map(|shown| memory.places[*shown].filter(|_| memory.lasting[*shown])).collect();
-    Placed { buffers: memory.buffers, kept, once, condition, step }
+    let lists = Rate::ALL.map(|rate| drafts.launches.iter().filter(|draft| draft.rate == rate).collect::<Vec<_>>());
+    memory.place_computed(drafts, &lists.concat());
+    let [once, condition, step] = lists.map(|list| memory.list(&list));
+    let Memory { buffers, places, lasting, .. } = memory;
+    let kept = drafts.shown.iter().map(|shown| places[*shown].filter(|_| lasting[*shown])).collect();
+    Placed { buffers, kept, once, condition, step }
 }
 
 struct Memory {
@@ -34,8 +39,21 @@ struct Memory {
     places: Vec<Option<BufferIndex>>,
     /// Whether a tensor keeps its buffer for ever.
     lasting: Vec<bool>,
-    free: Vec<BufferIndex>,
     absent: Option<BufferIndex>,
+}
+
+/// From the launch that writes a tensor first to the one that uses it last.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    last: usize,
+}
+
+impl Span {
+    /// Launches that lie between the two spans; `None` if they overlap.
+    fn gap(self, other: Span) -> Option<usize> {
+        self.first.checked_sub(other.last + 1).or_else(|| other.first.checked_sub(self.last + 1))
+    }
 }
 
 impl Memory {
@@ -52,8 +70,7 @@ impl Memory {
         let outputs: Vec<Tensor> = graph.outputs().iter().map(|(_, value)| drafts.shown[value.index()]).collect();
         outputs.iter().for_each(|value| lasting[*value] = true);
 
-        let mut memory =
-            Self { buffers: Vec::new(), places: vec![None; count], lasting, free: Vec::new(), absent: None };
+        let mut memory = Self { buffers: Vec::new(), places: vec![None; count], lasting, absent: None };
         for (id, node) in graph.values() {
             let value = id.index();
             let role = match node.kind {
@@ -70,34 +87,57 @@ impl Memory {
         memory
     }
 
-    /// The launches of one rate with their buffers.
-    fn list(&mut self, drafts: &Drafts, rate: Rate) -> Vec<Launch> {
-        let list: Vec<&Draft> = drafts.launches.iter().filter(|draft| draft.rate == rate).collect();
-        let mut last_use = vec![0; drafts.bytes.len()];
-        for (i, draft) in list.iter().enumerate() {
-            draft.bindings.iter().filter_map(|(tensor, ..)| *tensor).for_each(|tensor| last_use[tensor] = i);
+    /// Gives what the launches compute, listed in the order in which they run, its buffers.
+    fn place_computed(&mut self, drafts: &Drafts, launches: &[&Draft]) {
+        let mut spans: Vec<Option<Span>> = vec![None; drafts.bytes.len()];
+        for (i, draft) in launches.iter().enumerate() {
+            for tensor in draft.bindings.iter().filter_map(|(tensor, ..)| *tensor) {
+                let first = spans[tensor].map_or(i, |span| span.first);
+                spans[tensor] = Some(Span { first, last: i });
+            }
         }
-        // What earlier lists have left in slots is no longer needed.
-        self.free = (0..self.buffers.len()).filter(|b| self.buffers[*b].role == BufferRole::Slot).collect();
-        let outputs: Vec<BufferIndex> =
-            self.lasting.iter().zip(&self.places).filter_map(|(lasting, place)| place.filter(|_| *lasting)).collect();
-        self.free.retain(|buffer| !outputs.contains(buffer));
+        let mut sharing = Vec::new();
+        for (tensor, span) in spans.into_iter().enumerate() {
+            let Some(span) = span.filter(|_| self.places[tensor].is_none()) else { continue };
+            if self.lasting[tensor] {
+                let role = match drafts.rates[tensor] {
+                    Rate::Once => BufferRole::Prepared,
+                    Rate::Condition => BufferRole::Condition,
+                    Rate::Step => BufferRole::Slot,
+                };
+                self.places[tensor] = Some(self.add(drafts.bytes[tensor], role));
+            } else {
+                sharing.push((tensor, span));
+            }
+        }
+        sharing.sort_by_key(|(tensor, span)| (Reverse(drafts.bytes[*tensor]), span.first));
+        let mut slots: Vec<(BufferIndex, Vec<Span>)> = Vec::new();
+        for (tensor, span) in sharing {
+            let nearest = |spans: &[Span]| spans.iter().map(|other| span.gap(*other)).min().flatten();
+            let free = slots.iter_mut().filter_map(|slot| Some((nearest(&slot.1)?, slot)));
+            let slot = match free.min_by_key(|(gap, _)| *gap) {
+                Some((_, slot)) => slot,
+                None => {
+                    slots.push((self.add(drafts.bytes[tensor], BufferRole::Slot), Vec::new()));
+                    slots.last_mut().expect("just pushed")
+                }
+            };
+            slot.1.push(span);
+            self.places[tensor] = Some(slot.0);
+        }
+    }
 
-        let mut launches = Vec::with_capacity(list.len());
-        for (i, draft) in list.iter().enumerate() {
+    /// Launches with their buffers.
+    fn list(&mut self, drafts: &[&Draft]) -> Vec<Launch> {
+        let mut launches = Vec::with_capacity(drafts.len());
+        for draft in drafts {
             let mut bindings = Vec::with_capacity(draft.bindings.len());
             for &(tensor, bytes, _) in &draft.bindings {
                 let buffer = match tensor {
                     None => self.absent(),
-                    Some(tensor) => self.place(tensor, drafts),
+                    Some(tensor) => self.places[tensor].expect("whatever a launch binds has been placed"),
                 };
                 bindings.push((buffer, bytes));
-            }
-            for tensor in draft.bindings.iter().filter_map(|(tensor, ..)| *tensor) {
-                if last_use[tensor] == i && !self.lasting[tensor] {
-                    // `take`, so that a tensor that is bound twice is freed once.
-                    self.free.extend(self.places[tensor].take());
-                }
             }
             launches.push(Launch {
                 value: draft.value,
@@ -110,42 +150,6 @@ impl Memory {
             });
         }
         launches
-    }
-
-    /// The buffer of a tensor; a new one, or a free slot, if this launch is the first to write it.
-    fn place(&mut self, tensor: Tensor, drafts: &Drafts) -> BufferIndex {
-        if let Some(buffer) = self.places[tensor] {
-            return buffer;
-        }
-        let bytes = drafts.bytes[tensor];
-        let buffer = if self.lasting[tensor] {
-            let role = match drafts.rates[tensor] {
-                Rate::Once => BufferRole::Prepared,
-                Rate::Condition => BufferRole::Condition,
-                Rate::Step => BufferRole::Slot,
-            };
-            self.add(bytes, role)
-        } else {
-            self.slot(bytes)
-        };
-        self.places[tensor] = Some(buffer);
-        buffer
-    }
-
-    /// A slot of at least `bytes`.
-    fn slot(&mut self, bytes: u64) -> BufferIndex {
-        let bytes = bytes.max(16);
-        let size = |b: &BufferIndex| self.buffers[*b].bytes;
-        let fits = self.free.iter().enumerate().filter(|(_, b)| size(b) >= bytes).min_by_key(|(_, b)| size(b));
-        let largest = self.free.iter().enumerate().max_by_key(|(_, b)| size(b));
-        match fits.or(largest).map(|(position, _)| position) {
-            Some(position) => {
-                let buffer = self.free.swap_remove(position);
-                self.buffers[buffer].bytes = self.buffers[buffer].bytes.max(bytes);
-                buffer
-            }
-            None => self.add(bytes, BufferRole::Slot),
-        }
     }
 
     fn add(&mut self, bytes: u64, role: BufferRole) -> BufferIndex {

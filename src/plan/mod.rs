@@ -15,7 +15,7 @@ pub use forced::{Forced, Target};
 pub use program::{
     Buffer, BufferIndex, BufferRole, Carry, Content, Launch, PARAMS_STRIDE, Parameter, Port, Program, Value,
 };
-pub use submissions::submissions;
+pub use submissions::{Pace, SUBMISSION_FLOPS, submissions};
 pub use text::Summary;
 pub use tuned::{Tuned, TunedEntry};
 

@@ -20,6 +20,7 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
         // Reasoned for GPUs; on lavapipe `registers`, with all its barriers, still takes a third of the time of a
         // kernel that loads every factor anew (2026-11-22).
         (Op::Contraction(_), "shared") => Err("a step on the way to registers".into()),
+        (Op::Norm(_), "slab") => slab(context),
         (Op::Contraction(op), "vec4") if op.sizes(context).groups == 1 => Err("a step on the way to registers".into()),
         _ => Ok(()),
     }
@@ -62,6 +63,7 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         }
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
+        (Op::Norm(_), "slab") => listed[0].clone(),
         (Op::Norm(_), "chunked") => group_norm(context),
         (Op::Norm(_), "workgroup") | (Op::Softmax(_), "workgroup") => row_lanes(context),
         _ => Knobs::default(),
@@ -142,6 +144,14 @@ fn flash(head_dim: usize) -> Knobs {
 /// 2 and 1 measured on lavapipe with heads of 40 and 80 channels, 2026-11-22; 160 needs 2.
 fn attention_queries(head_dim: usize) -> Knobs {
     Knobs::of([("QUERIES", if head_dim <= 80 { 4 } else { 2 })])
+}
+
+/// One launch against three: three only where a workgroup would be busy for long with its part of a large picture,
+/// while most of the GPU waits. Reasoned, not measured: 32 Ki positions are those of a picture of 181 x 181 pixels.
+fn slab(context: &LowerContext<'_>) -> Result<(), String> {
+    let shape = &context.output.shape;
+    let positions: usize = shape[1..shape.len() - 1].iter().product();
+    if positions > 32 << 10 { Err(format!("too few workgroups for {positions} positions")) } else { Ok(()) }
 }
 
 /// Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the work.

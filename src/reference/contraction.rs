@@ -93,6 +93,13 @@ pub fn add_rows(x: &HostTensor, rows: &HostTensor) -> HostTensor {
     HostTensor { shape: x.shape.clone(), data: x.data.iter().enumerate().map(sum).collect() }
 }
 
+/// Columns `first` to `first + count` of a matrix with any number of rows, `[rows, count]`.
+pub fn columns(x: &HostTensor, first: usize, count: usize) -> HostTensor {
+    let width = x.shape.last().copied().unwrap_or(1);
+    let data: Vec<f32> = x.data.chunks(width).flat_map(|row| &row[first..first + count]).copied().collect();
+    HostTensor { shape: vec![data.len() / count.max(1), count], data }
+}
+
 /// Single elements of [`product`], by their flat index.
 pub fn product_at(x: &HostTensor, weight: &HostTensor, elements: &[usize]) -> Vec<f32> {
     let (n, k) = (weight.shape[0], weight.shape[1]);

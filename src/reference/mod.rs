@@ -42,7 +42,7 @@ pub use blend_tiles::blend_tiles;
 pub use cast::cast;
 pub use clamp::clamp;
 pub use concat::concat;
-pub use contraction::{add_rows, convolution, convolution_at, product, product_at};
+pub use contraction::{add_rows, columns, convolution, convolution_at, product, product_at};
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use emphasis::emphasis;

@@ -31,7 +31,7 @@ pub struct DeviceRequest {
     /// Prefer kernels written for this kind of machine, whatever the device is
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub family: Option<FamilyName>,
-    /// Switch a graph rewrite off (activation, gate, epilogue, qkv); may be repeated
+    /// Switch a graph rewrite off (activation, gate, epilogue, summands, qkv); may be repeated
     #[cfg_attr(feature = "cli", arg(long, value_name = "PASS"))]
     pub disable_pass: Vec<String>,
     /// Device memory to use at most, in GiB [default: what the device has, where that is known]

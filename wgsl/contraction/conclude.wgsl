@@ -21,6 +21,8 @@ struct Params {
     N_padded: u32,
     rows_per_image: u32,
     scale: f32,
+    summand_columns: u32,
+    summand_first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
@@ -31,7 +33,7 @@ fn hidden(m: u32, n: u32) -> f32 {
     var sum = 0.0;
     for (var s = 0u; s < p.splits; s++) { sum += partial[(s * p.M + m) * p.N_padded + n]; }
     if (HAS_BIAS) { sum += bias[n / 4u][n % 4u]; }
-    if (SUMMAND == 1u) { sum += summand_element(m / p.rows_per_image * p.N + n); }
+    if (SUMMAND == 1u) { sum += summand_element(m / p.rows_per_image * p.summand_columns + p.summand_first + n); }
     if (SUMMAND == 2u) { sum += summand_element(m * p.N + n); }
     return sum;
 }

@@ -20,6 +20,8 @@ struct Params {
     tiles_h: u32, // OH / 2, rounded up
     tiles_w: u32,
     scale: f32,
+    summand_columns: u32,
+    summand_first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;

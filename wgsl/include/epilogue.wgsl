@@ -8,7 +8,7 @@
 // invocation has both values and their gates, a kernel stores bare sums and conclude.wgsl applies the epilogue.
 //
 //   bias      [N]                                            if HAS_BIAS
-//   summand   [images, N] or [M, N], as SUMMAND says
+//   summand   [images, summand_columns], of which N from summand_first on, or [M, N], as SUMMAND says
 //   residual  the shape of y, or one row per image, as RESIDUAL says
 //!include activation
 //!storage summand
@@ -29,7 +29,7 @@ const GATE: bool = false;
 fn common_addend(image: u32, n: u32) -> vec4<f32> {
     var addend = vec4<f32>(0.0);
     if (HAS_BIAS) { addend = bias[n / 4u]; }
-    if (SUMMAND == 1u) { addend += load_summand((image * p.N + n) / 4u); }
+    if (SUMMAND == 1u) { addend += load_summand((image * p.summand_columns + p.summand_first + n) / 4u); }
     return addend;
 }
 

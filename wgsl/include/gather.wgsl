@@ -35,6 +35,8 @@ struct Params {
     groups: u32, // output channels of group g see only the input channels of group g
     rows_per_image: u32, // rows of y that share a row of a per-image summand
     scale: f32, // see epilogue.wgsl
+    summand_columns: u32,
+    summand_first: u32,
     N_padded: u32, // columns of y in memory
     K_per_split: u32, // values of k that workgroup z sums, where the sum is split
     first_workgroup_y: u32, // of this launch: long launches are split along y

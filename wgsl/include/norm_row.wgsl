@@ -6,12 +6,26 @@ const HAS_BETA: bool = true;
 const HAS_SCALE: bool = false;
 const HAS_SHIFT: bool = false;
 
-fn finished(n: vec4<f32>, row: u32, vector: u32) -> vec4<f32> {
-    var value = n;
-    if (HAS_GAMMA) { value *= gamma[vector]; }
-    if (HAS_BETA) { value += beta[vector]; }
+struct Affine {
+    factor: vec4<f32>,
+    summand: vec4<f32>,
+}
+
+// gamma (1 + scale), and beta (1 + scale) + shift.
+fn affine(row: u32, vector: u32) -> Affine {
+    var result = Affine(vec4<f32>(1.0), vec4<f32>(0.0));
+    if (HAS_GAMMA) { result.factor = gamma[vector]; }
+    if (HAS_BETA) { result.summand = beta[vector]; }
     let at = row / p.span * p.modulation_columns + vector;
-    if (HAS_SCALE) { value *= 1.0 + decode_modulation(modulation[at + p.scale_column]); }
-    if (HAS_SHIFT) { value += decode_modulation(modulation[at + p.shift_column]); }
-    return activate(value);
+    if (HAS_SCALE) {
+        let scale = 1.0 + decode_modulation(modulation[at + p.scale_column]);
+        result.factor *= scale;
+        result.summand *= scale;
+    }
+    if (HAS_SHIFT) { result.summand += decode_modulation(modulation[at + p.shift_column]); }
+    return result;
+}
+
+fn finished(n: vec4<f32>, by: Affine) -> vec4<f32> {
+    return activate(n * by.factor + by.summand);
 }

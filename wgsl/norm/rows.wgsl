@@ -65,6 +65,6 @@ fn main(
     let inverse_deviation = 1.0 / sqrt(variance + p.eps);
 
     for (var i = 0u; i < vectors; i++) {
-        y[first + i] = encode_y(finished((decode_x(x[first + i]) - mean) * inverse_deviation, row, i));
+        y[first + i] = encode_y(finished((decode_x(x[first + i]) - mean) * inverse_deviation, affine(row, i)));
     }
 }

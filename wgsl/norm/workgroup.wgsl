@@ -80,6 +80,6 @@ fn main(
     let inverse_deviation = 1.0 / sqrt(row_sum(squares, local) / f32(p.channels) + p.eps);
 
     for (var i = lane; i < vectors; i += ROW_LANES) {
-        y[first + i] = encode_y(finished((decode_x(x[first + i]) - mean) * inverse_deviation, row, i));
+        y[first + i] = encode_y(finished((decode_x(x[first + i]) - mean) * inverse_deviation, affine(row, i)));
     }
 }

@@ -1,8 +1,8 @@
 //! Instances on which every kernel is compared with the reference.
 
-use super::{Contraction, Conv2d, Epilogue, Gather, WindowAxis, Windows};
+use super::{Contraction, Conv2d, Epilogue, Gather, SUMMAND, WindowAxis, Windows};
 use crate::ops::activation::ActivationKind;
-use crate::ops::{Case, CaseInput, Fill};
+use crate::ops::{Case, CaseInput, Fill, Op};
 
 /// What is added to the sums.
 #[derive(Clone, Copy, Default)]
@@ -31,7 +31,7 @@ const ALL: Added = Added { residual: Added1::Full, ..TIME };
 const ALL_FULL: Added = Added { summand: Added1::Full, ..RESIDUAL };
 const ALL_IMAGE: Added = Added { residual: Added1::Image, ..TIME };
 
-const PLAIN: Epilogue = Epilogue { activation: None, gate: false, scale: 1.0 };
+const PLAIN: Epilogue = Epilogue { activation: None, gate: false, scale: 1.0, summand_first: 0 };
 const SILU: Epilogue = Epilogue { activation: Some(ActivationKind::Silu), ..PLAIN };
 const GELU: Epilogue = Epilogue { activation: Some(ActivationKind::Gelu), ..PLAIN };
 
@@ -91,9 +91,29 @@ pub(super) fn all() -> Vec<Case> {
     all.extend(convolutions());
     all.extend(other_windows());
     all.extend(epilogues());
+    all.extend(wide_summands());
     all.extend(large());
     all.extend(perf());
     all
+}
+
+/// Summands that are columns `first ..` of vectors of `width`.
+fn wide_summands() -> Vec<Case> {
+    let within = |mut case: Case, images: usize, first: usize, width: usize| {
+        let Op::Contraction(op) = &mut case.op else { unreachable!("all cases here are contractions") };
+        op.epilogue.summand_first = first;
+        case.inputs[SUMMAND] = CaseInput::normal([images, width]);
+        case
+    };
+    let conv = || Windows::from(Conv2d { padding: [1; 4], ..Conv2d::default() });
+    let gate = Epilogue { gate: true, ..GELU };
+    vec![
+        within(windows("a summand among others", conv(), SILU, &[2, 5, 7, 12], &[20, 3, 3], ALL), 2, 8, 40),
+        within(windows("the first of wider summands", conv(), PLAIN, &[3, 4, 4, 8], &[8, 3, 3], TIME), 3, 0, 12),
+        within(rows("the last of wider summands, 37 columns", SILU, &[2, 9, 20], 37, TIME), 2, 4, 44),
+        within(rows("a summand among others, one row an image", PLAIN, &[5, 12], 8, TIME), 5, 4, 16),
+        within(rows("a summand among others, gated", gate, &[2, 7, 16], 24, TIME), 2, 12, 36),
+    ]
 }
 
 /// What the headers promise: the longest sums of any model, and rows beyond 65 535 workgroups.
@@ -207,7 +227,7 @@ fn other_windows() -> Vec<Case> {
 fn epilogues() -> Vec<Case> {
     let conv = || Windows::from(Conv2d { padding: [1; 4], ..Conv2d::default() });
     let scaled = |epilogue| Epilogue { scale: 0.37, ..epilogue };
-    let gate = |activation| Epilogue { activation, gate: true, scale: 1.0 };
+    let gate = |activation| Epilogue { activation, gate: true, ..PLAIN };
     let (gelu, silu) = (Some(ActivationKind::Gelu), Some(ActivationKind::Silu));
     vec![
         rows("a row an image on tokens", SILU, &[3, 19, 24], 36, ALL_IMAGE),

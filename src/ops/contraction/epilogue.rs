@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BIAS, RESIDUAL, SUMMAND};
+use super::{BIAS, RESIDUAL, SUMMAND, WEIGHT};
 use crate::ops::activation::{ActivationKind, NONE};
 use crate::ops::{Inputs, Launch, LowerContext};
 use crate::reference;
@@ -20,12 +20,15 @@ pub struct Epilogue {
     pub gate: bool,
     /// Factor on the result.
     pub scale: f32,
+    /// The summand is the columns of its input from here on; a multiple of four. More than 0 only where the input has
+    /// one row for each image: vectors for several operations, side by side.
+    pub summand_first: usize,
 }
 
 impl Default for Epilogue {
-    /// No activation, no gate, scale 1.
+    /// No activation, no gate, scale 1, the summand as it is.
     fn default() -> Self {
-        Self { activation: None, gate: false, scale: 1.0 }
+        Self { activation: None, gate: false, scale: 1.0, summand_first: 0 }
     }
 }
 
@@ -33,8 +36,12 @@ impl Epilogue {
     /// The composition of the unfused operations.
     pub(super) fn reference(&self, sums: HostTensor, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         let mut y = sums;
-        for position in [BIAS, SUMMAND] {
-            y = inputs.optional(position).map_or(y.clone(), |added| reference::add_rows(&y, added));
+        if let Some(bias) = inputs.optional(BIAS) {
+            y = reference::add_rows(&y, bias);
+        }
+        if let Some(summand) = inputs.optional(SUMMAND) {
+            let columns = y.shape.last().copied().unwrap_or(1);
+            y = reference::add_rows(&y, &reference::columns(summand, self.summand_first, columns));
         }
         y = match (self.gate, self.activation) {
             (false, None) => y,
@@ -51,9 +58,22 @@ impl Epilogue {
     /// Sets the constants and parameters of `include/epilogue.wgsl`; `here` is false for a kernel that stores bare
     /// sums.
     pub(super) fn set(&self, launch: Launch, context: &LowerContext<'_>, here: bool) -> Launch {
+        let summand = context.inputs.get(SUMMAND).copied().flatten();
+        let one_of_many = summand.is_some_and(|desc| desc.channels() != context.input(WEIGHT).shape[0]);
         launch
+            .param("summand_columns", summand.map_or(0, |desc| desc.channels()))
+            .param("summand_first", self.summand_first)
             .flag("HAS_BIAS", here && context.has(BIAS))
-            .constant("SUMMAND", if here { added(context, SUMMAND) } else { 0 })
+            .constant(
+                "SUMMAND",
+                if !here {
+                    0
+                } else if one_of_many {
+                    1
+                } else {
+                    added(context, SUMMAND)
+                },
+            )
             .constant("RESIDUAL", if here { added(context, RESIDUAL) } else { 0 })
             .constant("ACTIVATION", self.activation.filter(|_| here).map_or(NONE, ActivationKind::code))
             .flag("GATE", here && self.gate)
@@ -82,6 +102,9 @@ impl fmt::Display for Epilogue {
         }
         if self.scale != 1.0 {
             parts.push(format!("scale={}", self.scale));
+        }
+        if self.summand_first > 0 {
+            parts.push(format!("summand_first={}", self.summand_first));
         }
         f.write_str(&parts.join(" "))
     }

@@ -12,6 +12,8 @@ pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     let main = instance
         .launch("contraction/1_naive", instance.c, n, instance.padded_k())
         .param_f32("scale", 1.0)
+        .param("summand_columns", 0)
+        .param("summand_first", 0)
         .bind("sums", sums)
         .workgroups(n.div_ceil(8), m.div_ceil(8), 1);
     lowered.launches.push(main);

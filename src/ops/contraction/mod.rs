@@ -123,8 +123,20 @@ impl Operation for Contraction {
             let name = Self::INPUTS[position];
             expect_float(name, added.dtype)?;
             let (images, columns) = (hidden[0], *to.last().expect("a result has columns"));
-            let of_image =
-                added.shape.first() == Some(&images) && added.rows() == images && added.channels() == columns;
+            let first = if position == SUMMAND { self.epilogue.summand_first } else { 0 };
+            let one_row = added.shape.first() == Some(&images) && added.rows() == images;
+            if position == SUMMAND && (added.channels() != columns || first > 0) {
+                if one_row && (first | added.channels()).is_multiple_of(4) && first + columns <= added.channels() {
+                    continue;
+                }
+                return Err(Error::Shape(format!(
+                    "{name}: expected [{images}, at least {}] with columns in fours, for the columns from {first} on, \
+                    found {:?}",
+                    first + columns,
+                    added.shape
+                )));
+            }
+            let of_image = one_row && added.channels() == columns;
             if added.shape != *to && !of_image {
                 return Err(Error::Shape(format!(
                     "{name}: expected shape {to:?}, or [{images}, {columns}] for one row an image, found {:?}",
@@ -169,8 +181,10 @@ impl Operation for Contraction {
         };
         let added = |position: usize, element: usize, columns: usize| {
             let Some(tensor) = inputs.optional(position) else { return 0.0 };
-            let row = element / columns * (tensor.len() / columns) / rows;
-            f64::from(tensor.data[row * columns + element % columns])
+            let first = if position == SUMMAND { self.epilogue.summand_first } else { 0 };
+            let width = if position == BIAS { columns } else { tensor.shape.last().copied().unwrap_or(1) };
+            let row = element / columns * (tensor.len() / width) / rows;
+            f64::from(tensor.data[row * width + first + element % columns])
         };
         // The activation's arguments at these elements.
         let hidden = |elements: &[usize]| -> Vec<f64> {

@@ -1,5 +1,6 @@
 //! Graphs on a device against the reference: kernel choice, passes, memory, one denoise step, values that overflow f16.
 
+pub mod arithmetic;
 pub mod choice;
 pub mod denoise_step;
 pub mod memory;

@@ -57,6 +57,7 @@ impl Walk<'_> {
             let own = own || (event.first_alone && is_element_0(&event.place) && is_index(&earlier.place));
             // One invocation's accesses happen in order.
             let own = own || (event.first_alone && earlier.first_alone);
+            let own = own || are_apart(&earlier.place, &event.place);
             if earlier.array == event.array && !harmless && !step && !own {
                 let what =
                     format!("{:?} of [{}] and {:?} of [{}]", earlier.access, earlier.place, event.access, event.place);
@@ -170,6 +171,12 @@ impl Walk<'_> {
 /// Whether a place is the element at the invocation's own index.
 fn is_index(place: &str) -> bool {
     place.strip_prefix(" argument ").is_some_and(|i| i.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Whether two places lie in different rows of an array of arrays, or are different elements that constants name.
+fn are_apart(a: &str, b: &str) -> bool {
+    let row = |place: &str| place.split(' ').nth(1).and_then(|index| index.parse::<u32>().ok());
+    matches!((row(a), row(b)), (Some(a), Some(b)) if a != b)
 }
 
 /// Whether a place is the first element of an array, or a component of it.

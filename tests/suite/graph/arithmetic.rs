@@ -1,0 +1,136 @@
+//! What can be said of a program's speed on any GPU without one: launches, bytes, memory, submissions. The presets have
+//! the real sizes of their models; two pictures at once, as guidance asks for; f16.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use unmist::DType;
+use unmist::caps::Caps;
+use unmist::graph::{Graph, Rate, passes};
+use unmist::kernel::Access;
+use unmist::models::{Preset, Sizes};
+use unmist::plan::{BufferRole, PlanOptions, Program};
+
+/// A GPU of which nothing is known but that its bindings are large.
+fn gpu() -> Caps {
+    Caps { max_binding_bytes: 2 << 30, max_buffer_bytes: 2 << 30, ..Caps::webgpu_minimum() }
+}
+
+/// A preset's graph for one step, rewritten.
+fn graph(preset: Preset) -> Graph {
+    let model = preset.model().expect("sound");
+    let sizes = Sizes { batch: 2, ..model.default_sizes() };
+    passes::optimize(&model.graph(&sizes, DType::F16).expect("fits"), &[]).expect("rewrites")
+}
+
+fn program(graph: &Graph) -> Program {
+    Program::new(graph, &gpu(), &PlanOptions::default()).expect("fits")
+}
+
+/// Bytes that the launches of the step list read and write, each binding once. Launches that were split for their
+/// length count as one: together they read what the whole would.
+fn planned_bytes(program: &Program) -> u64 {
+    let absent = |buffer: usize| program.buffers[buffer].role == BufferRole::Absent;
+    let mut whole = program.step.clone();
+    whole.dedup_by(|a, b| a.value == b.value && a.kernel == b.kernel && a.bindings == b.bindings);
+    let all = whole.iter().flat_map(|launch| &launch.bindings);
+    all.filter(|(buffer, _)| !absent(*buffer)).map(|(_, bytes)| bytes).sum()
+}
+
+/// The bytes that a step must move if each node of the graph reads its inputs once and writes its output once.
+fn least_bytes(graph: &Graph) -> u64 {
+    let rates = graph.rates();
+    let step = graph.values().filter(|(id, node)| node.op().is_some() && rates[id.index()] == Rate::Step);
+    step.map(|(_, node)| node.desc.bytes() + node.inputs().map(|v| graph.desc(v).bytes()).sum::<u64>()).sum()
+}
+
+/// The values that live in slots: the first and the last launch that has them, and their bytes.
+fn spans(program: &Program) -> Vec<(usize, usize, u64)> {
+    let mut current: HashMap<usize, usize> = HashMap::new();
+    let mut spans: Vec<(usize, usize, u64)> = Vec::new();
+    for (i, launch) in program.step.iter().enumerate() {
+        let storage = program.kernels[launch.kernel].reflection.bindings.iter().filter(|b| b.access != Access::Uniform);
+        for (binding, (buffer, bytes)) in storage.zip(&launch.bindings) {
+            if program.buffers[*buffer].role != BufferRole::Slot {
+                continue;
+            }
+            // Pieces of one launch write parts of one value.
+            let piece =
+                i > 0 && program.step[i - 1].value == launch.value && program.step[i - 1].kernel == launch.kernel;
+            match current.get(buffer) {
+                Some(&span) if binding.access == Access::Read || piece => spans[span].1 = i,
+                _ => {
+                    current.insert(*buffer, spans.len());
+                    spans.push((i, i, *bytes));
+                }
+            }
+        }
+    }
+    spans
+}
+
+/// The most bytes that are alive at once, and the least that whole buffers can take: buffers that hold one value at a
+/// time are, largest first, never smaller than the values alive at any moment, largest first.
+fn live_bytes(program: &Program) -> (u64, u64) {
+    let spans = spans(program);
+    let mut most = 0;
+    let mut ranks: Vec<u64> = Vec::new();
+    for i in 0..program.step.len() {
+        let alive = spans.iter().filter(|(first, last, _)| (*first..=*last).contains(&i));
+        let mut alive: Vec<u64> = alive.map(|(.., bytes)| *bytes).collect();
+        alive.sort_unstable_by(|a, b| b.cmp(a));
+        most = most.max(alive.iter().sum());
+        ranks.resize(ranks.len().max(alive.len()), 0);
+        ranks.iter_mut().zip(alive).for_each(|(rank, bytes)| *rank = bytes.max(*rank));
+    }
+    (most, ranks.iter().sum())
+}
+
+#[test]
+fn a_step_of_stable_diffusion_takes_few_launches() {
+    let launches = |preset| program(&graph(preset)).step.len();
+    for (preset, most) in [(Preset::Sd15, 387), (Preset::Sdxl, 1039), (Preset::Ddpm, 120)] {
+        let found = launches(preset);
+        assert!(found <= most, "{}: {found} launches, at most {most} before", preset.name());
+    }
+}
+
+#[test]
+fn a_norm_takes_one_launch() {
+    let program = program(&graph(Preset::Sd15));
+    let norms = |launch: &&unmist::plan::Launch| program.kernels[launch.kernel].name.starts_with("norm/");
+    let nodes: std::collections::BTreeSet<usize> = program.step.iter().filter(norms).map(|l| l.value).collect();
+    assert_eq!(program.step.iter().filter(norms).count(), nodes.len());
+}
+
+#[test]
+fn launches_move_little_more_than_they_must() {
+    for (preset, most) in [(Preset::Sd15, 1.15), (Preset::Sdxl, 1.15), (Preset::Vae, 1.15)] {
+        let graph = graph(preset);
+        let (planned, least) = (planned_bytes(&program(&graph)), least_bytes(&graph));
+        let ratio = planned as f64 / least as f64;
+        assert!(ratio <= most, "{}: {planned} bytes planned, {least} at least: {ratio:.3}", preset.name());
+    }
+}
+
+#[test]
+fn slots_are_nearly_as_few_as_whole_buffers_can_be() {
+    for preset in Preset::ALL {
+        let program = program(&graph(preset));
+        let slots = program.role_bytes(BufferRole::Slot);
+        let (most, least) = live_bytes(&program);
+        let ratio = slots as f64 / least as f64;
+        let name = preset.name();
+        assert!(slots >= least && least >= most, "{name}: {slots} bytes of slots, {least} and {most} alive");
+        assert!(ratio <= 1.1, "{name}: {slots} bytes of slots, {least} at least: {ratio:.3}");
+    }
+}
+
+#[test]
+fn planning_a_step_takes_little_time() {
+    let graph = graph(Preset::Sd15);
+    let start = Instant::now();
+    let program = program(&graph);
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(seconds < 5.0, "{seconds} s to plan {} launches", program.step.len());
+}
