@@ -15,7 +15,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::backend::{Device, LoadOptions};
 use crate::error::Result;
+use crate::request::DeviceRequest;
 
 /// A diffusion engine whose every arithmetic step is a hand-written WGSL kernel.
 #[derive(Parser)]
@@ -80,6 +82,16 @@ fn exit_code(result: Result<()>, arguments: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// How graphs are prepared for `device`; says what the user should know of it.
+///
+/// # Errors
+/// As [`DeviceRequest::load_options`].
+fn load_options(request: &DeviceRequest, device: &Device) -> Result<LoadOptions> {
+    let (load, notes) = request.load_options(device)?;
+    notes.iter().for_each(|note| say(format_args!("note: {note}")));
+    Ok(load)
 }
 
 /// Writes a line to standard error. That nobody can read it (a closed pipe, a full disk) is no reason to end a run.

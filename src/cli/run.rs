@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::load_options;
 use super::model_path::Unused;
 use crate::checkpoint::{Tensors, safetensors};
 use crate::error::{Error, Result};
@@ -58,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     // 2. one pass
     let names: Vec<_> = graph.outputs().iter().map(|(name, _)| name.clone()).collect();
     let device = args.device.open()?;
-    let mut session = device.load(graph, &weights, &args.device.load_options()?)?;
+    let mut session = device.load(graph, &weights, &load_options(&args.device, &device)?)?;
     for (name, tensor) in &inputs {
         session.write(name, tensor)?;
     }

@@ -43,6 +43,8 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
+    /// Adapter and driver, in full.
+    identity: ContentId,
     /// Each is compiled once, for whoever asks first; the others wait.
     pipelines: Mutex<Pipelines>,
     cache: Option<DiskCache>,
@@ -140,14 +142,15 @@ impl GpuDevice {
             }
         });
         let caches = features.contains(wgpu::Features::PIPELINE_CACHE);
-        let identity = format!("{info:?}");
+        let identity = ContentId::of(&[format!("{info:?}").as_bytes()]);
         let inner = Inner {
             adapter,
             device,
             queue,
             caps,
+            identity,
             pipelines: Mutex::default(),
-            cache: caches.then(|| DiskCache::open(ContentId::of(&[identity.as_bytes()]))).flatten(),
+            cache: caches.then(|| DiskCache::open(identity)).flatten(),
             programs: Mutex::default(),
             planned: AtomicU64::new(0),
             store: Store::default(),
@@ -212,6 +215,16 @@ impl GpuDevice {
     /// Features and limits as plans see them.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// What tells adapter and driver from others.
+    pub(super) fn identity(&self) -> ContentId {
+        self.inner.identity
+    }
+
+    /// The adapter's name, as its driver gives it.
+    pub fn adapter_name(&self) -> String {
+        self.inner.adapter.get_info().name
     }
 
     /// Adapter name, backend and driver in one line.

@@ -6,8 +6,10 @@ mod device;
 mod load;
 mod profile;
 mod session;
+mod tables;
 mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};
 pub use session::GpuSession;
+pub use tables::DeviceChoices;

@@ -25,7 +25,7 @@ use record::Record;
 use run::Job;
 use source::Source;
 
-use super::{model_path, print, say, words};
+use super::{load_options, model_path, print, say, words};
 use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::Ignore;
 use crate::error::{Error, Result};
@@ -101,10 +101,10 @@ pub fn run(mut args: Args) -> Result<()> {
 
     // 3. the pictures
     // One picture, and the process ends: what one stage has loaded need not wait for another.
-    let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
     inputs::read_into(&mut resolved.options, &resolved.request)?;
     let device = resolved.request.device.open()?;
     report_device(&device, record);
+    let load = LoadOptions { forget_parameters: true, ..load_options(&resolved.request.device, &device)? };
     let seeds: Vec<String> = resolved.request.seed.iter().map(u64::to_string).collect();
     say(format_args!("seed: {}", seeds.join(",")));
     let failures = Failures::default();
