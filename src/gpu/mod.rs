@@ -7,6 +7,7 @@ mod load;
 mod profile;
 mod session;
 mod tables;
+mod timed;
 mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
