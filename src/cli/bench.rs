@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model_path::{self, Unused};
-use super::{load_options, print};
 use super::verify::random_inputs;
+use super::{load_options, print};
 use crate::backend::{Device, Session};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSession;

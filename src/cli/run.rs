@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{load_options, traced};
 use super::model_path::Unused;
+use super::{load_options, traced};
 use crate::checkpoint::{Tensors, safetensors};
 use crate::error::{Error, Result};
 use crate::models::{LoadedModel, NamedTensors, prepare};
@@ -49,7 +49,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     check_writable(&args.output)?;
     if args.trace.as_ref().is_some_and(|trace| [&args.output, &args.input].iter().any(|f| is_same_file(f, trace))) {
-        return Err(Error::Usage("--trace names a file of the run, which would be overwritten; give another name".into()));
+        return Err(Error::Usage(
+            "--trace names a file of the run, which would be overwritten; give another name".into(),
+        ));
     }
     traced(args.trace.as_deref(), || pass(&args))
 }

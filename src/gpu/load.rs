@@ -10,7 +10,7 @@ use super::upload::Uploader;
 use crate::content::ContentId;
 use crate::encode::padded_bytes;
 use crate::error::Result;
-use crate::graph::WeightSource;
+use crate::graph::{Rate, WeightSource};
 use crate::kernel::Access;
 use crate::plan::{BufferIndex, BufferRole, Launch, PARAMS_STRIDE, Parameter, Program};
 use crate::trace;
@@ -265,7 +265,7 @@ impl<'a> Loader<'a> {
             pass.dispatch_workgroups(x, y, z);
         };
         if self.gpu.is_traced() {
-            self.gpu.encode_traced(&mut encoder, self.program, launches, dispatch);
+            self.gpu.encode_traced(&mut encoder, self.program, Rate::Once, launches, dispatch);
         } else {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
             (0..launches.len()).for_each(|i| dispatch(&mut pass, i));

@@ -29,15 +29,15 @@ impl GpuSession {
                 let (first, count) = (times.len(), left.min(MAX_LAUNCHES));
                 left -= count;
                 let label = Some("profile");
-                let mut encoder =
-                    self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+                let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
                 let dispatch = |pass: &mut wgpu::ComputePass<'_>, i| self.dispatch(pass, Rate::Step, first + i);
                 let ticks = self.gpu.encode_timed(&mut encoder, count, dispatch);
                 self.gpu.queue().submit([encoder.finish()]);
                 let bytes = self.gpu.fetch(&ticks, 0, 16 * count as u64)?;
-                times.extend(pairs(&bytes).map(|[begin, end]| {
-                    Duration::from_nanos((end.saturating_sub(begin) as f64 * period) as u64)
-                }));
+                times.extend(
+                    pairs(&bytes)
+                        .map(|[begin, end]| Duration::from_nanos((end.saturating_sub(begin) as f64 * period) as u64)),
+                );
             }
         }
         self.gpu.check()?;

@@ -222,7 +222,7 @@ impl GpuSession {
             let launches = &self.program.list(rate)[first..first + count];
             if self.gpu.is_traced() {
                 let dispatch = |pass: &mut wgpu::ComputePass<'_>, i| self.dispatch(pass, rate, first + i);
-                self.gpu.encode_traced(&mut encoder, &self.program, launches, dispatch);
+                self.gpu.encode_traced(&mut encoder, &self.program, rate, launches, dispatch);
             } else {
                 let mut pass =
                     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });

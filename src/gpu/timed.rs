@@ -2,6 +2,7 @@
 
 use super::device::GpuDevice;
 use crate::error::Result;
+use crate::graph::Rate;
 use crate::plan::{Launch, Program};
 use crate::trace;
 
@@ -79,18 +80,19 @@ impl GpuDevice {
         ticks
     }
 
-    /// Encodes the launches of a run that is recorded.
+    /// Encodes launches of the list of this rate in a run that is recorded.
     pub(super) fn encode_traced(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         program: &Program,
+        rate: Rate,
         launches: &[Launch],
         mut dispatch: impl FnMut(&mut wgpu::ComputePass<'_>, usize),
     ) {
         for (chunk, launches) in launches.chunks(MAX_LAUNCHES).enumerate() {
             let first = chunk * MAX_LAUNCHES;
             let ticks = self.encode_timed(encoder, launches.len(), |pass, i| dispatch(pass, first + i));
-            let launches = launches.iter().map(|launch| label(program, launch)).collect();
+            let launches = launches.iter().map(|launch| label(program, rate, launch)).collect();
             self.add_pending(Pending { ticks, launches });
         }
     }
@@ -103,6 +105,7 @@ impl GpuDevice {
     /// Reads both clocks: the device's in an empty pass between two looks at the host's. The nearest of several tries
     /// counts, and the middle between its looks.
     pub(super) fn anchor(&self) -> Result<Option<Anchor>> {
+        let _span = trace::span("read both clocks");
         let mut best: Option<Anchor> = None;
         for _ in 0..TRIES {
             let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -132,10 +135,7 @@ impl GpuDevice {
         }
         trace::device(self.describe());
         if !self.has_timestamps() {
-            trace::note(format!(
-                "{} has no timestamp queries: the record has the host's spans alone",
-                self.describe()
-            ));
+            trace::note(format!("{} has no timestamp queries: the record has the host's spans alone", self.describe()));
             return Ok(());
         }
         let (first, last) = (self.first_anchor(), self.anchor()?);
@@ -173,10 +173,10 @@ impl GpuDevice {
     }
 }
 
-fn label(program: &Program, launch: &Launch) -> Label {
+fn label(program: &Program, rate: Rate, launch: &Launch) -> Label {
     let (kernel, value) = (&program.kernels[launch.kernel], &program.values[launch.value]);
     let args = serde_json::json!({
-        "node": value.name, "operation": value.op, "output": value.label(), "variant": launch.variant,
+        "node": value.name, "rate": rate.name(), "operation": value.op, "output": value.label(), "variant": launch.variant,
         "settings": kernel.settings, "workgroups": launch.workgroups, "GFLOP": launch.cost.flops as f64 / 1e9,
         "GB": launch.cost.bytes as f64 / 1e9,
     });

@@ -163,9 +163,8 @@ pub fn tune(gpu: &GpuDevice, instance: &Instance, effort: TuneEffort) -> Result<
     race.finals()?;
     let winner = race.winner()?;
     let Trial { variant, knobs, .. } = &race.runners[winner].trial;
-    let mut entry = instance.with_context(gpu.caps(), |context| {
-        TunedEntry::new(&instance.op, context, variant, knobs.clone())
-    });
+    let mut entry =
+        instance.with_context(gpu.caps(), |context| TunedEntry::new(&instance.op, context, variant, knobs.clone()));
     entry.trials = race.runners.into_iter().map(|runner| runner.trial).collect();
     Ok(entry)
 }
@@ -277,7 +276,8 @@ impl Race<'_> {
         let running = (0..self.runners.len()).filter(|i| self.runners[*i].session.is_some());
         let running = running.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()));
         let Some(best) = running else {
-            let why = self.runners.iter().filter_map(|r| Some(format!("{}: {}", r.trial.label(), r.trial.wrong.as_ref()?)));
+            let why =
+                self.runners.iter().filter_map(|r| Some(format!("{}: {}", r.trial.label(), r.trial.wrong.as_ref()?)));
             return Err(Error::Kernel(format!(
                 "{}: no variant agrees with the reference: {}",
                 self.operation,

@@ -117,6 +117,10 @@ fn make(mut args: Args) -> Result<()> {
     drop(span);
     report_device(&device, record);
     let load = LoadOptions { forget_parameters: true, ..load_options(&resolved.request.device, &device)? };
+    let tuned = load.plan.choice.tuned.id();
+    if record.is_some_and(|record| record.tuned != tuned) {
+        say(format_args!("note: the picture was made with other tuned choices of kernels; the last bits can differ"));
+    }
     let seeds: Vec<String> = resolved.request.seed.iter().map(u64::to_string).collect();
     say(format_args!("seed: {}", seeds.join(",")));
     let failures = Failures::default();
@@ -129,6 +133,7 @@ fn make(mut args: Args) -> Result<()> {
     let record = Record {
         version: Record::version(),
         device: device.describe(),
+        tuned,
         options: resolved.request,
         scheduler: schedulers.0,
         refiner_scheduler: schedulers.1,

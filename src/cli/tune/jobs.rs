@@ -102,12 +102,7 @@ pub fn parts(args: &Args, gpu: &GpuDevice) -> Result<Vec<Part>> {
 ///
 /// # Errors
 /// As [`crate::plan::choose`].
-pub fn jobs(
-    parts: &[Part],
-    gpu: &GpuDevice,
-    table: &Table,
-    again: bool,
-) -> Result<(Vec<(Job, TunedEntry)>, Vec<Job>)> {
+pub fn jobs(parts: &[Part], gpu: &GpuDevice, table: &Table, again: bool) -> Result<(Vec<(Job, TunedEntry)>, Vec<Job>)> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     for (part, Part { graph, .. }) in parts.iter().enumerate() {

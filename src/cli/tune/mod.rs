@@ -120,7 +120,8 @@ pub fn run(args: Args) -> Result<()> {
     let parts = jobs::parts(&args, &gpu)?;
     let mut report = Report::new(&table, &path, &parts);
     // A tenth of the time is for the whole.
-    let singly = seconds.zip(deadline).map(|(seconds, deadline)| deadline - Duration::from_secs_f64(seconds.min(1e8) / 10.0));
+    let singly =
+        seconds.zip(deadline).map(|(seconds, deadline)| deadline - Duration::from_secs_f64(seconds.min(1e8) / 10.0));
     measure(&args, &gpu, &parts, singly, (&path, &mut table), &mut report)?;
     let tuned = Tuned::new(table.usable());
     for (index, part) in parts.iter().enumerate() {
@@ -159,7 +160,8 @@ fn measure(
         }
         // Each has the share of the time that is left which it has of the work that is left, and a second.
         let share = (job.weight / rest.max(f64::MIN_POSITIVE)).min(1.0);
-        let own = |deadline: Instant| now + ((deadline - now).mul_f64(share) + Duration::from_secs(1)).min(deadline - now);
+        let own =
+            |deadline: Instant| now + ((deadline - now).mul_f64(share) + Duration::from_secs(1)).min(deadline - now);
         rest -= job.weight;
         let effort = TuneEffort { deadline: deadline.map(own), every_setting: args.every_setting, ..effort };
         match measure::tune(gpu, &job.instance, effort) {
@@ -190,7 +192,9 @@ fn open_table(args: &Args, gpu: &GpuDevice) -> Result<(PathBuf, Table)> {
         return if table.device == empty.device { Ok((path.clone(), table)) } else { Err(other(path, &table, &empty)) };
     }
     let path = gpu.table_path().ok_or_else(|| {
-        Error::Usage("there is no cache folder for the table; give a file with --tuned FILE, or set UNMIST_CACHE".into())
+        Error::Usage(
+            "there is no cache folder for the table; give a file with --tuned FILE, or set UNMIST_CACHE".into(),
+        )
     })?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;

@@ -96,7 +96,8 @@ impl Report {
 
     /// Seconds of one run of a part's measured instances: by the rules, and tuned.
     fn predicted(&self, part: usize) -> [f64; 2] {
-        let gains = self.entries.iter().filter_map(|(counts, entry)| Some((*counts.get(part)? as f64, Gain::of(entry)?)));
+        let gains =
+            self.entries.iter().filter_map(|(counts, entry)| Some((*counts.get(part)? as f64, Gain::of(entry)?)));
         gains.fold([0.0; 2], |[rules, best], (count, gain)| {
             [rules + count * gain.rules.median(), best + count * gain.best.median()]
         })
@@ -198,10 +199,7 @@ fn outcome(entry: &TunedEntry) -> String {
         text += &format!(" -> {}", label(entry.chosen()));
         if let Some(gain) = &gain {
             let [low, factor, high] = gain.factor();
-            text += &format!(
-                " {}: {factor:.2} times as fast ({low:.2} to {high:.2})",
-                milliseconds(&gain.best)
-            );
+            text += &format!(" {}: {factor:.2} times as fast ({low:.2} to {high:.2})", milliseconds(&gain.best));
         }
     } else {
         text += " stays";

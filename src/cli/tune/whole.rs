@@ -39,12 +39,7 @@ pub fn compare(gpu: &GpuDevice, part: &Part, tuned: &Tuned, deadline: Option<Ins
     }
 }
 
-fn compare_in_room(
-    gpu: &GpuDevice,
-    part: &Part,
-    tuned: &Tuned,
-    deadline: Option<Instant>,
-) -> Result<Option<Compared>> {
+fn compare_in_room(gpu: &GpuDevice, part: &Part, tuned: &Tuned, deadline: Option<Instant>) -> Result<Option<Compared>> {
     let program = |tuned: Tuned| {
         let choice = Choice { tuned, ..Choice::default() };
         Program::new(&part.graph, gpu.caps(), &PlanOptions { choice, ..PlanOptions::default() })
@@ -68,9 +63,7 @@ fn compare_in_room(
     let mut after = session(tuned)?;
     let mut compared = Compared { before: Samples::default(), after: Samples::default() };
     let start = Instant::now();
-    while compared.before.len() < LEAST
-        || (compared.before.len() < MOST && start.elapsed().as_secs_f64() < SECONDS)
-    {
+    while compared.before.len() < LEAST || (compared.before.len() < MOST && start.elapsed().as_secs_f64() < SECONDS) {
         compared.before.push(timed(&mut before)?);
         compared.after.push(timed(&mut after)?);
     }

@@ -34,8 +34,8 @@ use crate::parallel;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
-use crate::trace;
 use crate::tensor::HostTensor;
+use crate::trace;
 use texts::Texts;
 use unet::UNet;
 

@@ -3,7 +3,7 @@
 mod table;
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -104,12 +104,14 @@ fn key(operation: &str, attributes: &str, inputs: &[Option<String>], output: &st
     format!("{operation}[{attributes}] {inputs:?} {output}")
 }
 
-/// The choices of one device.
+/// The choices of one device. Programs are remembered by the options that made them, this among them: its `Debug` text
+/// is short, and always the same for the same choices.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tuned {
-    entries: HashMap<String, TunedEntry>,
+    /// Without the measurements.
+    entries: BTreeMap<String, TunedEntry>,
     /// Keys of the entries of each shape class that may serve for others of it, sorted.
-    classes: HashMap<String, Vec<String>>,
+    classes: BTreeMap<String, Vec<String>>,
 }
 
 /// What a table says of an instance.
@@ -123,15 +125,15 @@ pub struct Found<'a> {
 impl Tuned {
     /// A table of these entries; the last one counts if two are for the same instance.
     pub fn new(entries: impl IntoIterator<Item = TunedEntry>) -> Self {
-        let entries: HashMap<_, _> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let mut classes: HashMap<String, Vec<String>> = HashMap::new();
+        let mut entries: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
+        let mut classes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         // Where the rules were right, they know better for other shapes than their choice for this one.
         for (key, entry) in entries.iter().filter(|(_, entry)| entry.beats_the_rules()) {
             if let Some(class) = class(entry) {
                 classes.entry(class).or_default().push(key.clone());
             }
         }
-        classes.values_mut().for_each(|keys| keys.sort());
+        entries.values_mut().for_each(|entry| entry.trials.clear());
         Self { entries, classes }
     }
 
@@ -143,6 +145,11 @@ impl Tuned {
         let table = Table::read(path)?;
         table.check(path)?;
         Ok(Self::new(table.usable()))
+    }
+
+    /// What tells these choices from others; `None` if there are none.
+    pub fn id(&self) -> Option<ContentId> {
+        (!self.entries.is_empty()).then(|| ContentId::of_debug(self))
     }
 
     /// How many instances it is for.

@@ -154,7 +154,9 @@ mod tests {
         };
         assert!(refuse("{").contains("EOF"));
         assert!(refuse(r#"{"device": "a", "entries": [], "more": 1}"#).contains("more"));
-        assert!(unknown(&hand_written("convolve", "naive")).contains("t.json: entries[0]: there is no operation convol"));
+        assert!(
+            unknown(&hand_written("convolve", "naive")).contains("t.json: entries[0]: there is no operation convol")
+        );
         let message = unknown(&hand_written("attention", "warp"));
         assert!(message.contains("attention has no variant warp; it has flash, shuffle"), "{message}");
         let negative = r#"{"device": "a", "entries": [{"operation": "scale", "inputs": [], "output": "",

@@ -223,6 +223,27 @@ fn a_damaged_table_costs_a_note() {
     assert_eq!(std::fs::read(&table).expect("it is there"), b"{");
 }
 
+#[test]
+fn what_is_measured_when_it_is_interrupted_is_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let table = folder.path().join("table.json");
+    let model = model();
+    let args = tune(&model, &["--tuned", table.to_str().expect("UTF-8")]);
+    let mut child = command(folder.path(), &args).stderr(std::process::Stdio::null()).spawn().expect("the binary runs");
+    while !table.exists() && child.try_wait().expect("it can be asked").is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("it still runs");
+    child.wait().expect("it ends");
+    let kept = Table::read(&table).expect("a whole table").entries;
+    assert!(!kept.is_empty());
+    // The next one goes on from there, though it has no time to measure anything else.
+    let more = tune(&model, &["--tuned", table.to_str().expect("UTF-8"), "--seconds", "0.001"]);
+    let report = json(&mut command(folder.path(), &more));
+    assert_eq!(report["entries"].as_array().map(Vec::len), Some(kept.len()), "{report}");
+    assert!(report["left"].as_u64().is_some_and(|left| left > 0), "{report}");
+}
+
 /// What is known is not measured again, the time is kept to, and a step of a real model does not get slower.
 #[test]
 fn a_model_gets_no_slower_and_the_time_is_kept_to() {
