@@ -115,6 +115,19 @@ impl Device {
         }
     }
 
+    /// Hands what this device did to the recording of a run, if there is one ([`crate::trace`]). To be called once, at
+    /// its end.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn end_trace(&self) -> Result<()> {
+        match self {
+            Device::Reference => Ok(()), // its work is the host's
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.end_trace(),
+        }
+    }
+
     /// The memory that `graph` would take, whether there is room for it or not. Loads nothing.
     ///
     /// # Errors

@@ -101,6 +101,7 @@ pub mod session;
 pub mod store;
 pub mod tensor;
 pub mod tokenizer;
+pub mod trace;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model_path::{self, Unused};
-use super::print;
 use super::verify::random_inputs;
+use super::{load_options, print};
 use crate::backend::{Device, Session};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSession;
@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage("--batch-size, --width, --height and --runs must be above 0".into()));
     }
     let helps = |field: &str| field != "batch_size" || args.batch_size > 1;
-    let load = args.device.load_options()?;
+    let load = load_options(&args.device, &Device::Gpu(gpu.clone()))?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     load.plan.choice.check_nodes(std::slice::from_ref(&graph))?;
     let program = Arc::new(Program::new(&graph, gpu.caps(), &load.plan).map_err(|error| error.offering(&helps))?);

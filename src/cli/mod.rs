@@ -8,14 +8,20 @@ mod model_path;
 mod noise;
 mod run;
 mod sample;
+mod tune;
 mod verify;
 mod words;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::backend::{Device, LoadOptions};
 use crate::error::Result;
+use crate::output::{check_writable, write_atomic};
+use crate::request::DeviceRequest;
+use crate::trace;
 
 /// A diffusion engine whose every arithmetic step is a hand-written WGSL kernel.
 #[derive(Parser)]
@@ -43,6 +49,8 @@ enum Command {
     Verify(verify::Args),
     /// Times one component of a model on this device, and each of its kernels
     Bench(bench::Args),
+    /// Measures which kernels are the fastest on this device, for all other commands
+    Tune(tune::Args),
 }
 
 pub use sample::settings_of_others;
@@ -66,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
     };
     exit_code(result, &arguments)
 }
@@ -80,6 +89,31 @@ fn exit_code(result: Result<()>, arguments: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does `work` and records it into a file, if one is asked for. What the device did is in it if `work` has called
+/// [`Device::end_trace`]. Work that fails writes nothing: it may have failed because the file is one that it reads.
+///
+/// # Errors
+/// What `work` returns; as [`check_writable`] before it begins.
+fn traced(path: Option<&Path>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Some(path) = path else { return work() };
+    check_writable(path)?;
+    trace::begin();
+    work()?;
+    let recording = trace::finish().expect("it was begun, and nothing else ends it");
+    recording.notes().iter().for_each(|note| say(format_args!("trace: {note}")));
+    write_atomic(path, |file| file.write_all(recording.to_json().as_bytes()))
+}
+
+/// How graphs are prepared for `device`; says what the user should know of it.
+///
+/// # Errors
+/// As [`DeviceRequest::load_options`].
+fn load_options(request: &DeviceRequest, device: &Device) -> Result<LoadOptions> {
+    let (load, notes) = request.load_options(device)?;
+    notes.iter().for_each(|note| say(format_args!("note: {note}")));
+    Ok(load)
 }
 
 /// Writes a line to standard error. That nobody can read it (a closed pipe, a full disk) is no reason to end a run.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::model_path;
+use super::{load_options, model_path};
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
@@ -79,7 +79,8 @@ pub fn run(args: Args) -> Result<()> {
     let k = graph.input("coefficients", TensorDesc::f32([count, 2]));
     let noisy = graph.add_noise("add_noise", x0, eps, k)?;
     graph.output("noisy", noisy);
-    let mut session = args.device.open()?.load(graph, &HashMap::new(), &args.device.load_options()?)?;
+    let device = args.device.open()?;
+    let mut session = device.load(graph, &HashMap::new(), &load_options(&args.device, &device)?)?;
     session.write("original", &original)?;
     session.write("noise", &noise)?;
     session.write("coefficients", &coefficients)?;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::model_path::Unused;
+use super::{load_options, traced};
 use crate::checkpoint::{Tensors, safetensors};
 use crate::error::{Error, Result};
 use crate::models::{LoadedModel, NamedTensors, prepare};
-use crate::output::{check_writable, write_atomic};
+use crate::output::{check_writable, is_same_file, write_atomic};
 use crate::request::{DeviceRequest, Precision};
+use crate::trace;
 
 /// Options of `unmist run`.
 #[derive(clap::Args)]
@@ -31,6 +33,9 @@ pub struct Args {
     /// Storage of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
+    /// Also writes what the host and the device did, and when, for https://ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     unused: Unused,
     #[command(flatten)]
@@ -40,10 +45,21 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// As the library; nothing is written then.
+/// As the library; no results are written then.
 pub fn run(args: Args) -> Result<()> {
     check_writable(&args.output)?;
+    if args.trace.as_ref().is_some_and(|trace| [&args.output, &args.input].iter().any(|f| is_same_file(f, trace))) {
+        return Err(Error::Usage(
+            "--trace names a file of the run, which would be overwritten; give another name".into(),
+        ));
+    }
+    traced(args.trace.as_deref(), || pass(&args))
+}
+
+fn pass(args: &Args) -> Result<()> {
+    let span = trace::span("open the model");
     let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&args.model)?, &args.component)?;
+    drop(span);
 
     // 1. inputs, as the graph takes them
     let in_file = |error: Error| match error {
@@ -57,8 +73,10 @@ pub fn run(args: Args) -> Result<()> {
 
     // 2. one pass
     let names: Vec<_> = graph.outputs().iter().map(|(name, _)| name.clone()).collect();
+    let span = trace::span("open the device");
     let device = args.device.open()?;
-    let mut session = device.load(graph, &weights, &args.device.load_options()?)?;
+    drop(span);
+    let mut session = device.load(graph, &weights, &load_options(&args.device, &device)?)?;
     for (name, tensor) in &inputs {
         session.write(name, tensor)?;
     }
@@ -70,6 +88,8 @@ pub fn run(args: Args) -> Result<()> {
         let tensor = model.layout(&name).to_public(session.read(&name)?);
         outputs.insert(name, tensor);
     }
+    device.end_trace()?;
+    let _span = trace::span("write the results");
     let listed: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let metadata = BTreeMap::from([("device".to_owned(), device.describe())]);
     write_atomic(&args.output, |file| safetensors::write(file, &listed, &metadata))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::model_path::{self, Unused};
-use super::print;
+use super::{load_options, print};
 use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;
@@ -166,7 +166,7 @@ fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
     let own = model.default_sizes();
     // Large enough for every kernel; the reference would take minutes for a picture of full size.
     let sizes = Sizes { batch: 2, height: own.height.min(MAX_SIZE), width: own.width.min(MAX_SIZE), ..own };
-    let load = args.device.load_options()?;
+    let load = load_options(&args.device, &Device::Gpu(gpu.clone()))?;
     let graph = passes::optimize(&model.graph(&sizes, args.precision.dtype())?, &load.disabled_passes)?;
     let inputs = random_inputs(model.as_ref(), &graph)?;
     let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();

@@ -26,10 +26,9 @@ pub(super) struct DiskCache {
 }
 
 impl DiskCache {
-    /// The cache in the folder that the environment variable `UNMIST_CACHE` names (`off` means none), or else in the
-    /// user's cache folder; `None` if there is no such folder and none can be made.
+    /// The cache in the user's folder; `None` if there is no such folder and none can be made.
     pub(super) fn open(device: ContentId) -> Option<Self> {
-        let folder = folder()?.join("pipelines");
+        let folder = user_folder()?.join("pipelines");
         fs::create_dir_all(&folder).ok()?;
         trim(&folder);
         Some(Self { folder, device })
@@ -59,8 +58,9 @@ impl DiskCache {
     }
 }
 
-/// The folder for files that can be made again.
-fn folder() -> Option<PathBuf> {
+/// The folder for files that can be made again: the one that the environment variable `UNMIST_CACHE` names (`off`
+/// means none), or else the user's cache folder.
+pub(super) fn user_folder() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     match set("UNMIST_CACHE") {
         Some(value) if value == OsStr::new("off") => return None,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::cache::DiskCache;
+use super::timed::{Anchor, Pending};
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement, host_memory_bytes};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::parallel::*;
 use crate::plan::{Pace, PlanOptions, Program};
 use crate::refusal::{Advised, Remedy};
 use crate::store::Store;
+use crate::trace;
 
 /// Whether wgpu adds bounds checks to kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +45,8 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
+    /// Adapter and driver, in full.
+    identity: ContentId,
     /// Each is compiled once, for whoever asks first; the others wait.
     pipelines: Mutex<Pipelines>,
     cache: Option<DiskCache>,
@@ -53,6 +57,9 @@ struct Inner {
     store: Store<wgpu::Buffer>,
     /// How fast it has been.
     pace: Pace,
+    /// For the record of a run: both clocks at its beginning, and launches since.
+    anchor: OnceLock<Option<Anchor>>,
+    pending: Mutex<Vec<Pending>>,
     /// The first error that was not returned by the call that caused it, device loss included.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -142,21 +149,29 @@ impl GpuDevice {
             }
         });
         let caches = features.contains(wgpu::Features::PIPELINE_CACHE);
-        let identity = format!("{info:?}");
+        let identity = ContentId::of(&[format!("{info:?}").as_bytes()]);
         let inner = Inner {
             adapter,
             device,
             queue,
             caps,
+            identity,
             pipelines: Mutex::default(),
-            cache: caches.then(|| DiskCache::open(ContentId::of(&[identity.as_bytes()]))).flatten(),
+            cache: caches.then(|| DiskCache::open(identity)).flatten(),
             programs: Mutex::default(),
             planned: AtomicU64::new(0),
             store: Store::default(),
             pace: Pace::default(),
+            anchor: OnceLock::new(),
+            pending: Mutex::default(),
             failure,
         };
-        Ok(Self { inner: Arc::new(inner), checks })
+        let gpu = Self { inner: Arc::new(inner), checks };
+        if gpu.is_traced() {
+            let anchor = gpu.anchor()?;
+            gpu.inner.anchor.get_or_init(|| anchor);
+        }
+        Ok(gpu)
     }
 
     /// The same device, with kernels compiled with or without bounds checks.
@@ -202,7 +217,9 @@ impl GpuDevice {
         if let Some(program) = known(&self.inner.programs.lock().expect("no holder of this lock panics")) {
             return Ok(program);
         }
+        let span = trace::span("plan");
         let program = Arc::new(Program::of_any_size(graph, &self.inner.caps, &options)?);
+        drop(span);
         self.inner.planned.fetch_add(1, Ordering::Relaxed);
         let mut programs = self.inner.programs.lock().expect("no holder of this lock panics");
         if programs.len() == MAX_PROGRAMS {
@@ -220,6 +237,29 @@ impl GpuDevice {
     /// Features and limits as plans see them.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// What tells adapter and driver from others.
+    pub(super) fn identity(&self) -> ContentId {
+        self.inner.identity
+    }
+
+    /// The adapter's name, as its driver gives it.
+    pub fn adapter_name(&self) -> String {
+        self.inner.adapter.get_info().name
+    }
+
+    /// Both clocks when the device was opened, if a run is recorded.
+    pub(super) fn first_anchor(&self) -> Option<Anchor> {
+        self.inner.anchor.get().copied().flatten()
+    }
+
+    pub(super) fn add_pending(&self, pending: Pending) {
+        self.inner.pending.lock().expect("no holder of this lock panics").push(pending);
+    }
+
+    pub(super) fn take_pending(&self) -> Vec<Pending> {
+        std::mem::take(&mut self.inner.pending.lock().expect("no holder of this lock panics"))
     }
 
     /// Adapter name, backend and driver in one line.
@@ -298,6 +338,7 @@ impl GpuDevice {
     }
 
     fn poll(&self, wait: wgpu::PollType) -> Result<()> {
+        let _span = trace::span("wait");
         let lost = |e: wgpu::PollError| Error::Device(format!("{}: {e}", self.describe()).into());
         self.inner.device.poll(wait).map(drop).map_err(lost)
     }
@@ -315,6 +356,7 @@ impl GpuDevice {
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub(super) fn fetch_all(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
+        let _span = trace::span("read from the device");
         let device = &self.inner.device;
         let staging = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("staging"),
@@ -377,6 +419,7 @@ impl GpuDevice {
     }
 
     fn compile_kernel(&self, kernel: &Kernel) -> Compiled {
+        let _span = trace::span_of("compile", || format!("{} {}", kernel.name, kernel.settings));
         let id = ContentId::of(&[kernel.hash.bytes(), &[u8::from(self.checks == Checks::On)]]);
         let device = &self.inner.device;
         let label = kernel.name.as_str();

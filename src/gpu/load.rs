@@ -10,9 +10,10 @@ use super::upload::Uploader;
 use crate::content::ContentId;
 use crate::encode::padded_bytes;
 use crate::error::Result;
-use crate::graph::WeightSource;
+use crate::graph::{Rate, WeightSource};
 use crate::kernel::Access;
 use crate::plan::{BufferIndex, BufferRole, Launch, PARAMS_STRIDE, Parameter, Program};
+use crate::trace;
 
 /// Buffers by their index in the program; `None` for those that do not exist yet, or no longer.
 pub(super) type Buffers = Vec<Option<Arc<wgpu::Buffer>>>;
@@ -77,11 +78,13 @@ impl<'a> Loader<'a> {
             }
         }
         self.create_own()?;
+        let span = trace::span("upload parameters");
         for parameter in &self.program.parameters {
             if !self.shares() || self.role(parameter.buffer) == BufferRole::Parameter {
                 self.load_parameter(parameter.buffer)?;
             }
         }
+        drop(span);
         self.prepare()?;
         self.gpu.queue().submit([]); // what is staged
         Ok(self.buffers)
@@ -180,6 +183,7 @@ impl<'a> Loader<'a> {
     /// Runs the list `once`, except for what the store already held. Each source is uploaded when it is needed, and
     /// dropped after its last use.
     fn prepare(&mut self) -> Result<()> {
+        let _span = trace::span("prepare parameters");
         let groups = self.needed_groups();
         let mut last_use: HashMap<BufferIndex, usize> = HashMap::new();
         for (i, group) in groups.iter().enumerate() {
@@ -254,14 +258,17 @@ impl<'a> Loader<'a> {
         let bind_groups = bind_groups(self.gpu, self.program, launches, self.pipelines, &self.buffers, self.base)?;
         let label = Some("once");
         let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        {
+        let dispatch = |pass: &mut wgpu::ComputePass<'_>, i: usize| {
+            let [x, y, z] = launches[i].workgroups;
+            pass.set_pipeline(&self.pipelines[launches[i].kernel].pipeline);
+            pass.set_bind_group(0, &bind_groups[i], &[]);
+            pass.dispatch_workgroups(x, y, z);
+        };
+        if self.gpu.is_traced() {
+            self.gpu.encode_traced(&mut encoder, self.program, Rate::Once, launches, dispatch);
+        } else {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
-            for (launch, bind_group) in launches.iter().zip(&bind_groups) {
-                let [x, y, z] = launch.workgroups;
-                pass.set_pipeline(&self.pipelines[launch.kernel].pipeline);
-                pass.set_bind_group(0, bind_group, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
+            (0..launches.len()).for_each(|i| dispatch(&mut pass, i));
         }
         self.gpu.queue().submit([encoder.finish()]);
         Ok(())

@@ -6,8 +6,11 @@ mod device;
 mod load;
 mod profile;
 mod session;
+mod tables;
+mod timed;
 mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};
 pub use session::GpuSession;
+pub use tables::DeviceChoices;

@@ -11,6 +11,7 @@ use crate::graph::{Rate, WeightSource};
 use crate::plan::{BufferIndex, Port, Program, Value, submissions};
 use crate::session::{Session, check_input, check_output};
 use crate::tensor::{DType, HostTensor};
+use crate::trace;
 
 /// Bytes before each buffer's contents when guard bands are on; a multiple of every backend's offset alignment.
 const GUARD_BYTES: u64 = 256;
@@ -110,6 +111,7 @@ impl GpuSession {
         base: u64,
         limit: Option<u64>,
     ) -> Result<Self> {
+        let _span = trace::span("load");
         gpu.check()?;
         gpu.compile(program)?;
         let pipelines = program.kernels.iter().map(|kernel| gpu.pipeline(kernel)).collect::<Result<Vec<_>>>()?;
@@ -216,12 +218,17 @@ impl GpuSession {
         for (number, count) in groups.into_iter().enumerate() {
             let label = Some(rate.name());
             let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-            {
+            let span = trace::span_of("encode", || format!("{count} launches of the list {}", rate.name()));
+            let launches = &program.list(rate)[first..first + count];
+            if self.gpu.is_traced() {
+                let dispatch = |pass: &mut wgpu::ComputePass<'_>, i| self.dispatch(pass, rate, first + i);
+                self.gpu.encode_traced(&mut encoder, &self.program, rate, launches, dispatch);
+            } else {
                 let mut pass =
                     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
                 (first..first + count).for_each(|i| self.dispatch(&mut pass, rate, i));
             }
-            let flops = program.list(rate)[first..first + count].iter().map(|launch| launch.cost.flops).sum();
+            let flops = launches.iter().map(|launch| launch.cost.flops).sum();
             first += count;
             if rate == Rate::Step && number == last_group {
                 for carry in &program.carries {
@@ -229,7 +236,11 @@ impl GpuSession {
                     encoder.copy_buffer_to_buffer(from, self.base, to, self.base, carry.bytes);
                 }
             }
-            let index = self.gpu.queue().submit([encoder.finish()]);
+            let commands = encoder.finish();
+            drop(span);
+            let span = trace::span("submit");
+            let index = self.gpu.queue().submit([commands]);
+            drop(span);
             let submitted = Submitted { index, flops, since: Instant::now() };
             // Encode one submission while another runs, no more: progress stays honest and the queue short.
             if let Some(previous) = self.last.replace(submitted) {

@@ -8,6 +8,7 @@ use crate::encode::{encode, encode_weight};
 use crate::error::{Error, Result};
 use crate::graph::{WeightSource, content_of};
 use crate::plan::{Content, Parameter, Value};
+use crate::trace;
 
 /// Bytes that may wait to be copied on the device: what is staged takes host memory until then.
 const MAX_PENDING: u64 = 64 << 20;
@@ -102,6 +103,7 @@ impl Uploader<'_> {
 
     /// Encodes a parameter into mapped memory.
     fn fill(&self, parameter: &Parameter, value: &Value, mut out: wgpu::WriteOnly<'_, [u8]>) -> Result<()> {
+        let _span = trace::span_of("upload", || format!("{} {}", value.name, value.label()));
         match &parameter.content {
             Content::Weight(spec) => {
                 let length = out.len();

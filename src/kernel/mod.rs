@@ -10,7 +10,7 @@ pub use format::Format;
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
 #[cfg(feature = "gpu")]
 pub(crate) use sources::file_name;
-pub use sources::{find_include, find_kernel, includes, kernels};
+pub use sources::{find_include, find_kernel, includes, kernels, texts_id};
 pub use template::expand;
 
 use serde::{Deserialize, Serialize};

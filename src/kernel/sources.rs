@@ -3,8 +3,10 @@
 //! kernel is built: kernels can then be written without compiling anything.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::content::ContentId;
 use crate::error::{Error, Result};
 
 /// Every file below `wgsl/`: its path without extension, and its text.
@@ -56,4 +58,40 @@ pub fn find_kernel(name: &str) -> Result<Cow<'static, str>> {
 /// As [`find_kernel`].
 pub fn find_include(name: &str) -> Result<Cow<'static, str>> {
     find_kernel(&format!("{INCLUDES}{name}"))
+}
+
+/// What tells the texts of these kernels, with all that they include, from others.
+///
+/// # Errors
+/// As [`find_kernel`].
+pub fn texts_id(kernels: &[String]) -> Result<ContentId> {
+    let (mut parts, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut left: Vec<String> = kernels.iter().rev().cloned().collect();
+    while let Some(name) = left.pop() {
+        let text = find_kernel(&name)?;
+        let included = text.lines().filter_map(|line| line.strip_prefix("//!include "));
+        let included: Vec<_> = included.map(|include| format!("{INCLUDES}{}", include.trim())).collect();
+        left.extend(included.into_iter().rev().filter(|include| seen.insert(include.clone())));
+        parts.push((name, text));
+    }
+    let parts: Vec<&[u8]> = parts.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]).collect();
+    Ok(ContentId::of(&parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_count_with_what_they_include() {
+        let id = |names: &[&str]| texts_id(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let scale = id(&["scale/naive"]).expect("it is there");
+        assert_eq!(scale, id(&["scale/naive"]).expect("as before"));
+        assert_ne!(scale, id(&["softmax/naive"]).expect("it is there"));
+        assert_ne!(scale, id(&["scale/naive", "softmax/naive"]).expect("they are there"));
+        let (_, text) = kernels().find(|(name, _)| *name == "scale/naive").expect("it is there");
+        assert!(text.contains("//!include"), "this test needs a kernel that includes something");
+        assert_ne!(scale, ContentId::of(&[b"scale/naive", text.as_bytes()]));
+        assert!(id(&["scale/other"]).is_err());
+    }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use super::timing::{Effort, time_program};
+use crate::caps::Caps;
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::{Graph, NodeKind, Rate, TensorDesc, ValueId, WeightLayout};
-use crate::ops::{Fill, Op, registry, sample};
+use crate::ops::{Fill, LowerContext, Op, registry, sample};
 use crate::plan::{PlanOptions, Program};
 use crate::reference::stored;
+use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
 use crate::verify::{Difference, PreparedCase, Run};
 
@@ -47,6 +50,12 @@ impl Instance {
             }
         }
         found
+    }
+
+    /// Hands `look` the instance as kernels are chosen for it on a device.
+    pub(super) fn with_context<T>(&self, caps: &Caps, look: impl FnOnce(&LowerContext<'_>) -> T) -> T {
+        let inputs: Vec<_> = self.inputs.iter().map(|input| input.as_ref().map(|(desc, _)| desc)).collect();
+        look(&LowerContext { inputs: &inputs, output: &self.output, caps })
     }
 
     /// `f16 [1, 64, 64, 320], f16 [320, 3, 3, 320] -> f16 [1, 64, 64, 320]`
@@ -103,6 +112,18 @@ impl Instance {
         named
             .filter_map(|(i, (input, name))| input.as_ref().map(|(d, rate)| (name.to_string(), value(i, d, *rate))))
             .collect()
+    }
+
+    /// Seconds of one run as `options` choose, by the device's clock: enough to order instances by.
+    ///
+    /// # Errors
+    /// As [`Program::new`] and [`GpuSession::new`].
+    pub fn time_once(&self, gpu: &GpuDevice, options: &PlanOptions) -> Result<f64> {
+        let (graph, values) = (self.graph()?, self.values());
+        let mut session = GpuSession::new(gpu, Program::new(&graph, gpu.caps(), options)?, &values)?;
+        let names: Vec<String> = session.inputs().iter().map(|port| port.name.clone()).collect();
+        names.iter().try_for_each(|name| session.write(name, &values[name]))?;
+        Ok(time_program(&mut session, &Effort { least: 1, most: 1, ..Effort::default() })?.least())
     }
 
     /// The loosest bound on the relative L2 error in f32 that any case of the operation has.

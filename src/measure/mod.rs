@@ -7,7 +7,9 @@
 mod instance;
 mod samples;
 mod timing;
+mod tune;
 
 pub use instance::{Instance, PreparedInstance};
 pub use samples::{Samples, Verdict};
 pub use timing::{Effort, time_launches, time_program};
+pub use tune::{TuneEffort, candidates, is_known, tune};

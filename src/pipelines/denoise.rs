@@ -13,6 +13,7 @@ use crate::rng::{NoiseSource, StepNoise};
 use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
 use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
+use crate::trace;
 
 /// Everything that shapes the graph of one denoise step.
 #[derive(Clone, Debug)]
@@ -293,6 +294,7 @@ impl DenoiseLoop<'_> {
         self.session.wait()?;
         let loaded = Instant::now();
         for (i, step) in self.schedule.steps.iter().enumerate() {
+            let _span = trace::span_of("step", || format!("{} of {}", i + 1, self.schedule.steps.len()));
             if let Some(drawn) = noise.draw(step.draw, &sample.shape) {
                 self.session.write("noise", &drawn.channels_last())?;
             }

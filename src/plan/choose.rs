@@ -3,7 +3,7 @@
 
 use super::forced::Forced;
 use super::rules;
-use super::tuned::Tuned;
+use super::tuned::{Found, Tuned};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
@@ -96,11 +96,18 @@ pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) 
     }
 
     let mut passed_over = String::new();
-    if let Some(entry) = choice.tuned.find(op, context) {
+    if let Some(Found { entry, exact }) = choice.tuned.find(op, context) {
         let usable = names.iter().position(|n| *n == entry.variant).ok_or("there is no such variant".to_owned());
         let usable = usable.and_then(|index| op.legal(index, context).map(|()| index));
+        let usable = usable.and_then(|index| match choice.compact && rules::enlarges_parameters(op, names[index]) {
+            true => Err(LARGER.to_owned()),
+            false => Ok(index),
+        });
         match usable.and_then(|index| Ok((index, exactly(op, index, context, &entry.knobs)?))) {
-            Ok((index, knobs)) => return Ok(decide(index, knobs, "tuned".into(), candidates)),
+            Ok((index, knobs)) => {
+                let reason = if exact { "tuned".into() } else { format!("tuned for {}", entry.output) };
+                return Ok(decide(index, knobs, reason, candidates));
+            }
             Err(why) => passed_over = format!(" (the tuned {} cannot run here: {why})", entry.variant),
         }
     }
@@ -143,14 +150,16 @@ pub fn choose(op: &Op, node: &str, context: &LowerContext<'_>, choice: &Choice) 
     Ok(decide(index, knobs, reason + &passed_over, candidates))
 }
 
+/// What speaks against a variant where memory is short.
+const LARGER: &str = "memory is too short for its form of the parameters";
+
 fn weigh(op: &Op, index: usize, context: &LowerContext<'_>, choice: &Choice) -> Candidate {
     let variant = op.variant_names()[index];
     match op.legal(index, context) {
         Err(why) => Candidate { variant, settings: 0, objection: Some(why) },
         Ok(()) => {
             let larger = choice.compact && rules::enlarges_parameters(op, variant);
-            let short = || "memory is too short for its form of the parameters".to_owned();
-            let objection = rules::pays(op, variant, context).err().or_else(|| larger.then(short));
+            let objection = rules::pays(op, variant, context).err().or_else(|| larger.then(|| LARGER.to_owned()));
             Candidate { variant, settings: op.knobs(index, context).len(), objection }
         }
     }

@@ -17,7 +17,7 @@ pub use program::{
 };
 pub use submissions::{Pace, SUBMISSION_FLOPS, submissions};
 pub use text::Summary;
-pub use tuned::{Tuned, TunedEntry};
+pub use tuned::{Found, Table, Trial, Tuned, TunedEntry};
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};

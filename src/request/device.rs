@@ -1,15 +1,20 @@
 //! Which device, and how kernels are chosen for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::FamilyName;
 use crate::backend::{Device, LoadOptions};
 use crate::error::Result;
+#[cfg(feature = "gpu")]
+use crate::gpu::DeviceChoices;
 use crate::ops::Family;
-use crate::plan::{Choice, Forced, PlanOptions, Tuned};
+use crate::plan::{Choice, Forced, PlanOptions, Table, Tuned};
 use crate::refusal::Refusal;
+
+/// In place of a table: none.
+const OFF: &str = "off";
 
 /// Which device, and how kernels are chosen for it.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -25,8 +30,9 @@ pub struct DeviceRequest {
     /// settings if wanted (linear=tiled:TILE=64,SPLITS=4): see `unmist inspect --component`; may be repeated
     #[cfg_attr(feature = "cli", arg(long, value_name = "OPERATION[@SHAPE]|NODE=VARIANT[:NAME=VALUE,…]"))]
     pub force: Vec<String>,
-    /// Table of the variants and settings that measured best on this device, as JSON
-    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    /// Table of the variants and settings that measured best, as JSON; off: the rules alone [default: what `unmist
+    /// tune` has measured on this device]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE|off"))]
     pub tuned: Option<PathBuf>,
     /// Prefer kernels written for this kind of machine, whatever the device is
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
@@ -48,13 +54,13 @@ impl DeviceRequest {
         Device::open(self.device.as_deref().unwrap_or("auto"))
     }
 
-    /// How graphs are prepared.
+    /// How graphs are prepared for `device`, and what the user should know of that.
     ///
     /// # Errors
-    /// A refusal if a forced operation or variant does not exist, or the memory is not a positive number.
-    pub fn load_options(&self) -> Result<LoadOptions> {
+    /// A refusal if a forced operation or variant does not exist, or the memory is not a positive number; as
+    /// [`Table::read`] and [`Table::check`] for a table that is asked for.
+    pub fn load_options(&self, device: &Device) -> Result<(LoadOptions, Vec<String>)> {
         let forced = self.force.iter().map(|f| Forced::parse(f)).collect::<Result<_>>()?;
-        let tuned = self.tuned.as_deref().map(Tuned::load).transpose()?.unwrap_or_default();
         let family = self.family.map(|f| match f {
             FamilyName::Gpu => Family::Gpu,
             FamilyName::Cpu => Family::Cpu,
@@ -65,11 +71,42 @@ impl DeviceRequest {
             }
             gib => gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
         };
+        let (tuned, notes) = self.tuned(device)?;
         let plan = PlanOptions {
             choice: Choice { forced, family, tuned, compact: false },
             max_memory_bytes,
             ..PlanOptions::default()
         };
-        Ok(LoadOptions { plan, disabled_passes: self.disable_pass.clone(), forget_parameters: false })
+        let load = LoadOptions { plan, disabled_passes: self.disable_pass.clone(), forget_parameters: false };
+        Ok((load, notes))
+    }
+
+    /// The measurements that choose kernels, and what the user should know of them.
+    fn tuned(&self, device: &Device) -> Result<(Tuned, Vec<String>)> {
+        match (self.tuned.as_deref(), device) {
+            (Some(path), _) if path == Path::new(OFF) => Ok(Default::default()),
+            (Some(path), _) => {
+                let table = Table::read(path)?;
+                table.check(path)?;
+                let (usable, all) = (table.usable(), table.entries.len());
+                let mut notes = Vec::new();
+                if usable.len() < all {
+                    notes.push(format!(
+                        "{} of the {all} tuned choices in {} are of other kernels than there are now",
+                        all - usable.len(),
+                        path.display()
+                    ));
+                }
+                Ok((Tuned::new(usable), notes))
+            }
+            // Another family is another machine than the one that was measured.
+            (None, _) if self.family.is_some() => Ok(Default::default()),
+            #[cfg(feature = "gpu")]
+            (None, Device::Gpu(gpu)) => {
+                let DeviceChoices { tuned, notes } = gpu.choices();
+                Ok((tuned, notes))
+            }
+            (None, Device::Reference) => Ok(Default::default()),
+        }
     }
 }

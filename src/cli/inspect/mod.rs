@@ -5,7 +5,7 @@ mod files;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{model_path, print, words};
+use super::{load_options, model_path, print, words};
 use crate::backend::Device;
 use crate::caps::Caps;
 use crate::checkpoint::{Checkpoint, Ignore};
@@ -85,8 +85,9 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage("--batch-size, --width and --height must be above 0".into()));
     }
     let helps = |field: &str| field != "batch_size" || args.batch_size > 1;
-    let load = args.device.load_options()?;
-    let (caps, device) = match args.device.open()? {
+    let device = args.device.open()?;
+    let load = load_options(&args.device, &device)?;
+    let (caps, device) = match device {
         Device::Gpu(gpu) => (gpu.caps().clone(), gpu.describe()),
         Device::Reference => {
             (Caps::webgpu_minimum(), "no adapter: planned for the least that WebGPU guarantees".to_owned())
@@ -156,7 +157,8 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint, ignore: &Ignore) -> Result<()>
     let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(checkpoint)?)?;
     let mut pipeline = DiffusionPipeline::load(checkpoint, scheduler)?;
     pipeline.set_tiling(args.vae_tiling);
-    let (device, load) = (args.device.open()?, args.device.load_options()?);
+    let device = args.device.open()?;
+    let load = load_options(&args.device, &device)?;
     let runtime = Runtime::new(&device, &load, args.precision.dtype());
     let options = SampleOptions {
         batch_size: args.batch_size,

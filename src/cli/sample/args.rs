@@ -29,6 +29,9 @@ pub struct Args {
     /// reads
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_latents: Option<PathBuf>,
+    /// Also writes what the host and the device did, and when, for https://ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
     /// Makes nothing; prints every setting of the run and where its value comes from: the command line, the picture of
     /// --from, the model's own files, or the pipeline's default
     #[arg(long)]

@@ -25,7 +25,7 @@ use record::Record;
 use run::Job;
 use source::Source;
 
-use super::{model_path, print, say, words};
+use super::{load_options, model_path, print, say, traced, words};
 use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::Ignore;
 use crate::error::{Error, Result};
@@ -33,12 +33,18 @@ use crate::output::{check_writable, is_same_file};
 use crate::pipelines::{Kind, Traits};
 use crate::request::{self, Asked, Origin, Request, Resolved, Setting};
 use crate::schedulers::Scheduler;
+use crate::trace;
 
 /// Runs the command.
 ///
 /// # Errors
 /// As the library; no picture is written then.
-pub fn run(mut args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let trace = args.trace.clone();
+    traced(trace.as_deref(), || make(args))
+}
+
+fn make(mut args: Args) -> Result<()> {
     let source = args.from.as_deref().map(Source::read).transpose()?;
     let past = source.as_ref().zip(args.from.as_deref());
     let past = past.map(|(source, path)| source.past(path, &args.request)).transpose()?;
@@ -62,10 +68,14 @@ pub fn run(mut args: Args) -> Result<()> {
         still_there(&merged, &args.request)?;
     }
     let ignore = Arc::new(Ignore::new(&merged.ignore_unused));
+    let span = trace::span("open the models");
     let (model, refiner) = (OpenModel::open(&merged, &ignore)?, OpenModel::open_refiner(&merged, &ignore)?);
     let mut models = Models { model, refiner };
     ignore.account().iter().for_each(|note| say(format_args!("note: {note}")));
+    drop(span);
+    let span = trace::span("resolve the settings");
     let mut resolved = models.resolve(&asked, record)?;
+    drop(span);
     if args.explain_settings {
         print(&explanation(&resolved, models.model.checkpoint.path()));
         return Ok(());
@@ -101,21 +111,29 @@ pub fn run(mut args: Args) -> Result<()> {
 
     // 3. the pictures
     // One picture, and the process ends: what one stage has loaded need not wait for another.
-    let load = LoadOptions { forget_parameters: true, ..resolved.request.device.load_options()? };
     inputs::read_into(&mut resolved.options, &resolved.request)?;
+    let span = trace::span("open the device");
     let device = resolved.request.device.open()?;
+    drop(span);
     report_device(&device, record);
+    let load = LoadOptions { forget_parameters: true, ..load_options(&resolved.request.device, &device)? };
+    let tuned = load.plan.choice.tuned.id();
+    if record.is_some_and(|record| record.tuned != tuned) {
+        say(format_args!("note: the picture was made with other tuned choices of kernels; the last bits can differ"));
+    }
     let seeds: Vec<String> = resolved.request.seed.iter().map(u64::to_string).collect();
     say(format_args!("seed: {}", seeds.join(",")));
     let failures = Failures::default();
     let job = Job { args: &args, load, device: &device, output: &output, failures: &failures };
     let schedulers = models.schedulers();
     let images = job.run(&resolved, models)?;
+    device.end_trace()?;
 
     // 4. the pictures' own account of how they were made
     let record = Record {
         version: Record::version(),
         device: device.describe(),
+        tuned,
         options: resolved.request,
         scheduler: schedulers.0,
         refiner_scheduler: schedulers.1,
@@ -136,6 +154,7 @@ pub fn run(mut args: Args) -> Result<()> {
             (record::KEYWORD.to_owned(), json.clone()),
         ]
     };
+    let _span = trace::span("write the pictures");
     output.write(&images, &texts, &failures)?;
     failures.finish()
 }
@@ -220,6 +239,7 @@ fn check_distinct(args: &Args, request: &Request, output: &Output, places: &[Pat
     let mut written: Vec<(&str, PathBuf)> = places.iter().map(|place| ("output", place.clone())).collect();
     written.extend(args.preview_every.map(|_| ("preview-every", output.preview())));
     written.extend(args.save_latents.iter().map(|path| ("save-latents", path.clone())));
+    written.extend(args.trace.iter().map(|path| ("trace", path.clone())));
     let mut read = model::named_paths(request);
     read.extend(args.from.iter().map(|path| ("from", path.clone())));
     read.extend(request.model.iter().map(|path| ("model", path.clone())));

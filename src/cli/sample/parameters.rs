@@ -226,6 +226,7 @@ mod tests {
         Record {
             version: "unmist 0".into(),
             device: "a GPU".into(),
+            tuned: None,
             options,
             scheduler: serde_json::json!({
                 "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "use_karras_sigmas": true

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::checkpoint::Json;
 use crate::cli::{say, words};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::output::sha256;
 use crate::request::{MaskReading, Past, Request};
@@ -25,6 +26,9 @@ pub struct Record {
     pub version: String,
     /// The device; on another one the last bits can differ.
     pub device: String,
+    /// The tuned choices of kernels, if there were any; with other kernels, too, the last bits can differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<ContentId>,
     /// What was asked for, with the defaults filled in.
     pub options: Request,
     /// `scheduler_config.json` as it was used.

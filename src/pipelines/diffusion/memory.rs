@@ -42,6 +42,36 @@ pub struct PipelinePlan {
 }
 
 impl DiffusionPipeline {
+    /// The graphs that [`DiffusionPipeline::sample`] with these options runs, in order, by their components' names; the
+    /// autoencoder's for whole pictures, although it may run in tiles.
+    ///
+    /// # Errors
+    /// As [`DiffusionPipeline::sample`], but not for lack of memory.
+    pub fn graphs(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<Vec<(&'static str, Graph)>> {
+        let shape = self.latent_shape(options)?;
+        let [_, _, latent_height, latent_width] = shape;
+        let mut graphs = Vec::new();
+        if let Some(text) = &self.text {
+            let texts = self.texts(options)?;
+            let windows = self.windows_of(text, &texts, options.weighting)?;
+            graphs.extend(text.graphs(texts.most(), windows, options.clip_skip, runtime.dtype)?);
+        }
+        // The U-Net sees the picture to enlarge as it is.
+        if let (Some(vae), Some(image)) = (&self.vae, &options.image)
+            && self.traits.kind != Kind::Upscale
+        {
+            let (height, width) = (image.shape[2], image.shape[3]);
+            graphs.push(("vae.encoder", vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?));
+        }
+        let schedule = self.schedule(options)?;
+        let spec = self.spec(options, &schedule, &shape);
+        graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?));
+        if let Some(vae) = &self.vae {
+            graphs.push(("vae.decoder", vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?));
+        }
+        Ok(graphs)
+    }
+
     /// The memory that [`DiffusionPipeline::sample`] with these options would take, stage by stage. Loads nothing.
     ///
     /// # Errors
@@ -59,36 +89,19 @@ impl DiffusionPipeline {
             stages.push(Stage { component: component.to_owned(), memory, tiles });
             Ok(())
         };
-        let memory = |graph: &Graph| Ok((runtime.device.memory(graph, runtime.load)?, None));
         let mut graphs = Vec::new();
-
-        if let Some(text) = &self.text {
-            let texts = self.texts(options)?;
-            let windows = self.windows_of(text, &texts, options.weighting)?;
-            for (component, graph) in text.graphs(texts.most(), windows, options.clip_skip, runtime.dtype)? {
-                add(component, memory(&graph))?;
-                graphs.push(graph);
-            }
-        }
-        // The U-Net sees the picture to enlarge as it is.
-        if let (Some(vae), Some(image)) = (&self.vae, &options.image)
-            && self.traits.kind != Kind::Upscale
-        {
-            let (height, width) = (image.shape[2], image.shape[3]);
-            add("vae.encoder", vae.memory(runtime, Half::Encoder, height, width))?;
-            graphs.push(vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?);
-        }
-        let (batch, given) = (options.batch_size, options.latents.is_some());
-        let schedule = self.schedule(options)?;
-        let spec = self.spec(options, &schedule, &shape);
-        let step = self.graph_of_step(runtime, &spec, self.tokens(options)?)?;
-        add("unet", memory(&step))?;
-        graphs.push(step);
-        if let Some(vae) = &self.vae {
-            add("vae.decoder", vae.memory(runtime, Half::Decoder, latent_height, latent_width))?;
-            graphs.push(vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?);
+        for (component, graph) in self.graphs(runtime, options)? {
+            let half = |half, height, width| self.autoencoder()?.memory(runtime, half, height, width);
+            let memory = match (component, &options.image) {
+                ("vae.encoder", Some(image)) => half(Half::Encoder, image.shape[2], image.shape[3]),
+                ("vae.decoder", _) => half(Half::Decoder, latent_height, latent_width),
+                _ => runtime.device.memory(&graph, runtime.load).map(|memory| (memory, None)),
+            };
+            add(component, memory)?;
+            graphs.push(graph);
         }
         runtime.load.check_nodes(&graphs)?;
+        let (batch, given) = (options.batch_size, options.latents.is_some());
         let mut plan = PipelinePlan {
             stages: vec![],
             available: runtime.device.available_memory(runtime.load),

@@ -35,6 +35,7 @@ use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
+use crate::trace;
 use texts::Texts;
 use unet::UNet;
 
@@ -293,7 +294,9 @@ impl DiffusionPipeline {
         self.check(options)?;
         let shape = self.latent_shape(options)?;
         let schedule = self.schedule(options)?;
+        let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
+        drop(span);
         let graph = self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
@@ -303,11 +306,15 @@ impl DiffusionPipeline {
         };
         parallel::meanwhile(compile, || {
             // 1. the condition: text or class, and for guidance its opposite
+            let span = trace::span("encode the condition");
             let condition = self.encode_condition(runtime, options)?;
+            drop(span);
             runtime.check_cancelled()?;
 
             // 2. noise, or a noised picture; and what the U-Net or the loop sees of a picture
+            let span = trace::span("noise to start from");
             let start = self.start(runtime, options, &shape, &schedule, sources)?;
+            drop(span);
             runtime.check_cancelled()?;
 
             // 3. every step
@@ -325,6 +332,7 @@ impl DiffusionPipeline {
     /// # Errors
     /// As [`Autoencoder::decode`].
     pub fn decode(&self, runtime: &Runtime<'_>, latents: &HostTensor) -> Result<HostTensor> {
+        let _span = trace::span("decode");
         if let Some(vae) = &self.vae {
             return vae.decode(runtime, latents);
         }

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use unmist::caps::Caps;
 use unmist::checkpoint::{Checkpoint, Component, Folder, Json};
 use unmist::files::Memory;
+use unmist::graph::{Graph, TensorDesc};
 use unmist::models::{AutoencoderKL, AutoencoderTiny, CLIPTextModel, Model, UNet2DConditionModel, UNet2DModel};
 use unmist::pipelines::DiffusionPipeline;
+use unmist::plan::{Choice, Table, Tuned, explain};
 use unmist::schedulers::{Sampling, Scheduler, SchedulerConfig};
 use unmist::{Error, Result};
 
@@ -31,6 +34,7 @@ pub fn kinds() -> Vec<Kind> {
         },
     )];
     kinds.extend(folders());
+    kinds.push(tuned());
     for (name, path) in [
         ("unet2d", "unet2d/pipeline/unet"),
         ("unet2d-resampling", "unet2d/resnet_resampling/unet"),
@@ -61,6 +65,38 @@ pub fn kinds() -> Vec<Kind> {
         Kind::new(format!("scheduler/{class}"), 2, move |random| json::mutated(&seed, random), read_scheduler)
     }));
     kinds
+}
+
+/// A table of tuned kernels, as far as the choice of one.
+fn tuned() -> Kind {
+    let trial = |variant: &str, kernel: &str| {
+        let texts = unmist::kernel::texts_id(&[kernel.to_owned()]).expect("it ships");
+        json!({"variant": variant, "kernels": [kernel], "texts": texts, "seconds": [1.5e-3, 0.25]})
+    };
+    let entry = |rows: usize| {
+        let label = format!("f32 [1, {rows}, 8]");
+        json!({"operation": "softmax", "inputs": [label], "output": label, "variant": "workgroup",
+            "knobs": {"ROW_LANES": 8}, "trials": [trial("rows", "softmax/rows"), {"variant": "workgroup",
+            "knobs": {"ROW_LANES": 8}, "kernels": ["softmax/workgroup"], "seconds": [1e-3],
+            "texts": unmist::kernel::texts_id(&["softmax/workgroup".to_owned()]).expect("it ships")}]})
+    };
+    let seed = json!({"device": "a GPU (Vulkan)", "adapter": "a GPU", "entries": [entry(64), entry(100)]});
+    Kind::new(
+        "tuned",
+        4,
+        move |random| json::mutated(&seed, random),
+        |bytes| {
+            let table = Table::parse(&String::from_utf8_lossy(&bytes)).map_err(Error::Config)?;
+            let choice = Choice { tuned: Tuned::new(table.usable()), ..Choice::default() };
+            let mut graph = Graph::new();
+            let x = graph.input("x", TensorDesc::f32([1, 90, 8]));
+            let y = graph.softmax("y", x)?;
+            graph.output("y", y);
+            let chosen = explain(&graph, &Caps::webgpu_minimum(), &choice)?;
+            assert!(["workgroup", "rows"].contains(&chosen[0].1.variant), "{}", chosen[0].1.variant);
+            Ok(())
+        },
+    )
 }
 
 const CLASSES: &[&str] = &[

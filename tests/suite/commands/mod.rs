@@ -11,5 +11,7 @@ pub mod sample;
 pub mod sample_pictures;
 mod settings;
 mod sources;
+mod trace;
+mod tune;
 pub mod usage;
 pub mod verify;

@@ -11,7 +11,7 @@ use unmist::ops::activation::ActivationKind;
 use unmist::ops::attention::Attention;
 use unmist::ops::norm::{Norm, NormKind};
 use unmist::ops::{Case, Knobs, LowerContext, Size, registry};
-use unmist::plan::{Choice, Decision, Forced, PlanOptions, Program, Tuned, TunedEntry, explain};
+use unmist::plan::{Choice, Decision, Forced, PlanOptions, Program, Table, Tuned, TunedEntry, explain};
 use unmist::reference::ReferenceSession;
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
@@ -151,7 +151,8 @@ fn a_tuned_table_goes_before_the_rules() {
     let stale = entry("block.narrow", "registers", Knobs::of([("TILE", 32), ("SPLITS", 1)]));
     let folder = tempfile::tempdir().expect("can be made");
     let path = folder.path().join("tuned.json");
-    std::fs::write(&path, Tuned::new([good, stale]).to_json("a test")).expect("can be written");
+    let table = Table { device: "a test".into(), entries: vec![good, stale], ..Table::default() };
+    table.write(&path).expect("can be written");
     let choice = Choice { tuned: Tuned::load(&path).expect("just written"), ..Choice::default() };
 
     let all = decisions(&cpu(), &choice);

@@ -1,0 +1,324 @@
+//! Which variant and setting is the fastest for one instance on one device.
+//!
+//! Candidates come from the rules outwards: first what the rules choose, then the other variants as the rules would set
+//! them, then neighbours of the best setting so far, one knob at a time. Each is compared with the reference before it
+//! is timed. The best few then run in turns, so that whatever disturbs the device disturbs all of them alike, until one
+//! is left; and that one replaces the rules' choice only if it wins a duel that is counted by itself: the best of many
+//! looks better than it is in the samples that made it the best.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::instance::{Instance, PreparedInstance};
+use super::samples::{Samples, Verdict};
+use super::timing::{Effort, time_program};
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::gpu::{GpuDevice, GpuSession};
+use crate::kernel::texts_id;
+use crate::ops::Knobs;
+use crate::plan::{Choice, Forced, PlanOptions, Program, Trial, TunedEntry, choose};
+
+/// Candidates whose first samples take this many times the best's are dropped, and with them the other settings of
+/// their variant if it was the one that the rules would set.
+const HOPELESS: f64 = 3.0;
+/// How many of the best run against each other.
+const FINALISTS: usize = 4;
+/// Fewer samples of each in a duel decide nothing.
+const DUEL: usize = 8;
+
+/// How much to spend on one instance.
+#[derive(Clone, Copy, Debug)]
+pub struct TuneEffort {
+    /// Samples of each candidate before the best few are chosen.
+    pub first: usize,
+    /// Rounds of the best few against each other, `first` samples each.
+    pub rounds: usize,
+    /// Samples of each in the duel at most.
+    pub duel: usize,
+    /// Whether every setting of a variant is tried that is not hopeless, instead of neighbours of the best.
+    pub every_setting: bool,
+    /// Nothing new is tried after this.
+    pub deadline: Option<Instant>,
+}
+
+impl TuneEffort {
+    /// Everything that is worth while.
+    pub const FULL: Self = Self { first: 5, rounds: 3, duel: 24, every_setting: false, deadline: None };
+    /// For a first look.
+    pub const QUICK: Self = Self { first: 3, rounds: 1, duel: DUEL, every_setting: false, deadline: None };
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// A variant in one setting.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    variant: &'static str,
+    knobs: Knobs,
+}
+
+/// The variants that can compute an instance on a device, with all their settings: the rules' choice first, every
+/// variant's setting by the rules before its others. `naive`, which is there to be read, takes part only if the rules
+/// choose it.
+struct Field {
+    variants: Vec<(Candidate, Vec<Candidate>)>,
+}
+
+impl Field {
+    fn of(instance: &Instance, caps: &Caps) -> Result<Self> {
+        instance.with_context(caps, |context| {
+            let op = &instance.op;
+            let rules = choose(op, "", context, &Choice::default())?;
+            let names = op.variant_names();
+            let naive = names.len() - 1;
+            let others = (0..names.len()).filter(|index| *index != rules.index && *index != naive);
+            let legal = [rules.index].into_iter().chain(others).filter(|index| op.legal(*index, context).is_ok());
+            let variant = |index: usize| -> Result<_> {
+                let variant = names[index];
+                let knobs = if index == rules.index {
+                    rules.knobs.clone()
+                } else {
+                    choose(op, "", context, &Choice::of_variant(op.name(), variant))?.knobs
+                };
+                let settings = op.knobs(index, context).into_iter().filter(|other| *other != knobs);
+                let settings = settings.map(|knobs| Candidate { variant, knobs }).collect();
+                Ok((Candidate { variant, knobs }, settings))
+            };
+            Ok(Self { variants: legal.map(variant).collect::<Result<_>>()? })
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.variants.iter().map(|(_, settings)| 1 + settings.len()).sum()
+    }
+}
+
+/// How many candidates there are for an instance on a device; with one there is nothing to choose.
+///
+/// # Errors
+/// As [`choose`].
+pub fn candidates(instance: &Instance, caps: &Caps) -> Result<usize> {
+    Ok(Field::of(instance, caps)?.len())
+}
+
+/// Whether an entry still says all that a new measurement would look at: the rules choose what they chose then, every
+/// variant was tried, and none of the kernels has changed.
+///
+/// # Errors
+/// As [`choose`].
+pub fn is_known(entry: &TunedEntry, instance: &Instance, caps: &Caps) -> Result<bool> {
+    let field = Field::of(instance, caps)?;
+    let tried: BTreeSet<&str> = entry.trials.iter().map(|trial| trial.variant.as_str()).collect();
+    let rules = field.variants.first().zip(entry.trials.first());
+    let same = rules.is_some_and(|((now, _), then)| now.variant == then.variant && now.knobs == then.knobs);
+    let all = field.variants.iter().all(|(candidate, _)| tried.contains(candidate.variant));
+    Ok(same && all && entry.trials.iter().all(Trial::is_current))
+}
+
+/// A candidate in the race.
+struct Runner {
+    trial: Trial,
+    samples: Samples,
+    /// While it may still win.
+    session: Option<GpuSession>,
+}
+
+impl Runner {
+    /// The median; infinite if it may not be chosen.
+    fn seconds(&self) -> f64 {
+        if self.trial.wrong.is_some() || self.samples.is_empty() { f64::INFINITY } else { self.samples.median() }
+    }
+}
+
+struct Race<'a> {
+    gpu: &'a GpuDevice,
+    prepared: &'a PreparedInstance,
+    operation: &'static str,
+    effort: TuneEffort,
+    /// What the rules choose comes first.
+    runners: Vec<Runner>,
+}
+
+/// Measures the candidates of an instance. The entry has all that were tried, with every sample.
+///
+/// # Errors
+/// [`Error::Device`] if the device was lost; [`Error::Kernel`] if no candidate agrees with the reference.
+pub fn tune(gpu: &GpuDevice, instance: &Instance, effort: TuneEffort) -> Result<TunedEntry> {
+    let field = Field::of(instance, gpu.caps())?;
+    let prepared = instance.prepare()?;
+    let operation = instance.op.name();
+    let mut race = Race { gpu, prepared: &prepared, operation, effort, runners: Vec::new() };
+    for (by_rule, settings) in field.variants {
+        if race.effort.is_over() && !race.runners.is_empty() {
+            break;
+        }
+        let hopeless = race.enter(by_rule)?;
+        if !hopeless {
+            race.enter_settings(settings)?;
+        }
+    }
+    race.finals()?;
+    let winner = race.winner()?;
+    let Trial { variant, knobs, .. } = &race.runners[winner].trial;
+    let mut entry =
+        instance.with_context(gpu.caps(), |context| TunedEntry::new(&instance.op, context, variant, knobs.clone()));
+    entry.trials = race.runners.into_iter().map(|runner| runner.trial).collect();
+    Ok(entry)
+}
+
+impl Race<'_> {
+    /// The best so far.
+    fn best(&self) -> Option<usize> {
+        let right = (0..self.runners.len()).filter(|i| self.runners[*i].seconds().is_finite());
+        right.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()))
+    }
+
+    /// Tries the other settings of the variant that came last: those that differ from its best in one knob, as long as
+    /// there is a better one among them; or all.
+    fn enter_settings(&mut self, mut left: Vec<Candidate>) -> Result<()> {
+        let first = self.runners.len() - 1;
+        loop {
+            let of_variant = first..self.runners.len();
+            let best = of_variant.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()));
+            let centre = self.runners[best.expect("there is the first")].trial.knobs.clone();
+            let near = |candidate: &Candidate| self.effort.every_setting || candidate.knobs.distance(&centre) <= 1;
+            let (next, others): (Vec<_>, Vec<_>) = left.into_iter().partition(near);
+            if next.is_empty() {
+                return Ok(());
+            }
+            left = others;
+            for candidate in next {
+                if self.effort.is_over() {
+                    return Ok(());
+                }
+                self.enter(candidate)?;
+            }
+        }
+    }
+
+    /// Compares a candidate with the reference and takes its first samples; true if it is hopeless.
+    fn enter(&mut self, Candidate { variant, knobs }: Candidate) -> Result<bool> {
+        let best = self.best().map(|best| self.runners[best].seconds());
+        let forced = Forced { knobs: knobs.clone(), ..Forced::operation(self.operation, variant) };
+        let choice = Choice { forced: vec![forced], ..Choice::default() };
+        let program = self.prepared.program(self.gpu, &PlanOptions { choice, ..PlanOptions::default() });
+        let kernels = program.as_ref().map(kernels_of_step).unwrap_or_default();
+        let texts = texts_id(&kernels)?;
+        let trial = Trial { variant: variant.into(), knobs, kernels, texts, seconds: vec![], wrong: None };
+        let mut runner = Runner { trial, samples: Samples::default(), session: None };
+        let tried = program.and_then(|program| {
+            self.prepared.check(self.gpu, program.clone())?;
+            let mut session = self.prepared.session(self.gpu, program)?;
+            runner.samples = time_program(&mut session, &exactly(1))?;
+            let slow = best.is_some_and(|best| runner.samples.median() > HOPELESS * best);
+            if !slow && self.effort.first > 1 {
+                take(&mut runner.samples, &mut session, self.effort.first - 1)?;
+            }
+            runner.session = (!slow).then_some(session);
+            Ok(slow)
+        });
+        let slow = match tried {
+            Ok(slow) => slow,
+            Err(error @ Error::Device(_)) => return Err(error),
+            Err(error) => {
+                runner.trial.wrong = Some(error.to_string());
+                false
+            }
+        };
+        self.runners.push(runner);
+        self.drop_sessions(FINALISTS);
+        Ok(slow)
+    }
+
+    /// Keeps the sessions of the best few, and of the rules' choice.
+    fn drop_sessions(&mut self, keep: usize) {
+        let mut order: Vec<usize> = (1..self.runners.len()).collect();
+        order.sort_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()));
+        order.into_iter().skip(keep - 1).for_each(|i| self.runners[i].session = None);
+    }
+
+    /// The best few against each other, in turns.
+    fn finals(&mut self) -> Result<()> {
+        for _ in 0..self.effort.rounds {
+            let running: Vec<usize> = (0..self.runners.len()).filter(|i| self.runners[*i].session.is_some()).collect();
+            if running.len() < 2 || self.effort.is_over() {
+                return Ok(());
+            }
+            for i in running {
+                self.sample(i, self.effort.first)?;
+            }
+            let Some(best) = self.best() else { return Ok(()) };
+            let [_, high] = self.runners[best].samples.interval();
+            for i in 1..self.runners.len() {
+                if i != best && self.runners[i].samples.interval()[0] > high {
+                    self.runners[i].session = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, index: usize, count: usize) -> Result<Samples> {
+        let Runner { samples, session, .. } = &mut self.runners[index];
+        let session = session.as_mut().expect("only what has a session is sampled");
+        take(samples, session, count)
+    }
+
+    /// The rules' choice, unless another one is faster, or it is wrong.
+    fn winner(&mut self) -> Result<usize> {
+        for Runner { trial, samples, .. } in &mut self.runners {
+            trial.seconds = samples.seconds().to_vec();
+        }
+        // Those that were dropped have older samples than those that went on.
+        let running = (0..self.runners.len()).filter(|i| self.runners[*i].session.is_some());
+        let running = running.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()));
+        let Some(best) = running else {
+            let why =
+                self.runners.iter().filter_map(|r| Some(format!("{}: {}", r.trial.label(), r.trial.wrong.as_ref()?)));
+            return Err(Error::Kernel(format!(
+                "{}: no variant agrees with the reference: {}",
+                self.operation,
+                why.collect::<Vec<_>>().join("; ")
+            )));
+        };
+        if best == 0 || self.runners[0].trial.wrong.is_some() {
+            return Ok(best);
+        }
+        let (mut before, mut after) = (Samples::default(), Samples::default());
+        let known = |samples: &Samples| samples.uncertainty() < 0.01;
+        while before.len() < self.effort.duel.max(DUEL) {
+            for (index, samples) in [(0, &mut before), (best, &mut after)] {
+                self.sample(index, 2)?.seconds().iter().for_each(|seconds| samples.push(*seconds));
+            }
+            if before.len() >= DUEL && (self.effort.is_over() || known(&before) && known(&after)) {
+                break;
+            }
+        }
+        for index in [0, best] {
+            self.runners[index].trial.seconds = self.runners[index].samples.seconds().to_vec();
+        }
+        Ok(if before.verdict(&after) == Verdict::Faster { best } else { 0 })
+    }
+}
+
+/// Takes samples of a session and adds them to those that there are; returns the new ones.
+fn take(samples: &mut Samples, session: &mut GpuSession, count: usize) -> Result<Samples> {
+    let new = time_program(session, &exactly(count))?;
+    new.seconds().iter().for_each(|seconds| samples.push(*seconds));
+    Ok(new)
+}
+
+/// As many samples, whatever they take.
+fn exactly(count: usize) -> Effort {
+    Effort { least: count, most: count, ..Effort::default() }
+}
+
+/// The kernels that a program launches in every step, sorted.
+fn kernels_of_step(program: &Program) -> Vec<String> {
+    let kernels: BTreeSet<&str> =
+        program.step.iter().map(|launch| program.kernels[launch.kernel].name.as_str()).collect();
+    kernels.into_iter().map(str::to_owned).collect()
+}
