@@ -4,10 +4,12 @@
 //! reference and makes a session of it; [`time_program`] runs that until the time is known well enough, and keeps every
 //! sample.
 
+mod ceilings;
 mod instance;
 mod samples;
 mod timing;
 
+pub use ceilings::{Arithmetic, Ceiling, Ceilings, DispatchCost, MatrixCeiling, kernel_keys};
 pub use instance::{Instance, PreparedInstance};
 pub use samples::{Samples, Verdict};
-pub use timing::{Effort, time_launches, time_program};
+pub use timing::{Effort, time_launches, time_program, time_side_by_side, time_wall};

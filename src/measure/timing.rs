@@ -64,25 +64,68 @@ pub fn time_launches(session: &mut GpuSession, effort: &Effort) -> Result<Vec<Sa
 /// # Errors
 /// [`Error::Device`] if the device was lost.
 pub fn time_program(session: &mut GpuSession, effort: &Effort) -> Result<Samples> {
+    Ok(time_side_by_side(&mut [session], effort)?.remove(0))
+}
+
+/// As [`time_program`] for several programs in turn, one sample of each after the other, so that what disturbs the
+/// machine disturbs all of them.
+///
+/// # Errors
+/// As [`time_program`].
+pub fn time_side_by_side(sessions: &mut [&mut GpuSession], effort: &Effort) -> Result<Vec<Samples>> {
+    let mut timed: Vec<Timed> = Vec::with_capacity(sessions.len());
+    for session in sessions.iter_mut() {
+        session.run()?;
+        session.wait()?;
+        timed.push(Timed::default());
+    }
+    let started = Instant::now();
+    // What is known well enough waits for the others, so that their last samples are still taken in turn.
+    let mut all: Vec<Samples> = vec![Samples::default(); sessions.len()];
+    while !all.iter().all(|samples| effort.enough(started, samples)) {
+        for ((session, timed), samples) in sessions.iter_mut().zip(&mut timed).zip(&mut all) {
+            samples.push(timed.sample(session)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The time of whole runs by the wall clock, from submission until the device is done; one more run before.
+///
+/// # Errors
+/// [`Error::Device`] if the device was lost.
+pub fn time_wall(session: &mut GpuSession, effort: &Effort) -> Result<Samples> {
     session.run()?;
     session.wait()?;
     let mut samples = Samples::default();
-    let mut runs = None;
     let started = Instant::now();
     while !effort.enough(started, &samples) {
-        match session.profile() {
-            Ok(times) => samples.push(times.iter().sum::<Duration>().as_secs_f64()),
-            Err(Error::Unsupported(_)) => {
-                let runs = match runs {
-                    Some(runs) => runs,
-                    None => *runs.insert((SAMPLE_SECONDS / wall(session, 1)?.max(1e-9)).clamp(1.0, RUNS) as u32),
-                };
-                samples.push(wall(session, runs)?);
-            }
-            Err(other) => return Err(other),
-        }
+        samples.push(wall(session, 1)?);
     }
     Ok(samples)
+}
+
+/// How a session is timed.
+#[derive(Default)]
+struct Timed {
+    /// Runs to one wait, on a device without timestamps.
+    runs: Option<u32>,
+}
+
+impl Timed {
+    fn sample(&mut self, session: &mut GpuSession) -> Result<f64> {
+        match session.profile() {
+            Ok(times) => Ok(times.iter().sum::<Duration>().as_secs_f64()),
+            Err(Error::Unsupported(_)) => {
+                let runs = match self.runs {
+                    Some(runs) => runs,
+                    None => *self.runs.insert((SAMPLE_SECONDS / wall(session, 1)?.max(1e-9)).clamp(1.0, RUNS) as u32),
+                };
+                wall(session, runs)
+            }
+            Err(other) => Err(other),
+        }
+    }
 }
 
 /// Seconds of one of `runs` runs by the wall clock.
