@@ -90,13 +90,12 @@ pub fn time_side_by_side(sessions: &mut [&mut GpuSession], effort: &Effort) -> R
     Ok(all)
 }
 
-/// The time of whole runs by the wall clock, from submission until the device is done; one more run before.
+/// The time of whole runs by the wall clock, from submission until the device is done. No run before: the first one is
+/// worth a figure of its own.
 ///
 /// # Errors
 /// [`Error::Device`] if the device was lost.
 pub fn time_wall(session: &mut GpuSession, effort: &Effort) -> Result<Samples> {
-    session.run()?;
-    session.wait()?;
     let mut samples = Samples::default();
     let started = Instant::now();
     while !effort.enough(started, &samples) {

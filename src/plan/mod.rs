@@ -11,6 +11,8 @@ mod text;
 mod tuned;
 
 pub use choose::{Candidate, Choice, Decision, choose, explain};
+#[cfg(feature = "cli")]
+pub(crate) use forced::unknown_node;
 pub use forced::{Forced, Target};
 #[cfg(feature = "gpu")]
 pub(crate) use lower::encode_params;
