@@ -117,6 +117,24 @@ impl Ceilings {
         })
     }
 
+    /// The higher ones of two measurements: while one was made, something else may have kept the device busy.
+    #[must_use]
+    pub fn or_higher(self, other: Self) -> Self {
+        let higher = |a: Ceiling, b: Ceiling| if b.rate() > a.rate() { b } else { a };
+        let matrix = |(a, b): (MatrixCeiling, MatrixCeiling)| MatrixCeiling {
+            ceiling: higher(a.ceiling, b.ceiling),
+            shape: a.shape,
+        };
+        let cheaper = other.dispatch.each() < self.dispatch.each();
+        Self {
+            fma_f32: higher(self.fma_f32, other.fma_f32),
+            fma_f16: self.fma_f16.zip(other.fma_f16).map(|(a, b)| higher(a, b)),
+            matrices: self.matrices.into_iter().zip(other.matrices).map(matrix).collect(),
+            copy: higher(self.copy, other.copy),
+            dispatch: if cheaper { other.dispatch } else { self.dispatch },
+        }
+    }
+
     /// The most floating-point operations a second that kernels which calculate so can reach.
     pub fn flops(&self, arithmetic: Arithmetic) -> f64 {
         let single = self.fma_f32.rate();
@@ -444,6 +462,9 @@ mod tests {
         assert_eq!(seconds(&ceilings, 1000, 10, Arithmetic::F16), 5.0);
         assert_eq!(seconds(&ceilings, 1000, 10, Arithmetic::Matrix), 1.0);
         assert_eq!(ceilings.dispatch.each(), 0.2);
+        let busy = Ceilings { fma_f32: ceiling(50), copy: ceiling(20), ..ceilings.clone() };
+        let both = busy.or_higher(ceilings);
+        assert_eq!([both.fma_f32.rate(), both.copy.rate()], [100.0, 20.0]);
     }
 
     #[test]

@@ -59,8 +59,10 @@ pub struct Step {
     pub launches: usize,
     /// Work of a step, as its kernels do it.
     pub cost: Cost,
-    /// Device memory that the plan takes, bytes.
+    /// Device memory that the plan takes while it is loaded, bytes.
     pub planned_bytes: u64,
+    /// What the device has allocated, where it says so.
+    pub allocated_bytes: Option<u64>,
     /// Choosing kernels and buffers.
     pub plan_seconds: f64,
     /// Compiling the kernels; less if the driver's cache has them.
@@ -151,7 +153,7 @@ impl Report {
 
     /// The part of [`Report::operations_seconds`] that this operation takes, in all of its nodes.
     pub fn share(&self, operation: &Operation) -> f64 {
-        operation.in_step_seconds() / self.operations_seconds()
+        operation.in_step_seconds() / self.operations_seconds().max(f64::MIN_POSITIVE)
     }
 }
 

@@ -58,8 +58,8 @@ pub fn time_launches(session: &mut GpuSession, effort: &Effort) -> Result<Vec<Sa
     Ok(launches)
 }
 
-/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor waiting
-/// counts; on devices without timestamps by the wall clock, several runs to one wait.
+/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor
+/// waiting counts; on devices without timestamps by the wall clock, several runs to one wait.
 ///
 /// # Errors
 /// [`Error::Device`] if the device was lost.
@@ -67,27 +67,38 @@ pub fn time_program(session: &mut GpuSession, effort: &Effort) -> Result<Samples
     Ok(time_side_by_side(&mut [session], effort)?.remove(0))
 }
 
+/// What takes this many times as long as the fastest is not timed again: one sample says enough.
+const HOPELESS: f64 = 10.0;
+
 /// As [`time_program`] for several programs in turn, one sample of each after the other, so that what disturbs the
-/// machine disturbs all of them.
+/// machine disturbs all of them. Those that take more than ten times as long as the fastest get one sample.
 ///
 /// # Errors
 /// As [`time_program`].
 pub fn time_side_by_side(sessions: &mut [&mut GpuSession], effort: &Effort) -> Result<Vec<Samples>> {
-    let mut timed: Vec<Timed> = Vec::with_capacity(sessions.len());
+    let mut timed: Vec<(Timed, Samples)> = Vec::with_capacity(sessions.len());
     for session in sessions.iter_mut() {
         session.run()?;
         session.wait()?;
-        timed.push(Timed::default());
+        let mut once = Timed::default();
+        let sample = once.sample(session)?;
+        timed.push((once, Samples::new(vec![sample])));
     }
+    let fastest = timed.iter().map(|(_, samples)| samples.least()).fold(f64::INFINITY, f64::min);
+    let promising: Vec<bool> = timed.iter().map(|(_, samples)| samples.least() <= HOPELESS * fastest).collect();
     let started = Instant::now();
-    // What is known well enough waits for the others, so that their last samples are still taken in turn.
-    let mut all: Vec<Samples> = vec![Samples::default(); sessions.len()];
-    while !all.iter().all(|samples| effort.enough(started, samples)) {
-        for ((session, timed), samples) in sessions.iter_mut().zip(&mut timed).zip(&mut all) {
-            samples.push(timed.sample(session)?);
+    // What is known well enough waits for the others, so that all samples are taken in turn.
+    let known = |timed: &[(Timed, Samples)]| {
+        timed.iter().zip(&promising).all(|((_, samples), more)| !more || effort.enough(started, samples))
+    };
+    while !known(&timed) {
+        for ((session, (timed, samples)), more) in sessions.iter_mut().zip(&mut timed).zip(&promising) {
+            if *more {
+                samples.push(timed.sample(session)?);
+            }
         }
     }
-    Ok(all)
+    Ok(timed.into_iter().map(|(_, samples)| samples).collect())
 }
 
 /// The time of whole runs by the wall clock, from submission until the device is done. No run before: the first one is

@@ -15,7 +15,8 @@ pub fn page(report: &Report) -> String {
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-        <title>unmist bench: {0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{0}</h1>\n<p>{1}, {2}; unmist {3}</p>\n",
+        <title>unmist bench: {0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{0}</h1>\n\
+        <p>{1}, {2}; unmist {3}</p>\n",
         escaped(&title),
         escaped(&report.device),
         subject.precision.name(),
@@ -49,14 +50,14 @@ fn figures(report: &Report) -> Vec<(&'static str, String)> {
     let c = &report.ceilings;
     if let Some(step) = &report.step {
         figures.push(("step", table::time(&step.seconds)));
-        figures.push(("first step", table::milliseconds(step.first_seconds)));
-        figures.push(("loading", table::milliseconds(step.load_seconds)));
-        figures.push(("compiling", table::milliseconds(step.compile_seconds)));
+        figures.push(("first step", table::duration(step.first_seconds)));
+        figures.push(("loading", table::duration(step.load_seconds)));
+        figures.push(("compiling", table::duration(step.compile_seconds)));
         figures.push(("launches", step.launches.to_string()));
     }
     if let Some(picture) = &report.picture {
         let name = if picture.measured { "picture, made" } else { "picture, added up" };
-        figures.push((name, format!("{} in {} steps", table::milliseconds(picture.seconds()), picture.steps)));
+        figures.push((name, format!("{} in {} steps", table::duration(picture.seconds()), picture.steps)));
     }
     figures.push(("f32", format!("{:.1} GFLOP/s", c.fma_f32.rate() / 1e9)));
     figures.extend(c.fma_f16.iter().map(|f16| ("f16", format!("{:.1} GFLOP/s", f16.rate() / 1e9))));
@@ -69,8 +70,8 @@ fn figures(report: &Report) -> Vec<(&'static str, String)> {
 
 fn rows(report: &Report) -> String {
     let mut html = "<div class=\"wide\"><table>\n<thead><tr><th>#</th><th>share</th><th>nodes</th><th>operation</th>\
-        <th>kernels</th><th>ms</th><th>±</th><th>GFLOP/s</th><th>GB/s</th><th>of its ceiling</th><th>error</th></tr></thead>\n\
-        <tbody>\n"
+        <th>kernels</th><th>ms</th><th>GFLOP/s</th><th>GB/s</th><th>of its ceiling</th><th>error</th></tr>\
+        </thead>\n<tbody>\n"
         .to_owned();
     for (i, operation) in report.operations.iter().enumerate() {
         html += &row(report, i, operation);
@@ -90,8 +91,9 @@ fn row(report: &Report, i: usize, o: &Operation) -> String {
     format!(
         "<tr id=\"operation-{i}\"{class}><td>{}</td><td>{:.1} %</td><td>{}</td>\
         <td><details><summary><span class=\"key {}\">{}</span></summary>{nodes}</details><small>{}</small></td>\
-        <td>{}<br><small>{}</small></td><td>{:.3}</td><td>{:.1} %</td><td>{:.1}</td><td>{:.2}</td>\
-        <td><meter min=\"0\" max=\"100\" value=\"{reached:.1}\"></meter> {reached:.0} % of {bound}</td><td>{}</td></tr>\n",
+        <td>{}<br><small>{}</small></td><td>{:.3}<br><small>± {:.1} %</small></td><td>{:.1}</td><td>{:.2}</td>\
+        <td>{reached:.0} % of {bound}<br><meter min=\"0\" max=\"100\" value=\"{reached:.1}\"></meter></td>\
+        <td>{}</td></tr>\n",
         i + 1,
         100.0 * report.share(o),
         o.nodes.len(),

@@ -29,7 +29,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "operation", "picture"])]
     node: Option<String>,
     /// Shapes of the operation's inputs in their order, or by name, - for none: 1x64x64x320,320x3x3x320,bias=320
-    /// [default: shapes of real models]
+    /// [default: the
+    /// smallest that it has in a real model]
     #[arg(long, value_name = "SHAPE,…", requires = "kernel")]
     shape: Option<String>,
     /// What else the operation needs to know. conv2d: stride, padding, dilation (2, or 2:1 for each axis), groups;
@@ -69,10 +70,7 @@ impl Args {
 /// Runs the command for single operations.
 pub fn run(args: &BenchArgs) -> Result<()> {
     let lab = &args.lab;
-    let instances = instances(args)?;
-    if lab.wgsl.is_some() && instances.len() > 1 {
-        return Err(Error::Usage("--wgsl: give --shape or --node, for one operation to try it on".into()));
-    }
+    let instance = instance(args)?;
     let gpu = args.open_device()?;
     print(&format!("device: {}\n", gpu.describe()));
     let ceilings = Ceilings::measure(&gpu)?;
@@ -82,7 +80,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         device: gpu.describe(),
         cpu_driver: gpu.caps().is_cpu,
         subject: Subject {
-            model: instances[0].label(),
+            model: instance.label(),
             component: String::new(),
             precision: args.precision.dtype(),
             batch: 1,
@@ -95,27 +93,24 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         picture: None,
     };
     print(&(table::caution(&report).to_owned() + &table::ceilings(&report.ceilings)));
-    for instance in &instances {
-        let bench = Bench { args, gpu: &gpu, instance, prepared: instance.prepare()? };
-        print(&format!("\n{}  {}\n", instance.label(), instance.shapes()));
-        if let Some(file) = &lab.wgsl {
-            report.operations = bench.beside(file, &report.ceilings)?;
-        } else {
-            report.operations.extend(bench.all(&report.ceilings)?);
-        }
-    }
+    let bench = Bench { args, gpu: &gpu, prepared: instance.prepare()?, instance };
+    print(&format!("\n{}  {}\n", bench.instance.label(), bench.instance.shapes()));
+    report.operations = match &lab.wgsl {
+        Some(file) => bench.beside(file, &report.ceilings)?,
+        None => bench.all(&report.ceilings)?,
+    };
     write::all(args, &report)?;
     refuse_wrong(&report)
 }
 
-/// The operations to be tried.
-fn instances(args: &BenchArgs) -> Result<Vec<Instance>> {
+/// The operation to be tried.
+fn instance(args: &BenchArgs) -> Result<Instance> {
     let lab = &args.lab;
     let precision = args.precision.dtype();
     match (&lab.kernel, &lab.node, &lab.shape) {
         (Some(name), _, Some(shape)) => {
             let attributes = lab.attributes.as_deref().unwrap_or("");
-            Ok(vec![attributes::parse(name, shape, attributes, precision)?])
+            attributes::parse(name, shape, attributes, precision)
         }
         (Some(name), _, None) => attributes::usual(name, precision),
         (None, Some(node), _) => {
@@ -128,7 +123,7 @@ fn instances(args: &BenchArgs) -> Result<Vec<Instance>> {
             let instance = found.ok_or_else(|| {
                 Error::Usage(format!("--node {node}: it depends on parameters or the prompt alone, so no step runs it"))
             })?;
-            Ok(vec![Instance { nodes: vec![node.clone()], ..instance }])
+            Ok(Instance { nodes: vec![node.clone()], ..instance })
         }
         (None, None, _) => Err(Error::Usage(
             "--variant, --knobs and --wgsl are about one operation: give --kernel OPERATION, or --node NAME for one of \
@@ -142,7 +137,7 @@ fn instances(args: &BenchArgs) -> Result<Vec<Instance>> {
 struct Bench<'a> {
     args: &'a BenchArgs,
     gpu: &'a GpuDevice,
-    instance: &'a Instance,
+    instance: Instance,
     prepared: PreparedInstance,
 }
 
@@ -298,7 +293,7 @@ impl Bench<'_> {
             verdict => format!("{} than ours", table::verdict(verdict)),
         };
         let range = |samples: &Samples| {
-            let [low, high] = samples.interval().map(table::milliseconds);
+            let [low, high] = samples.interval().map(table::duration);
             format!("median of {} within {low} to {high}", samples.len())
         };
         self.show(ours, &format!("ours; {}", range(&ours.seconds)), ceilings);

@@ -33,7 +33,9 @@ fn added_up(args: &Args, gpu: &GpuDevice, report: &Report, preset: Preset, steps
     let (scale, decode_seconds) = match preset {
         Preset::Ddpm => (1, 0.0),
         Preset::Vae => {
-            return Err(Error::Usage("--picture: the decoder alone makes no picture; give --preset sd15".into()));
+            return Err(Error::Usage(
+                "--picture: the decoder alone makes no picture, --preset sd15 and sdxl do".into(),
+            ));
         }
         Preset::Sd15 | Preset::Sdxl => {
             let decoder = Opened::preset(Preset::Vae)?;

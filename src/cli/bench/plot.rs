@@ -1,5 +1,5 @@
-//! A roofline plot (Williams, Waterman and Patterson 2009) as SVG: how much an operation calculates for each byte to the
-//! right, how fast it does so upwards, and the ceilings of the device as lines.
+//! A roofline plot (Williams, Waterman and Patterson 2009) as SVG: to the right how much an operation calculates for each
+//! byte, upwards how fast, and the ceilings of the device as lines.
 
 use super::html::escaped;
 use super::table;
@@ -156,7 +156,8 @@ pub fn svg(report: &Report) -> String {
         let knobs = operation.knobs.to_string();
         svg += &format!(
             "<a href=\"#operation-{i}\"><circle class=\"point {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\" \
-            data-operation=\"{i}\" data-intensity=\"{intensity}\" data-gflops=\"{speed}\"><title>{}</title></circle></a>\n",
+            data-operation=\"{i}\" data-intensity=\"{intensity}\" data-gflops=\"{speed}\"><title>{}</title></circle>\
+            </a>\n",
             kind(operation),
             x.place(intensity),
             y.place(speed),

@@ -8,12 +8,12 @@ const TOP: usize = 12;
 
 /// `12.345 ms ± 1.2 %`
 pub fn time(samples: &Samples) -> String {
-    format!("{} ± {:.1} %", milliseconds(samples.median()), 100.0 * samples.uncertainty())
+    format!("{} ± {:.1} %", duration(samples.median()), 100.0 * samples.uncertainty())
 }
 
-/// `12.345 ms`
-pub fn milliseconds(seconds: f64) -> String {
-    format!("{:.3} ms", 1e3 * seconds)
+/// `12.345 ms`, `12.345 s`
+pub fn duration(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.3} ms", 1e3 * seconds) } else { format!("{seconds:.3} s") }
 }
 
 /// What the device can do.
@@ -41,7 +41,8 @@ pub fn step(report: &Report, step: &Step) -> String {
     let subject = &report.subject;
     let seconds = step.seconds.median();
     format!(
-        "{}, {} in {}, batch {}, {} x {}: {:.1} GFLOP, {:.1} MB, {} launches of {} kernels a step; memory {}\n\
+        "{}, {} in {}, batch {}, {} x {}: {:.1} GFLOP, {:.1} MB, {} launches of {} kernels a step\n\
+        memory: {} planned, {} allocated\n\
         planned in {}, compiled in {}, loaded in {}, first step {}\n\
         step: {} ({} samples), {:.1} GFLOP/s, {:.2} GB/s\n",
         subject.model,
@@ -55,10 +56,11 @@ pub fn step(report: &Report, step: &Step) -> String {
         step.launches,
         step.kernels,
         mib(step.planned_bytes),
-        milliseconds(step.plan_seconds),
-        milliseconds(step.compile_seconds),
-        milliseconds(step.load_seconds),
-        milliseconds(step.first_seconds),
+        step.allocated_bytes.map_or("unknown".into(), mib),
+        duration(step.plan_seconds),
+        duration(step.compile_seconds),
+        duration(step.load_seconds),
+        duration(step.first_seconds),
         time(&step.seconds),
         step.seconds.len(),
         step.cost.flops as f64 / seconds / 1e9,
@@ -69,19 +71,20 @@ pub fn step(report: &Report, step: &Step) -> String {
 /// The picture.
 pub fn picture(picture: &Picture) -> String {
     let [height, width] = picture.size;
-    let parts = format!("{} steps {}", picture.steps, milliseconds(picture.steps_seconds));
-    let decode = milliseconds(picture.decode_seconds);
+    let parts = format!("{} steps {}", picture.steps, duration(picture.steps_seconds));
+    let decode = duration(picture.decode_seconds);
     if picture.measured {
+        let before = duration(picture.before_seconds);
         format!(
-            "a whole picture of {width} x {height}, made: {} (before the first step {}, {parts}, after the last {decode})\n",
-            milliseconds(picture.seconds()),
-            milliseconds(picture.before_seconds),
+            "a whole picture of {width} x {height}, made: {} (before the first step {before}, {parts}, after the last \
+            {decode})\n",
+            duration(picture.seconds()),
         )
     } else {
         format!(
             "a whole picture of {width} x {height}, added up and not made: {} ({parts}, decoder {decode}; no texts, no \
             loading)\n",
-            milliseconds(picture.seconds()),
+            duration(picture.seconds()),
         )
     }
 }
@@ -93,7 +96,7 @@ pub fn operations(report: &Report, all: bool) -> String {
     let mut text = format!(
         "{} different operations in {nodes} nodes, each by itself: {} together\n",
         report.operations.len(),
-        milliseconds(sum),
+        duration(sum),
     );
     let shown = if all { report.operations.len() } else { TOP };
     for operation in report.operations.iter().take(shown) {

@@ -45,8 +45,8 @@ pub fn all(args: &Args, report: &Report) -> Result<()> {
 /// [`Error::Io`] if the file cannot be read, [`Error::Config`] if it is something else, or has no times.
 pub fn read(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let wrong = |why: String| Error::Config(format!("{}: {why}; give a file that `bench` wrote", path.display()));
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let wrong = |why: String| Error::Config(format!("{}: not what `bench --json` writes: {why}", path.display()));
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     match value.get("format").and_then(|format| format.as_str()) {
         Some(Report::FORMAT) => {}
         Some(other) => {
