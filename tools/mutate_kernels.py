@@ -61,6 +61,7 @@ RULES = [
     ("extreme", r"\bmax\(", ["min("]),
     ("barrier", r"\bworkgroupBarrier\(\);", ["// dropped: workgroupBarrier();"]),
 ]
+CEILINGS = ("ceilings/", "include/fma_chains", "include/matrix_chains")
 INTEGER = re.compile(r"(?<![\w.])(\d+)u\b")
 FLOAT = re.compile(r"(?<![\w.])(\d+\.\d+)(?:e(-?\d+))?\b")
 # A statement that is one line and declares nothing.
@@ -223,7 +224,8 @@ def main():
     faults = []
     for path in sorted(WGSL.rglob("*.wgsl")):
         kernel = path.relative_to(WGSL).with_suffix("").as_posix()
-        if not kernel.startswith(prefixes):
+        # No operation launches what measures ceilings, so no case could notice a fault; it checks itself.
+        if not kernel.startswith(prefixes) or kernel.startswith(CEILINGS):
             continue
         lines = [code(line) for line in path.read_text().splitlines() if not re.match(r"//(?!!)", line)]
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]  # of the code alone

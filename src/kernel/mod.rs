@@ -8,10 +8,9 @@ mod unroll;
 
 pub use format::Format;
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
-#[cfg(feature = "gpu")]
 pub(crate) use sources::file_name;
 pub use sources::{find_include, find_kernel, includes, kernels, texts_id};
-pub use template::expand;
+pub use template::{Expanded, expand};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +57,17 @@ pub struct Kernel {
     pub reflection: Reflection,
 }
 
+/// Another text for a kernel: someone's own, to be compared with the one that there is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelText {
+    /// The kernel that it takes the place of: file below `wgsl/`, without extension.
+    pub kernel: String,
+    /// The file that it is from, for messages.
+    pub file: String,
+    /// The text, with the same directives, bindings and parameters as the kernel's own.
+    pub text: String,
+}
+
 impl Kernel {
     /// Expands and parses the kernel.
     ///
@@ -65,8 +75,24 @@ impl Kernel {
     /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not parse or
     /// validate.
     pub fn build(key: &KernelKey) -> Result<Self> {
-        let wgsl = expand(key.name, &find_kernel(key.name)?, &key.constants, &key.storage)?;
-        let reflection = reflect(key.name, &wgsl)?;
+        Self::build_from(key, &file_name(key.name), &find_kernel(key.name)?)
+    }
+
+    /// As [`Kernel::build`], with another text where there is one for it.
+    ///
+    /// # Errors
+    /// As [`Kernel::build`].
+    pub fn build_with(key: &KernelKey, texts: &[KernelText]) -> Result<Self> {
+        match texts.iter().find(|text| text.kernel == key.name) {
+            Some(text) => Self::build_from(key, &text.file, &text.text),
+            None => Self::build(key),
+        }
+    }
+
+    fn build_from(key: &KernelKey, file: &str, text: &str) -> Result<Self> {
+        let expanded = expand(file, text, &key.constants, &key.storage)?;
+        let reflection = reflect::reflect_expanded(file, &expanded)?;
+        let wgsl = expanded.wgsl;
         let hash = ContentId::of(&[wgsl.as_bytes()]);
         Ok(Self { name: key.name.into(), settings: key.settings(), wgsl, hash, reflection })
     }

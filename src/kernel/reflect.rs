@@ -7,6 +7,7 @@ use naga::{AddressSpace, Handle, Module, Scalar, ScalarKind, StorageAccess, Type
 
 use serde::{Deserialize, Serialize};
 
+use super::template::Expanded;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -80,15 +81,52 @@ pub struct Reflection {
 /// [`Error::Kernel`] with naga's message and the kernel's file name.
 pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
     let file = super::sources::file_name(kernel);
-    let module = naga::front::wgsl::parse_str(wgsl)
-        .map_err(|e| Error::Kernel(format!("{file} does not parse:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
-    let mut validator =
-        Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    describe(wgsl, &|problem: Problem| match problem.diagnosis {
+        Some((_, text)) => Error::Kernel(format!("{file} {}:\n{}", problem.what, text(&file))),
+        None => Error::Kernel(format!("{file}: {}", problem.what)),
+    })
+}
+
+/// As [`reflect`], for the text of `file` after its expansion: messages name file and line as they were before it.
+///
+/// # Errors
+/// As [`reflect`].
+pub(super) fn reflect_expanded(file: &str, expanded: &Expanded) -> Result<Reflection> {
+    describe(&expanded.wgsl, &|problem: Problem| {
+        let Some((line, text)) = problem.diagnosis else { return Error::Kernel(format!("{file}: {}", problem.what)) };
+        let origin = line.and_then(|line| expanded.origins.get(line as usize - 1));
+        let place = origin.map_or_else(|| file.to_owned(), |(file, line)| format!("{file}:{line}"));
+        Error::Kernel(format!("{place}: {file} {}:\n{}", problem.what, text(&format!("{file}, expanded"))))
+    })
+}
+
+/// What is wrong with a text.
+struct Problem<'a> {
+    what: String,
+    /// The line, from 1, where it is known, and naga's message for a file name.
+    diagnosis: Option<(Option<u32>, Emit<'a>)>,
+}
+
+type Emit<'a> = &'a dyn Fn(&str) -> String;
+
+fn describe(wgsl: &str, error: &dyn Fn(Problem<'_>) -> Error) -> Result<Reflection> {
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| {
+        let line = e.location(wgsl).map(|at| at.line_number);
+        let text = |file: &str| e.emit_to_string_with_path(wgsl, file);
+        error(Problem { what: "does not parse".into(), diagnosis: Some((line, &text)) })
+    })?;
+    let capabilities = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::COOPERATIVE_MATRIX;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
-    validator
-        .validate(&module)
-        .map_err(|e| Error::Kernel(format!("{file} is not valid:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
-    let bad = |message: String| Error::Kernel(format!("{file}: {message}"));
+    validator.validate(&module).map_err(|e| {
+        let line = e.location(wgsl).map(|at| at.line_number);
+        let text = |file: &str| e.emit_to_string_with_path(wgsl, file);
+        error(Problem { what: "is not valid".into(), diagnosis: Some((line, &text)) })
+    })?;
+    let bad = |message: String| error(Problem { what: message, diagnosis: None });
 
     let entry =
         module.entry_points.iter().find(|e| e.name == "main").ok_or_else(|| bad("no entry point `main`".into()))?;

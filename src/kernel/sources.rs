@@ -38,6 +38,11 @@ pub(crate) fn file_name(name: &str) -> String {
     }
 }
 
+/// The file of an include, for messages.
+pub(super) fn include_name(name: &str) -> String {
+    file_name(&format!("{INCLUDES}{name}"))
+}
+
 /// The text of a kernel.
 ///
 /// # Errors

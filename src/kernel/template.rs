@@ -9,34 +9,45 @@
 //!   that matches no line is an error.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use super::format::Format;
-use super::sources::{file_name, find_include};
+use super::sources::{find_include, include_name};
 use crate::error::{Error, Result};
 use crate::ops::Const;
 use crate::tensor::DType;
 
-/// Expands `source` with the given constants and storage types.
+/// A kernel without directives.
+pub struct Expanded {
+    /// Complete WGSL.
+    pub wgsl: String,
+    /// For each line of it, the file and the line, from 1, that it comes from.
+    pub origins: Vec<(Rc<str>, usize)>,
+}
+
+/// Expands `source`, the text of `file`, with the given constants and storage types.
 ///
 /// # Errors
-/// [`Error::Kernel`] naming kernel, line and directive.
+/// [`Error::Kernel`] naming file and directive.
 pub fn expand(
-    kernel: &str,
+    file: &str,
     source: &str,
     constants: &[(&'static str, Const)],
     storage: &[(&'static str, DType)],
-) -> Result<String> {
-    let mut out = String::with_capacity(2 * source.len());
-    let mut state = State { kernel, storage, included: HashSet::new(), used: HashSet::new(), constants };
-    state.expand_into(source, &mut out)?;
+) -> Result<Expanded> {
+    let mut out = Expanded { wgsl: String::with_capacity(2 * source.len()), origins: Vec::new() };
+    let mut state = State { file, storage, included: HashSet::new(), used: HashSet::new(), constants };
+    state.expand_into(&file.into(), source, &mut out)?;
     if let Some((name, _)) = constants.iter().find(|(name, _)| !state.used.contains(*name)) {
-        return Err(Error::Kernel(format!("{} has no line `const {name}: …` to replace", file_name(kernel))));
+        return Err(Error::Kernel(format!("{file} has no line `const {name}: …` to replace")));
     }
-    super::unroll::unroll(kernel, &out)
+    let unrolled = super::unroll::unroll(file, &out.wgsl)?;
+    let origins = unrolled.origins.into_iter().map(|line| out.origins[line].clone()).collect();
+    Ok(Expanded { wgsl: unrolled.text, origins })
 }
 
 struct State<'a> {
-    kernel: &'a str,
+    file: &'a str,
     constants: &'a [(&'static str, Const)],
     storage: &'a [(&'static str, DType)],
     included: HashSet<String>,
@@ -44,25 +55,28 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    fn expand_into(&mut self, source: &str, out: &mut String) -> Result<()> {
-        for line in source.lines() {
-            if let Some(name) = line.strip_prefix("//!include ") {
+    fn expand_into(&mut self, file: &Rc<str>, source: &str, out: &mut Expanded) -> Result<()> {
+        for (number, line) in source.lines().enumerate() {
+            let text = if let Some(name) = line.strip_prefix("//!include ") {
                 let name = name.trim();
                 if self.included.insert(name.to_owned()) {
                     let text = find_include(name).map_err(|e| {
-                        Error::Kernel(format!("{} includes {name}, which cannot be read: {e}", file_name(self.kernel)))
+                        Error::Kernel(format!("{} includes {name}, which cannot be read: {e}", self.file))
                     })?;
-                    self.expand_into(&text, out)?;
+                    self.expand_into(&include_name(name).into(), &text, out)?;
                 }
+                String::new()
             } else if let Some(binding) = line.strip_prefix("//!storage ") {
-                out.push_str(&self.storage_type(binding.trim())?);
+                self.storage_type(binding.trim())?
             } else if let Some((name, replacement)) = self.replacement(line)? {
                 self.used.insert(name);
-                out.push_str(&replacement);
+                replacement
             } else {
-                out.push_str(line);
-            }
-            out.push('\n');
+                line.to_owned()
+            };
+            out.wgsl.push_str(&text);
+            out.wgsl.push('\n');
+            out.origins.extend(text.split('\n').map(|_| (file.clone(), number + 1)));
         }
         Ok(())
     }
@@ -80,7 +94,7 @@ impl State<'_> {
         if declared != expected {
             return Err(Error::Kernel(format!(
                 "{}: constant {known} is declared {declared}, the launch sets a {expected}",
-                file_name(self.kernel)
+                self.file
             )));
         }
         Ok(Some((known, format!("const {known}: {expected} = {text};"))))
@@ -89,7 +103,7 @@ impl State<'_> {
     fn storage_type(&self, binding: &str) -> Result<String> {
         let dtype = self.storage.iter().find(|(name, _)| *name == binding).map_or(DType::F32, |(_, dtype)| *dtype);
         let format = Format::of(dtype).ok_or_else(|| {
-            let file = file_name(self.kernel);
+            let file = self.file;
             Error::Kernel(format!("{file}: binding {binding} holds u32, declare it array<u32>"))
         })?;
         Ok(format.declaration(binding))

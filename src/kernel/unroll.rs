@@ -26,19 +26,37 @@ const MOST: u32 = 128;
 /// Writes out every loop of `text` that asks for it.
 ///
 /// # Errors
-/// [`Error::Kernel`] naming the kernel and the loop if it does not have the form above.
-pub(super) fn unroll(kernel: &str, text: &str) -> Result<String> {
-    let mut unroller = Unroller { kernel, constants: HashMap::new() };
+/// [`Error::Kernel`] naming the file and the loop if it does not have the form above.
+pub(super) fn unroll(file: &str, text: &str) -> Result<Unrolled> {
+    let mut unroller = Unroller { file, constants: HashMap::new() };
     for line in text.lines() {
         unroller.learn(line);
     }
-    let mut out = String::with_capacity(4 * text.len());
-    unroller.write(&text.lines().collect::<Vec<_>>(), &mut out)?;
+    let mut out = Unrolled { text: String::with_capacity(4 * text.len()), origins: Vec::new() };
+    unroller.write(&text.lines().enumerate().collect::<Vec<_>>(), &mut out)?;
     Ok(out)
 }
 
+/// A text without directives.
+pub(super) struct Unrolled {
+    pub text: String,
+    /// For each of its lines, the line that it comes from, counted from 0.
+    pub origins: Vec<usize>,
+}
+
+impl Unrolled {
+    fn push(&mut self, origin: usize, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+        self.origins.push(origin);
+    }
+}
+
+/// A line and its number.
+type Line<'a> = (usize, &'a str);
+
 struct Unroller<'a> {
-    kernel: &'a str,
+    file: &'a str,
     /// Every `const NAME: u32 = …;` whose value can be worked out.
     constants: HashMap<&'a str, u32>,
 }
@@ -73,24 +91,23 @@ impl<'a> Unroller<'a> {
         Some(value)
     }
 
-    fn write(&self, lines: &[&str], out: &mut String) -> Result<()> {
+    fn write(&self, lines: &[Line<'_>], out: &mut Unrolled) -> Result<()> {
         let mut rest = lines;
-        while let [line, after @ ..] = rest {
+        while let [(number, line), after @ ..] = rest {
             rest = after;
             if line.trim() == DIRECTIVE {
                 let (header, loop_lines) = rest.split_first().ok_or_else(|| self.error("the end of the file"))?;
-                let used = self.write_loop(header, loop_lines, out)?;
+                let used = self.write_loop(*header, loop_lines, out)?;
                 rest = &loop_lines[used..];
             } else {
-                out.push_str(line);
-                out.push('\n');
+                out.push(*number, line);
             }
         }
         Ok(())
     }
 
     /// Writes out the loop that `header` begins, and returns how many of the lines after it belong to it.
-    fn write_loop(&self, header: &str, after: &[&str], out: &mut String) -> Result<usize> {
+    fn write_loop(&self, (number, header): Line<'_>, after: &[Line<'_>], out: &mut Unrolled) -> Result<usize> {
         let wrong = || self.error(header);
         let indent = &header[..header.len() - header.trim_start().len()];
         let (head, body) =
@@ -108,26 +125,26 @@ impl<'a> Unroller<'a> {
             return Err(wrong());
         }
         let (body, used) = if let Some(line) = body.strip_suffix('}') {
-            (vec![line], 0)
+            (vec![(number, line)], 0)
         } else if body.is_empty() {
-            let last = after.iter().position(|line| *line == format!("{indent}}}")).ok_or_else(wrong)?;
+            let last = after.iter().position(|(_, line)| *line == format!("{indent}}}")).ok_or_else(wrong)?;
             (after[..last].to_vec(), last + 1)
         } else {
             return Err(wrong());
         };
         for i in start..end {
-            out.push_str(&format!("{indent}{{ const {name} = {i}u;\n"));
+            out.push(number, &format!("{indent}{{ const {name} = {i}u;"));
             self.write(&body, out)?;
-            out.push_str(&format!("{indent}}}\n"));
+            out.push(number, &format!("{indent}}}"));
         }
         Ok(used)
     }
 
     fn error(&self, found: &str) -> Error {
         Error::Kernel(format!(
-            "wgsl/{}.wgsl: `{DIRECTIVE}` must be followed by `for (var i = 0u; i < BOUND; i++) \
+            "{}: `{DIRECTIVE}` must be followed by `for (var i = 0u; i < BOUND; i++) \
             {{` with at most {MOST} iterations, and a `}}` in the column of `for`; found `{}`",
-            self.kernel,
+            self.file,
             found.trim()
         ))
     }
@@ -141,19 +158,24 @@ mod tests {
     fn writes_nested_loops_out() {
         let text = "const N: u32 = 8u;\nconst M: u32 = N / 4u;\n//!unroll\nfor (var i = 0u; i < M; i++) \
             {\n    a[i] = b;\n    //!unroll\n    for (var j = 1u; j < 3u; j++) { c[i] += j; }\n}\nend\n";
-        let found: String = unroll("k", text).expect("well formed").split_whitespace().collect::<Vec<_>>().join(" ");
+        let unrolled = unroll("k", text).expect("well formed");
+        let found: String = unrolled.text.split_whitespace().collect::<Vec<_>>().join(" ");
         let inner = "{ const j = 1u; c[i] += j; } { const j = 2u; c[i] += j; }";
         let expected = format!(
             "const N: u32 = 8u; const M: u32 = N / 4u; {{ const i = 0u; a[i] = b; {inner} }} \
             {{ const i = 1u; a[i] = b; {inner} }} end"
         );
         assert_eq!(found, expected);
+        assert_eq!(unrolled.origins.len(), unrolled.text.lines().count());
+        for (line, origin) in unrolled.text.lines().zip(unrolled.origins) {
+            assert_eq!(line.contains("c[i] += j;"), origin == 6 && !line.contains(['{', '}']), "{line}: {origin}");
+        }
     }
 
     #[test]
     fn leaves_other_loops_alone() {
         let text = "for (var i = 0u; i < n; i++) {\n}\n";
-        assert_eq!(unroll("k", text).expect("nothing to do"), text);
+        assert_eq!(unroll("k", text).expect("nothing to do").text, text);
     }
 
     #[test]

@@ -132,8 +132,8 @@ impl Instance {
         info.cases.iter().map(|case| case.tolerance).fold(0.0, f64::max)
     }
 
-    /// The instance with values, and what the reference makes of them (of a sample of elements where the whole would
-    /// take long).
+    /// The instance with values; what the reference makes of them (of a sample of elements where the whole would take
+    /// long) is computed with the first check.
     ///
     /// # Errors
     /// As [`Instance::graph`].

@@ -58,31 +58,84 @@ pub fn time_launches(session: &mut GpuSession, effort: &Effort) -> Result<Vec<Sa
     Ok(launches)
 }
 
-/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor waiting
-/// counts; on devices without timestamps by the wall clock, several runs to one wait.
+/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor
+/// waiting counts; on devices without timestamps by the wall clock, several runs to one wait.
 ///
 /// # Errors
 /// [`Error::Device`] if the device was lost.
 pub fn time_program(session: &mut GpuSession, effort: &Effort) -> Result<Samples> {
-    session.run()?;
-    session.wait()?;
-    let mut samples = Samples::default();
-    let mut runs = None;
+    Ok(time_side_by_side(&mut [session], effort)?.remove(0))
+}
+
+/// What takes this many times as long as the fastest is not timed again: one sample says enough.
+const HOPELESS: f64 = 10.0;
+
+/// As [`time_program`] for several programs in turn, one sample of each after the other, so that what disturbs the
+/// machine disturbs all of them. Those that take more than ten times as long as the fastest get one sample.
+///
+/// # Errors
+/// As [`time_program`].
+pub fn time_side_by_side(sessions: &mut [&mut GpuSession], effort: &Effort) -> Result<Vec<Samples>> {
+    let mut timed: Vec<(Timed, Samples)> = Vec::with_capacity(sessions.len());
+    for session in sessions.iter_mut() {
+        session.run()?;
+        session.wait()?;
+        let mut once = Timed::default();
+        let sample = once.sample(session)?;
+        timed.push((once, Samples::new(vec![sample])));
+    }
+    let fastest = timed.iter().map(|(_, samples)| samples.least()).fold(f64::INFINITY, f64::min);
+    let promising: Vec<bool> = timed.iter().map(|(_, samples)| samples.least() <= HOPELESS * fastest).collect();
     let started = Instant::now();
-    while !effort.enough(started, &samples) {
-        match session.profile() {
-            Ok(times) => samples.push(times.iter().sum::<Duration>().as_secs_f64()),
-            Err(Error::Unsupported(_)) => {
-                let runs = match runs {
-                    Some(runs) => runs,
-                    None => *runs.insert((SAMPLE_SECONDS / wall(session, 1)?.max(1e-9)).clamp(1.0, RUNS) as u32),
-                };
-                samples.push(wall(session, runs)?);
+    // What is known well enough waits for the others, so that all samples are taken in turn.
+    let known = |timed: &[(Timed, Samples)]| {
+        timed.iter().zip(&promising).all(|((_, samples), more)| !more || effort.enough(started, samples))
+    };
+    while !known(&timed) {
+        for ((session, (timed, samples)), more) in sessions.iter_mut().zip(&mut timed).zip(&promising) {
+            if *more {
+                samples.push(timed.sample(session)?);
             }
-            Err(other) => return Err(other),
         }
     }
+    Ok(timed.into_iter().map(|(_, samples)| samples).collect())
+}
+
+/// The time of whole runs by the wall clock, from submission until the device is done. No run before: the first one is
+/// worth a figure of its own.
+///
+/// # Errors
+/// [`Error::Device`] if the device was lost.
+pub fn time_wall(session: &mut GpuSession, effort: &Effort) -> Result<Samples> {
+    let mut samples = Samples::default();
+    let started = Instant::now();
+    while !effort.enough(started, &samples) {
+        samples.push(wall(session, 1)?);
+    }
     Ok(samples)
+}
+
+/// How a session is timed.
+#[derive(Default)]
+struct Timed {
+    /// Runs to one wait, on a device without timestamps.
+    runs: Option<u32>,
+}
+
+impl Timed {
+    fn sample(&mut self, session: &mut GpuSession) -> Result<f64> {
+        match session.profile() {
+            Ok(times) => Ok(times.iter().sum::<Duration>().as_secs_f64()),
+            Err(Error::Unsupported(_)) => {
+                let runs = match self.runs {
+                    Some(runs) => runs,
+                    None => *self.runs.insert((SAMPLE_SECONDS / wall(session, 1)?.max(1e-9)).clamp(1.0, RUNS) as u32),
+                };
+                wall(session, runs)
+            }
+            Err(other) => Err(other),
+        }
+    }
 }
 
 /// Seconds of one of `runs` runs by the wall clock.

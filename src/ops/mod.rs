@@ -188,6 +188,11 @@ macro_rules! registry {
                 name == self.name() || match self { $(Op::$Type(op) => op.alias() == Some(name)),* }
             }
 
+            /// The alias of its kind, or its name.
+            pub fn kind_name(&self) -> &'static str {
+                match self { $(Op::$Type(op) => op.alias().unwrap_or($module::$Type::NAME)),* }
+            }
+
             /// Names of the inputs by position.
             pub fn input_names(&self) -> &'static [&'static str] {
                 match self { $(Op::$Type(_) => $module::$Type::INPUTS),* }

@@ -113,17 +113,24 @@ impl Forced {
     /// Refuses a node that none of `graphs` has.
     pub(super) fn check_node(&self, graphs: &[Graph]) -> Result<()> {
         let Target::Node(wanted) = &self.target else { return Ok(()) };
-        let nodes = graphs.iter().flat_map(Graph::nodes).filter(|n| n.op().is_some());
-        let names: Vec<&str> = nodes.map(|n| n.name.as_str()).collect();
-        if names.contains(&wanted.as_str()) {
-            return Ok(());
+        match unknown_node(wanted, graphs) {
+            Some(why) => Err(Refusal::of("force", why).into()),
+            None => Ok(()),
         }
-        let common = |name: &str| name.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
-        let longest = names.iter().map(|name| common(name)).max().unwrap_or(0);
-        let similar: Vec<&str> = names.iter().filter(|name| common(name) == longest).take(5).copied().collect();
-        let why = format!("no node is called {wanted}; similar names: {}", similar.join(", "));
-        Err(Refusal::of("force", why).into())
     }
+}
+
+/// Names like `wanted`, in words, if none of `graphs` has a node of that name.
+pub(crate) fn unknown_node(wanted: &str, graphs: &[Graph]) -> Option<String> {
+    let nodes = graphs.iter().flat_map(Graph::nodes).filter(|n| n.op().is_some());
+    let names: Vec<&str> = nodes.map(|n| n.name.as_str()).collect();
+    if names.contains(&wanted) {
+        return None;
+    }
+    let common = |name: &str| name.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
+    let longest = names.iter().map(|name| common(name)).max().unwrap_or(0);
+    let similar: Vec<&str> = names.iter().filter(|name| common(name) == longest).take(5).copied().collect();
+    Some(format!("no node is called {wanted}; similar names: {}", similar.join(", ")))
 }
 
 fn no_operation(name: &str) -> String {

@@ -7,7 +7,7 @@ use super::{PlanOptions, choose, mib};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeKind, Rate, TensorDesc, ValueId};
-use crate::kernel::{Access, Kernel, KernelKey, ParamType, Reflection};
+use crate::kernel::{Access, Kernel, KernelKey, KernelText, ParamType, Reflection};
 use crate::ops::{Cost, Launch, LowerContext, Op, Operand, Param};
 use crate::refusal::{Advised, Remedy};
 use crate::tensor::DType;
@@ -159,7 +159,8 @@ impl Lowering<'_> {
                 .filter(|(_, dtype)| *dtype != DType::U32)
                 .collect();
             let key = KernelKey { name: launch.kernel, constants: launch.constants.clone(), storage };
-            let kernel = kernel(&mut self.drafts.kernels, &mut self.kernel_index, self.caps, &key)?;
+            let kernel =
+                kernel(&mut self.drafts.kernels, &mut self.kernel_index, self.caps, &key, &self.options.texts)?;
             let reflection = &self.drafts.kernels[kernel].reflection;
             let mut bindings = Vec::new();
             for binding in reflection.bindings.iter().filter(|b| b.access != Access::Uniform) {
@@ -316,12 +317,13 @@ fn kernel(
     index: &mut HashMap<String, usize>,
     caps: &Caps,
     key: &KernelKey,
+    texts: &[KernelText],
 ) -> Result<usize> {
     let id = format!("{key:?}");
     if let Some(&known) = index.get(&id) {
         return Ok(known);
     }
-    let kernel = Kernel::build(key)?;
+    let kernel = Kernel::build_with(key, texts)?;
     let [x, y, z] = kernel.reflection.workgroup_size;
     let invocations = x * y * z;
     if invocations > caps.max_workgroup_invocations || kernel.reflection.workgroup_memory > caps.workgroup_memory_bytes
@@ -341,7 +343,14 @@ fn kernel(
 }
 
 /// Lays the named values out as the kernel's `Params` declares them.
-fn encode_params(kernel: &str, reflection: &Reflection, fields: &[(&'static str, Param)]) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::Kernel`] if a field has no value, or a value no field of its type.
+pub(crate) fn encode_params(
+    kernel: &str,
+    reflection: &Reflection,
+    fields: &[(&'static str, Param)],
+) -> Result<Vec<u8>> {
     let mut bytes = vec![0; reflection.params_size as usize];
     if fields.len() != reflection.params.len() {
         let declared: Vec<_> = reflection.params.iter().map(|f| f.name.as_str()).collect();

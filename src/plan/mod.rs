@@ -11,7 +11,11 @@ mod text;
 mod tuned;
 
 pub use choose::{Candidate, Choice, Decision, choose, explain};
+#[cfg(feature = "cli")]
+pub(crate) use forced::unknown_node;
 pub use forced::{Forced, Target};
+#[cfg(feature = "gpu")]
+pub(crate) use lower::encode_params;
 pub use program::{
     Buffer, BufferIndex, BufferRole, Carry, Content, Launch, PARAMS_STRIDE, Parameter, Port, Program, Value,
 };
@@ -22,6 +26,7 @@ pub use tuned::{Found, Table, Trial, Tuned, TunedEntry};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind};
+use crate::kernel::KernelText;
 use crate::refusal::{Advised, Remedy};
 use crate::tensor::DType;
 
@@ -38,12 +43,20 @@ pub struct PlanOptions {
     pub max_launch_flops: u64,
     /// Device memory that a program may take, bytes; `None` is what the device has, where that is known.
     pub max_memory_bytes: Option<u64>,
+    /// Other texts for kernels.
+    pub texts: Vec<KernelText>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
         // Half a second on a GPU that sustains 100 GFLOP/s, the slowest we expect; watchdogs wait two seconds.
-        Self { choice: Choice::default(), reuse_memory: true, max_launch_flops: 50_000_000_000, max_memory_bytes: None }
+        Self {
+            choice: Choice::default(),
+            reuse_memory: true,
+            max_launch_flops: 50_000_000_000,
+            max_memory_bytes: None,
+            texts: Vec::new(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One operation on one device, run in several ways, because a fault can hide in one and show in another.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use super::compare::{Difference, Tolerance, compare};
 use crate::content::ContentId;
@@ -107,13 +108,16 @@ pub enum CaseResult {
 /// a known fault.
 pub type Edit<'a> = &'a dyn Fn(&str, &str) -> Option<String>;
 
-/// A case with its inputs and expected result, computed once for all variants and runs.
+/// A case with its inputs and expected result, each computed once for all variants and runs.
 pub struct PreparedCase {
     op: &'static str,
     graph: Graph,
     /// Inputs and parameters of the graph.
     values: HashMap<String, HostTensor>,
-    expected: Expected,
+    /// The elements to compare, where the operation can compute single ones; none: all.
+    sample: Option<Vec<usize>>,
+    /// Made when it is first asked for: what is only timed needs none.
+    expected: OnceLock<Expected>,
     tolerance: Tolerance,
 }
 
@@ -126,7 +130,7 @@ enum Expected {
 }
 
 impl PreparedCase {
-    /// Makes the inputs of `case` and computes what is expected; `None` if it is never stored so.
+    /// Makes the inputs of `case`; `None` if it is never stored so.
     ///
     /// # Errors
     /// If the case's shapes do not fit the operation, which the tests exclude.
@@ -147,18 +151,28 @@ impl PreparedCase {
         bound: f64,
     ) -> Self {
         let y = graph.find_output("y").expect("the graph's output is called so");
-        let NodeKind::Op(op, inputs) = &graph.node(y).kind else { unreachable!("y is the operation's result") };
-        let positions: Vec<Option<&HostTensor>> =
-            inputs.iter().zip(op.input_names()).map(|(given, name)| given.map(|_| &values[*name])).collect();
-        let desc = graph.desc(y);
-        let expected = match sample.and_then(|at| Some((op.reference_at(&positions, &at)?, at))) {
-            Some((values, at)) => {
-                Expected::Sample(at, stored(HostTensor { shape: vec![values.len()], data: values }, desc.dtype))
+        let op = graph.node(y).op().expect("y is the operation's result").name();
+        let tolerance = if graph.desc(y).dtype == DType::F16 { Tolerance::f16(bound) } else { Tolerance::l2(bound) };
+        Self { op, graph, values, sample, expected: OnceLock::new(), tolerance }
+    }
+
+    fn expected(&self) -> &Expected {
+        self.expected.get_or_init(|| {
+            let y = self.graph.find_output("y").expect("the graph's output is called so");
+            let NodeKind::Op(op, inputs) = &self.graph.node(y).kind else {
+                unreachable!("y is the operation's result")
+            };
+            let positions: Vec<Option<&HostTensor>> =
+                inputs.iter().zip(op.input_names()).map(|(given, name)| given.map(|_| &self.values[*name])).collect();
+            let dtype = self.graph.desc(y).dtype;
+            match self.sample.as_ref().and_then(|at| Some((op.reference_at(&positions, at)?, at))) {
+                Some((values, at)) => {
+                    let tensor = HostTensor { shape: vec![values.len()], data: values };
+                    Expected::Sample(at.clone(), stored(tensor, dtype))
+                }
+                None => Expected::Whole(stored(op.reference(&positions), dtype)),
             }
-            None => Expected::Whole(stored(op.reference(&positions), desc.dtype)),
-        };
-        let tolerance = if desc.dtype == DType::F16 { Tolerance::f16(bound) } else { Tolerance::l2(bound) };
-        Self { op: op.name(), graph, values, expected, tolerance }
+        })
     }
 
     /// Runs the case through one variant and compares the result with the reference; checks that nothing was written
@@ -246,7 +260,7 @@ impl PreparedCase {
         device.run()?;
         let found = device.read("y")?;
         device.check_guard_bands()?;
-        match &self.expected {
+        match self.expected() {
             Expected::Whole(expected) => compare(&found, expected, self.tolerance),
             Expected::Sample(at, expected) => {
                 if let Some(i) = found.data.iter().position(|v| !v.is_finite()) {

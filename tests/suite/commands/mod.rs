@@ -2,6 +2,9 @@
 
 mod advice;
 mod advice_cases;
+mod bench;
+mod bench_lab;
+mod bench_page;
 mod examples;
 mod parts;
 pub mod pictures;

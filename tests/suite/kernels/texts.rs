@@ -60,9 +60,20 @@ fn collect_kernels() -> Vec<Kernel> {
     distinct.into_values().collect()
 }
 
+/// The kernels that measure what a device can do at most, in every setting: no operation launches them. Some need
+/// features of a device.
+fn ceilings() -> Vec<Kernel> {
+    unmist::measure::kernel_keys().iter().map(|key| Kernel::build(key).expect("it is sound")).collect()
+}
+
 fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(&kernel.wgsl).expect("Kernel::build parsed it");
-    let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    for (enabled, capability) in
+        [("f16", Capabilities::SHADER_FLOAT16), ("wgpu_cooperative_matrix", Capabilities::COOPERATIVE_MATRIX)]
+    {
+        capabilities.set(capability, kernel.wgsl.contains(&format!("enable {enabled};")));
+    }
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     let info = validator.validate(&module).expect("Kernel::build validated it");
@@ -78,6 +89,30 @@ struct Translations {
 
 /// Translates as wgpu does, with its run-time checks or without.
 fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Translations, String> {
+    let (spirv, msl) = translate_for_matrices(module, info, checked)?;
+    let options = hlsl::Options {
+        // Numbers of 16 bits need 6.2.
+        shader_model: if uses_f16(module) { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V6_0 },
+        restrict_indexing: checked,
+        force_loop_bounding: checked,
+        zero_initialize_workgroup_memory: false,
+        fake_missing_bindings: true,
+        ..hlsl::Options::default()
+    };
+    let entry_point = Some((ShaderStage::Compute, "main".to_owned()));
+    let (mut hlsl, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point });
+    let written = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(module, info, None);
+    let written = written.map_err(|e| format!("HLSL: {e}"))?;
+    written.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))?;
+    Ok(Translations { spirv, msl, hlsl })
+}
+
+fn uses_f16(module: &Module) -> bool {
+    module.types.iter().any(|(_, ty)| ty.inner.scalar().is_some_and(|scalar| scalar == naga::Scalar::F16))
+}
+
+/// To the languages that have cooperative matrices: SPIR-V and MSL.
+fn translate_for_matrices(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(Vec<u32>, String), String> {
     let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
     let bounds_check_policies =
         BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy };
@@ -104,20 +139,7 @@ fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Transl
     };
     let pipeline = msl::PipelineOptions { entry_point: entry_point.clone(), ..msl::PipelineOptions::default() };
     let (msl, _) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
-
-    let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
-        restrict_indexing: checked,
-        force_loop_bounding: checked,
-        zero_initialize_workgroup_memory: false,
-        fake_missing_bindings: true,
-        ..hlsl::Options::default()
-    };
-    let (mut hlsl, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point });
-    let written = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(module, info, None);
-    let written = written.map_err(|e| format!("HLSL: {e}"))?;
-    written.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))?;
-    Ok(Translations { spirv, msl, hlsl })
+    Ok((spirv, msl))
 }
 
 /// Writes every kernel and its translations without run-time checks to `folder`, and a table of them, for
@@ -145,7 +167,8 @@ fn dump(folder: &Path) -> std::io::Result<()> {
 #[test]
 fn every_kernel_translates_for_every_backend() {
     let kernels = kernels();
-    let asked_for: BTreeSet<_> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+    let ceilings = ceilings();
+    let asked_for: BTreeSet<_> = kernels.iter().chain(&ceilings).map(|kernel| kernel.name.as_str()).collect();
     let unused: Vec<_> = kernel::kernels().map(|(name, _)| name).filter(|name| !asked_for.contains(name)).collect();
     assert!(unused.is_empty(), "no case launches {unused:?}");
     let failures: Vec<_> = kernels
@@ -164,6 +187,25 @@ fn every_kernel_translates_for_every_backend() {
         dump(Path::new(&folder)).expect("UNMIST_DUMP_KERNELS names a folder that can be written");
     }
     eprintln!("{} kernels from {} files, each in 6 translations", kernels.len(), asked_for.len());
+}
+
+#[test]
+fn kernels_of_ceilings_translate_where_their_features_are() {
+    let mut matrices = 0;
+    for kernel in ceilings() {
+        let (module, info) = validated(&kernel);
+        let matrix = kernel.wgsl.contains("coopMultiplyAdd");
+        matrices += usize::from(matrix);
+        // No other API has matrices; Metal's have 8 rows, and only their text can be made here.
+        for checked in [true, false] {
+            let translated = match matrix {
+                true => translate_for_matrices(&module, &info, checked).map(drop),
+                false => translate(&module, &info, checked).map(drop),
+            };
+            translated.unwrap_or_else(|e| panic!("{} {}: {e}", kernel.name, kernel.settings));
+        }
+    }
+    assert_eq!(matrices, 3);
 }
 
 #[test]
@@ -239,7 +281,9 @@ fn headers_are_complete() {
         }
         // Kernels of a naive variant may have other names: naive_first, or 1_naive where lessons are numbered.
         let says_why = header.value("faster").is_some_and(|v| !v.is_empty());
-        expect(says_why || variant.trim_start_matches("1_").starts_with("naive"), "the header lacks `faster:`".into());
+        let first = variant.trim_start_matches("1_").starts_with("naive");
+        // What measures a ceiling has nothing to be faster than.
+        expect(says_why || first || op == "ceilings", "the header lacks `faster:`".into());
 
         let tensors = header.tensors();
         for line in text.lines().filter(|line| line.contains("var<storage")) {

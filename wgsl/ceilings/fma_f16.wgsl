@@ -1,0 +1,13 @@
+// ceilings, fma_f16: how many 16-bit multiply-adds there are in a second; y = CHAINS · (slot + 2 · rounds) + 0 + 1 + ..
+//
+//   y  [SLOTS, 4]  f32
+// dispatch:   one invocation does rounds · 16 · CHAINS · 4 multiply-adds and writes the slot id.x % SLOTS
+// requires:   calculating in f16 (SHADER_F16)
+// constants:  CHAINS independent vectors: 2 or 4; UPS, DOWNS and SLOTS are fixed
+// error:      none: every value is a small whole number
+// source:     Williams, Waterman and Patterson 2009, "Roofline": the horizontal ceiling
+
+enable f16;
+alias number = f16;
+
+//!include fma_chains
