@@ -82,8 +82,11 @@ pub fn reflect(kernel: &str, wgsl: &str) -> Result<Reflection> {
     let file = super::sources::file_name(kernel);
     let module = naga::front::wgsl::parse_str(wgsl)
         .map_err(|e| Error::Kernel(format!("{file} does not parse:\n{}", e.emit_to_string_with_path(wgsl, &file))))?;
-    let mut validator =
-        Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let capabilities = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::COOPERATIVE_MATRIX;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     validator
         .validate(&module)

@@ -1,0 +1,62 @@
+// contraction, 5_pipelined: y = scale * (f(x * weight + bias + summand) + residual) as 4_registers.wgsl, with the next
+// tile on its way while this one is multiplied
+//
+// include/next_tile.wgsl loads a tile into registers, where it waits until the tile before has been multiplied and
+// workgroup memory is free; include/product_tile.wgsl says how invocations share the products. x, weight and the
+// parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is split, workgroup z
+// sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
+//
+// dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
+// requires:   C % 4 = 0; groups = 1; at most 31 taps; N_padded is N rounded up to a multiple of 4, and the epilogue is
+//             empty where they differ or splits > 1; with a gate N % 8 = 0 and COLUMN_QUADS = 2; 4 TILE_K (TILE_M +
+//             TILE_N) bytes of workgroup memory, TILE_M TILE_N / (16 ROW_QUADS COLUMN_QUADS) invocations
+// constants:  TILE_M, TILE_N, TILE_K; ROW_QUADS, COLUMN_QUADS: of an invocation; X_UNITS, W_UNITS: blocks of four rows
+//             by four values of k that an invocation loads of a tile, rounded up; RAGGED: false if C % TILE_K = 0;
+//             WINDOWS: false for a window of one tap over a line; DEPTH: false if D = OD = KD = 1; those of the
+//             epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
+// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
+// faster:     than 4_registers: FILL
+// source:     Volkov and Demmel 2008, "Benchmarking GPUs to Tune Dense Linear Algebra", section 5.3: prefetching;
+//             Tan et al. 2011, "Fast Implementation of DGEMM on Fermi GPU": software pipelining
+//!include gather
+//!include epilogue
+//!include product_tile
+//!include next_tile
+//!include store_tile
+
+@group(0) @binding(6) var<uniform> p: Params;
+
+@compute @workgroup_size(INVOCATIONS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let M = p.images * p.OD * p.OH * p.OW;
+    let m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
+    let x_at = x_block(local);
+    let w_at = w_block(local);
+    let k_first = workgroup.z * p.K_per_split;
+    begin_tiles(workgroup, m0, M, local);
+    for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
+        if (loads_x(local)) {
+            //!unroll
+            for (var i = 0u; i < X_UNITS; i++) {
+                put_x(x_at.x + i * ROW_QUADS_APART, x_at.y, decode_x(x_next[4u * i]), decode_x(x_next[4u * i + 1u]),
+                    decode_x(x_next[4u * i + 2u]), decode_x(x_next[4u * i + 3u]));
+            }
+        }
+        if (loads_w(local)) {
+            //!unroll
+            for (var i = 0u; i < W_UNITS; i++) {
+                put_w(w_at.x + i * ROW_QUADS_APART, w_at.y, decode_weight(w_next[4u * i]),
+                    decode_weight(w_next[4u * i + 1u]), decode_weight(w_next[4u * i + 2u]),
+                    decode_weight(w_next[4u * i + 3u]));
+            }
+        }
+        workgroupBarrier();
+        if (k0 + TILE_K < k_end) {
+            advance();
+            fetch_tile(local);
+        }
+        add_outer_products(local / LANES_N, local % LANES_N);
+        workgroupBarrier();
+    }
+    store_tile(workgroup, m0, M, local / LANES_N, local % LANES_N);
+}
