@@ -43,8 +43,7 @@ fn programs() -> Vec<(&'static str, Program)> {
     let unet = |model: &str| -> Box<dyn Model> {
         Box::new(UNet2DConditionModel::from_json(&config(model, "unet")).expect("sound"))
     };
-    let decoder: Box<dyn Model> =
-        Box::new(DecoderKL(AutoencoderKL::from_json(&config("sd15", "vae")).expect("sound")));
+    let decoder: Box<dyn Model> = Box::new(DecoderKL(AutoencoderKL::from_json(&config("sd15", "vae")).expect("sound")));
     let models = [
         ("sd15-unet-512", unet("sd15"), 2, 64, 0),
         ("sdxl-unet-1024", unet("sdxl_base"), 2, 128, 6),

@@ -8,9 +8,9 @@
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of 4, and the epilogue is empty where they
 //             differ or splits > 1; with a gate N % 8 = 0 and TILE_N = 128; 16 KiB of workgroup memory, 256 invocations
-// constants:  TILE_M = TILE_N = 128 with TILE_K = 16 and ROW_QUADS = COLUMN_QUADS = 2, or 64 with 32 and 1; WINDOWS: false for a window of one tap over a
-//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION,
-//             GATE
+// constants:  TILE_M = TILE_N = 128 with TILE_K = 16 and ROW_QUADS = COLUMN_QUADS = 2, or 64 with 32 and 1; UNROLL: a
+//             divisor of TILE_K; WINDOWS: false for a window of one tap over a line; DEPTH: false if D = OD = KD = 1;
+//             those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 3_shared: an invocation reads 16 values from workgroup memory for 64 products instead of 20 for 16.
 //             Each value of x is loaded N / TILE_N times, each weight M / TILE_M times. Compiled for AMD RDNA2 and

@@ -14,7 +14,8 @@
 //             SUBGROUP invocations that follow each other, and their product of MATRIX by MATRIX matrices of f16 with
 //             sums in f32
 // constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N, TILE_K: multiples of SIDE * MATRIX; those of next_tile:
-//             X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION
+//             BLOCK_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION;
+//             SIDE, INVOCATIONS, ROWS and COLUMNS follow
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
 //             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
@@ -40,7 +41,9 @@ const COLUMNS: u32 = TILE_N / SIDE / MATRIX;
 
 var<workgroup> tile_x: array<f16, TILE_M * TILE_K>; // [row, k]
 var<workgroup> tile_w: array<f16, TILE_N * TILE_K>; // [column, k]
-var<workgroup> result: array<f32, SIDE * SIDE * MATRIX * MATRIX>; // one matrix of each subgroup
+// One matrix of each subgroup. There are two, so that one can be written while the other one is still read.
+var<workgroup> even: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
+var<workgroup> odd: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
 
 //!include matrix_{MATRIX}
 
@@ -52,6 +55,16 @@ fn put_x(at: u32, v: vec4<f32>) {
 fn put_w(at: u32, v: vec4<f32>) {
     //!unroll
     for (var i = 0u; i < 4u; i++) { tile_w[at + i] = f16(v[i]); }
+}
+
+// Concludes and stores vector v of the matrix whose first element is y[m0, n0].
+fn store(sum: vec4<f32>, v: u32, m0: u32, n0: u32, M: u32, part: u32) {
+    let m = m0 + v / (MATRIX / 4u);
+    let n = n0 + 4u * (v % (MATRIX / 4u));
+    if (m >= M || n >= p.N) { return; }
+    let image = m / p.rows_per_image;
+    let index = ((part * M + m) * p.N_padded + n) / 4u;
+    y[index] = encode_y(conclude(sum + common_addend(image, n), image, n, index));
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -70,23 +83,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var sums: array<array<matrix_c, COLUMNS>, ROWS>;
     begin_tiles(workgroup, m0, M, local);
     for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
-        if (loads_x(local)) {
+        if (stores_x(local)) {
             //!unroll
-            for (var i = 0u; i < 4u * X_UNITS; i++) {
-                put_x((4u * (x_at.x + i / 4u * ROW_QUADS_APART) + i % 4u) * TILE_K + x_at.y, decode_x(x_next[i]));
+            for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
+                let row = x_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+                put_x(row * TILE_K + x_at.y, loaded_x(i));
             }
         }
-        if (loads_w(local)) {
+        if (stores_w(local)) {
             //!unroll
-            for (var i = 0u; i < 4u * W_UNITS; i++) {
-                put_w((4u * (w_at.x + i / 4u * ROW_QUADS_APART) + i % 4u) * TILE_K + w_at.y, decode_weight(w_next[i]));
+            for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
+                let row = w_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+                put_w(row * TILE_K + w_at.y, loaded_w(i));
             }
         }
         workgroupBarrier();
-        if (k0 + TILE_K < k_end) {
-            advance();
-            fetch_tile(local);
-        }
+        // After the last tile it is loaded once more.
+        if (k0 + TILE_K < k_end) { advance(); }
+        fetch_tile();
         for (var k = 0u; k < TILE_K; k += MATRIX) {
             var b: array<matrix_b, COLUMNS>;
             //!unroll
@@ -104,21 +118,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     //!unroll
     for (var i = 0u; i < ROWS; i++) {
         //!unroll
-        for (var j = 0u; j < COLUMNS; j++) {
-            store_c(sums[i][j], own_result);
+        for (var j = 0u; j < COLUMNS / 2u; j++) {
+            let m = m0 + first_row + i * MATRIX;
+            let n = workgroup.x * TILE_N + first_column + 2u * j * MATRIX;
+            store_even(sums[i][2u * j], own_result);
             workgroupBarrier();
             for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
-                let m = m0 + first_row + i * MATRIX + v / (MATRIX / 4u);
-                let n = workgroup.x * TILE_N + first_column + j * MATRIX + 4u * (v % (MATRIX / 4u));
-                if (m < M && n < p.N) {
-                    let at = own_result + 4u * v;
-                    let sum = vec4<f32>(result[at], result[at + 1u], result[at + 2u], result[at + 3u]);
-                    let image = m / p.rows_per_image;
-                    let index = ((workgroup.z * M + m) * p.N_padded + n) / 4u;
-                    y[index] = encode_y(conclude(sum + common_addend(image, n), image, n, index));
-                }
+                let at = own_result + 4u * v;
+                store(vec4<f32>(even[at], even[at + 1u], even[at + 2u], even[at + 3u]), v, m, n, M, workgroup.z);
             }
+            store_odd(sums[i][2u * j + 1u], own_result);
             workgroupBarrier();
+            for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
+                let at = own_result + 4u * v;
+                let sum = vec4<f32>(odd[at], odd[at + 1u], odd[at + 2u], odd[at + 3u]);
+                store(sum, v, m, n + MATRIX, M, workgroup.z);
+            }
         }
     }
 }

@@ -9,5 +9,6 @@ fn load_a(at: u32) -> matrix_a { return coopLoadT<matrix_a>(&tile_x[at], TILE_K)
 // Columns of the weights from tile_w[at]: a row of the tile is a column of the matrix.
 fn load_b(at: u32) -> matrix_b { return coopLoad<matrix_b>(&tile_w[at], TILE_K); }
 fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c { return coopMultiplyAdd(a, b, c); }
-// To result[at], row-major.
-fn store_c(c: matrix_c, at: u32) { coopStoreT(c, &result[at], MATRIX); }
+// To even[at] or odd[at], row-major.
+fn store_even(c: matrix_c, at: u32) { coopStoreT(c, &even[at], MATRIX); }
+fn store_odd(c: matrix_c, at: u32) { coopStoreT(c, &odd[at], MATRIX); }

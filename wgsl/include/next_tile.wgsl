@@ -3,27 +3,31 @@
 //
 // What addresses need is worked out before the loop over k. In the loop, the place of a row of x is the sum of two
 // numbers, one of the row and one of the step, and whether a tap lies inside the picture is one bit of a mask. A tile
-// is loaded in blocks of four rows by four values of k; where it has fewer blocks of x than there are invocations, the
-// first ones load x, and where it has fewer of the weights, the last ones load those.
+// is loaded in blocks of a few rows by four values of k; where it has fewer blocks than there are invocations, several
+// load the same and one stores it. Every load is made in every step, whether it is needed or not: a branch around it
+// would have to wait for what it loads.
 //
 // The kernel that includes it has TILE_M, TILE_N, TILE_K and INVOCATIONS, and at most 31 taps.
-const WINDOWS: bool = true; // false for a window of one tap over a line
-const DEPTH: bool = true;   // false if D = OD = KD = 1
-const RAGGED: bool = true;  // false if C is a multiple of TILE_K, so that all of a tile lies under one tap
-const X_UNITS: u32 = 1u;    // blocks of x that an invocation loads of a tile
-const W_UNITS: u32 = 1u;    // blocks of the weights
-const X_BLOCKS: u32 = TILE_M * TILE_K / 16u;
-const W_BLOCKS: u32 = TILE_N * TILE_K / 16u;
-const ROW_QUADS_APART: u32 = 4u * INVOCATIONS / TILE_K; // from one block of an invocation to its next one
+const WINDOWS: bool = true;  // false for a window of one tap over a line
+const DEPTH: bool = true;    // false if D = OD = KD = 1
+const RAGGED: bool = true;   // false if C is a multiple of TILE_K, so that all of a tile lies under one tap
+const BLOCK_ROWS: u32 = 2u;  // rows of a block: 2, or 4
+const X_UNITS: u32 = 1u;     // blocks of x that an invocation loads of a tile
+const W_UNITS: u32 = 1u;     // blocks of the weights
+const X_BLOCKS: u32 = TILE_M * TILE_K / (4u * BLOCK_ROWS);
+const W_BLOCKS: u32 = TILE_N * TILE_K / (4u * BLOCK_ROWS);
+const ROWS_APART: u32 = BLOCK_ROWS * INVOCATIONS / (TILE_K / 4u); // from one block of an invocation to its next one
 
 // This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors, and the taps
 // that lie inside the picture, one bit each.
-var<private> x_first: array<u32, 4u * X_UNITS>;
-var<private> x_taps: array<u32, 4u * X_UNITS>;
-var<private> w_first: array<u32, 4u * W_UNITS>;
-// The tile on its way.
-var<private> x_next: array<x_vec4, 4u * X_UNITS>;
-var<private> w_next: array<weight_vec4, 4u * W_UNITS>;
+var<private> x_first: array<u32, BLOCK_ROWS * X_UNITS>;
+var<private> x_taps: array<u32, BLOCK_ROWS * X_UNITS>;
+var<private> w_first: array<u32, BLOCK_ROWS * W_UNITS>;
+// The tile on its way, and whether it is there; otherwise zeros stand for it.
+var<private> x_next: array<x_vec4, BLOCK_ROWS * X_UNITS>;
+var<private> w_next: array<weight_vec4, BLOCK_ROWS * W_UNITS>;
+var<private> x_there: array<bool, BLOCK_ROWS * X_UNITS>;
+var<private> w_there: bool;
 // The value of k that the next tile begins with, and where its part of K ends. If tiles are ragged, that of this
 // invocation's weights.
 var<private> k_next: u32;
@@ -35,13 +39,25 @@ var<private> tap: vec3<u32>;
 var<private> tap_number: u32;
 var<private> tap_offset: u32;
 
-fn loads_x(local: u32) -> bool { return X_BLOCKS >= INVOCATIONS || local < X_BLOCKS; }
-fn loads_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || INVOCATIONS - 1u - local < W_BLOCKS; }
+// Row and k of an invocation's first block of x and of the weights.
+fn block(number: u32) -> vec2<u32> {
+    return vec2<u32>(number / (TILE_K / 4u) * BLOCK_ROWS, 4u * (number % (TILE_K / 4u)));
+}
+fn x_block(local: u32) -> vec2<u32> { return block(local % X_BLOCKS); }
+fn w_block(local: u32) -> vec2<u32> { return block(local % W_BLOCKS); }
 
-// Row / 4 and k of an invocation's first block of x and of the weights.
-fn x_block(local: u32) -> vec2<u32> { return vec2<u32>(local / (TILE_K / 4u), 4u * (local % (TILE_K / 4u))); }
-fn w_block(local: u32) -> vec2<u32> {
-    return x_block(select(local, INVOCATIONS - 1u - local, W_BLOCKS < INVOCATIONS));
+// Whether this invocation stores what it has loaded.
+fn stores_x(local: u32) -> bool { return X_BLOCKS >= INVOCATIONS || local < X_BLOCKS; }
+fn stores_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || local < W_BLOCKS; }
+
+// What has been loaded.
+fn loaded_x(i: u32) -> vec4<f32> {
+    if (!WINDOWS && !RAGGED) { return decode_x(x_next[i]); }
+    return decode_x(select(x_vec4(), x_next[i], x_there[i]));
+}
+fn loaded_w(i: u32) -> vec4<f32> {
+    if (!RAGGED) { return decode_weight(w_next[i]); }
+    return decode_weight(select(weight_vec4(), w_next[i], w_there));
 }
 
 // Which taps of the window at output position m lie inside the picture.
@@ -77,15 +93,15 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     let x_at = x_block(local);
     let w_at = w_block(local);
     //!unroll
-    for (var i = 0u; i < 4u * X_UNITS; i++) {
+    for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
         // Rows beyond the last one repeat it, and are not stored.
-        let m = min(m0 + 4u * (x_at.x + i / 4u * ROW_QUADS_APART) + i % 4u, M - 1u);
+        let m = min(m0 + x_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS, M - 1u);
         x_first[i] = (first_pixel(m) * p.C + select(x_at.y, 0u, RAGGED)) / 4u;
         x_taps[i] = taps_inside(m);
     }
     //!unroll
-    for (var i = 0u; i < 4u * W_UNITS; i++) {
-        let n = column_of(workgroup.x, 4u * (w_at.x + i / 4u * ROW_QUADS_APART) + i % 4u, TILE_N);
+    for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
+        let n = column_of(workgroup.x, w_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS, TILE_N);
         w_first[i] = (min(n, p.N - 1u) * K + select(w_at.y, 0u, RAGGED)) / 4u;
     }
     k_next = k_first + select(0u, w_at.y, RAGGED);
@@ -95,7 +111,7 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     tap_number = k / p.C;
     tap = vec3<u32>(tap_number / (p.KW * p.KH), tap_number / p.KW % p.KH, tap_number % p.KW);
     tap_offset = (((tap.x * p.dilation_d * p.H + tap.y * p.dilation_h) * p.W + tap.z * p.dilation_w) * p.C + c) / 4u;
-    fetch_tile(local);
+    fetch_tile();
 }
 
 // Goes on by TILE_K along k, without divisions.
@@ -123,29 +139,17 @@ fn advance() {
     }
 }
 
-// Begins to load a tile: zeros outside the picture, and beyond this part of K.
-fn fetch_tile(local: u32) {
+// Begins to load a tile. Outside the picture, and beyond this part of K, the first vector is loaded instead.
+fn fetch_tile() {
     let tap_bit = 1u << min(tap_number, 31u);
-    if (loads_x(local)) {
-        //!unroll
-        for (var i = 0u; i < 4u * X_UNITS; i++) {
-            if (WINDOWS || RAGGED) {
-                x_next[i] = x_vec4();
-                if ((x_taps[i] & tap_bit) != 0u) { x_next[i] = fetch_x(x_first[i] + tap_offset); }
-            } else {
-                x_next[i] = fetch_x(x_first[i] + tap_offset);
-            }
-        }
+    //!unroll
+    for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
+        x_there[i] = (!WINDOWS && !RAGGED) || (x_taps[i] & tap_bit) != 0u;
+        x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, x_there[i]));
     }
-    if (loads_w(local)) {
-        //!unroll
-        for (var i = 0u; i < 4u * W_UNITS; i++) {
-            if (RAGGED) {
-                w_next[i] = weight_vec4();
-                if (k_next < k_end) { w_next[i] = fetch_weight(w_first[i] + k_next / 4u); }
-            } else {
-                w_next[i] = fetch_weight(w_first[i] + k_next / 4u);
-            }
-        }
+    w_there = !RAGGED || k_next < k_end;
+    //!unroll
+    for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
+        w_next[i] = fetch_weight(select(0u, w_first[i] + k_next / 4u, w_there));
     }
 }

@@ -8,6 +8,7 @@
 const TILE_M: u32 = 128u; // 32 to 256
 const TILE_N: u32 = 128u; // likewise
 const TILE_K: u32 = 16u;  // a multiple of 4
+const UNROLL: u32 = 4u;   // values of k whose products are written out, a divisor of TILE_K
 const ROW_QUADS: u32 = 2u;
 const COLUMN_QUADS: u32 = 2u;
 const LANES_M: u32 = TILE_M / 4u / ROW_QUADS;
@@ -34,27 +35,52 @@ fn put_w(row_quad: u32, k: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec
     for (var i = 0u; i < 4u; i++) { tile_w[(k + i) * (TILE_N / 4u) + row_quad] = vec4<f32>(a[i], b[i], c[i], d[i]); }
 }
 
-// Four values of k in each round, so that most of what a round reads lies at a fixed distance from one address.
-fn add_outer_products(row: u32, column: u32) {
-    for (var first_k = 0u; first_k < TILE_K; first_k += 4u) {
-        let x_at = first_k * (TILE_M / 4u) + row;
-        let w_at = first_k * (TILE_N / 4u) + column;
+// Stores the values k to k + 3 of two rows, of which the first is even.
+fn put_pair_x(row: u32, k: u32, a: vec4<f32>, b: vec4<f32>) {
+    //!unroll
+    for (var i = 0u; i < 4u; i++) {
+        tile_x[(k + i) * (TILE_M / 4u) + row / 4u][row % 4u] = a[i];
+        tile_x[(k + i) * (TILE_M / 4u) + row / 4u][row % 4u + 1u] = b[i];
+    }
+}
+
+// The same for tile_w.
+fn put_pair_w(row: u32, k: u32, a: vec4<f32>, b: vec4<f32>) {
+    //!unroll
+    for (var i = 0u; i < 4u; i++) {
+        tile_w[(k + i) * (TILE_N / 4u) + row / 4u][row % 4u] = a[i];
+        tile_w[(k + i) * (TILE_N / 4u) + row / 4u][row % 4u + 1u] = b[i];
+    }
+}
+
+// Adds the outer products of UNROLL values of k, of which all that is read lies at a fixed distance from two addresses.
+fn add_outer_products_from(first_k: u32, row: u32, column: u32) {
+    let x_at = first_k * (TILE_M / 4u) + row;
+    let w_at = first_k * (TILE_N / 4u) + column;
+    //!unroll
+    for (var k = 0u; k < UNROLL; k++) {
+        var w: array<vec4<f32>, COLUMN_QUADS>;
         //!unroll
-        for (var k = 0u; k < 4u; k++) {
-            var w: array<vec4<f32>, COLUMN_QUADS>;
+        for (var j = 0u; j < COLUMN_QUADS; j++) { w[j] = tile_w[w_at + (k * (TILE_N / 4u) + LANES_N * j)]; }
+        //!unroll
+        for (var i = 0u; i < ROW_QUADS; i++) {
+            let a = tile_x[x_at + (k * (TILE_M / 4u) + LANES_M * i)];
             //!unroll
-            for (var j = 0u; j < COLUMN_QUADS; j++) { w[j] = tile_w[w_at + (k * (TILE_N / 4u) + LANES_N * j)]; }
-            //!unroll
-            for (var i = 0u; i < ROW_QUADS; i++) {
-                let a = tile_x[x_at + (k * (TILE_M / 4u) + LANES_M * i)];
+            for (var r = 0u; r < 4u; r++) {
                 //!unroll
-                for (var r = 0u; r < 4u; r++) {
-                    //!unroll
-                    for (var j = 0u; j < COLUMN_QUADS; j++) {
-                        sums[4u * i + r][j] = fma(vec4<f32>(a[r]), w[j], sums[4u * i + r][j]);
-                    }
+                for (var j = 0u; j < COLUMN_QUADS; j++) {
+                    sums[4u * i + r][j] = fma(vec4<f32>(a[r]), w[j], sums[4u * i + r][j]);
                 }
             }
         }
+    }
+}
+
+fn add_outer_products(row: u32, column: u32) {
+    // Without a loop where there need be none: compilers move loads to behind a loop, if nothing in it needs them.
+    if (UNROLL == TILE_K) {
+        add_outer_products_from(0u, row, column);
+    } else {
+        for (var k = 0u; k < TILE_K; k += UNROLL) { add_outer_products_from(k, row, column); }
     }
 }

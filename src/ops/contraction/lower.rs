@@ -49,7 +49,10 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
 /// Tiles in registers, the next one on its way: for GPUs.
 pub(super) fn pipelined(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let splits = knobs.get("SPLITS");
-    let tile = Tile::of(knobs);
+    let mut tile = Tile::of(knobs);
+    if instance.context.caps.is_cpu {
+        tile.unroll = 4;
+    }
     let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
     let k_per_split = tile.k_per_split(instance.padded_k(), splits);
     in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), configure)
@@ -97,9 +100,7 @@ pub(super) fn batch(
     let launch = |kernel| product.launch(kernel, parts * k, n, k);
     let launch = match lanes {
         Some(lanes) => configure_shuffle(launch("contraction/shuffle"), &product, lanes, parts, knobs),
-        None => {
-            Tile::square(knobs.get("TILE")).configure(launch("contraction/4_registers"), &product, parts)
-        }
+        None => Tile::square(knobs.get("TILE")).configure(launch("contraction/4_registers"), &product, parts),
     };
     product.epilogue.set(launch, product.context, false)
 }

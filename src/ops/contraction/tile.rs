@@ -18,17 +18,20 @@ pub(crate) struct Tile {
     pub row_quads: usize,
     /// Columns of one invocation, in fours.
     pub column_quads: usize,
+    /// Values of k whose products are written out. Where it is all of them, GPUs load the next tile while this one is
+    /// multiplied; CPU drivers only take longer to compile it.
+    pub unroll: usize,
 }
 
 impl Tile {
     /// The tiles of `4_registers`: 16 by 16 invocations, 16 KiB of workgroup memory.
     pub fn square(size: usize) -> Self {
-        Self { m: size, n: size, k: 2048 / size, row_quads: size / 64, column_quads: size / 64 }
+        Self { m: size, n: size, k: 2048 / size, row_quads: size / 64, column_quads: size / 64, unroll: 4 }
     }
 
     /// A tile of `m` by `n`, as 8 by 8 for each invocation. Narrow ones give it less, so that at least 64 take part.
     pub fn new([m, n, k]: [usize; 3]) -> Self {
-        Self { m, n, k, row_quads: (m / 32).min(2), column_quads: (n / 32).min(2) }
+        Self { m, n, k, row_quads: (m / 32).min(2), column_quads: (n / 32).min(2), unroll: k }
     }
 
     /// The tile of a setting from [`pipelined_knobs`].
@@ -66,6 +69,7 @@ impl Tile {
             .constant("TILE_K", self.k)
             .constant("ROW_QUADS", self.row_quads)
             .constant("COLUMN_QUADS", self.column_quads)
+            .constant("UNROLL", self.unroll)
             .workgroups(instance.n.div_ceil(self.n), instance.m().div_ceil(self.m), splits)
     }
 
@@ -87,8 +91,11 @@ fn can_split(k: usize, tile_k: usize, splits: usize) -> bool {
 
 /// The constants of `wgsl/include/next_tile.wgsl` that both kernels share.
 fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], invocations: usize) -> Launch {
-    let units = |side: usize| (side * k / 16).div_ceil(invocations);
+    // Whole blocks of four rows for each invocation, or else blocks of two.
+    let rows = if [m, n].iter().all(|side| (side * k / 16).is_multiple_of(invocations)) { 4 } else { 2 };
+    let units = |side: usize| (side * k / 4 / rows).div_ceil(invocations);
     launch
+        .constant("BLOCK_ROWS", rows)
         .constant("X_UNITS", units(m))
         .constant("W_UNITS", units(n))
         .flag("RAGGED", !instance.c.next_multiple_of(4).is_multiple_of(k))
@@ -153,8 +160,8 @@ pub(super) fn matrix_units(caps: &Caps) -> Result<(usize, usize), String> {
 
 /// The settings of `6_matrix` for a sum over `k` on this device.
 pub(super) fn matrix_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
-    // Two tiles of f16, and a matrix of f32 for each subgroup.
-    let bytes = |knobs: &Knobs| 4 * knobs.get("TILE") * knobs.get("TILE_K") + 4 * 4 * 16 * 16;
+    // Two tiles of f16, and two matrices of f32 for each subgroup.
+    let bytes = |knobs: &Knobs| 4 * knobs.get("TILE") * knobs.get("TILE_K") + 2 * 4 * 4 * 16 * 16;
     let all = Knobs::combinations(&[("TILE", &[64, 128]), ("TILE_K", &[16, 32]), ("SPLITS", &SPLITS)]);
     let can = |knobs: &Knobs| can_split(k, knobs.get("TILE_K"), knobs.get("SPLITS"));
     all.into_iter().filter(|knobs| can(knobs) && bytes(knobs) <= caps.workgroup_memory_bytes as usize).collect()

@@ -14,17 +14,17 @@ use crate::device::gpu;
 /// `matrix_16.wgsl` and `matrix_8.wgsl` in plain WGSL: every invocation of a subgroup has whole matrices, and all of
 /// them compute and store the same.
 const EMULATION: &str = "
-struct matrix_a { of: array<f32, MATRIX * MATRIX> } // [row, k]
-struct matrix_b { of: array<f32, MATRIX * MATRIX> } // [k, column]
-struct matrix_c { of: array<f32, MATRIX * MATRIX> } // [row, column]
+struct matrix_a { values: array<f32, MATRIX * MATRIX> } // [row, k]
+struct matrix_b { values: array<f32, MATRIX * MATRIX> } // [k, column]
+struct matrix_c { values: array<f32, MATRIX * MATRIX> } // [row, column]
 fn load_a(at: u32) -> matrix_a {
     var a: matrix_a;
-    for (var i = 0u; i < MATRIX * MATRIX; i++) { a.of[i] = f32(tile_x[at + i / MATRIX * TILE_K + i % MATRIX]); }
+    for (var i = 0u; i < MATRIX * MATRIX; i++) { a.values[i] = f32(tile_x[at + i / MATRIX * TILE_K + i % MATRIX]); }
     return a;
 }
 fn load_b(at: u32) -> matrix_b {
     var b: matrix_b;
-    for (var i = 0u; i < MATRIX * MATRIX; i++) { b.of[i] = f32(tile_w[at + i % MATRIX * TILE_K + i / MATRIX]); }
+    for (var i = 0u; i < MATRIX * MATRIX; i++) { b.values[i] = f32(tile_w[at + i % MATRIX * TILE_K + i / MATRIX]); }
     return b;
 }
 fn multiply_add(a_in: matrix_a, b_in: matrix_b, c_in: matrix_c) -> matrix_c {
@@ -33,14 +33,18 @@ fn multiply_add(a_in: matrix_a, b_in: matrix_b, c_in: matrix_c) -> matrix_c {
     var c = c_in;
     for (var i = 0u; i < MATRIX * MATRIX; i++) {
         for (var k = 0u; k < MATRIX; k++) {
-            c.of[i] = fma(a.of[i / MATRIX * MATRIX + k], b.of[k * MATRIX + i % MATRIX], c.of[i]);
+            c.values[i] = fma(a.values[i / MATRIX * MATRIX + k], b.values[k * MATRIX + i % MATRIX], c.values[i]);
         }
     }
     return c;
 }
-fn store_c(c_in: matrix_c, at: u32) {
+fn store_even(c_in: matrix_c, at: u32) {
     var c = c_in;
-    for (var i = 0u; i < MATRIX * MATRIX; i++) { result[at + i] = c.of[i]; }
+    for (var i = 0u; i < MATRIX * MATRIX; i++) { even[at + i] = c.values[i]; }
+}
+fn store_odd(c_in: matrix_c, at: u32) {
+    var c = c_in;
+    for (var i = 0u; i < MATRIX * MATRIX; i++) { odd[at + i] = c.values[i]; }
 }
 ";
 

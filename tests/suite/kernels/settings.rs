@@ -29,7 +29,9 @@ fn compare_settings(operation: &str, variant: &str, cases: &[(&str, Storage)]) -
         for knobs in prepared.settings(gpu().caps(), variant) {
             match prepared.check_setting(gpu(), variant, &knobs, Run::Unchecked) {
                 Ok(CaseResult::Equal(_)) => {}
-                other => failures.push(format!("{operation} {variant} {knobs}, {} {label:?}: {other:?}", storage.name())),
+                other => {
+                    failures.push(format!("{operation} {variant} {knobs}, {} {label:?}: {other:?}", storage.name()))
+                }
             }
             settings.insert(knobs);
         }
