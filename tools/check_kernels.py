@@ -23,10 +23,12 @@ FAMILIES = ["NAVI21", "GFX1100"]
 
 class Kernel:
     def __init__(self, folder, line):
-        name, self.source, self.bindings, subgroups, self.constants = line.rstrip("\n").split("\t")
+        name, self.source, self.bindings, extension, self.constants = line.rstrip("\n").split("\t")
         self.path = folder / name
         # Kernels with subgroup operations are for CPU drivers, which use the cache as registers.
-        self.subgroups = subgroups != ""
+        self.subgroups = extension == "subgroups"
+        # wgpu's own extension of WGSL; it needs Vulkan 1.3.
+        self.matrices = extension == "matrices"
 
     def file(self, suffix):
         return self.path.with_name(self.path.name + suffix)
@@ -43,7 +45,7 @@ def run(*command, **options):
 
 def check_tint(kernels):
     """Tint, Chrome's WGSL compiler. It requires `enable subgroups`; naga, wgpu's compiler, refuses it."""
-    for kernel in kernels:
+    for kernel in (kernel for kernel in kernels if not kernel.matrices):
         with tempfile.NamedTemporaryFile("w", suffix=".wgsl") as file:
             file.write(("enable subgroups;\n" if kernel.subgroups else "") + kernel.file(".wgsl").read_text())
             file.flush()
@@ -70,7 +72,8 @@ def check_spirv(kernels):
     """Khronos's validator, on what Vulkan drivers get."""
     for kernel in kernels:
         spirv = without_array_strides(kernel.file(".spv").read_bytes())
-        done = subprocess.run(["spirv-val", "--target-env", "vulkan1.1", "-"], input=spirv, capture_output=True)
+        environment = "vulkan1.3" if kernel.matrices else "vulkan1.1"
+        done = subprocess.run(["spirv-val", "--target-env", environment, "-"], input=spirv, capture_output=True)
         yield kernel, None if done.returncode == 0 else (done.stderr or done.stdout).decode().strip()
 
 
@@ -128,7 +131,7 @@ class DxcLibrary:
 def check_dxc(kernels):
     """Microsoft's compiler, on what DX12 gets. Either `dxc`, or the library that DXC_LIBRARY names."""
     library = None if shutil.which("dxc") else DxcLibrary(os.environ["DXC_LIBRARY"])
-    for kernel in kernels:
+    for kernel in (kernel for kernel in kernels if not kernel.matrices):
         if library is None:
             command = ["dxc", "-E", "main", "-T", "cs_6_0", "-HV", "2018", "-Fo", os.devnull, kernel.file(".hlsl")]
             yield kernel, run(*command)
@@ -143,7 +146,7 @@ def radv_icd():
 def check_radv(kernels):
     """Mesa's compiler for AMD GPUs. No kernel for GPUs may spill registers. Prints the statistics."""
     manifest, target = ROOT / "tools/radv_stats/Cargo.toml", ROOT / "target/radv_stats"
-    kernels = [kernel for kernel in kernels if not kernel.subgroups]
+    kernels = [kernel for kernel in kernels if not kernel.subgroups and not kernel.matrices]
     build = ["cargo", "build", "--quiet", "--release", "--manifest-path", manifest, "--target-dir", target]
     subprocess.run(build, check=True)
     program = target / "release/radv_stats"

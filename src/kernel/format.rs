@@ -9,8 +9,8 @@ use crate::tensor::DType;
 ///
 /// This is the door for others: bf16 is one more entry with its own two expressions; a block format, whose numbers
 /// share a scale, is one whose `Format::load` reads the scale too, since the contraction, which reads the large
-/// weights, asks for vectors and elements by their position and never indexes a binding itself. A format without
-/// `Format::encode` is for reading only.
+/// weights, asks for vectors and elements by their position and never indexes a binding itself; what it loads long before
+/// it needs it, it asks for as stored (`fetch`) and decodes later. A format without `Format::encode` is for reading only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Four 32-bit floats.
@@ -59,8 +59,8 @@ impl Format {
     }
 
     /// What `//!storage BINDING` stands for: the type `BINDING_vec4`, `decode_BINDING` and `encode_BINDING` between
-    /// that and `vec4<f32>`, `load_BINDING(i)`, the i-th vector of the binding, and `BINDING_element(i)`, its i-th
-    /// number.
+    /// that and `vec4<f32>`, `fetch_BINDING(i)`, the i-th vector of the binding as it is stored, `load_BINDING(i)`, the
+    /// same decoded, and `BINDING_element(i)`, its i-th number.
     pub fn declaration(self, binding: &str) -> String {
         let (vector, decode, load) = (self.vector(), self.decode(), self.load(binding));
         let mut text = format!("alias {binding}_vec4 = {vector};\n");
@@ -69,6 +69,7 @@ impl Format {
         if let Some(encode) = self.encode() {
             line(format!("encode_{binding}(v: vec4<f32>) -> {binding}_vec4 {{ return {encode}; }}"));
         }
+        line(format!("fetch_{binding}(i: u32) -> {binding}_vec4 {{ return {binding}[i]; }}"));
         line(format!("load_{binding}(i: u32) -> vec4<f32> {{ return {load}; }}"));
         line(format!("{binding}_element(i: u32) -> f32 {{ return load_{binding}(i / 4u)[i % 4u]; }}"));
         text.truncate(text.trim_end().len());

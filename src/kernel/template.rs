@@ -1,9 +1,11 @@
 //! The template step: four directives, each a comment to any other WGSL tool.
 //!
-//! - `//!include name` is replaced by `wgsl/include/name.wgsl`, once per kernel.
+//! - `//!include name` is replaced by `wgsl/include/name.wgsl`, once per kernel. `{NAME}` in it is the value that the
+//!   launch gives the constant `NAME`: `//!include matrix_{MATRIX}`.
 //! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, the
 //!   functions `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`, and those that read the binding,
-//!   `load_x(i)`, its i-th vector, and `x_element(i)`, its i-th element: see [`super::format`].
+//!   `fetch_x(i)`, its i-th vector as it is stored, `load_x(i)`, the same decoded, and `x_element(i)`, its i-th element:
+//!   see [`super::format`].
 //! - `//!unroll` before a loop writes it out: see `unroll.rs`.
 //! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement
 //!   that matches no line is an error.
@@ -58,8 +60,8 @@ impl State<'_> {
     fn expand_into(&mut self, file: &Rc<str>, source: &str, out: &mut Expanded) -> Result<()> {
         for (number, line) in source.lines().enumerate() {
             let text = if let Some(name) = line.strip_prefix("//!include ") {
-                let name = name.trim();
-                if self.included.insert(name.to_owned()) {
+                let name = &self.with_values(name.trim())?;
+                if self.included.insert(name.clone()) {
                     let text = find_include(name).map_err(|e| {
                         Error::Kernel(format!("{} includes {name}, which cannot be read: {e}", self.file))
                     })?;
@@ -79,6 +81,23 @@ impl State<'_> {
             out.origins.extend(text.split('\n').map(|_| (file.clone(), number + 1)));
         }
         Ok(())
+    }
+
+    /// `name` with the constants between its braces replaced by their values.
+    fn with_values(&self, name: &str) -> Result<String> {
+        let mut name = name.to_owned();
+        while let Some((before, rest)) = name.split_once('{') {
+            let (constant, after) = rest.split_once('}').unwrap_or((rest, ""));
+            let value = self.constants.iter().find(|(known, _)| *known == constant);
+            let Some((_, Const::U32(value))) = value else {
+                return Err(Error::Kernel(format!(
+                    "{} includes {name}: the launch sets no number {constant}",
+                    self.file
+                )));
+            };
+            name = format!("{before}{value}{after}");
+        }
+        Ok(name)
     }
 
     /// `line` with its value replaced, if it declares a constant (`const NAME: type = value;`) that the launch sets.

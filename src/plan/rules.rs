@@ -4,6 +4,7 @@
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
 
+use crate::ops::contraction::Tile;
 use crate::ops::{Knobs, LowerContext, Op};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
@@ -16,7 +17,10 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
             let sizes = op.sizes(context);
             winograd(sizes.product[0], sizes.product[1], sizes.c_in)
         }
-        (Op::Contraction(_), "winograd_registers") => Err("not measured on any GPU".into()),
+        (Op::Contraction(_), "winograd_registers" | "matrix") => Err("not measured on any GPU".into()),
+        (Op::Contraction(op), "registers") if op.sizes(context).taps <= 31 => {
+            Err("a step on the way to pipelined".into())
+        }
         // Reasoned for GPUs; on lavapipe `registers`, with all its barriers, still takes a third of the time of a
         // kernel that loads every factor anew (2026-11-22).
         (Op::Contraction(_), "shared") => Err("a step on the way to registers".into()),
@@ -45,6 +49,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         // not measured.
         (Op::Contraction(op), "registers") if op.epilogue.gate => Knobs::of([("TILE", 128), ("SPLITS", 1)]),
         (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
+        (Op::Contraction(_), "matrix") => Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
+        (Op::Contraction(op), "pipelined") => pipelined(op.sizes(context).product, op.epilogue.gate, listed),
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
             if sizes.windows {
@@ -97,6 +103,40 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
     // Not every number of parts fills each of them.
     let splits = listed.iter().filter(|knobs| knobs.get("TILE") == size).map(|knobs| knobs.get("SPLITS"));
     Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
+}
+
+/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has 128
+/// units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all units
+/// takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the instructions
+/// are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come
+/// back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a unit takes for
+/// 256 K products. A gate must be in the same tile as its value.
+fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
+    const UNITS: usize = 128;
+    let time = |knobs: &Knobs| {
+        let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
+        let subgroups = m.div_ceil(tile.m) * n.div_ceil(tile.n) * splits * tile.invocations().div_ceil(64);
+        let rounds = subgroups.div_ceil(UNITS).max(2);
+        let products = tile.m * tile.n / tile.invocations().div_ceil(64) * tile.k_per_split(k, splits);
+        let share = match (tile.row_quads * tile.column_quads, tile.k) {
+            (4, 16..) => 0.86,
+            (4, _) => 0.80,
+            (2, _) => 0.75,
+            _ => 0.65,
+        };
+        let arithmetic = (rounds * products) as f64 / share;
+        let partial = if splits > 1 { (8 * splits * m * n * 40 / 2 / UNITS + (256 << 10)) as f64 } else { 0.0 };
+        // Of equals the largest tile, which loads least.
+        (arithmetic + partial, std::cmp::Reverse(tile.m * tile.n))
+    };
+    let usable = listed.iter().filter(|knobs| {
+        // Other settings take more workgroup memory than every device has, and are for tuning.
+        let tile = Tile::of(knobs);
+        let plain = 4 * tile.k * (tile.m + tile.n) <= 16 << 10 && tile.k <= 16;
+        plain && (!gate || tile.has_gates() && knobs.get("SPLITS") == 1)
+    });
+    let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
+    best.unwrap_or(&listed[0]).clone()
 }
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left

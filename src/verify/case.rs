@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::compare::{Difference, Tolerance, compare};
+use crate::caps::Caps;
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::gpu::{Checks, GpuDevice, GpuSession};
 use crate::graph::{Graph, NodeKind};
 use crate::kernel::reflect;
-use crate::ops::{Case, Size};
-use crate::plan::{Choice, PlanOptions, Program};
+use crate::ops::{Case, Knobs, LowerContext, Size};
+use crate::plan::{Choice, Forced, PlanOptions, Program};
 use crate::reference::stored;
 use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
@@ -181,7 +182,7 @@ impl PreparedCase {
     /// # Errors
     /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
     pub fn check(&self, gpu: &GpuDevice, variant: &str, run: Run, kernel: Option<&str>) -> Result<CaseResult> {
-        let Some(program) = self.program(gpu, variant)? else {
+        let Some(program) = self.program(gpu.caps(), Choice::of_variant(self.op, variant))? else {
             return Ok(CaseResult::Unsupported(format!("{variant} cannot run it")));
         };
         if kernel.is_some_and(|name| !program.kernels.iter().any(|k| k.name == name)) {
@@ -190,13 +191,51 @@ impl PreparedCase {
         self.run(gpu, program, run).map(CaseResult::Equal)
     }
 
+    /// The settings that a variant may take for this case on such a device; none if it cannot run it.
+    pub fn settings(&self, caps: &Caps, variant: &str) -> Vec<Knobs> {
+        let y = self.graph.find_output("y").expect("Case::structure names it");
+        let NodeKind::Op(op, inputs) = &self.graph.node(y).kind else { unreachable!("y is the operation's result") };
+        let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
+        let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps };
+        let index = op.variant_names().iter().position(|name| *name == variant);
+        let index = index.filter(|index| op.legal(*index, &context).is_ok());
+        index.map(|index| op.knobs(index, &context)).unwrap_or_default()
+    }
+
+    /// As [`PreparedCase::check`], with one of the [`PreparedCase::settings`] instead of the rules'.
+    ///
+    /// # Errors
+    /// As [`PreparedCase::check`].
+    pub fn check_setting(&self, gpu: &GpuDevice, variant: &str, knobs: &Knobs, run: Run) -> Result<CaseResult> {
+        let forced = Forced { knobs: knobs.clone(), ..Forced::operation(self.op, variant) };
+        match self.program(gpu.caps(), Choice { forced: vec![forced], ..Choice::default() })? {
+            Some(program) => self.run(gpu, program, run).map(CaseResult::Equal),
+            None => Ok(CaseResult::Unsupported(format!("{variant} cannot run it with {knobs}"))),
+        }
+    }
+
     /// As [`PreparedCase::check`], with the text of kernels replaced.
     ///
     /// # Errors
     /// As [`PreparedCase::check`]; [`Error::Kernel`] too if nothing was replaced, or by a text with other bindings.
     pub fn check_edited(&self, gpu: &GpuDevice, variant: &str, run: Run, edit: Edit<'_>) -> Result<Difference> {
-        let mut program =
-            self.program(gpu, variant)?.ok_or_else(|| Error::Kernel(format!("{variant} cannot run this case")))?;
+        self.check_emulated(gpu, gpu.caps(), Choice::of_variant(self.op, variant), run, edit)
+    }
+
+    /// As [`PreparedCase::check_edited`], planned for a device with `caps`, which the other text emulates on this one.
+    ///
+    /// # Errors
+    /// As [`PreparedCase::check_edited`].
+    pub fn check_emulated(
+        &self,
+        gpu: &GpuDevice,
+        caps: &Caps,
+        choice: Choice,
+        run: Run,
+        edit: Edit<'_>,
+    ) -> Result<Difference> {
+        let cannot = || Error::Kernel(format!("{}: what is forced cannot run this case", self.op));
+        let mut program = self.program(caps, choice)?.ok_or_else(cannot)?;
         let mut edited = false;
         for kernel in &mut program.kernels {
             let Some(wgsl) = edit(&kernel.name, &kernel.wgsl) else { continue };
@@ -212,7 +251,7 @@ impl PreparedCase {
             edited = true;
         }
         if !edited {
-            return Err(Error::Kernel(format!("{} {variant}: no kernel was replaced", self.op)));
+            return Err(Error::Kernel(format!("{}: no kernel was replaced", self.op)));
         }
         self.run(gpu, program, run)
     }
@@ -236,10 +275,9 @@ impl PreparedCase {
         &self.values
     }
 
-    /// `None` if the variant cannot run the case on this device.
-    fn program(&self, gpu: &GpuDevice, variant: &str) -> Result<Option<Program>> {
-        let choice = Choice::of_variant(self.op, variant);
-        match Program::new(&self.graph, gpu.caps(), &PlanOptions { choice, ..PlanOptions::default() }) {
+    /// `None` if what is forced cannot run the case on this device.
+    fn program(&self, caps: &Caps, choice: Choice) -> Result<Option<Program>> {
+        match Program::new(&self.graph, caps, &PlanOptions { choice, ..PlanOptions::default() }) {
             Ok(program) => Ok(Some(program)),
             Err(Error::Usage(_)) => Ok(None),
             Err(other) => Err(other),

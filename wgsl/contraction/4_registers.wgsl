@@ -8,9 +8,9 @@
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   C % 4 = 0; groups = 1; N_padded is N rounded up to a multiple of 4, and the epilogue is empty where they
 //             differ or splits > 1; with a gate N % 8 = 0 and TILE_N = 128; 16 KiB of workgroup memory, 256 invocations
-// constants:  TILE_M = TILE_N = 128 with TILE_K = 16, or 64 with 32; WINDOWS: false for a window of one tap over a
-//             line; DEPTH: false if D = OD = KD = 1; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION,
-//             GATE
+// constants:  TILE_M = TILE_N = 128 with TILE_K = 16 and ROW_QUADS = COLUMN_QUADS = 2, or 64 with 32 and 1; UNROLL: a
+//             divisor of TILE_K; WINDOWS: false for a window of one tap over a line; DEPTH: false if D = OD = KD = 1;
+//             those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 3_shared: an invocation reads 16 values from workgroup memory for 64 products instead of 20 for 16.
 //             Each value of x is loaded N / TILE_N times, each weight M / TILE_M times. Compiled for AMD RDNA2 and
@@ -21,6 +21,7 @@
 //!include gather
 //!include epilogue
 //!include product_tile
+//!include store_tile
 
 const WINDOWS: bool = true;
 const DEPTH: bool = true;
@@ -67,32 +68,15 @@ fn weights(n: u32, k: u32, k_end: u32, K: u32) -> vec4<f32> {
     return load_weight((n * K + k) / 4u);
 }
 
-// Stores the columns n to n + 3 of y from this invocation's values and gates.
-fn store_gated(m0: u32, row: u32, n: u32, M: u32) {
-    //!unroll
-    for (var q = 0u; q < ROW_QUADS; q++) {
-        //!unroll
-        for (var r = 0u; r < 4u; r++) {
-            let m = m0 + 64u * q + 4u * row + r;
-            if (m < M) {
-                let image = m / p.rows_per_image;
-                let value = sums[4u * q + r][0] + common_addend(image, n);
-                let gate = sums[4u * q + r][COLUMN_QUADS - 1u] + common_addend(image, p.N / 2u + n);
-                y[(m * (p.N / 2u) + n) / 4u] = encode_y(conclude_gated(value, gate, image, n, m));
-            }
-        }
-    }
-}
-
-@compute @workgroup_size(256)
+@compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let M = p.images * p.OD * p.OH * p.OW;
     let K = p.KD * p.KH * p.KW * p.C;
     let m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
     let k_first = workgroup.z * p.K_per_split;
     let k_end = min(k_first + p.K_per_split, K);
-    let row = local / 16u;
-    let column = local % 16u;
+    let row = local / LANES_N;
+    let column = local % LANES_N;
 
     // The block of four rows by four values of k that this invocation loads into workgroup memory in each step.
     let row_quad = local % 128u / (TILE_K / 4u);
@@ -143,28 +127,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
     }
 
-    //!unroll
-    for (var j = 0u; j < COLUMN_QUADS; j++) {
-        let n = column_of(workgroup.x, 64u * j + 4u * column, TILE_N);
-        if (GATE) {
-            // The first quad holds values, the second one their gates.
-            if (j == 0u && n < p.N / 2u) { store_gated(m0, row, n, M); }
-        } else if (n < p.N) {
-            var addend = vec4<f32>(0.0);
-            if (SUMMAND != 1u) { addend = common_addend(0u, n); } // the same for every image
-            //!unroll
-            for (var q = 0u; q < ROW_QUADS; q++) {
-                //!unroll
-                for (var r = 0u; r < 4u; r++) {
-                    let at = m0 + 64u * q + 4u * row + r;
-                    if (at < M) {
-                        let image = at / p.rows_per_image;
-                        if (SUMMAND == 1u) { addend = common_addend(image, n); }
-                        let index = ((workgroup.z * M + at) * p.N_padded + n) / 4u;
-                        y[index] = encode_y(conclude(sums[4u * q + r][j] + addend, image, n, index));
-                    }
-                }
-            }
-        }
-    }
+    store_tile(workgroup, m0, M, row, column);
 }

@@ -159,6 +159,7 @@ fn products() -> Vec<Case> {
         rows("many tiles of 128", PLAIN, &[2, 705, 8], 1412, BIAS),
         rows("one past the tiles", SILU, &[129, 68], 132, RESIDUAL),
         rows("channels not a multiple of four", GELU, &[2, 9, 30], 18, RESIDUAL),
+        rows("steps of 32 along K, several tiles", SILU, &[3, 95, 96], 268, ALL_FULL),
     ]
 }
 
@@ -187,6 +188,7 @@ fn convolutions() -> Vec<Case> {
         pictures("many tiles of 128, pictures", [2, 47, 61, 3], [362, 1, 3], one, [0, 0, 1, 1], BIAS),
         pictures("Winograd's tiles, every input", [3, 13, 15, 64], [60, 3, 3], one, around, ALL),
         pictures("Winograd's tiles, unpadded, even sizes", [2, 18, 20, 52], [100, 3, 3], one, [0, 1, 2, 0], TIME),
+        pictures("steps of 32 along K, windows", [2, 9, 17, 64], [72, 3, 3], one, around, ALL),
         pictures("64 pixels by 64 channels", [1, 8, 8, 16], [64, 3, 3], one, around, RESIDUAL),
     ]
 }

@@ -39,6 +39,8 @@ pub(crate) struct Sizes {
     pub c_in: usize,
     /// Groups of channels.
     pub groups: usize,
+    /// Taps of the window.
+    pub taps: usize,
 }
 
 impl<'a> Instance<'a> {
@@ -118,6 +120,7 @@ impl<'a> Instance<'a> {
             winograd_tiles: self.winograd_tiles(),
             c_in: self.c,
             groups: self.groups,
+            taps: self.taps.iter().product(),
         }
     }
 

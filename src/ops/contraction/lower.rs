@@ -2,6 +2,7 @@
 
 use super::WEIGHT;
 use super::instance::Instance;
+use super::tile::{MatrixTile, Tile};
 use crate::ops::{Knobs, Launch, Lowered, Operand};
 
 /// One sum per invocation, everything else in a second launch.
@@ -40,10 +41,33 @@ pub(super) fn shared(instance: &Instance<'_>) -> Lowered {
 /// Tiles in registers: for GPUs.
 pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
-    let tile = Tile { size, splits, k_per_split: k_per_split(instance.padded_k(), size, splits) };
-    let configure = |launch: Launch| tile.configure(launch, instance);
+    let tile = Tile::square(size);
+    let configure = |launch: Launch| tile.configure(launch, instance, splits);
     // With tiles of 128 an invocation has two quads of columns: values and their gates.
-    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, size == 128, configure)
+    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
+    in_fours(instance, "contraction/4_registers", splits, k_per_split, size == 128, configure)
+}
+
+/// Tiles in registers, the next one on its way: for GPUs.
+pub(super) fn pipelined(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
+    let splits = knobs.get("SPLITS");
+    let mut tile = Tile::of(knobs);
+    if instance.context.caps.is_cpu {
+        tile.unroll = 4;
+    }
+    let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
+    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
+    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), configure)
+}
+
+/// Products by the device's matrix units, of `size` by `size` matrices, in subgroups of `lanes` invocations: for GPUs.
+/// An invocation does not know its columns, so that gates are joined afterwards.
+pub(super) fn matrix(instance: &Instance<'_>, size: usize, lanes: usize, knobs: &Knobs) -> Lowered {
+    let splits = knobs.get("SPLITS");
+    let tile = MatrixTile { size, lanes, side: knobs.get("TILE"), k: knobs.get("TILE_K") };
+    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
+    let configure = |launch: Launch| tile.configure(launch, instance, splits);
+    in_fours(instance, "contraction/6_matrix", splits, k_per_split, false, configure)
 }
 
 /// Operands shared within a subgroup of `lanes` invocations: for CPU drivers.
@@ -78,33 +102,9 @@ pub(super) fn batch(
     let launch = |kernel| product.launch(kernel, parts * k, n, k);
     let launch = match lanes {
         Some(lanes) => configure_shuffle(launch("contraction/shuffle"), &product, lanes, parts, knobs),
-        None => {
-            let tile = Tile { size: knobs.get("TILE"), splits: parts, k_per_split: k };
-            tile.configure(launch("contraction/4_registers"), &product)
-        }
+        None => Tile::square(knobs.get("TILE")).configure(launch("contraction/4_registers"), &product, parts),
     };
     product.epilogue.set(launch, product.context, false)
-}
-
-/// How a GPU's workgroups share a product: `wgsl/include/product_tile.wgsl`.
-struct Tile {
-    /// Rows and columns.
-    size: usize,
-    /// Parts that K is split into, each summed by workgroups of its own.
-    splits: usize,
-    k_per_split: usize,
-}
-
-impl Tile {
-    fn configure(&self, launch: Launch, instance: &Instance<'_>) -> Launch {
-        launch
-            .flag("WINDOWS", instance.windows)
-            .flag("DEPTH", [instance.size[0], instance.out[0], instance.taps[0]] != [1; 3])
-            .constant("TILE_M", self.size)
-            .constant("TILE_N", self.size)
-            .constant("TILE_K", 2048 / self.size)
-            .workgroups(instance.n.div_ceil(self.size), instance.m().div_ceil(self.size), self.splits)
-    }
 }
 
 fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, parts: usize, knobs: &Knobs) -> Launch {
@@ -182,22 +182,6 @@ fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: 
         .flops((splits * m * n) as u64)
         .cover(instance.context.output.elements().div_ceil(4), 64);
     instance.epilogue.set(launch, instance.context, true)
-}
-
-/// Length of each part of a sum over `k` split into `splits` parts: whole tiles of K.
-fn k_per_split(k: usize, size: usize, splits: usize) -> usize {
-    let tile_k = 2048 / size;
-    k.div_ceil(splits).next_multiple_of(tile_k).max(tile_k)
-}
-
-/// The tiles, and the numbers of parts that a sum over `k` can be split into with none empty.
-pub(super) fn tile_knobs(k: usize) -> Vec<Knobs> {
-    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("SPLITS", &std::array::from_fn::<_, 16, _>(|i| i + 1))]);
-    let whole = |knobs: &Knobs| {
-        let (size, splits) = (knobs.get("TILE"), knobs.get("SPLITS"));
-        k.div_ceil(k_per_split(k, size, splits)).max(1) == splits
-    };
-    all.into_iter().filter(whole).collect()
 }
 
 /// The tiles of [`batch`] for GPUs.

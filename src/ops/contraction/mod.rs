@@ -9,11 +9,13 @@ mod epilogue;
 mod gather;
 mod instance;
 mod lower;
+mod tile;
 mod winograd;
 
 pub use epilogue::Epilogue;
 pub use gather::{Conv2d, Gather, WindowAxis, Windows};
 pub(crate) use instance::Sizes;
+pub(crate) use tile::Tile;
 
 use instance::Instance;
 
@@ -220,10 +222,42 @@ impl Operation for Contraction {
                 },
             },
             Variant {
+                name: "pipelined",
+                family: Family::Gpu,
+                legal: |op, context| {
+                    let instance = Instance::new(op, context);
+                    one_group(&instance)?;
+                    few_taps(&instance)
+                },
+                knobs: |op, context| tile::pipelined_knobs(Instance::new(op, context).padded_k(), context.caps),
+                lower: |op, context, knobs| lower::pipelined(&Instance::new(op, context), knobs),
+            },
+            Variant {
+                name: "matrix",
+                family: Family::Gpu,
+                legal: |op, context| {
+                    tile::matrix_units(context.caps)?;
+                    for (name, input) in [("x", context.input(0)), ("weight", context.input(WEIGHT))] {
+                        if input.dtype != DType::F16 {
+                            return Err(format!("{name}: needs f16, found {}", input.dtype.name()));
+                        }
+                    }
+                    let instance = Instance::new(op, context);
+                    one_group(&instance)?;
+                    in_fours("input channels", instance.c)?;
+                    few_taps(&instance)
+                },
+                knobs: |op, context| tile::matrix_knobs(Instance::new(op, context).padded_k(), context.caps),
+                lower: |op, context, knobs| {
+                    let (size, lanes) = tile::matrix_units(context.caps).expect("`legal` was asked first");
+                    lower::matrix(&Instance::new(op, context), size, lanes, knobs)
+                },
+            },
+            Variant {
                 name: "registers",
                 family: Family::Gpu,
                 legal: |op, context| one_group(&Instance::new(op, context)),
-                knobs: |op, context| lower::tile_knobs(Instance::new(op, context).padded_k()),
+                knobs: |op, context| tile::square_knobs(Instance::new(op, context).padded_k()),
                 lower: |op, context, knobs| lower::registers(&Instance::new(op, context), knobs),
             },
             Variant {
@@ -302,6 +336,14 @@ fn lanes(caps: &Caps) -> usize {
 
 fn one_group(instance: &Instance<'_>) -> std::result::Result<(), String> {
     if instance.groups == 1 { Ok(()) } else { Err(format!("groups: needs one, there are {}", instance.groups)) }
+}
+
+/// Whether a bit for each tap, and one for none of them, fit a word.
+fn few_taps(instance: &Instance<'_>) -> std::result::Result<(), String> {
+    match instance.taps.iter().product::<usize>() {
+        0..=31 => Ok(()),
+        taps => Err(format!("taps of the window: needs at most 31, there are {taps}")),
+    }
 }
 
 /// Whether channels and columns come in whole vectors, within each group too, and the epilogue does not mix columns.

@@ -101,15 +101,23 @@ impl Walk<'_> {
             match statement {
                 Statement::Emit(range) => {
                     for handle in range.clone() {
-                        if let Expression::Load { pointer } = function.expressions[handle]
-                            && let Some((array, place)) = self.array(function, pointer)
-                        {
+                        let pointer = match &function.expressions[handle] {
+                            Expression::Load { pointer } => *pointer,
+                            Expression::CooperativeLoad { data, .. } => data.pointer,
+                            _ => continue,
+                        };
+                        if let Some((array, place)) = self.array(function, pointer) {
                             self.event(array, Access::Read, place);
                         }
                     }
                 }
                 Statement::Store { pointer, .. } => {
                     if let Some((array, place)) = self.array(function, *pointer) {
+                        self.event(array, Access::Write, place);
+                    }
+                }
+                Statement::CooperativeStore { data, .. } => {
+                    if let Some((array, place)) = self.array(function, data.pointer) {
                         self.event(array, Access::Write, place);
                     }
                 }

@@ -3,6 +3,8 @@
 pub mod barriers;
 pub mod fixtures;
 pub mod legality;
+pub mod matrices;
 pub mod parity;
+pub mod settings;
 pub mod texts;
 pub mod transformer_fixtures;

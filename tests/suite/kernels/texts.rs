@@ -8,15 +8,21 @@ use std::sync::OnceLock;
 use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use naga::{Module, ShaderStage};
+use naga::{CooperativeSize, Module, ShaderStage, TypeInner};
 use rayon::prelude::*;
-use unmist::caps::Caps;
+use unmist::caps::{Caps, CooperativeMatrix, MatrixElement};
 use unmist::kernel::{self, Access, Kernel};
 use unmist::ops::registry;
 use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::{DType, Error};
 
-/// Devices that refuse nothing, of both kinds and with two subgroup sizes.
+/// Products of `size` by `size` matrices of f16 with sums in f32.
+pub(super) fn matrices(size: u32) -> Vec<CooperativeMatrix> {
+    let [factors, sums] = [MatrixElement::F16, MatrixElement::F32];
+    vec![CooperativeMatrix { m: size, n: size, k: size, factors, sums }]
+}
+
+/// Devices that refuse nothing, of both kinds and with two subgroup sizes; and GPUs with matrix units.
 fn devices() -> Vec<Caps> {
     let permissive = Caps {
         workgroup_memory_bytes: 1 << 20,
@@ -25,7 +31,8 @@ fn devices() -> Vec<Caps> {
         ..Caps::webgpu_minimum()
     };
     let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..permissive.clone() };
-    vec![device(false, 8), device(false, 32), device(true, 8), device(true, 32)]
+    let units = |size| Caps { f16: true, cooperative_matrices: matrices(size), ..device(false, 32) };
+    vec![device(false, 8), device(false, 32), device(true, 8), device(true, 32), units(8), units(16)]
 }
 
 /// Every distinct kernel that any variant of any operation launches for any parity case, in either precision, on any of
@@ -80,39 +87,24 @@ fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
     (module, info)
 }
 
-/// A kernel in the languages that drivers take.
+/// A kernel in the languages that drivers take. DX12 has no cooperative matrices, and Metal only those of 8 by 8.
 struct Translations {
     spirv: Vec<u32>,
-    msl: String,
-    hlsl: String,
-}
-
-/// Translates as wgpu does, with its run-time checks or without.
-fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Translations, String> {
-    let (spirv, msl) = translate_for_matrices(module, info, checked)?;
-    let options = hlsl::Options {
-        // Numbers of 16 bits need 6.2.
-        shader_model: if uses_f16(module) { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V6_0 },
-        restrict_indexing: checked,
-        force_loop_bounding: checked,
-        zero_initialize_workgroup_memory: false,
-        fake_missing_bindings: true,
-        ..hlsl::Options::default()
-    };
-    let entry_point = Some((ShaderStage::Compute, "main".to_owned()));
-    let (mut hlsl, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point });
-    let written = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(module, info, None);
-    let written = written.map_err(|e| format!("HLSL: {e}"))?;
-    written.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))?;
-    Ok(Translations { spirv, msl, hlsl })
+    msl: Option<String>,
+    hlsl: Option<String>,
 }
 
 fn uses_f16(module: &Module) -> bool {
     module.types.iter().any(|(_, ty)| ty.inner.scalar().is_some_and(|scalar| scalar == naga::Scalar::F16))
 }
 
-/// To the languages that have cooperative matrices: SPIR-V and MSL.
-fn translate_for_matrices(module: &Module, info: &ModuleInfo, checked: bool) -> Result<(Vec<u32>, String), String> {
+/// Translates as wgpu does, with its run-time checks or without.
+fn translate(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Translations, String> {
+    let matrices = module.types.iter().filter_map(|(_, ty)| match ty.inner {
+        TypeInner::CooperativeMatrix { rows, .. } => Some(rows),
+        _ => None,
+    });
+    let matrices: Vec<_> = matrices.collect();
     let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
     let bounds_check_policies =
         BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy };
@@ -129,17 +121,37 @@ fn translate_for_matrices(module: &Module, info: &ModuleInfo, checked: bool) -> 
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
     let spirv = spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| format!("SPIR-V: {e}"))?;
 
-    let options = msl::Options {
-        lang_version: (2, 4),
-        bounds_check_policies,
-        force_loop_bounding: checked,
-        zero_initialize_workgroup_memory: false,
-        fake_missing_bindings: true,
-        ..msl::Options::default()
-    };
-    let pipeline = msl::PipelineOptions { entry_point: entry_point.clone(), ..msl::PipelineOptions::default() };
-    let (msl, _) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
-    Ok((spirv, msl))
+    let msl = matrices.iter().all(|rows| *rows == CooperativeSize::Eight).then(|| {
+        let options = msl::Options {
+            lang_version: (2, 4),
+            bounds_check_policies,
+            force_loop_bounding: checked,
+            zero_initialize_workgroup_memory: false,
+            fake_missing_bindings: true,
+            ..msl::Options::default()
+        };
+        let pipeline = msl::PipelineOptions { entry_point: entry_point.clone(), ..msl::PipelineOptions::default() };
+        msl::write_string(module, info, &options, &pipeline).map(|(msl, _)| msl).map_err(|e| format!("MSL: {e}"))
+    });
+
+    let hlsl = matrices.is_empty().then(|| {
+        let options = hlsl::Options {
+            // Numbers of 16 bits need 6.2.
+            shader_model: if uses_f16(module) { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V6_0 },
+            restrict_indexing: checked,
+            force_loop_bounding: checked,
+            zero_initialize_workgroup_memory: false,
+            fake_missing_bindings: true,
+            ..hlsl::Options::default()
+        };
+        let (mut hlsl, pipeline) = (String::new(), hlsl::PipelineOptions { entry_point: entry_point.clone() });
+        let written = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(module, info, None);
+        let written = written.map_err(|e| format!("HLSL: {e}"))?;
+        let named = written.entry_point_names.into_iter().map(|name| name.map_err(|e| format!("HLSL: {e}")));
+        named.collect::<Result<Vec<_>, _>>().map(|_| hlsl)
+    });
+    let (msl, hlsl) = (msl.transpose()?, hlsl.transpose()?);
+    Ok(Translations { spirv, msl, hlsl })
 }
 
 /// Writes every kernel and its translations without run-time checks to `folder`, and a table of them, for
@@ -152,14 +164,20 @@ fn dump(folder: &Path) -> std::io::Result<()> {
         let translations = translate(&module, &info, false).expect("the caller has translated every kernel");
         let name = format!("{}-{number:04}", kernel.name.replace('/', "-"));
         std::fs::write(folder.join(format!("{name}.wgsl")), &kernel.wgsl)?;
-        std::fs::write(folder.join(format!("{name}.metal")), translations.msl)?;
-        std::fs::write(folder.join(format!("{name}.hlsl")), translations.hlsl)?;
+        for (suffix, text) in [("metal", translations.msl), ("hlsl", translations.hlsl)] {
+            text.map_or(Ok(()), |text| std::fs::write(folder.join(format!("{name}.{suffix}")), text))?;
+        }
         let spirv: Vec<u8> = translations.spirv.iter().flat_map(|word| word.to_le_bytes()).collect();
         std::fs::write(folder.join(format!("{name}.spv")), spirv)?;
         let bindings: String =
             kernel.reflection.bindings.iter().map(|b| if b.access == Access::Uniform { 'u' } else { 's' }).collect();
-        let subgroups = if kernel.reflection.uses_subgroups { "subgroups" } else { "" };
-        table += &format!("{name}\t{}\t{bindings}\t{subgroups}\t{}\n", kernel.name, kernel.settings);
+        // What a compiler must know beyond WGSL as all have it.
+        let extension = match &kernel.wgsl {
+            wgsl if wgsl.contains("enable wgpu_cooperative_matrix") => "matrices",
+            _ if kernel.reflection.uses_subgroups => "subgroups",
+            _ => "",
+        };
+        table += &format!("{name}\t{}\t{bindings}\t{extension}\t{}\n", kernel.name, kernel.settings);
     }
     std::fs::write(folder.join("kernels.tsv"), table)
 }
@@ -196,13 +214,8 @@ fn kernels_of_ceilings_translate_where_their_features_are() {
         let (module, info) = validated(&kernel);
         let matrix = kernel.wgsl.contains("coopMultiplyAdd");
         matrices += usize::from(matrix);
-        // No other API has matrices; Metal's have 8 rows, and only their text can be made here.
         for checked in [true, false] {
-            let translated = match matrix {
-                true => translate_for_matrices(&module, &info, checked).map(drop),
-                false => translate(&module, &info, checked).map(drop),
-            };
-            translated.unwrap_or_else(|e| panic!("{} {}: {e}", kernel.name, kernel.settings));
+            translate(&module, &info, checked).unwrap_or_else(|e| panic!("{} {}: {e}", kernel.name, kernel.settings));
         }
     }
     assert_eq!(matrices, 3);

@@ -1,0 +1,197 @@
+//! How the workgroups of a GPU share a product: the constants of `wgsl/include/product_tile.wgsl`, and the settings that
+//! kernels built on it may take.
+
+use super::instance::Instance;
+use crate::caps::{Caps, CooperativeMatrix, MatrixElement};
+use crate::ops::{Knobs, Launch};
+
+/// The part of a product that one workgroup computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// Rows.
+    pub m: usize,
+    /// Columns.
+    pub n: usize,
+    /// Products of each sum that are added at a time, from workgroup memory.
+    pub k: usize,
+    /// Rows of one invocation, in fours.
+    pub row_quads: usize,
+    /// Columns of one invocation, in fours.
+    pub column_quads: usize,
+    /// Values of k whose products are written out. Where it is all of them, GPUs load the next tile while this one is
+    /// multiplied; CPU drivers only take longer to compile it.
+    pub unroll: usize,
+}
+
+impl Tile {
+    /// The tiles of `4_registers`: 16 by 16 invocations, 16 KiB of workgroup memory.
+    pub fn square(size: usize) -> Self {
+        Self { m: size, n: size, k: 2048 / size, row_quads: size / 64, column_quads: size / 64, unroll: 4 }
+    }
+
+    /// A tile of `m` by `n`, as 8 by 8 for each invocation. Narrow ones give it less, so that at least 64 take part.
+    pub fn new([m, n, k]: [usize; 3]) -> Self {
+        Self { m, n, k, row_quads: (m / 32).min(2), column_quads: (n / 32).min(2), unroll: k }
+    }
+
+    /// The tile of a setting from [`pipelined_knobs`].
+    pub fn of(knobs: &Knobs) -> Self {
+        Self::new(["TILE_M", "TILE_N", "TILE_K"].map(|name| knobs.get(name)))
+    }
+
+    /// Invocations of a workgroup.
+    pub fn invocations(&self) -> usize {
+        self.m * self.n / (16 * self.row_quads * self.column_quads)
+    }
+
+    /// Bytes of workgroup memory.
+    fn bytes(&self) -> usize {
+        4 * self.k * (self.m + self.n)
+    }
+
+    /// Whether an invocation that has a value of a gated pair also has the gate: one quad of columns for each.
+    pub fn has_gates(&self) -> bool {
+        self.column_quads == 2
+    }
+
+    /// Length of each part of a sum over `k` that is split into `splits` parts.
+    pub fn k_per_split(&self, k: usize, splits: usize) -> usize {
+        k_per_split(k, self.k, splits)
+    }
+
+    /// The constants and workgroups of a kernel that includes `product_tile`.
+    pub(super) fn configure(&self, launch: Launch, instance: &Instance<'_>, splits: usize) -> Launch {
+        launch
+            .flag("WINDOWS", instance.windows)
+            .flag("DEPTH", [instance.size[0], instance.out[0], instance.taps[0]] != [1; 3])
+            .constant("TILE_M", self.m)
+            .constant("TILE_N", self.n)
+            .constant("TILE_K", self.k)
+            .constant("ROW_QUADS", self.row_quads)
+            .constant("COLUMN_QUADS", self.column_quads)
+            .constant("UNROLL", self.unroll)
+            .workgroups(instance.n.div_ceil(self.n), instance.m().div_ceil(self.m), splits)
+    }
+
+    /// What `next_tile` needs besides.
+    pub(super) fn pipeline(&self, launch: Launch, instance: &Instance<'_>) -> Launch {
+        next_tile(launch, instance, [self.m, self.n, self.k], self.invocations())
+    }
+}
+
+/// Length of each part of a sum over `k` that is split into `splits` parts: whole tiles of `tile_k`.
+fn k_per_split(k: usize, tile_k: usize, splits: usize) -> usize {
+    k.div_ceil(splits).next_multiple_of(tile_k).max(tile_k)
+}
+
+/// Whether `splits` parts of a sum over `k` are none of them empty.
+fn can_split(k: usize, tile_k: usize, splits: usize) -> bool {
+    k.div_ceil(k_per_split(k, tile_k, splits)).max(1) == splits
+}
+
+/// The constants of `wgsl/include/next_tile.wgsl` that both kernels share.
+fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], invocations: usize) -> Launch {
+    // Whole blocks of four rows for each invocation, or else blocks of two.
+    let rows = if [m, n].iter().all(|side| (side * k / 16).is_multiple_of(invocations)) { 4 } else { 2 };
+    let units = |side: usize| (side * k / 4 / rows).div_ceil(invocations);
+    launch
+        .constant("BLOCK_ROWS", rows)
+        .constant("X_UNITS", units(m))
+        .constant("W_UNITS", units(n))
+        .flag("RAGGED", !instance.c.next_multiple_of(4).is_multiple_of(k))
+}
+
+/// The part of a product that one workgroup computes with matrix units: `side` by `side`, by 2 by 2 subgroups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MatrixTile {
+    /// Rows and columns of the matrices that the device multiplies.
+    pub size: usize,
+    /// Invocations of a subgroup.
+    pub lanes: usize,
+    /// Rows, and columns, of the tile.
+    pub side: usize,
+    /// Products of each sum that are added at a time, from workgroup memory.
+    pub k: usize,
+}
+
+impl MatrixTile {
+    /// See [`Tile::k_per_split`].
+    pub fn k_per_split(&self, k: usize, splits: usize) -> usize {
+        k_per_split(k, self.k, splits)
+    }
+
+    /// The constants and workgroups of `6_matrix`.
+    pub fn configure(&self, launch: Launch, instance: &Instance<'_>, splits: usize) -> Launch {
+        let launch = launch
+            .flag("WINDOWS", instance.windows)
+            .flag("DEPTH", [instance.size[0], instance.out[0], instance.taps[0]] != [1; 3])
+            .constant("MATRIX", self.size)
+            .constant("SUBGROUP", self.lanes)
+            .constant("TILE_M", self.side)
+            .constant("TILE_N", self.side)
+            .constant("TILE_K", self.k)
+            .workgroups(instance.n.div_ceil(self.side), instance.m().div_ceil(self.side), splits);
+        next_tile(launch, instance, [self.side, self.side, self.k], 4 * self.lanes)
+    }
+}
+
+/// The matrices and subgroups that `6_matrix` can use on this device.
+///
+/// # Errors
+/// What it lacks.
+pub(super) fn matrix_units(caps: &Caps) -> Result<(usize, usize), String> {
+    let usable = |offered: &&CooperativeMatrix| {
+        [offered.m, offered.n] == [offered.k; 2]
+            && [8, 16].contains(&offered.k)
+            && (offered.factors, offered.sums) == (MatrixElement::F16, MatrixElement::F32)
+    };
+    let largest = caps.cooperative_matrices.iter().filter(usable).map(|offered| offered.k).max();
+    let size = largest.ok_or("needs products of 8x8 or 16x16 matrices of f16 with sums in f32")?;
+    if !caps.f16 {
+        return Err("needs arithmetic in f16".into());
+    }
+    match caps.subgroup_size() {
+        // Four subgroups, and no more invocations than a tile has blocks to load.
+        Some(lanes) if 4 * lanes <= caps.max_workgroup_invocations => Ok((size as usize, lanes as usize)),
+        Some(lanes) => Err(format!("needs four subgroups in a workgroup, of {lanes} invocations each")),
+        None => Err("needs subgroups of one size for all kernels".into()),
+    }
+}
+
+/// The settings of `6_matrix` for a sum over `k` on this device.
+pub(super) fn matrix_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
+    // Two tiles of f16, and two matrices of f32 for each subgroup.
+    let bytes = |knobs: &Knobs| 4 * knobs.get("TILE") * knobs.get("TILE_K") + 2 * 4 * 4 * 16 * 16;
+    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("TILE_K", &[16, 32]), ("SPLITS", &SPLITS)]);
+    let can = |knobs: &Knobs| can_split(k, knobs.get("TILE_K"), knobs.get("SPLITS"));
+    all.into_iter().filter(|knobs| can(knobs) && bytes(knobs) <= caps.workgroup_memory_bytes as usize).collect()
+}
+
+/// The settings of `4_registers`: tiles, and the numbers of parts that a sum over `k` can be split into.
+pub(super) fn square_knobs(k: usize) -> Vec<Knobs> {
+    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("SPLITS", &std::array::from_fn::<_, 16, _>(|i| i + 1))]);
+    let can = |knobs: &Knobs| can_split(k, Tile::square(knobs.get("TILE")).k, knobs.get("SPLITS"));
+    all.into_iter().filter(can).collect()
+}
+
+/// Rows and columns of the tiles of `5_pipelined`.
+const SIDES: [[usize; 2]; 9] =
+    [[32, 32], [64, 32], [32, 64], [64, 64], [128, 64], [64, 128], [128, 128], [256, 64], [64, 256]];
+/// Numbers of parts.
+const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+
+/// The settings of `5_pipelined` for a sum over `k` on this device.
+pub(super) fn pipelined_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
+    let tiles = SIDES.iter().flat_map(|[m, n]| [8, 16, 32].map(|k| Tile::new([*m, *n, k])));
+    let fits = |tile: &Tile| {
+        // Tiles of 8 are for those that are too large with 16.
+        tile.k > 8 && tile.bytes() <= caps.workgroup_memory_bytes as usize || tile.k == 8 && tile.m + tile.n > 256
+    };
+    let knobs = |tile: Tile| {
+        let splits = SPLITS.into_iter().filter(move |splits| can_split(k, tile.k, *splits));
+        splits.map(move |splits| {
+            Knobs::of([("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("SPLITS", splits)])
+        })
+    };
+    tiles.filter(fits).flat_map(knobs).collect()
+}

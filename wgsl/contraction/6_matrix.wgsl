@@ -1,0 +1,139 @@
+// contraction, 6_matrix: y = scale * (f(x * weight + bias + summand) + residual) as 5_pipelined.wgsl, multiplied by the
+// device's matrix units
+//
+// The invocations of a subgroup compute whole small matrices together (cooperative matrices, include/matrix_16.wgsl and
+// matrix_8.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such matrices. Products
+// are exact, sums are f32. No invocation knows which elements it has, so that sums go through workgroup memory once
+// more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x, weight and the parameters:
+// include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is split, workgroup z sums one
+// part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
+//
+// dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
+// requires:   x and weight in f16; C % 4 = 0; groups = 1; no gate; at most 31 taps; N_padded is N rounded up to a
+//             multiple of 4, and the epilogue is empty where they differ or splits > 1; arithmetic in f16; subgroups of
+//             SUBGROUP invocations that follow each other, and their product of MATRIX by MATRIX matrices of f16 with
+//             sums in f32
+// constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; BLOCK_ROWS,
+//             X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS, SUMMAND,
+//             RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
+// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
+// faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
+//             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
+// source:     the WGSL extension wgpu_cooperative_matrix (SPV_KHR_cooperative_matrix, Metal's simdgroup_matrix);
+//             Markidis et al. 2018, "NVIDIA Tensor Core Programmability, Performance & Precision"
+enable f16;
+enable wgpu_cooperative_matrix;
+//!include gather
+//!include epilogue
+//!include next_tile
+
+const MATRIX: u32 = 16u;
+const SUBGROUP: u32 = 32u;
+const TILE_M: u32 = 64u;
+const TILE_N: u32 = 64u;
+const TILE_K: u32 = 32u;
+const SIDE: u32 = 2u;
+const INVOCATIONS: u32 = SUBGROUP * SIDE * SIDE;
+const ROWS: u32 = TILE_M / SIDE / MATRIX;
+const COLUMNS: u32 = TILE_N / SIDE / MATRIX;
+
+@group(0) @binding(6) var<uniform> p: Params;
+
+var<workgroup> tile_x: array<f16, TILE_M * TILE_K>; // [row, k]
+var<workgroup> tile_w: array<f16, TILE_N * TILE_K>; // [column, k]
+// One matrix of each subgroup. There are two, so that one can be written while the other one is still read.
+var<workgroup> even: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
+var<workgroup> odd: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
+
+//!include matrix_{MATRIX}
+
+fn put_x(at: u32, v: vec4<f32>) {
+    //!unroll
+    for (var i = 0u; i < 4u; i++) { tile_x[at + i] = f16(v[i]); }
+}
+
+fn put_w(at: u32, v: vec4<f32>) {
+    //!unroll
+    for (var i = 0u; i < 4u; i++) { tile_w[at + i] = f16(v[i]); }
+}
+
+// Concludes and stores vector v of the matrix whose first element is y[m0, n0].
+fn store(sum: vec4<f32>, v: u32, m0: u32, n0: u32, M: u32, part: u32) {
+    let m = m0 + v / (MATRIX / 4u);
+    let n = n0 + 4u * (v % (MATRIX / 4u));
+    if (m >= M || n >= p.N) { return; }
+    let image = m / p.rows_per_image;
+    let index = ((part * M + m) * p.N_padded + n) / 4u;
+    y[index] = encode_y(conclude(sum + common_addend(image, n), image, n, index));
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let M = p.images * p.OD * p.OH * p.OW;
+    let m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
+    let x_at = x_block(local);
+    let w_at = w_block(local);
+    let k_first = workgroup.z * p.K_per_split;
+    // This subgroup's first row and column of the tile, and its part of `result`.
+    let own = local / SUBGROUP;
+    let first_row = own / SIDE * ROWS * MATRIX;
+    let first_column = own % SIDE * COLUMNS * MATRIX;
+    let own_result = own * MATRIX * MATRIX;
+
+    var sums: array<array<matrix_c, COLUMNS>, ROWS>;
+    begin_tiles(workgroup, m0, M, local);
+    for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
+        if (stores_x(local)) {
+            //!unroll
+            for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
+                let row = x_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+                put_x(row * TILE_K + x_at.y, loaded_x(i));
+            }
+        }
+        if (stores_w(local)) {
+            //!unroll
+            for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
+                let row = w_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+                put_w(row * TILE_K + w_at.y, loaded_w(i));
+            }
+        }
+        workgroupBarrier();
+        // After the last tile it is loaded once more.
+        if (k0 + TILE_K < k_end) { advance(); }
+        fetch_tile();
+        for (var k = 0u; k < TILE_K; k += MATRIX) {
+            var b: array<matrix_b, COLUMNS>;
+            //!unroll
+            for (var j = 0u; j < COLUMNS; j++) { b[j] = load_b((first_column + j * MATRIX) * TILE_K + k); }
+            //!unroll
+            for (var i = 0u; i < ROWS; i++) {
+                let a = load_a((first_row + i * MATRIX) * TILE_K + k);
+                //!unroll
+                for (var j = 0u; j < COLUMNS; j++) { sums[i][j] = multiply_add(a, b[j], sums[i][j]); }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    //!unroll
+    for (var i = 0u; i < ROWS; i++) {
+        //!unroll
+        for (var j = 0u; j < COLUMNS / 2u; j++) {
+            let m = m0 + first_row + i * MATRIX;
+            let n = workgroup.x * TILE_N + first_column + 2u * j * MATRIX;
+            store_even(sums[i][2u * j], own_result);
+            workgroupBarrier();
+            for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
+                let at = own_result + 4u * v;
+                store(vec4<f32>(even[at], even[at + 1u], even[at + 2u], even[at + 3u]), v, m, n, M, workgroup.z);
+            }
+            store_odd(sums[i][2u * j + 1u], own_result);
+            workgroupBarrier();
+            for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
+                let at = own_result + 4u * v;
+                let sum = vec4<f32>(odd[at], odd[at + 1u], odd[at + 2u], odd[at + 3u]);
+                store(sum, v, m, n + MATRIX, M, workgroup.z);
+            }
+        }
+    }
+}
