@@ -4,6 +4,7 @@
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
 
+use crate::ops::contraction::Sizes;
 use crate::ops::{Knobs, LowerContext, Op};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
@@ -16,7 +17,11 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
             let sizes = op.sizes(context);
             winograd(sizes.product[0], sizes.product[1], sizes.c_in)
         }
-        (Op::Contraction(_), "winograd_registers") => Err("not measured on any GPU".into()),
+        (Op::Contraction(op), "winograd4_shuffle") => {
+            let sizes = op.sizes(context);
+            winograd4(sizes.tiles(4), sizes.product[1], sizes.c_in)
+        }
+        (Op::Contraction(_), "winograd_registers" | "winograd4_registers") => Err("not measured on any GPU".into()),
         // Reasoned for GPUs; on lavapipe `registers`, with all its barriers, still takes a third of the time of a
         // kernel that loads every factor anew (2026-11-22).
         (Op::Contraction(_), "shared") => Err("a step on the way to registers".into()),
@@ -25,8 +30,8 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
     }
 }
 
-/// Whether a variant keeps parameters in a form of its own that takes more memory: Winograd's filters are 16 f32 for 9
-/// numbers of f32 or f16.
+/// Whether a variant keeps parameters in a form of its own that takes more memory: Winograd's filters are 16 or 36 f32
+/// for 9 numbers of f32 or f16.
 pub(super) fn enlarges_parameters(op: &Op, variant: &str) -> bool {
     matches!(op, Op::Contraction(_)) && variant.starts_with("winograd")
 }
@@ -47,19 +52,15 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
             if sizes.windows {
-                shuffle_window(sizes.product[1], sizes.ow)
+                shuffle_window(sizes.product[1], sizes.picture[2])
             } else {
                 shuffle_product(sizes.product, context)
             }
         }
-        (Op::Contraction(op), "winograd_shuffle") => {
-            let sizes = op.sizes(context);
-            shuffle_product([sizes.winograd_tiles, sizes.product[1], sizes.c_in], context)
-        }
-        (Op::Contraction(op), "winograd_registers") => {
-            let sizes = op.sizes(context);
-            Knobs::of([("TILE", tile_size(16, sizes.winograd_tiles, sizes.product[1]))])
-        }
+        (Op::Contraction(op), "winograd_shuffle") => winograd_product(&op.sizes(context), 2, context),
+        (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
+        (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
+        (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "chunked") => group_norm(context),
@@ -77,6 +78,26 @@ fn winograd(pixels: usize, c_out: usize, c_in: usize) -> Result<(), String> {
         return Err(format!("does not pay for {c_in} to {c_out} channels and {pixels} pixels"));
     }
     Ok(())
+}
+
+/// Winograd's form with tiles of 4 × 4 outputs against that with 2 × 2: 36 products for 144 instead of 64, but filters of
+/// 36 f32 for 9 numbers, which few tiles do not use often enough. Reasoned.
+fn winograd4(tiles: usize, c_out: usize, c_in: usize) -> Result<(), String> {
+    if c_in * c_out < 30 * (c_in + c_out) || tiles < 64 {
+        return Err(format!("does not pay for {c_in} to {c_out} channels and {tiles} tiles of 4x4"));
+    }
+    Ok(())
+}
+
+/// The setting of Winograd's products for CPU drivers.
+fn winograd_product(sizes: &Sizes, tile: usize, context: &LowerContext<'_>) -> Knobs {
+    shuffle_product([sizes.tiles(tile), sizes.product[1], sizes.c_in], context)
+}
+
+/// The same for GPUs.
+fn winograd_tile(sizes: &Sizes, tile: usize) -> Knobs {
+    let positions = (tile + 2) * (tile + 2);
+    Knobs::of([("TILE", tile_size(positions, sizes.tiles(tile), sizes.product[1]))])
 }
 
 /// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one of
