@@ -4,10 +4,12 @@ mod adapters;
 mod cache;
 mod device;
 mod load;
+mod memory;
 mod profile;
 mod session;
 mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};
+pub use memory::Memory;
 pub use session::GpuSession;

@@ -6,7 +6,7 @@ mod sources;
 mod template;
 mod unroll;
 
-pub use format::Format;
+pub use format::{Format, TEXTURE_WIDTH};
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
 #[cfg(feature = "gpu")]
 pub(crate) use sources::file_name;
@@ -29,6 +29,8 @@ pub struct KernelKey {
     pub constants: Vec<(&'static str, Const)>,
     /// Element types of the bindings that the kernel declares with `//!storage`.
     pub storage: Vec<(&'static str, DType)>,
+    /// Those among them that are textures.
+    pub textures: Vec<&'static str>,
 }
 
 impl KernelKey {
@@ -39,7 +41,8 @@ impl KernelKey {
             Const::Bool(v) => format!("{name}={v}"),
         });
         let storage = self.storage.iter().map(|(name, dtype)| format!("{name}:{}", dtype.name()));
-        constants.chain(storage).collect::<Vec<_>>().join(" ")
+        let textures = self.textures.iter().map(|name| format!("{name}:texture"));
+        constants.chain(storage).chain(textures).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -65,7 +68,7 @@ impl Kernel {
     /// [`crate::Error::Kernel`] if a constant matches no line, an include is missing, or the WGSL does not parse or
     /// validate.
     pub fn build(key: &KernelKey) -> Result<Self> {
-        let wgsl = expand(key.name, &find_kernel(key.name)?, &key.constants, &key.storage)?;
+        let wgsl = expand(key, &find_kernel(key.name)?)?;
         let reflection = reflect(key.name, &wgsl)?;
         let hash = ContentId::of(&[wgsl.as_bytes()]);
         Ok(Self { name: key.name.into(), settings: key.settings(), wgsl, hash, reflection })

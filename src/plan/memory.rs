@@ -9,6 +9,7 @@
 use super::lower::{Draft, Drafts, Tensor};
 use super::{Buffer, BufferIndex, BufferRole, Launch};
 use crate::graph::{Graph, NodeKind, Rate};
+use crate::tensor::DType;
 
 /// The result.
 pub(super) struct Placed {
@@ -65,7 +66,7 @@ impl Memory {
                 NodeKind::Op(..) => continue,
             };
             memory.lasting[value] = true;
-            memory.places[value] = Some(memory.add(drafts.bytes[value], role));
+            memory.places[value] = Some(memory.add(drafts.bytes[value], role, None));
         }
         memory
     }
@@ -124,32 +125,33 @@ impl Memory {
                 Rate::Condition => BufferRole::Condition,
                 Rate::Step => BufferRole::Slot,
             };
-            self.add(bytes, role)
+            self.add(bytes, role, drafts.textures[tensor])
         } else {
-            self.slot(bytes)
+            self.slot(bytes, drafts.textures[tensor])
         };
         self.places[tensor] = Some(buffer);
         buffer
     }
 
-    /// A slot of at least `bytes`.
-    fn slot(&mut self, bytes: u64) -> BufferIndex {
+    /// A slot of at least `bytes`, for a buffer or for a texture of this element type.
+    fn slot(&mut self, bytes: u64, texture: Option<DType>) -> BufferIndex {
         let bytes = bytes.max(16);
         let size = |b: &BufferIndex| self.buffers[*b].bytes;
-        let fits = self.free.iter().enumerate().filter(|(_, b)| size(b) >= bytes).min_by_key(|(_, b)| size(b));
-        let largest = self.free.iter().enumerate().max_by_key(|(_, b)| size(b));
+        let free = || self.free.iter().enumerate().filter(|(_, b)| self.buffers[**b].texture == texture);
+        let fits = free().filter(|(_, b)| size(b) >= bytes).min_by_key(|(_, b)| size(b));
+        let largest = free().max_by_key(|(_, b)| size(b));
         match fits.or(largest).map(|(position, _)| position) {
             Some(position) => {
                 let buffer = self.free.swap_remove(position);
                 self.buffers[buffer].bytes = self.buffers[buffer].bytes.max(bytes);
                 buffer
             }
-            None => self.add(bytes, BufferRole::Slot),
+            None => self.add(bytes, BufferRole::Slot, texture),
         }
     }
 
-    fn add(&mut self, bytes: u64, role: BufferRole) -> BufferIndex {
-        self.buffers.push(Buffer { bytes: bytes.max(16), role });
+    fn add(&mut self, bytes: u64, role: BufferRole, texture: Option<DType>) -> BufferIndex {
+        self.buffers.push(Buffer { bytes: bytes.max(16), role, texture });
         self.buffers.len() - 1
     }
 
@@ -158,7 +160,7 @@ impl Memory {
         match self.absent {
             Some(buffer) => buffer,
             None => *self.absent.insert({
-                self.buffers.push(Buffer { bytes: 16, role: BufferRole::Absent });
+                self.buffers.push(Buffer { bytes: 16, role: BufferRole::Absent, texture: None });
                 self.buffers.len() - 1
             }),
         }

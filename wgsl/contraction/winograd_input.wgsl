@@ -24,6 +24,7 @@
 //             Deep Neural Networks"
 //!include flat_index
 //!storage x
+//!storage v
 
 const TILE: u32 = 2u;
 const SIDE: u32 = 4u; // TILE + 2
@@ -41,7 +42,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<x_vec4>;
-@group(0) @binding(1) var<storage, read_write> v: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> v: array<v_vec4>;
 @group(0) @binding(2) var<uniform> p: Params;
 
 // SIDE vectors; the others are not used.
@@ -103,6 +104,6 @@ fn main(
         for (var b = 0u; b < SIDE; b++) { row[b] = columns[b][a]; }
         row = transform(row);
         //!unroll
-        for (var b = 0u; b < SIDE; b++) { v[(tile * SIDE * SIDE + SIDE * a + b) * vectors + quad] = row[b]; }
+        for (var b = 0u; b < SIDE; b++) { store_v((tile * SIDE * SIDE + SIDE * a + b) * vectors + quad, row[b]); }
     }
 }

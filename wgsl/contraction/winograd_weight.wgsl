@@ -11,6 +11,7 @@
 // source:     as winograd_input.wgsl
 //!include flat_index
 //!storage weight
+//!storage u
 
 const TILE: u32 = 2u;
 const SIDE: u32 = 4u; // TILE + 2
@@ -21,7 +22,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> weight: array<weight_vec4>;
-@group(0) @binding(1) var<storage, read_write> u: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> u: array<u_vec4>;
 @group(0) @binding(2) var<uniform> p: Params;
 
 // SIDE vectors; the others are not used.
@@ -65,6 +66,6 @@ fn main(
     for (var a = 0u; a < SIDE; a++) {
         let row = transform(array<vec4<f32>, 3>(columns[0][a], columns[1][a], columns[2][a]));
         //!unroll
-        for (var b = 0u; b < SIDE; b++) { u[(o * SIDE * SIDE + SIDE * a + b) * vectors + quad] = row[b]; }
+        for (var b = 0u; b < SIDE; b++) { store_u((o * SIDE * SIDE + SIDE * a + b) * vectors + quad, row[b]); }
     }
 }

@@ -99,6 +99,16 @@ impl<'a> Instance<'a> {
         self.images * self.out.iter().product::<usize>()
     }
 
+    /// Pixels of x, of all images.
+    pub fn pixels(&self) -> usize {
+        self.images * self.size.iter().product::<usize>()
+    }
+
+    /// Taps of all filters, each with weights for all input channels of a group.
+    pub fn filter_taps(&self) -> usize {
+        self.n * self.taps.iter().product::<usize>()
+    }
+
     /// Length of a sum where channels are read in fours.
     pub fn padded_k(&self) -> usize {
         self.taps.iter().product::<usize>() * (self.c / self.groups).next_multiple_of(4)

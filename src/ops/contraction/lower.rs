@@ -2,7 +2,11 @@
 
 use super::WEIGHT;
 use super::instance::Instance;
+use crate::kernel::TEXTURE_WIDTH;
 use crate::ops::{Knobs, Launch, Lowered, Operand};
+
+/// The texels of the largest texture that WebGPU guarantees, in rows of [`TEXTURE_WIDTH`].
+pub(super) const MAX_TEXELS: usize = 8192 * TEXTURE_WIDTH as usize;
 
 /// One sum per invocation, everything else in a second launch.
 pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
@@ -41,13 +45,14 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let tile = Tile { size, splits, k_per_split: k_per_split(instance.padded_k(), size, splits) };
     let configure = |launch: Launch| tile.configure(launch, instance);
     // With tiles of 128 an invocation has two quads of columns: values and their gates.
-    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, size == 128, configure)
+    in_fours(instance, "contraction/4_registers", splits, tile.k_per_split, size == 128, false, configure)
 }
 
 /// Operands shared within a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
-    in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, configure)
+    let (k, has_gates, textures) = (instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, knobs.get("TEXTURES") == 1);
+    in_fours(instance, "contraction/shuffle", 1, k, has_gates, textures, configure)
 }
 
 /// `parts` products at once, each of `m` rows by `n` columns (a multiple of four): a row of x is `parts` rows of length
@@ -120,7 +125,7 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
 }
 
 /// A launch of `kernel`, which reads four channels at once, and the launches around it: before it, x and weights are
-/// padded where C is not a multiple of four; after it, partial sums, padded columns and gates are combined into y. The
+/// padded where C is not a multiple of four, or copied to textures if asked; after it, partial sums, padded columns and gates are combined into y. The
 /// launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value also has its gate.
 fn in_fours(
     instance: &Instance<'_>,
@@ -128,6 +133,7 @@ fn in_fours(
     splits: usize,
     k_per_split: usize,
     has_gates: bool,
+    textures: bool,
     configure: impl Fn(Launch) -> Launch,
 ) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
@@ -138,11 +144,13 @@ fn in_fours(
 
     let main = configure(instance.launch(kernel, c_padded, n_padded, k_per_split));
     let mut main = instance.epilogue.set(main, instance.context, direct);
-    if c_padded != c {
-        let pixels = instance.images * instance.size.iter().product::<usize>();
-        let taps = instance.taps.iter().product::<usize>();
-        for (name, input, rows) in [("x", 0, pixels), ("weight", WEIGHT, n * taps)] {
-            let scratch = lowered.add_scratch([rows, c_padded]);
+    if c_padded != c || textures {
+        for (name, input, rows) in [("x", 0, instance.pixels()), ("weight", WEIGHT, instance.filter_taps())] {
+            let scratch = if textures {
+                lowered.add_texture(instance.context.input(input).with_shape([rows, c_padded]))
+            } else {
+                lowered.add_scratch([rows, c_padded])
+            };
             let elements = rows * c_padded;
             lowered.launches.push(
                 Launch::new("contraction/pad_channels")
@@ -203,7 +211,17 @@ pub(super) fn batch_knobs() -> Vec<Knobs> {
     Knobs::combinations(&[("TILE", &[64, 128])])
 }
 
-/// The rows and quads of columns that an invocation of `shuffle` may have.
-pub(super) fn shuffle_knobs() -> Vec<Knobs> {
-    Knobs::combinations(&[("ROWS", &[1, 2, 4, 8]), ("QUADS", &[1, 2, 4, 8])])
+/// The rows and quads of columns that an invocation of `shuffle` may have, and whether it reads textures.
+pub(super) fn shuffle_knobs(instance: &Instance<'_>) -> Vec<Knobs> {
+    let largest = instance.pixels().max(instance.filter_taps()) * instance.c.div_ceil(4);
+    let textures: &[usize] = if largest <= MAX_TEXELS { &[0, 1] } else { &[0] };
+    Knobs::combinations(&[("ROWS", ROWS), ("QUADS", QUADS), ("TEXTURES", textures)])
 }
+
+/// The rows and quads of columns that an invocation may have in Winograd's products.
+pub(super) fn batch_shuffle_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("ROWS", ROWS), ("QUADS", QUADS)])
+}
+
+const ROWS: &[usize] = &[1, 2, 4, 8];
+const QUADS: &[usize] = &[1, 2, 4, 8];

@@ -197,7 +197,7 @@ impl Operation for Contraction {
                 name: "winograd4_shuffle",
                 family: Family::Cpu,
                 legal: |op, context| winograd_shuffle_legal(op, context, 4),
-                knobs: |_, _| lower::shuffle_knobs(),
+                knobs: |_, _| lower::batch_shuffle_knobs(),
                 lower: |op, context, knobs| {
                     winograd::lower(&Instance::new(op, context), 4, Some(lanes(context.caps)), knobs)
                 },
@@ -206,7 +206,7 @@ impl Operation for Contraction {
                 name: "winograd_shuffle",
                 family: Family::Cpu,
                 legal: |op, context| winograd_shuffle_legal(op, context, 2),
-                knobs: |_, _| lower::shuffle_knobs(),
+                knobs: |_, _| lower::batch_shuffle_knobs(),
                 lower: |op, context, knobs| {
                     winograd::lower(&Instance::new(op, context), 2, Some(lanes(context.caps)), knobs)
                 },
@@ -225,7 +225,7 @@ impl Operation for Contraction {
                     one_group(&Instance::new(op, context))?;
                     shuffle_lanes(context.caps).map(drop)
                 },
-                knobs: |_, _| lower::shuffle_knobs(),
+                knobs: |op, context| lower::shuffle_knobs(&Instance::new(op, context)),
                 lower: |op, context, knobs| lower::shuffle(&Instance::new(op, context), lanes(context.caps), knobs),
             },
             Variant {
