@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::cache::DiskCache;
+use super::memory::{Memory, texel};
 use super::timed::{Anchor, Pending};
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement, host_memory_bytes};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::kernel::{Access, Kernel, file_name};
+use crate::kernel::{Access, Binding, Kernel, file_name};
 use crate::parallel::*;
 use crate::plan::{Pace, PlanOptions, Program};
 use crate::refusal::{Advised, Remedy};
@@ -54,7 +55,7 @@ struct Inner {
     programs: Mutex<Vec<(ContentId, Arc<Program>)>>,
     /// How many programs were ever planned.
     planned: AtomicU64,
-    store: Store<wgpu::Buffer>,
+    store: Store<Memory>,
     /// How fast it has been.
     pace: Pace,
     /// For the record of a run: both clocks at its beginning, and launches since.
@@ -185,7 +186,7 @@ impl GpuDevice {
     }
 
     /// The parameters that this device holds, for all sessions.
-    pub fn store(&self) -> &Store<wgpu::Buffer> {
+    pub fn store(&self) -> &Store<Memory> {
         &self.inner.store
     }
 
@@ -306,12 +307,20 @@ impl GpuDevice {
         usage: wgpu::BufferUsages,
         mapped: bool,
     ) -> Result<wgpu::Buffer> {
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: mapped };
+        self.allocate(bytes, |device| device.create_buffer(&descriptor))
+    }
+
+    /// What `create` makes of `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] if there is no memory for it.
+    pub(super) fn allocate<T>(&self, bytes: u64, create: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
         let device = &self.inner.device;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: mapped };
-        let buffer = device.create_buffer(&descriptor);
+        let created = create(device);
         match pollster::block_on(scope.pop()) {
-            None => Ok(buffer),
+            None => Ok(created),
             Some(_) => {
                 let why = format!("{} has no room for {} more", self.describe(), crate::plan::mib(bytes));
                 let half = Remedy::Set("precision", "f16".into());
@@ -443,15 +452,7 @@ impl GpuDevice {
             .map(|binding| wgpu::BindGroupLayoutEntry {
                 binding: binding.index,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: match binding.access {
-                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
-                        Access::Uniform => wgpu::BufferBindingType::Uniform,
-                    },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
+                ty: binding_type(binding),
                 count: None,
             })
             .collect();
@@ -494,6 +495,28 @@ impl GpuDevice {
         // carries a checksum.
         let cache = unsafe { self.inner.device.create_pipeline_cache(&descriptor) };
         Some((cache, known))
+    }
+}
+
+fn binding_type(binding: &Binding) -> wgpu::BindingType {
+    if let Some(dtype) = binding.dtype.filter(|_| binding.texture) {
+        return wgpu::BindingType::StorageTexture {
+            access: match binding.access {
+                Access::ReadWrite => wgpu::StorageTextureAccess::WriteOnly,
+                Access::Read | Access::Uniform => wgpu::StorageTextureAccess::ReadOnly,
+            },
+            format: texel(dtype),
+            view_dimension: wgpu::TextureViewDimension::D2,
+        };
+    }
+    wgpu::BindingType::Buffer {
+        ty: match binding.access {
+            Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+            Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+            Access::Uniform => wgpu::BufferBindingType::Uniform,
+        },
+        has_dynamic_offset: false,
+        min_binding_size: None,
     }
 }
 

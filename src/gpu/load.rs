@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::device::{Checks, GpuDevice, Pipeline};
+use super::memory::Memory;
 use super::session::{bands, guard_pattern};
 use super::upload::Uploader;
 use crate::content::ContentId;
@@ -16,7 +17,7 @@ use crate::plan::{BufferIndex, BufferRole, Launch, PARAMS_STRIDE, Parameter, Pro
 use crate::trace;
 
 /// Buffers by their index in the program; `None` for those that do not exist yet, or no longer.
-pub(super) type Buffers = Vec<Option<Arc<wgpu::Buffer>>>;
+pub(super) type Buffers = Vec<Option<Arc<Memory>>>;
 
 /// A program on its way to the device.
 pub(super) struct Loader<'a> {
@@ -153,15 +154,19 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    fn create(&self, index: BufferIndex) -> Result<wgpu::Buffer> {
+    fn create(&self, index: BufferIndex) -> Result<Memory> {
+        let planned = &self.program.buffers[index];
+        if let Some(dtype) = planned.texture {
+            return self.gpu.create_texture(planned, dtype, (self.base > 0).then(|| guard_pattern(index)));
+        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let bytes = self.program.buffers[index].bytes + bands(self.base);
+        let bytes = planned.bytes + bands(self.base);
         let buffer = self.gpu.create_buffer(self.role(index).name(), bytes, usage, false)?;
         if self.base > 0 {
             let pattern = vec![guard_pattern(index); bytes as usize / 4];
             self.gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(&pattern));
         }
-        Ok(buffer)
+        Ok(Memory::Buffer(buffer))
     }
 
     /// Brings a parameter to its buffer, unless it is there.
@@ -170,7 +175,7 @@ impl<'a> Loader<'a> {
         let value = &self.program.values[parameter.value];
         if let Some(own) = self.buffers[buffer].clone().filter(|_| !self.shares()) {
             let bytes = padded_bytes(value.elements(), value.dtype) as u64;
-            return self.uploader.write(&own, self.base, parameter, value, bytes);
+            return self.uploader.write(own.buffer(), self.base, parameter, value, bytes);
         }
         if self.buffers[buffer].is_none() {
             let id = self.ids[buffer].expect("`identify` names every parameter");
@@ -311,16 +316,22 @@ pub(super) fn bind_groups(
             .bindings
             .iter()
             .map(|binding| {
-                let (buffer, offset, size) = match binding.access {
-                    Access::Uniform => (&params, (PARAMS_STRIDE * i) as u64, u64::from(reflection.params_size)),
+                let part = |buffer, offset, size| {
+                    let size = wgpu::BufferSize::new(size);
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+                };
+                let resource = match binding.access {
+                    Access::Uniform => part(&params, (PARAMS_STRIDE * i) as u64, u64::from(reflection.params_size)),
                     Access::Read | Access::ReadWrite => {
                         let (index, bytes) = storage.next().expect("the plan binds every storage binding");
-                        let buffer = buffers[*index].as_ref().expect("what a launch binds is there when it runs");
-                        (&**buffer, base, (*bytes + reach).min(gpu.caps().max_binding_bytes))
+                        match &**buffers[*index].as_ref().expect("what a launch binds is there when it runs") {
+                            Memory::Texture(view) => wgpu::BindingResource::TextureView(view),
+                            Memory::Buffer(buffer) => {
+                                part(buffer, base, (*bytes + reach).min(gpu.caps().max_binding_bytes))
+                            }
+                        }
                     }
                 };
-                let size = wgpu::BufferSize::new(size);
-                let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size });
                 wgpu::BindGroupEntry { binding: binding.index, resource }
             })
             .collect();

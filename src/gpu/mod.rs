@@ -4,6 +4,7 @@ mod adapters;
 mod cache;
 mod device;
 mod load;
+mod memory;
 mod profile;
 mod session;
 mod tables;
@@ -12,5 +13,6 @@ mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};
+pub use memory::Memory;
 pub use session::GpuSession;
 pub use tables::DeviceChoices;

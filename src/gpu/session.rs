@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::device::{GpuDevice, Pipeline};
-use super::load::{Loader, bind_groups};
+use super::load::{Buffers, Loader, bind_groups};
+use super::memory::Memory;
 use crate::encode::{decode, encode, padded_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Rate, WeightSource};
@@ -37,7 +38,7 @@ pub struct GpuSession {
     pub(super) gpu: GpuDevice,
     program: Arc<Program>,
     /// By index; `None` for those that existed only while the program was loaded.
-    buffers: Vec<Option<Arc<wgpu::Buffer>>>,
+    buffers: Buffers,
     pipelines: Vec<Pipeline>,
     condition: List,
     step: List,
@@ -138,7 +139,7 @@ impl GpuSession {
     }
 
     fn buffer(&self, index: BufferIndex) -> &wgpu::Buffer {
-        self.buffers[index].as_ref().expect("only sources are dropped, and no port is one")
+        self.buffers[index].as_ref().expect("only sources are dropped, and no port is one").buffer()
     }
 
     /// Encodes launch `i` of a list.
@@ -179,22 +180,28 @@ impl GpuSession {
             return Ok(());
         }
         let after = bands(self.base) - self.base;
-        let ranges: Vec<_> = self
-            .buffers
+        // What is written outside a texture goes nowhere.
+        let buffers =
+            self.buffers.iter().zip(&self.program.buffers).enumerate().filter_map(
+                |(index, (memory, b))| match &**memory.as_ref().expect("with guard bands every buffer stays") {
+                    Memory::Buffer(buffer) => Some((index, buffer, b)),
+                    Memory::Texture(_) => None,
+                },
+            );
+        let buffers: Vec<_> = buffers.collect();
+        let ranges: Vec<_> = buffers
             .iter()
-            .zip(&self.program.buffers)
-            .map(|(buffer, b)| (&**buffer.as_ref().expect("with guard bands every buffer stays"), b))
-            .flat_map(|(buffer, b)| [(buffer, 0, self.base), (buffer, self.base + b.bytes, after)])
+            .flat_map(|(_, buffer, b)| [(*buffer, 0, self.base), (*buffer, self.base + b.bytes, after)])
             .collect();
         let bytes = self.gpu.fetch_all(&ranges)?;
         let mut rest = bytes.as_slice();
-        for (index, (_, _, length)) in ranges.iter().enumerate() {
+        for (range, (_, _, length)) in ranges.iter().enumerate() {
+            let (index, _, b) = buffers[range / 2];
             let (band, others) = rest.split_at(*length as usize);
             rest = others;
-            let pattern = guard_pattern(index / 2).to_le_bytes();
+            let pattern = guard_pattern(index).to_le_bytes();
             if let Some(at) = band.chunks_exact(4).position(|word| word != pattern) {
-                let b = &self.program.buffers[index / 2];
-                let place = if index % 2 == 0 {
+                let place = if range % 2 == 0 {
                     format!("{} bytes before", *length as usize - 4 * at)
                 } else {
                     format!("{} bytes behind", 4 * at)
@@ -202,7 +209,7 @@ impl GpuSession {
                 return Err(Error::Kernel(format!(
                     "a kernel wrote {place} the {} bytes of buffer {} ({})",
                     b.bytes,
-                    index / 2,
+                    index,
                     b.role.name()
                 )));
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::device::GpuDevice;
+use super::memory::Memory;
 use crate::content::ContentId;
 use crate::encode::{encode, encode_weight};
 use crate::error::{Error, Result};
@@ -38,18 +39,12 @@ impl Uploader<'_> {
     ///
     /// # Errors
     /// As the source of the weights; [`Error::Limits`] if memory runs out.
-    pub fn shared(
-        &mut self,
-        id: ContentId,
-        parameter: &Parameter,
-        value: &Value,
-        bytes: u64,
-    ) -> Result<Arc<wgpu::Buffer>> {
+    pub fn shared(&mut self, id: ContentId, parameter: &Parameter, value: &Value, bytes: u64) -> Result<Arc<Memory>> {
         if let Some(buffer) = self.gpu.store().get(&id) {
             return Ok(buffer);
         }
         let buffer = self.upload(parameter, value, bytes)?;
-        Ok(self.gpu.store().insert(id, bytes, buffer))
+        Ok(self.gpu.store().insert(id, bytes, Memory::Buffer(buffer)))
     }
 
     /// A new buffer with a parameter in it.

@@ -6,7 +6,7 @@ mod sources;
 mod template;
 mod unroll;
 
-pub use format::Format;
+pub use format::{Format, TEXTURE_WIDTH};
 pub use reflect::{Access, Binding, ParamField, ParamType, Reflection, reflect};
 pub(crate) use sources::file_name;
 pub use sources::{find_include, find_kernel, includes, kernels, texts_id};
@@ -28,6 +28,8 @@ pub struct KernelKey {
     pub constants: Vec<(&'static str, Const)>,
     /// Element types of the bindings that the kernel declares with `//!storage`.
     pub storage: Vec<(&'static str, DType)>,
+    /// Those among them that are textures.
+    pub textures: Vec<&'static str>,
 }
 
 impl KernelKey {
@@ -38,7 +40,8 @@ impl KernelKey {
             Const::Bool(v) => format!("{name}={v}"),
         });
         let storage = self.storage.iter().map(|(name, dtype)| format!("{name}:{}", dtype.name()));
-        constants.chain(storage).collect::<Vec<_>>().join(" ")
+        let textures = self.textures.iter().map(|name| format!("{name}:texture"));
+        constants.chain(storage).chain(textures).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -90,7 +93,7 @@ impl Kernel {
     }
 
     fn build_from(key: &KernelKey, file: &str, text: &str) -> Result<Self> {
-        let expanded = expand(file, text, &key.constants, &key.storage)?;
+        let expanded = expand(file, text, key)?;
         let reflection = reflect::reflect_expanded(file, &expanded)?;
         let wgsl = expanded.wgsl;
         let hash = ContentId::of(&[wgsl.as_bytes()]);

@@ -3,7 +3,10 @@
 
 use naga::proc::{GlobalCtx, Layouter};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use naga::{AddressSpace, Handle, Module, Scalar, ScalarKind, StorageAccess, Type, TypeInner, VectorSize};
+use naga::{
+    AddressSpace, Handle, ImageClass, Module, Scalar, ScalarKind, StorageAccess, StorageFormat, Type, TypeInner,
+    VectorSize,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +17,9 @@ use crate::tensor::DType;
 /// How a kernel uses a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Access {
-    /// `var<storage, read>`
+    /// `var<storage, read>`, or a texture's `read`
     Read,
-    /// `var<storage, read_write>`
+    /// `var<storage, read_write>`, or a texture's `write`
     ReadWrite,
     /// `var<uniform>`: the kernel's parameters.
     Uniform,
@@ -34,6 +37,9 @@ pub struct Binding {
     /// The type of the elements that an array holds: f32 for `f32` and `vec4<f32>`, f16 for `vec2<u32>` (four of them,
     /// packed), u32 for `u32`. `None` for the uniform and for arrays of any other type.
     pub dtype: Option<DType>,
+    /// Whether it is a storage texture, `texture_storage_2d` of a float format.
+    #[serde(default)]
+    pub texture: bool,
 }
 
 /// Scalar type of a parameter.
@@ -161,6 +167,14 @@ fn describe(wgsl: &str, error: &dyn Fn(Problem<'_>) -> Error) -> Result<Reflecti
             AddressSpace::Uniform => Access::Uniform,
             AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
             AddressSpace::Storage { .. } => Access::Read,
+            AddressSpace::Handle => match module.types[variable.ty].inner {
+                TypeInner::Image { class: ImageClass::Storage { access, .. }, .. }
+                    if access == StorageAccess::STORE =>
+                {
+                    Access::ReadWrite
+                }
+                _ => Access::Read,
+            },
             other => return Err(bad(format!("binding {name} is in address space {other:?}"))),
         };
         if access == Access::Uniform {
@@ -183,15 +197,24 @@ fn describe(wgsl: &str, error: &dyn Fn(Problem<'_>) -> Error) -> Result<Reflecti
             }
         }
         let dtype = element_type(&module, variable.ty);
-        reflection.bindings.push(Binding { index: binding.binding, name, access, dtype });
+        let texture = variable.space == AddressSpace::Handle;
+        reflection.bindings.push(Binding { index: binding.binding, name, access, dtype, texture });
     }
     reflection.bindings.sort_by_key(|b| b.index);
     Ok(reflection)
 }
 
 /// See [`Binding::dtype`].
-fn element_type(module: &Module, array: Handle<Type>) -> Option<DType> {
-    let TypeInner::Array { base, .. } = module.types[array].inner else { return None };
+fn element_type(module: &Module, binding: Handle<Type>) -> Option<DType> {
+    let base = match module.types[binding].inner {
+        TypeInner::Array { base, .. } => base,
+        TypeInner::Image { class: ImageClass::Storage { format, .. }, .. } => {
+            return [(StorageFormat::Rgba32Float, DType::F32), (StorageFormat::Rgba16Float, DType::F16)]
+                .into_iter()
+                .find_map(|(known, dtype)| (known == format).then_some(dtype));
+        }
+        _ => return None,
+    };
     match module.types[base].inner {
         TypeInner::Scalar(Scalar::F32) | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F32 } => {
             Some(DType::F32)

@@ -154,7 +154,7 @@ impl Ceilings {
 
 /// Keys of all kernels below `wgsl/ceilings/`, in every setting that is measured: for tests of their texts.
 pub fn kernel_keys() -> Vec<KernelKey> {
-    let key = |name, constants| KernelKey { name, constants, storage: Vec::new() };
+    let key = |name, constants| KernelKey { name, constants, storage: Vec::new(), textures: Vec::new() };
     let number = |name, value| vec![(name, Const::U32(value))];
     let chains = ["ceilings/fma_f32", "ceilings/fma_f16"].map(|name| CHAINS.map(|n| key(name, number("CHAINS", n))));
     let copies = VECTORS.map(|n| key("ceilings/copy", number("VECTORS", n)));
@@ -183,7 +183,12 @@ const FMA_SLOTS: usize = 256;
 
 fn fma(gpu: &GpuDevice, name: &'static str) -> Result<Ceiling> {
     best(CHAINS.iter().map(|chains| {
-        let key = KernelKey { name, constants: vec![("CHAINS", Const::U32(*chains))], storage: Vec::new() };
+        let key = KernelKey {
+            name,
+            constants: vec![("CHAINS", Const::U32(*chains))],
+            storage: Vec::new(),
+            textures: Vec::new(),
+        };
         let mut bench = Bench::new(Kernel::build(&key)?);
         bench.output(4 * FMA_SLOTS, DType::F32);
         let params = [("rounds", Param::U32(FMA_ROUNDS)), ("factor", Param::F32(1.0)), ("up", Param::F32(1.0))];
@@ -230,7 +235,12 @@ impl Matrix {
     fn measure(self, gpu: &GpuDevice) -> Result<MatrixCeiling> {
         const ROUNDS: u32 = 512;
         let lanes = gpu.caps().subgroup_size().expect("`matrices` asked");
-        let key = KernelKey { name: self.kernel, constants: vec![("LANES", Const::U32(lanes))], storage: Vec::new() };
+        let key = KernelKey {
+            name: self.kernel,
+            constants: vec![("LANES", Const::U32(lanes))],
+            storage: Vec::new(),
+            textures: Vec::new(),
+        };
         let mut bench = Bench::new(Kernel::build(&key)?);
         let dtype = if self.factors == MatrixElement::F16 { DType::F16 } else { DType::F32 };
         let elements = (self.side * self.side) as usize;
@@ -257,7 +267,7 @@ fn copy(gpu: &GpuDevice) -> Result<Ceiling> {
     let bytes = room.min(caps.max_binding_bytes).min(caps.max_buffer_bytes).max(1 << 20) >> 20 << 20;
     let elements = (bytes / 4) as usize;
     best(VECTORS.iter().map(|vectors| {
-        let key = |name, constants| KernelKey { name, constants, storage: Vec::new() };
+        let key = |name, constants| KernelKey { name, constants, storage: Vec::new(), textures: Vec::new() };
         let fill = Kernel::build(&key("ceilings/fill", Vec::new()))?;
         let mut bench = Bench::new(Kernel::build(&key("ceilings/copy", vec![("VECTORS", Const::U32(*vectors))]))?);
         let x = bench.buffer(bytes);
@@ -281,7 +291,7 @@ fn fold(workgroups: usize) -> [u32; 3] {
 
 fn dispatch(gpu: &GpuDevice) -> Result<DispatchCost> {
     const LAUNCHES: usize = 512;
-    let key = KernelKey { name: "ceilings/mark", constants: Vec::new(), storage: Vec::new() };
+    let key = KernelKey { name: "ceilings/mark", constants: Vec::new(), storage: Vec::new(), textures: Vec::new() };
     let time = |launches: usize| -> Result<Samples> {
         let mut bench = Bench::new(Kernel::build(&key)?);
         bench.output(launches, DType::U32);
@@ -331,7 +341,7 @@ impl Bench {
     }
 
     fn buffer(&mut self, bytes: u64) -> usize {
-        self.buffers.push(Buffer { bytes: bytes.max(16), role: BufferRole::Slot });
+        self.buffers.push(Buffer { bytes: bytes.max(16), role: BufferRole::Slot, texture: None });
         self.buffers.len() - 1
     }
 

@@ -38,7 +38,7 @@ impl DynamicThreshold {
             .param("elements", elements)
             .param("E", elements / n)
             .cover(elements.div_ceil(4), 64);
-        Lowered { launches: vec![quantile, apply], scratch: vec![TensorDesc::f32([n])] }
+        Lowered { launches: vec![quantile, apply], scratch: vec![TensorDesc::f32([n]).into()] }
     }
 }
 

@@ -32,7 +32,7 @@ impl Emphasis {
             .param("E", elements / m)
             .param("D", d)
             .cover(elements.div_ceil(4), 64);
-        Lowered { launches: vec![means, apply], scratch: vec![TensorDesc::f32([m])] }
+        Lowered { launches: vec![means, apply], scratch: vec![TensorDesc::f32([m]).into()] }
     }
 }
 

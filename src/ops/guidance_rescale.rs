@@ -38,7 +38,7 @@ impl GuidanceRescale {
             .param("elements", elements)
             .param("E", elements / n)
             .cover(elements.div_ceil(4), 64);
-        Lowered { launches: vec![deviations, apply], scratch: vec![TensorDesc::f32([n])] }
+        Lowered { launches: vec![deviations, apply], scratch: vec![TensorDesc::f32([n]).into()] }
     }
 }
 

@@ -190,14 +190,39 @@ fn to_u32(value: usize) -> u32 {
 pub struct Lowered {
     /// Launches, in order.
     pub launches: Vec<Launch>,
-    /// Temporary f32 buffers.
-    pub scratch: Vec<TensorDesc>,
+    /// Temporary memory between them.
+    pub scratch: Vec<Scratch>,
+}
+
+/// Memory that only the launches of one variant see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scratch {
+    /// Shape and element type.
+    pub desc: TensorDesc,
+    /// Whether it is a storage texture and not a buffer: CPU drivers read textures faster. Four elements make a texel.
+    pub texture: bool,
+}
+
+impl From<TensorDesc> for Scratch {
+    fn from(desc: TensorDesc) -> Self {
+        Self { desc, texture: false }
+    }
 }
 
 impl Lowered {
     /// Asks for a temporary f32 buffer.
     pub fn add_scratch(&mut self, shape: impl Into<Vec<usize>>) -> Operand {
-        self.scratch.push(TensorDesc::f32(shape));
+        self.add(TensorDesc::f32(shape).into())
+    }
+
+    /// Asks for a temporary texture.
+    pub fn add_texture(&mut self, desc: TensorDesc) -> Operand {
+        self.add(Scratch { desc, texture: true })
+    }
+
+    /// Asks for temporary memory.
+    pub fn add(&mut self, scratch: Scratch) -> Operand {
+        self.scratch.push(scratch);
         Operand::Scratch(self.scratch.len() - 1)
     }
 }

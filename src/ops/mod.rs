@@ -44,7 +44,7 @@ pub mod upsample_nearest;
 pub(crate) use case::sample;
 pub use case::{Case, CaseInput, Fill, Size};
 pub use knobs::Knobs;
-pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Variant, no_knobs};
+pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Scratch, Variant, no_knobs};
 
 use std::fmt;
 

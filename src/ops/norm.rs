@@ -138,7 +138,7 @@ impl Norm {
             .param("span", self.span(context))
             .cover(context.output.elements().div_ceil(4), 64);
         let launches = vec![self.centered(statistics), self.activated(self.finish(apply, context, 1))];
-        Lowered { launches, scratch: vec![TensorDesc::f32([images, groups, 2])] }
+        Lowered { launches, scratch: vec![TensorDesc::f32([images, groups, 2]).into()] }
     }
 
     fn chunked_legal(&self, context: &LowerContext<'_>) -> std::result::Result<(), String> {
@@ -152,10 +152,10 @@ impl Norm {
     }
 
     /// One invocation sums the moments of a chunk, which may be any number of positions long; beyond 256, rounding
-    /// errors exceed the bound in the kernel's header.
+    /// errors exceed the bound in the kernel's header. The moments of a group are combined by one invocation or by 64.
     fn chunked_knobs() -> Vec<Knobs> {
         let chunks: Vec<usize> = (1..=16).map(|i| 16 * i).collect();
-        Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16])])
+        Knobs::combinations(&[("CHUNK", &chunks), ("POSITIONS", &[1, 2, 4, 8, 16]), ("COMBINE_LANES", &[1, 64])])
     }
 
     fn chunked(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
@@ -174,13 +174,15 @@ impl Norm {
         let combine = Launch::new("norm/chunked_combine")
             .bind("moments", Operand::Scratch(0))
             .bind("affine", Operand::Scratch(1))
+            .constant("LANES", knobs.get("COMBINE_LANES"))
+            .param("images", images)
             .param("groups", groups)
             .param("channels", channels)
             .param("positions", positions)
             .param("chunks", chunks)
             .param("chunk", chunk)
             .param_f32("eps", self.eps as f32)
-            .workgroups(groups, images, 1);
+            .cover(groups * images * knobs.get("COMBINE_LANES"), 64);
         let run = knobs.get("POSITIONS");
         let runs = positions.div_ceil(run);
         let apply = Launch::new("norm/chunked")
@@ -191,7 +193,8 @@ impl Norm {
             .param("vectors", vectors)
             .param("runs", runs)
             .cover(images * runs * vectors, 64);
-        let scratch = vec![TensorDesc::f32([images, chunks, 2, channels]), TensorDesc::f32([images, 2, channels])];
+        let scratch = [vec![images, chunks, 2, channels], vec![images, 2, channels]];
+        let scratch = scratch.map(|shape| TensorDesc::f32(shape).into()).into();
         Lowered { launches: vec![moments, self.finish(combine, context, 1), self.activated(apply)], scratch }
     }
 

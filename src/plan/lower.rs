@@ -7,8 +7,8 @@ use super::{PlanOptions, choose, mib};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeKind, Rate, TensorDesc, ValueId};
-use crate::kernel::{Access, Kernel, KernelKey, KernelText, ParamType, Reflection};
-use crate::ops::{Cost, Launch, LowerContext, Op, Operand, Param};
+use crate::kernel::{Access, Format, Kernel, KernelKey, KernelText, ParamType, Reflection, TEXTURE_WIDTH};
+use crate::ops::{Cost, Launch, LowerContext, Op, Operand, Param, Scratch};
 use crate::refusal::{Advised, Remedy};
 use crate::tensor::DType;
 
@@ -35,6 +35,8 @@ pub(super) struct Drafts {
     pub launches: Vec<Draft>,
     /// Bytes of every tensor.
     pub bytes: Vec<u64>,
+    /// The element type of those that are textures.
+    pub textures: Vec<Option<DType>>,
     /// How often every tensor changes.
     pub rates: Vec<Rate>,
     /// For each value of the graph, the one whose buffer it uses: another one if it is a view, which no launch makes.
@@ -50,6 +52,7 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result
         kernels: Vec::new(),
         launches: Vec::new(),
         bytes: graph.nodes().iter().map(|node| node.desc.bytes()).collect(),
+        textures: vec![None; graph.nodes().len()],
         rates: graph.rates(),
         shown: shown_values(graph),
     };
@@ -112,7 +115,7 @@ impl Lowering<'_> {
         op.legal(naive, context).ok()?;
         let lowered = op.lower(naive, context, &op.knobs(naive, context)[0]);
         let set = || Remedy::Set("force", format!("{}=naive", op.name()).into());
-        lowered.scratch.iter().all(|desc| self.fits(desc)).then(set)
+        lowered.scratch.iter().all(|scratch| self.fits(&scratch.desc)).then(set)
     }
 
     fn lower(&mut self, value: ValueId, node: &Node) -> Result<()> {
@@ -128,10 +131,12 @@ impl Lowering<'_> {
         let cost = op.cost(&descs, &node.desc);
 
         let first_scratch = self.drafts.bytes.len();
-        for desc in &lowered.scratch {
+        for Scratch { desc, texture } in &lowered.scratch {
             let what = format!("{}: scratch", node.name);
             self.check_fits(&what, desc, || self.naive_instead(op, &context))?;
-            self.drafts.bytes.push(desc.bytes());
+            let bytes = if *texture { texture_bytes(desc) } else { desc.bytes() };
+            self.drafts.bytes.push(bytes);
+            self.drafts.textures.push(texture.then_some(desc.dtype));
             self.drafts.rates.push(Rate::Once); // as rare as what is written there, which `settle_rates` finds out
         }
         let shown = &self.drafts.shown;
@@ -139,7 +144,7 @@ impl Lowering<'_> {
             match operand {
                 Operand::Input(i) => inputs[i].map(|v| (shown[v.index()], self.graph.desc(v))),
                 Operand::Output => Some((value.index(), &node.desc)),
-                Operand::Scratch(i) => Some((first_scratch + i, &lowered.scratch[i])),
+                Operand::Scratch(i) => Some((first_scratch + i, &lowered.scratch[i].desc)),
             }
         };
         let first_launch = self.drafts.launches.len();
@@ -158,7 +163,9 @@ impl Lowering<'_> {
                 .filter_map(|name| Some((name, resolve(named(name)?)?.1.dtype)))
                 .filter(|(_, dtype)| *dtype != DType::U32)
                 .collect();
-            let key = KernelKey { name: launch.kernel, constants: launch.constants.clone(), storage };
+            let is_texture = |operand: &Operand| matches!(operand, Operand::Scratch(i) if lowered.scratch[*i].texture);
+            let textures = launch.bindings.iter().filter(|(_, operand)| is_texture(operand)).map(|(n, _)| *n).collect();
+            let key = KernelKey { name: launch.kernel, constants: launch.constants.clone(), storage, textures };
             let kernel =
                 kernel(&mut self.drafts.kernels, &mut self.kernel_index, self.caps, &key, &self.options.texts)?;
             let reflection = &self.drafts.kernels[kernel].reflection;
@@ -246,6 +253,12 @@ impl Lowering<'_> {
             }
         }
     }
+}
+
+/// The bytes of a texture that holds the tensor: whole rows of texels.
+fn texture_bytes(desc: &TensorDesc) -> u64 {
+    let texel = Format::of(desc.dtype).expect("textures hold floats").texel_bytes();
+    (desc.elements().div_ceil(4) as u64).next_multiple_of(u64::from(TEXTURE_WIDTH)) * texel
 }
 
 /// For each value, the one whose buffer it uses. A view whose elements are stored differently is a copy; so is an

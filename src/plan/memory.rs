@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use super::lower::{Draft, Drafts, Tensor};
 use super::{Buffer, BufferIndex, BufferRole, Launch};
 use crate::graph::{Graph, NodeKind, Rate};
+use crate::tensor::DType;
 
 /// The result.
 pub(super) struct Placed {
@@ -82,7 +83,7 @@ impl Memory {
                 NodeKind::Op(..) => continue,
             };
             memory.lasting[value] = true;
-            memory.places[value] = Some(memory.add(drafts.bytes[value], role));
+            memory.places[value] = Some(memory.add(drafts.bytes[value], role, None));
         }
         memory
     }
@@ -105,7 +106,7 @@ impl Memory {
                     Rate::Condition => BufferRole::Condition,
                     Rate::Step => BufferRole::Slot,
                 };
-                self.places[tensor] = Some(self.add(drafts.bytes[tensor], role));
+                self.places[tensor] = Some(self.add(drafts.bytes[tensor], role, drafts.textures[tensor]));
             } else {
                 sharing.push((tensor, span));
             }
@@ -113,12 +114,14 @@ impl Memory {
         sharing.sort_by_key(|(tensor, span)| (Reverse(drafts.bytes[*tensor]), span.first));
         let mut slots: Vec<(BufferIndex, Vec<Span>)> = Vec::new();
         for (tensor, span) in sharing {
+            let texture = drafts.textures[tensor];
             let nearest = |spans: &[Span]| spans.iter().map(|other| span.gap(*other)).min().flatten();
-            let free = slots.iter_mut().filter_map(|slot| Some((nearest(&slot.1)?, slot)));
+            let alike = slots.iter_mut().filter(|slot| self.buffers[slot.0].texture == texture);
+            let free = alike.filter_map(|slot| Some((nearest(&slot.1)?, slot)));
             let slot = match free.min_by_key(|(gap, _)| *gap) {
                 Some((_, slot)) => slot,
                 None => {
-                    slots.push((self.add(drafts.bytes[tensor], BufferRole::Slot), Vec::new()));
+                    slots.push((self.add(drafts.bytes[tensor], BufferRole::Slot, texture), Vec::new()));
                     slots.last_mut().expect("just pushed")
                 }
             };
@@ -152,8 +155,8 @@ impl Memory {
         launches
     }
 
-    fn add(&mut self, bytes: u64, role: BufferRole) -> BufferIndex {
-        self.buffers.push(Buffer { bytes: bytes.max(16), role });
+    fn add(&mut self, bytes: u64, role: BufferRole, texture: Option<DType>) -> BufferIndex {
+        self.buffers.push(Buffer { bytes: bytes.max(16), role, texture });
         self.buffers.len() - 1
     }
 
@@ -162,7 +165,7 @@ impl Memory {
         match self.absent {
             Some(buffer) => buffer,
             None => *self.absent.insert({
-                self.buffers.push(Buffer { bytes: 16, role: BufferRole::Absent });
+                self.buffers.push(Buffer { bytes: 16, role: BufferRole::Absent, texture: None });
                 self.buffers.len() - 1
             }),
         }

@@ -46,13 +46,17 @@ impl BufferRole {
     }
 }
 
-/// One device buffer.
+/// One device buffer, or a storage texture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Buffer {
     /// Size in bytes.
     pub bytes: u64,
     /// What it is for.
     pub role: BufferRole,
+    /// The element type of a texture: texels of four elements, in rows of [`crate::kernel::TEXTURE_WIDTH`]. `None` for
+    /// buffers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texture: Option<DType>,
 }
 
 /// What a value's buffer holds before anything runs.

@@ -4,7 +4,7 @@
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
 
-use crate::ops::contraction::Tile;
+use crate::ops::contraction::{Sizes, Tile};
 use crate::ops::{Knobs, LowerContext, Op};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
@@ -17,7 +17,13 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
             let sizes = op.sizes(context);
             winograd(sizes.product[0], sizes.product[1], sizes.c_in)
         }
-        (Op::Contraction(_), "winograd_registers" | "matrix") => Err("not measured on any GPU".into()),
+        (Op::Contraction(op), "winograd4_shuffle") => {
+            let sizes = op.sizes(context);
+            winograd4(sizes.tiles(4), sizes.product[1], sizes.c_in)
+        }
+        (Op::Contraction(_), "winograd_registers" | "winograd4_registers" | "matrix") => {
+            Err("not measured on any GPU".into())
+        }
         (Op::Contraction(op), "registers") if op.sizes(context).taps <= 31 => {
             Err("a step on the way to pipelined".into())
         }
@@ -30,8 +36,8 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
     }
 }
 
-/// Whether a variant keeps parameters in a form of its own that takes more memory: Winograd's filters are 16 f32 for 9
-/// numbers of f32 or f16.
+/// Whether a variant keeps parameters in a form of its own that takes more memory: Winograd's filters are 16 or 36 f32
+/// for 9 numbers of f32 or f16.
 pub(super) fn enlarges_parameters(op: &Op, variant: &str) -> bool {
     matches!(op, Op::Contraction(_)) && variant.starts_with("winograd")
 }
@@ -53,20 +59,20 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "pipelined") => pipelined(op.sizes(context).product, op.epilogue.gate, listed),
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
-            if sizes.windows {
-                shuffle_window(sizes.product[1], sizes.ow)
+            let textures = usize::from(shuffle_textures(&sizes));
+            let [rows, quads] = if sizes.windows {
+                shuffle_window(sizes.product[1], sizes.picture[2])
             } else {
-                shuffle_product(sizes.product, context)
-            }
+                shuffle_product(sizes.product, textures == 1, context)
+            };
+            let wanted = Knobs::of([("ROWS", rows), ("QUADS", quads), ("TEXTURES", textures)]);
+            let without = Knobs::of([("ROWS", rows), ("QUADS", quads), ("TEXTURES", 0)]);
+            if listed.contains(&wanted) { wanted } else { without }
         }
-        (Op::Contraction(op), "winograd_shuffle") => {
-            let sizes = op.sizes(context);
-            shuffle_product([sizes.winograd_tiles, sizes.product[1], sizes.c_in], context)
-        }
-        (Op::Contraction(op), "winograd_registers") => {
-            let sizes = op.sizes(context);
-            Knobs::of([("TILE", tile_size(16, sizes.winograd_tiles, sizes.product[1]))])
-        }
+        (Op::Contraction(op), "winograd_shuffle") => winograd_product(&op.sizes(context), 2, context),
+        (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
+        (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
+        (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "slab") => listed[0].clone(),
@@ -85,6 +91,27 @@ fn winograd(pixels: usize, c_out: usize, c_in: usize) -> Result<(), String> {
         return Err(format!("does not pay for {c_in} to {c_out} channels and {pixels} pixels"));
     }
     Ok(())
+}
+
+/// Winograd's form with tiles of 4 × 4 outputs against that with 2 × 2: 36 products for 144 instead of 64, but filters of
+/// 36 f32 for 9 numbers, which few tiles do not use often enough. Reasoned.
+fn winograd4(tiles: usize, c_out: usize, c_in: usize) -> Result<(), String> {
+    if c_in * c_out < 30 * (c_in + c_out) || tiles < 64 {
+        return Err(format!("does not pay for {c_in} to {c_out} channels and {tiles} tiles of 4x4"));
+    }
+    Ok(())
+}
+
+/// The setting of Winograd's products for CPU drivers.
+fn winograd_product(sizes: &Sizes, tile: usize, context: &LowerContext<'_>) -> Knobs {
+    let [rows, quads] = shuffle_product([sizes.tiles(tile), sizes.product[1], sizes.c_in], true, context);
+    Knobs::of([("ROWS", rows), ("QUADS", quads)])
+}
+
+/// The same for GPUs.
+fn winograd_tile(sizes: &Sizes, tile: usize) -> Knobs {
+    let positions = (tile + 2) * (tile + 2);
+    Knobs::of([("TILE", tile_size(positions, sizes.tiles(tile), sizes.product[1]))])
 }
 
 /// Tiles of 128 × 128 use each value they load most often; but a GPU has up to about a hundred cores, and every one of
@@ -141,29 +168,44 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left
 /// over beyond a multiple of 32: narrower tiles for the same reason. 4 rows by 32 columns measured on lavapipe against
-/// 4 by 16, 8 by 32 and 8 by 64, 2026-11-22; the limits between them reasoned.
-fn shuffle_product([m, n, _]: [usize; 3], context: &LowerContext<'_>) -> Knobs {
+/// 4 by 16, 8 by 32 and 8 by 64, 2026-11-22. With textures 8 by 32 is up to a fifth faster than 4 by 32, 4 by 64 and 8
+/// by 64 are slower (64, 256 and 4096 rows, 2026-11-26); but it takes a second to compile, which only long products
+/// earn back. The limits reasoned.
+fn shuffle_product([m, n, k]: [usize; 3], textures: bool, context: &LowerContext<'_>) -> [usize; 2] {
     let lanes = context.caps.subgroup_size().unwrap_or(1) as usize;
-    let rows = if m <= lanes { 1 } else { 4 };
+    let idle = m.next_multiple_of(8 * lanes) - m;
+    let rows = match m {
+        m if m <= lanes => 1,
+        m if textures && 8 * idle <= m && m * n * k >= 1 << 26 => 8,
+        _ => 4,
+    };
     let quads = match n {
         0..=4 => 1,
         5..=8 => 2,
         n if (1..=16).contains(&(n % 32)) => 4,
         _ => 8,
     };
-    Knobs::of([("ROWS", rows), ("QUADS", quads)])
+    [rows, quads]
+}
+
+/// A copy of x costs about as much as the products with 100 columns gain. Of weights the copy is made once; but few
+/// rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a buffer 30
+/// ns, from a texture 14 ns.
+fn shuffle_textures(sizes: &Sizes) -> bool {
+    let [m, n, _] = sizes.product;
+    m >= 64 && n >= if sizes.windows { 16 } else { 128 }
 }
 
 /// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
 /// measured on lavapipe, 2026-11-22; the limits reasoned.
-fn shuffle_window(c_out: usize, ow: usize) -> Knobs {
+fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
     let rows = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
     let quads = match c_out {
         0..=4 => 1,
         5..=8 => 2,
         _ => 4,
     };
-    Knobs::of([("ROWS", rows), ("QUADS", quads)])
+    [rows, quads]
 }
 
 /// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not
@@ -195,11 +237,14 @@ fn slab(context: &LowerContext<'_>) -> Result<(), String> {
 }
 
 /// Enough chunks to fill a GPU, but no longer than rounding allows, and not so short that combining them is the work.
-/// Reasoned; 64 to 256 positions measured alike on lavapipe, 2026-11-22. Runs of 8 positions: reasoned, not measured.
+/// Reasoned; 64 to 256 positions measured alike on lavapipe, 2026-11-22. Runs of 8 positions: reasoned, not measured. CPU
+/// drivers have few cores to fill, and barriers cost them more than the sums: fewer chunks, combined by one invocation.
 fn group_norm(context: &LowerContext<'_>) -> Knobs {
     let shape = &context.output.shape;
     let positions: usize = shape[1..shape.len() - 1].iter().product();
-    Knobs::of([("CHUNK", positions.div_ceil(128).next_multiple_of(16).clamp(16, 256)), ("POSITIONS", 8)])
+    let (chunks, lanes) = if context.caps.is_cpu { (8, 1) } else { (128, 64) };
+    let chunk = positions.div_ceil(chunks).next_multiple_of(16).clamp(16, 256);
+    Knobs::of([("CHUNK", chunk), ("POSITIONS", 8), ("COMBINE_LANES", lanes)])
 }
 
 /// Enough invocations that each has one vector of the row. Reasoned, not measured.

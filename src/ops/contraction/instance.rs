@@ -31,16 +31,22 @@ pub(crate) struct Sizes {
     pub product: [usize; 3],
     /// Whether the kernels treat it as a convolution, not a plain product.
     pub windows: bool,
-    /// Columns of the output picture.
-    pub ow: usize,
-    /// Output tiles of Winograd's form.
-    pub winograd_tiles: usize,
+    /// Images, output rows and output columns.
+    pub picture: [usize; 3],
     /// Input channels.
     pub c_in: usize,
     /// Groups of channels.
     pub groups: usize,
     /// Taps of the window.
     pub taps: usize,
+}
+
+impl Sizes {
+    /// Tiles of `tile` × `tile` output pixels.
+    pub fn tiles(&self, tile: usize) -> usize {
+        let [images, rows, columns] = self.picture;
+        images * rows.div_ceil(tile) * columns.div_ceil(tile)
+    }
 }
 
 impl<'a> Instance<'a> {
@@ -95,6 +101,16 @@ impl<'a> Instance<'a> {
         self.images * self.out.iter().product::<usize>()
     }
 
+    /// Pixels of x, of all images.
+    pub fn pixels(&self) -> usize {
+        self.images * self.size.iter().product::<usize>()
+    }
+
+    /// Taps of all filters, each with weights for all input channels of a group.
+    pub fn filter_taps(&self) -> usize {
+        self.n * self.taps.iter().product::<usize>()
+    }
+
     /// Length of a sum where channels are read in fours.
     pub fn padded_k(&self) -> usize {
         self.taps.iter().product::<usize>() * (self.c / self.groups).next_multiple_of(4)
@@ -107,17 +123,11 @@ impl<'a> Instance<'a> {
         planes * (1 + rows * (1 + columns * (1 + c)))
     }
 
-    /// Output tiles of 2 × 2 pixels.
-    pub fn winograd_tiles(&self) -> usize {
-        self.images * self.out[1].div_ceil(2) * self.out[2].div_ceil(2)
-    }
-
     pub fn sizes(&self) -> Sizes {
         Sizes {
             product: [self.m(), self.n, self.padded_k()],
             windows: self.windows,
-            ow: self.out[2],
-            winograd_tiles: self.winograd_tiles(),
+            picture: [self.images, self.out[1], self.out[2]],
             c_in: self.c,
             groups: self.groups,
             taps: self.taps.iter().product(),

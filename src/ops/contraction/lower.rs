@@ -3,7 +3,11 @@
 use super::WEIGHT;
 use super::instance::Instance;
 use super::tile::{MatrixTile, Tile};
+use crate::kernel::TEXTURE_WIDTH;
 use crate::ops::{Knobs, Launch, Lowered, Operand};
+
+/// The texels of the largest texture that WebGPU guarantees, in rows of [`TEXTURE_WIDTH`].
+pub(super) const MAX_TEXELS: usize = 8192 * TEXTURE_WIDTH as usize;
 
 /// One sum per invocation, everything else in a second launch.
 pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
@@ -45,7 +49,7 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| tile.configure(launch, instance, splits);
     // With tiles of 128 an invocation has two quads of columns: values and their gates.
     let k_per_split = tile.k_per_split(instance.padded_k(), splits);
-    in_fours(instance, "contraction/4_registers", splits, k_per_split, size == 128, configure)
+    in_fours(instance, "contraction/4_registers", splits, k_per_split, size == 128, false, configure)
 }
 
 /// Tiles in registers, the next one on its way: for GPUs.
@@ -57,7 +61,7 @@ pub(super) fn pipelined(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     }
     let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
     let k_per_split = tile.k_per_split(instance.padded_k(), splits);
-    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), configure)
+    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), false, configure)
 }
 
 /// Products by the device's matrix units, of `size` by `size` matrices, in subgroups of `lanes` invocations: for GPUs.
@@ -67,13 +71,14 @@ pub(super) fn matrix(instance: &Instance<'_>, size: usize, lanes: usize, knobs: 
     let tile = MatrixTile { size, lanes, side: knobs.get("TILE"), k: knobs.get("TILE_K") };
     let k_per_split = tile.k_per_split(instance.padded_k(), splits);
     let configure = |launch: Launch| tile.configure(launch, instance, splits);
-    in_fours(instance, "contraction/6_matrix", splits, k_per_split, false, configure)
+    in_fours(instance, "contraction/6_matrix", splits, k_per_split, false, false, configure)
 }
 
 /// Operands shared within a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
-    in_fours(instance, "contraction/shuffle", 1, instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, configure)
+    let (k, has_gates, textures) = (instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, knobs.get("TEXTURES") == 1);
+    in_fours(instance, "contraction/shuffle", 1, k, has_gates, textures, configure)
 }
 
 /// `parts` products at once, each of `m` rows by `n` columns (a multiple of four): a row of x is `parts` rows of length
@@ -122,7 +127,7 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
 }
 
 /// A launch of `kernel`, which reads four channels at once, and the launches around it: before it, x and weights are
-/// padded where C is not a multiple of four; after it, partial sums, padded columns and gates are combined into y. The
+/// padded where C is not a multiple of four, or copied to textures if asked; after it, partial sums, padded columns and gates are combined into y. The
 /// launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value also has its gate.
 fn in_fours(
     instance: &Instance<'_>,
@@ -130,6 +135,7 @@ fn in_fours(
     splits: usize,
     k_per_split: usize,
     has_gates: bool,
+    textures: bool,
     configure: impl Fn(Launch) -> Launch,
 ) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
@@ -140,11 +146,13 @@ fn in_fours(
 
     let main = configure(instance.launch(kernel, c_padded, n_padded, k_per_split));
     let mut main = instance.epilogue.set(main, instance.context, direct);
-    if c_padded != c {
-        let pixels = instance.images * instance.size.iter().product::<usize>();
-        let taps = instance.taps.iter().product::<usize>();
-        for (name, input, rows) in [("x", 0, pixels), ("weight", WEIGHT, n * taps)] {
-            let scratch = lowered.add_scratch([rows, c_padded]);
+    if c_padded != c || textures {
+        for (name, input, rows) in [("x", 0, instance.pixels()), ("weight", WEIGHT, instance.filter_taps())] {
+            let scratch = if textures {
+                lowered.add_texture(instance.context.input(input).with_shape([rows, c_padded]))
+            } else {
+                lowered.add_scratch([rows, c_padded])
+            };
             let elements = rows * c_padded;
             lowered.launches.push(
                 Launch::new("contraction/pad_channels")
@@ -189,7 +197,17 @@ pub(super) fn batch_knobs() -> Vec<Knobs> {
     Knobs::combinations(&[("TILE", &[64, 128])])
 }
 
-/// The rows and quads of columns that an invocation of `shuffle` may have.
-pub(super) fn shuffle_knobs() -> Vec<Knobs> {
-    Knobs::combinations(&[("ROWS", &[1, 2, 4, 8]), ("QUADS", &[1, 2, 4, 8])])
+/// The rows and quads of columns that an invocation of `shuffle` may have, and whether it reads textures.
+pub(super) fn shuffle_knobs(instance: &Instance<'_>) -> Vec<Knobs> {
+    let largest = instance.pixels().max(instance.filter_taps()) * instance.c.div_ceil(4);
+    let textures: &[usize] = if largest <= MAX_TEXELS { &[0, 1] } else { &[0] };
+    Knobs::combinations(&[("ROWS", ROWS), ("QUADS", QUADS), ("TEXTURES", textures)])
 }
+
+/// The rows and quads of columns that an invocation may have in Winograd's products.
+pub(super) fn batch_shuffle_knobs() -> Vec<Knobs> {
+    Knobs::combinations(&[("ROWS", ROWS), ("QUADS", QUADS)])
+}
+
+const ROWS: &[usize] = &[1, 2, 4, 8];
+const QUADS: &[usize] = &[1, 2, 4, 8];

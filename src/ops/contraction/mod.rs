@@ -210,15 +210,21 @@ impl Operation for Contraction {
     fn variants() -> &'static [Variant<Self>] {
         &[
             Variant {
+                name: "winograd4_shuffle",
+                family: Family::Cpu,
+                legal: |op, context| winograd_shuffle_legal(op, context, 4),
+                knobs: |_, _| lower::batch_shuffle_knobs(),
+                lower: |op, context, knobs| {
+                    winograd::lower(&Instance::new(op, context), 4, Some(lanes(context.caps)), knobs)
+                },
+            },
+            Variant {
                 name: "winograd_shuffle",
                 family: Family::Cpu,
-                legal: |op, context| {
-                    shuffle_lanes(context.caps)?;
-                    winograd::legal(&Instance::new(op, context))
-                },
-                knobs: |_, _| lower::shuffle_knobs(),
+                legal: |op, context| winograd_shuffle_legal(op, context, 2),
+                knobs: |_, _| lower::batch_shuffle_knobs(),
                 lower: |op, context, knobs| {
-                    winograd::lower(&Instance::new(op, context), Some(lanes(context.caps)), knobs)
+                    winograd::lower(&Instance::new(op, context), 2, Some(lanes(context.caps)), knobs)
                 },
             },
             Variant {
@@ -267,15 +273,22 @@ impl Operation for Contraction {
                     one_group(&Instance::new(op, context))?;
                     shuffle_lanes(context.caps).map(drop)
                 },
-                knobs: |_, _| lower::shuffle_knobs(),
+                knobs: |op, context| lower::shuffle_knobs(&Instance::new(op, context)),
                 lower: |op, context, knobs| lower::shuffle(&Instance::new(op, context), lanes(context.caps), knobs),
+            },
+            Variant {
+                name: "winograd4_registers",
+                family: Family::Gpu,
+                legal: |op, context| winograd::legal(&Instance::new(op, context), 4),
+                knobs: |_, _| lower::batch_knobs(),
+                lower: |op, context, knobs| winograd::lower(&Instance::new(op, context), 4, None, knobs),
             },
             Variant {
                 name: "winograd_registers",
                 family: Family::Gpu,
-                legal: |op, context| winograd::legal(&Instance::new(op, context)),
+                legal: |op, context| winograd::legal(&Instance::new(op, context), 2),
                 knobs: |_, _| lower::batch_knobs(),
-                lower: |op, context, knobs| winograd::lower(&Instance::new(op, context), None, knobs),
+                lower: |op, context, knobs| winograd::lower(&Instance::new(op, context), 2, None, knobs),
             },
             Variant {
                 name: "shared",
@@ -332,6 +345,15 @@ fn shuffle_lanes(caps: &Caps) -> std::result::Result<usize, String> {
 
 fn lanes(caps: &Caps) -> usize {
     shuffle_lanes(caps).expect("`legal` was asked first")
+}
+
+fn winograd_shuffle_legal(
+    op: &Contraction,
+    context: &LowerContext<'_>,
+    tile: usize,
+) -> std::result::Result<(), String> {
+    shuffle_lanes(context.caps)?;
+    winograd::legal(&Instance::new(op, context), tile)
 }
 
 fn one_group(instance: &Instance<'_>) -> std::result::Result<(), String> {
