@@ -58,8 +58,8 @@ pub fn time_launches(session: &mut GpuSession, effort: &Effort) -> Result<Vec<Sa
     Ok(launches)
 }
 
-/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor waiting
-/// counts; on devices without timestamps by the wall clock, several runs to one wait.
+/// The time of the step list as a whole: by the device's clock, launch by launch, so that neither submission nor
+/// waiting counts; on devices without timestamps by the wall clock, several runs to one wait.
 ///
 /// # Errors
 /// [`Error::Device`] if the device was lost.
