@@ -167,7 +167,10 @@ impl Recording {
     /// It as JSON: an object with `traceEvents`, all of them of the kind "X" (a span: `ts` and `dur` in microseconds)
     /// but for the names of processes and threads; the host is the process 1, the device the process 2.
     pub fn to_json(&self) -> String {
-        let name = |what: &str, pid: u32, tid: u32, name: &str| json!({"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {"name": name}});
+        let name = |what: &str, pid: u32, tid: u32, name: &str| {
+            let args = json!({ "name": name });
+            json!({"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args})
+        };
         let mut events = vec![name("process_name", HOST, 0, "host")];
         events.extend(self.threads.iter().map(|(track, thread)| name("thread_name", HOST, *track, thread)));
         if let Some(device) = &self.device {

@@ -53,7 +53,7 @@ fn choices(own: Option<&Path>, adapter: &str, shipped: &[(&str, &str)]) -> Devic
             if usable.len() < all {
                 let gone = all - usable.len();
                 found.notes.push(format!(
-                    "{gone} tuned choices in {path} are of other kernels than there are now; `unmist tune` measures anew"
+                    "{gone} tuned choices in {path} are of other kernels than there are now; `unmist tune` renews them"
                 ));
             }
             entries.extend(usable);

@@ -176,9 +176,9 @@ impl GpuDevice {
 fn label(program: &Program, rate: Rate, launch: &Launch) -> Label {
     let (kernel, value) = (&program.kernels[launch.kernel], &program.values[launch.value]);
     let args = serde_json::json!({
-        "node": value.name, "rate": rate.name(), "operation": value.op, "output": value.label(), "variant": launch.variant,
-        "settings": kernel.settings, "workgroups": launch.workgroups, "GFLOP": launch.cost.flops as f64 / 1e9,
-        "GB": launch.cost.bytes as f64 / 1e9,
+        "node": value.name, "rate": rate.name(), "operation": value.op, "output": value.label(),
+        "variant": launch.variant, "settings": kernel.settings, "workgroups": launch.workgroups,
+        "GFLOP": launch.cost.flops as f64 / 1e9, "GB": launch.cost.bytes as f64 / 1e9,
     });
     Label { kernel: kernel.name.clone(), args, flops: launch.cost.flops as f64 }
 }

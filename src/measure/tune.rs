@@ -24,15 +24,17 @@ use crate::plan::{Choice, Forced, PlanOptions, Program, Trial, TunedEntry, choos
 const HOPELESS: f64 = 3.0;
 /// How many of the best run against each other.
 const FINALISTS: usize = 4;
+/// Seconds that are spent on samples in one go, if more than one is taken.
+const AT_ONCE: f64 = 1.0;
 /// Fewer samples of each in a duel decide nothing.
 const DUEL: usize = 8;
 
 /// How much to spend on one instance.
 #[derive(Clone, Copy, Debug)]
 pub struct TuneEffort {
-    /// Samples of each candidate before the best few are chosen.
+    /// Samples of each candidate before the best few are chosen; fewer of one that takes long.
     pub first: usize,
-    /// Rounds of the best few against each other, `first` samples each.
+    /// Rounds of the best few against each other, as many samples each.
     pub rounds: usize,
     /// Samples of each in the duel at most.
     pub duel: usize,
@@ -47,6 +49,12 @@ impl TuneEffort {
     pub const FULL: Self = Self { first: 5, rounds: 3, duel: 24, every_setting: false, deadline: None };
     /// For a first look.
     pub const QUICK: Self = Self { first: 3, rounds: 1, duel: DUEL, every_setting: false, deadline: None };
+
+    /// Samples to take in one go of what takes so many seconds: fewer of what takes long, which disturbances change
+    /// less.
+    fn at_once(&self, seconds: f64) -> usize {
+        ((AT_ONCE / seconds) as usize).clamp(1, self.first.max(1))
+    }
 
     fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
@@ -214,8 +222,9 @@ impl Race<'_> {
             let mut session = self.prepared.session(self.gpu, program)?;
             runner.samples = time_program(&mut session, &exactly(1))?;
             let slow = best.is_some_and(|best| runner.samples.median() > HOPELESS * best);
-            if !slow && self.effort.first > 1 {
-                take(&mut runner.samples, &mut session, self.effort.first - 1)?;
+            let more = self.effort.at_once(runner.samples.median()) - 1;
+            if !slow && more > 0 {
+                take(&mut runner.samples, &mut session, more)?;
             }
             runner.session = (!slow).then_some(session);
             Ok(slow)
@@ -248,7 +257,8 @@ impl Race<'_> {
                 return Ok(());
             }
             for i in running {
-                self.sample(i, self.effort.first)?;
+                let count = self.effort.at_once(self.runners[i].samples.median());
+                self.sample(i, count)?;
             }
             let Some(best) = self.best() else { return Ok(()) };
             let [_, high] = self.runners[best].samples.interval();

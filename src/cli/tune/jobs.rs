@@ -98,11 +98,14 @@ pub fn parts(args: &Args, gpu: &GpuDevice) -> Result<Vec<Part>> {
     pipeline.graphs(&runtime, &options)?.into_iter().map(part).collect()
 }
 
+/// Jobs that a table knows, with what it says; and others.
+type Jobs = (Vec<(Job, TunedEntry)>, Vec<Job>);
+
 /// The different instances for which there is a choice: those that the table knows, with what it says, and the others.
 ///
 /// # Errors
 /// As [`crate::plan::choose`].
-pub fn jobs(parts: &[Part], gpu: &GpuDevice, table: &Table, again: bool) -> Result<(Vec<(Job, TunedEntry)>, Vec<Job>)> {
+pub fn jobs(parts: &[Part], gpu: &GpuDevice, table: &Table, again: bool) -> Result<Jobs> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     for (part, Part { graph, .. }) in parts.iter().enumerate() {

@@ -282,6 +282,7 @@ pub type Said = (&'static str, &'static str, Result<(&'static str, &'static str)
 pub const SMALL: &str = "--width 24 | --height 16 | --steps 1";
 const PICTURES: Result<(&str, &str), &str> =
     Err("about a picture that cannot be read, whose sound form other tests read");
+const TUNED: Result<(&str, &str), &str> = Err("of `tune`, followed in commands/tune.rs");
 const SOUND: Result<(&str, &str), &str> = Err("about a damaged file, whose sound form every other test reads");
 
 const FOLDER: Result<(&str, &str), &str> = Err("a model that one file cannot describe, of which there is no other");
@@ -354,6 +355,10 @@ pub const SAID: &[Said] = &[
         "give another name",
         Ok(("--model sd1 | --image @picture | --strength 1 | --output @picture", "--model sd1 | --output @new.png")),
     ),
+    ("src/cli/run.rs", "give another name", Err("two names for one file: commands/trace.rs")),
+    ("src/cli/tune/mod.rs", "give --any-device to take it over all the same", TUNED),
+    ("src/cli/tune/mod.rs", "give a file with --tuned FILE, or set UNMIST_CACHE", TUNED),
+    ("src/cli/tune/report.rs", "run again to go on\\n", TUNED),
     (
         "src/cli/sample/record.rs",
         "give the right one with {flag}",

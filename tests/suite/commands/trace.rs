@@ -138,6 +138,11 @@ fn a_pass_of_one_component_is_recorded() {
     let model = model.to_str().expect("UTF-8");
     let args = ["run", "--model", model, "--input", &input, "--device", &device, "--output"];
     succeeds(&[&args[..], &[&out, "--trace", &trace]].concat());
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_unmist")).args([&args[..], &[&out, "--trace", &out]].concat()).output();
+    let message = text(&output.expect("the binary runs").stderr);
+    assert!(message.contains("would be overwritten; give another name"), "{message}");
+    Tensors::open(&out).expect("the results of the run before");
     let (events, _) = events(&trace);
     assert!(events.iter().any(|event| event["pid"] == 2 && event["args"]["node"].is_string()));
     assert!(events.iter().any(|event| event["name"] == "write the results"));

@@ -221,6 +221,11 @@ fn a_damaged_table_costs_a_note() {
     let refused = command(&cache, &tune(&model, &["--tuned", path])).output().expect("the binary runs");
     assert!(!refused.status.success() && text(&refused.stderr).contains("EOF"), "{}", text(&refused.stderr));
     assert_eq!(std::fs::read(&table).expect("it is there"), b"{");
+    // Without a cache folder it needs a file.
+    let refused = command(Path::new("off"), &["tune", "--report"]).output().expect("the binary runs");
+    assert!(text(&refused.stderr).contains("give a file with --tuned FILE"), "{}", text(&refused.stderr));
+    let file = tuned.folder.path().join("new.json");
+    succeeds(&mut command(Path::new("off"), &["tune", "--report", "--tuned", file.to_str().expect("UTF-8")]));
 }
 
 #[test]
