@@ -41,8 +41,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Checks every kernel, and a model, against the CPU reference on this device
     Verify(verify::Args),
-    /// Times one component of a model on this device, and each of its kernels
-    Bench(bench::Args),
+    /// Times a model and each of its operations on this device, against what the device can do at most
+    Bench(Box<bench::Args>),
 }
 
 pub use sample::settings_of_others;
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(*args),
     };
     exit_code(result, &arguments)
 }

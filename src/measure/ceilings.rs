@@ -167,7 +167,7 @@ pub fn kernel_keys() -> Vec<KernelKey> {
 const SAMPLE_SECONDS: f64 = 0.02;
 
 /// Time for each ceiling.
-const EFFORT: Effort = Effort { least: 5, most: 50, seconds: 0.15, uncertainty: 0.005 };
+const EFFORT: Effort = Effort { least: 5, most: 50, seconds: 0.1, uncertainty: 0.005 };
 
 /// Independent vectors of an invocation in `fma_*`: few registers, or more work between dependent steps.
 const CHAINS: [u32; 2] = [2, 4];
@@ -251,9 +251,13 @@ impl Matrix {
 /// Larger than what devices keep in caches, but no more than a binding holds and memory spares.
 const COPY_BYTES: u64 = 128 << 20;
 
+/// The same for CPU drivers, which are slower, and share their memory.
+const COPY_BYTES_OF_CPU: u64 = 64 << 20;
+
 fn copy(gpu: &GpuDevice) -> Result<Ceiling> {
     let caps = gpu.caps();
-    let room = caps.memory_bytes.map_or(COPY_BYTES, |bytes| bytes / 16).min(COPY_BYTES);
+    let wanted = if caps.is_cpu { COPY_BYTES_OF_CPU } else { COPY_BYTES };
+    let room = caps.memory_bytes.map_or(wanted, |bytes| bytes / 16).min(wanted);
     let bytes = room.min(caps.max_binding_bytes).min(caps.max_buffer_bytes).max(1 << 20) >> 20 << 20;
     let elements = (bytes / 4) as usize;
     best(VECTORS.iter().map(|vectors| {
