@@ -8,6 +8,9 @@ const TOP: usize = 12;
 
 /// `12.345 ms ± 1.2 %`
 pub fn time(samples: &Samples) -> String {
+    if samples.len() == 1 {
+        return format!("{}, one sample", duration(samples.median()));
+    }
     format!("{} ± {:.1} %", duration(samples.median()), 100.0 * samples.uncertainty())
 }
 
