@@ -103,8 +103,8 @@ impl Preset {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomWeights;
 
-/// Normal numbers that are repeated from an offset which depends on the name; a prime length, so that no row of a matrix
-/// is like another.
+/// Normal numbers that are repeated from an offset which depends on the name; a prime length, so that no row of a
+/// matrix is like another.
 static NORMAL: LazyLock<Vec<f32>> = LazyLock::new(|| Fill::Normal.tensor(&[65_521], 1).data);
 
 impl WeightSource for RandomWeights {
