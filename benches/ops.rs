@@ -2,25 +2,22 @@
 //! autoencoder), or on its largest small case if it has none: `cargo bench [-- OPERATION]`.
 //!
 //! Each variant is compared with the reference before it is timed, on a sample of elements if the whole would take
-//! minutes. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does.
+//! minutes. `UNMIST_BENCH_DEVICE` chooses the device, as `--device` does. `unmist bench --kernel` does the same for one
+//! shape, and says what part of the device's ceilings each variant reaches.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use unmist::backend::Session;
 use unmist::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use unmist::graph::Rate;
+use unmist::measure::{Effort, time_program};
 use unmist::ops::{Case, Size, registry};
 use unmist::plan::{Choice, PlanOptions, Program};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
-/// The most runs per sample; one wait for all of them, so that its cost is shared.
-const RUNS: f64 = 20.0;
-/// About how many seconds a sample takes.
-const SAMPLE_SECONDS: f64 = 0.5;
-/// Samples; the fastest counts, the others were disturbed.
-const SAMPLES: u32 = 5;
+/// Two seconds and ± 1 %.
+const EFFORT: Effort = Effort { least: 5, most: 100, seconds: 2.0, uncertainty: 0.01 };
 
 fn main() -> Result<()> {
     let only = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
@@ -30,7 +27,10 @@ fn main() -> Result<()> {
     };
     let gpu = GpuDevice::open(adapter, Checks::Off)?;
     println!("device: {}", gpu.describe());
-    println!("{:<22} {:<12} {:<40} {:>10} {:>9} {:>8}", "operation", "variant", "case", "us", "GFLOP/s", "GB/s");
+    println!(
+        "{:<22} {:<18} {:<40} {:>10} {:>7} {:>9} {:>8}",
+        "operation", "variant", "case", "us", "±", "GFLOP/s", "GB/s"
+    );
     for info in registry().iter().filter(|i| only.as_deref().is_none_or(|o| o == i.name)) {
         for variant in &info.variants {
             time_variant(&gpu, info, variant)?;
@@ -65,7 +65,7 @@ fn time_variant(gpu: &GpuDevice, info: &unmist::ops::Info, variant: &str) -> Res
         }
     }
     if cases.is_empty() {
-        println!("{:<22} {:<12} cannot run here", info.name, variant);
+        println!("{:<22} {:<18} cannot run here", info.name, variant);
     }
     cases.into_iter().try_for_each(|(case, plan)| time_case(gpu, info.name, variant, case, plan))
 }
@@ -80,26 +80,16 @@ fn time_case(gpu: &GpuDevice, operation: &str, variant: &str, case: &Case, plan:
     for (name, tensor) in case.graph(DType::F32)?.1 {
         session.write(name, &tensor)?;
     }
-    // The first run includes any compilation that the driver put off, and determines the runs per sample.
-    let start = Instant::now();
-    session.run()?;
-    session.wait()?;
-    let runs = (SAMPLE_SECONDS / start.elapsed().as_secs_f64()).clamp(1.0, RUNS) as u32;
-    let mut seconds = f64::INFINITY;
-    for _ in 0..SAMPLES {
-        let start = Instant::now();
-        (0..runs).try_for_each(|_| session.run())?;
-        session.wait()?;
-        seconds = seconds.min(start.elapsed().as_secs_f64() / f64::from(runs));
-    }
+    let seconds = time_program(&mut session, &EFFORT)?;
     println!(
-        "{:<22} {:<12} {:<40} {:>10.1} {:>9.3} {:>8.3}",
+        "{:<22} {:<18} {:<40} {:>10.1} {:>5.1} % {:>9.3} {:>8.3}",
         operation,
         variant,
         case.label,
-        seconds * 1e6,
-        cost.flops as f64 / seconds / 1e9,
-        cost.bytes as f64 / seconds / 1e9
+        seconds.median() * 1e6,
+        100.0 * seconds.uncertainty(),
+        cost.flops as f64 / seconds.median() / 1e9,
+        cost.bytes as f64 / seconds.median() / 1e9
     );
     Ok(())
 }

@@ -47,8 +47,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Checks every kernel, and a model, against the CPU reference on this device
     Verify(verify::Args),
-    /// Times one component of a model on this device, and each of its kernels
-    Bench(bench::Args),
+    /// Times a model and each of its operations on this device, against what the device can do at most
+    Bench(Box<bench::Args>),
     /// Measures which kernels are the fastest on this device, for all other commands
     Tune(tune::Args),
 }
@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(*args),
         Command::Tune(args) => tune::run(args),
     };
     exit_code(result, &arguments)

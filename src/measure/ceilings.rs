@@ -1,20 +1,17 @@
 //! What a device can do at most: the ceilings of its roofline (Williams, Waterman and Patterson 2009), measured by
 //! kernels of their own, `wgsl/ceilings/`, whose results are checked: what a compiler drops has not been measured.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::samples::Samples;
-use super::timing::{Effort, time_program, time_wall};
+use super::single_kernel::{EFFORT, NoWeights, SingleKernel, time};
+use super::timing::time_wall;
 use crate::caps::{Caps, MatrixElement};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuSession};
-use crate::graph::Rate;
 use crate::kernel::{Kernel, KernelKey};
 use crate::ops::{Const, Cost, Param};
-use crate::plan::{Buffer, BufferRole, Launch, Port, Program, Value, encode_params};
-use crate::session::Session;
+use crate::plan::Launch;
 use crate::tensor::{DType, HostTensor};
 
 /// Something that a device did over and over.
@@ -163,12 +160,6 @@ pub fn kernel_keys() -> Vec<KernelKey> {
     chains.into_iter().flatten().chain(copies).chain(matrices).chain(plain).collect()
 }
 
-/// A sample takes about this many seconds, if the device is large enough to be busy for so long.
-const SAMPLE_SECONDS: f64 = 0.02;
-
-/// Time for each ceiling.
-const EFFORT: Effort = Effort { least: 5, most: 50, seconds: 0.15, uncertainty: 0.005 };
-
 /// Independent vectors of an invocation in `fma_*`: few registers, or more work between dependent steps.
 const CHAINS: [u32; 2] = [2, 4];
 
@@ -189,7 +180,7 @@ fn fma(gpu: &GpuDevice, name: &'static str) -> Result<Ceiling> {
             storage: Vec::new(),
             textures: Vec::new(),
         };
-        let mut bench = Bench::new(Kernel::build(&key)?);
+        let mut bench = SingleKernel::new(Kernel::build(&key)?);
         bench.output(4 * FMA_SLOTS, DType::F32);
         let params = [("rounds", Param::U32(FMA_ROUNDS)), ("factor", Param::F32(1.0)), ("up", Param::F32(1.0))];
         bench.params(&[&params[..], &[("down", Param::F32(-1.0))]].concat())?;
@@ -241,7 +232,7 @@ impl Matrix {
             storage: Vec::new(),
             textures: Vec::new(),
         };
-        let mut bench = Bench::new(Kernel::build(&key)?);
+        let mut bench = SingleKernel::new(Kernel::build(&key)?);
         let dtype = if self.factors == MatrixElement::F16 { DType::F16 } else { DType::F32 };
         let elements = (self.side * self.side) as usize;
         bench.input("a", HostTensor { shape: vec![elements], data: vec![1.0; elements] }, dtype);
@@ -261,22 +252,27 @@ impl Matrix {
 /// Larger than what devices keep in caches, but no more than a binding holds and memory spares.
 const COPY_BYTES: u64 = 128 << 20;
 
+/// The same for CPU drivers, which are slower, and share their memory.
+const COPY_BYTES_OF_CPU: u64 = 64 << 20;
+
 fn copy(gpu: &GpuDevice) -> Result<Ceiling> {
     let caps = gpu.caps();
-    let room = caps.memory_bytes.map_or(COPY_BYTES, |bytes| bytes / 16).min(COPY_BYTES);
+    let wanted = if caps.is_cpu { COPY_BYTES_OF_CPU } else { COPY_BYTES };
+    let room = caps.memory_bytes.map_or(wanted, |bytes| bytes / 16).min(wanted);
     let bytes = room.min(caps.max_binding_bytes).min(caps.max_buffer_bytes).max(1 << 20) >> 20 << 20;
     let elements = (bytes / 4) as usize;
     best(VECTORS.iter().map(|vectors| {
         let key = |name, constants| KernelKey { name, constants, storage: Vec::new(), textures: Vec::new() };
         let fill = Kernel::build(&key("ceilings/fill", Vec::new()))?;
-        let mut bench = Bench::new(Kernel::build(&key("ceilings/copy", vec![("VECTORS", Const::U32(*vectors))]))?);
+        let mut bench =
+            SingleKernel::new(Kernel::build(&key("ceilings/copy", vec![("VECTORS", Const::U32(*vectors))]))?);
         let x = bench.buffer(bytes);
         bench.output(elements, DType::U32);
         bench.bindings.insert("x".into(), x);
         bench.before(fill, &[("vectors", Param::U32((elements / 4) as u32))], fold(elements / 1024))?;
         bench.workgroups = fold(elements / 1024 / *vectors as usize);
         let mut session = bench.session(gpu)?;
-        let seconds = time_program(&mut session, &EFFORT)?;
+        let seconds = time(gpu, &mut session, &EFFORT)?;
         let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32;
         bench.check_session(&mut session, &number)?;
         Ok(Ceiling { work: 2 * bytes, seconds })
@@ -292,8 +288,8 @@ fn fold(workgroups: usize) -> [u32; 3] {
 fn dispatch(gpu: &GpuDevice) -> Result<DispatchCost> {
     const LAUNCHES: usize = 512;
     let key = KernelKey { name: "ceilings/mark", constants: Vec::new(), storage: Vec::new(), textures: Vec::new() };
-    let time = |launches: usize| -> Result<Samples> {
-        let mut bench = Bench::new(Kernel::build(&key)?);
+    let submission = |launches: usize| -> Result<Samples> {
+        let mut bench = SingleKernel::new(Kernel::build(&key)?);
         bench.output(launches, DType::U32);
         bench.params(&[("place", Param::U32(0))])?;
         let mut program = bench.program();
@@ -301,155 +297,17 @@ fn dispatch(gpu: &GpuDevice) -> Result<DispatchCost> {
             bench.params(&[("place", Param::U32(place as u32))])?;
             program.step.push(Launch { params: bench.params.clone(), ..program.step[0].clone() });
         }
-        let mut session = GpuSession::new(gpu, program, &HashMap::new())?;
+        let mut session = GpuSession::new(gpu, program, &NoWeights::new())?;
         bench.check_session(&mut session, &|place| (place + 1) as f32)?;
         time_wall(&mut session, &EFFORT)
     };
-    Ok(DispatchCost { launches: LAUNCHES, many: time(LAUNCHES)?, one: time(1)? })
+    Ok(DispatchCost { launches: LAUNCHES, many: submission(LAUNCHES)?, one: submission(1)? })
 }
 
 /// The highest of several ways to reach a ceiling.
 fn best(ways: impl Iterator<Item = Result<Ceiling>>) -> Result<Ceiling> {
     let ways = ways.collect::<Result<Vec<_>>>()?;
     Ok(ways.into_iter().max_by(|a, b| a.rate().total_cmp(&b.rate())).expect("there are several"))
-}
-
-/// A program of one kernel that no operation launches.
-struct Bench {
-    kernel: Kernel,
-    before: Option<(Kernel, Launch)>,
-    buffers: Vec<Buffer>,
-    bindings: HashMap<String, usize>,
-    inputs: Vec<(Port, HostTensor)>,
-    output: Option<Port>,
-    params: Vec<u8>,
-    workgroups: [u32; 3],
-}
-
-impl Bench {
-    fn new(kernel: Kernel) -> Self {
-        Self {
-            kernel,
-            before: None,
-            buffers: Vec::new(),
-            bindings: HashMap::new(),
-            inputs: Vec::new(),
-            output: None,
-            params: Vec::new(),
-            workgroups: [1; 3],
-        }
-    }
-
-    fn buffer(&mut self, bytes: u64) -> usize {
-        self.buffers.push(Buffer { bytes: bytes.max(16), role: BufferRole::Slot, texture: None });
-        self.buffers.len() - 1
-    }
-
-    fn port(&mut self, name: &str, elements: usize, dtype: DType) -> Port {
-        let buffer = self.buffer((elements * dtype.size()) as u64);
-        self.bindings.insert(name.into(), buffer);
-        Port { name: name.into(), shape: vec![elements], dtype, rate: Rate::Step, buffer }
-    }
-
-    fn input(&mut self, name: &str, tensor: HostTensor, dtype: DType) {
-        let port = self.port(name, tensor.len(), dtype);
-        self.buffers[port.buffer].role = BufferRole::Input;
-        self.inputs.push((port, tensor));
-    }
-
-    fn output(&mut self, elements: usize, dtype: DType) {
-        self.output = Some(self.port("y", elements, dtype));
-    }
-
-    fn params(&mut self, fields: &[(&'static str, Param)]) -> Result<()> {
-        self.params = encode_params(&self.kernel.name, &self.kernel.reflection, fields)?;
-        Ok(())
-    }
-
-    /// A launch of another kernel before the first run.
-    fn before(&mut self, kernel: Kernel, fields: &[(&'static str, Param)], workgroups: [u32; 3]) -> Result<()> {
-        let params = encode_params(&kernel.name, &kernel.reflection, fields)?;
-        let launch = self.launch(1, &kernel, params, workgroups);
-        self.before = Some((kernel, launch));
-        Ok(())
-    }
-
-    fn launch(&self, index: usize, kernel: &Kernel, params: Vec<u8>, workgroups: [u32; 3]) -> Launch {
-        let storage = kernel.reflection.bindings.iter().filter_map(|b| self.bindings.get(&b.name));
-        let bindings = storage.map(|&buffer| (buffer, self.buffers[buffer].bytes)).collect();
-        Launch { value: 0, variant: String::new(), kernel: index, bindings, params, workgroups, cost: Cost::default() }
-    }
-
-    fn program(&self) -> Program {
-        let output = self.output.clone().expect("every one of these kernels writes y");
-        let value = Value {
-            name: self.kernel.name.clone(),
-            op: String::new(),
-            shape: output.shape.clone(),
-            dtype: output.dtype,
-            rate: Rate::Step,
-            buffer: Some(output.buffer),
-        };
-        let step = self.launch(0, &self.kernel, self.params.clone(), self.workgroups);
-        let (kernels, condition) = match &self.before {
-            Some((kernel, launch)) => (vec![self.kernel.clone(), kernel.clone()], vec![launch.clone()]),
-            None => (vec![self.kernel.clone()], Vec::new()),
-        };
-        Program {
-            kernels,
-            buffers: self.buffers.clone(),
-            parameters: Vec::new(),
-            inputs: self.inputs.iter().map(|(port, _)| port.clone()).collect(),
-            outputs: vec![output],
-            carries: Vec::new(),
-            once: Vec::new(),
-            condition,
-            step: vec![step],
-            values: vec![value],
-        }
-    }
-
-    fn session(&self, gpu: &GpuDevice) -> Result<GpuSession> {
-        let mut session = GpuSession::new(gpu, self.program(), &HashMap::new())?;
-        self.inputs.iter().try_for_each(|(port, tensor)| session.write(&port.name, tensor))?;
-        Ok(session)
-    }
-
-    /// Times it with as many workgroups as keep the device busy, each of them doing `work`.
-    fn saturate(&mut self, gpu: &GpuDevice, work: u64) -> Result<Ceiling> {
-        const ONCE: Effort = Effort { least: 1, most: 1, seconds: 0.0, uncertainty: 0.0 };
-        let most = gpu.caps().max_workgroups_per_dimension;
-        let mut workgroups = self.workgroups[0].max(8);
-        loop {
-            self.workgroups = [workgroups, 1, 1];
-            let mut session = self.session(gpu)?;
-            let seconds = time_program(&mut session, &ONCE)?.least();
-            if seconds >= 0.7 * SAMPLE_SECONDS || workgroups == most {
-                let seconds = time_program(&mut session, &EFFORT)?;
-                return Ok(Ceiling { work: work * u64::from(workgroups), seconds });
-            }
-            let wanted = f64::from(workgroups) * (SAMPLE_SECONDS / seconds.max(1e-9)).clamp(1.5, 16.0);
-            workgroups = most.min(wanted as u32);
-        }
-    }
-
-    /// Runs it once more and compares every element with what it must be.
-    fn check(&self, gpu: &GpuDevice, expected: &dyn Fn(usize) -> f32) -> Result<()> {
-        self.check_session(&mut self.session(gpu)?, expected)
-    }
-
-    fn check_session(&self, session: &mut GpuSession, expected: &dyn Fn(usize) -> f32) -> Result<()> {
-        session.run()?;
-        let y = session.read("y")?;
-        match y.data.iter().enumerate().find(|(i, found)| **found != expected(*i)) {
-            None => Ok(()),
-            Some((i, found)) => Err(Error::Kernel(format!(
-                "wgsl/{}.wgsl: element {i}: expected {}, found {found}; its time says nothing about this device",
-                self.kernel.name,
-                expected(i)
-            ))),
-        }
-    }
 }
 
 #[cfg(test)]

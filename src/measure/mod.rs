@@ -9,6 +9,7 @@ mod instance;
 mod operations;
 mod report;
 mod samples;
+mod single_kernel;
 mod timing;
 mod tune;
 

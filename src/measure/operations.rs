@@ -32,7 +32,7 @@ pub fn operations_of(
         .collect();
     let mut found: Vec<Instance> = Vec::new();
     for instance in Instance::distinct(graph) {
-        let mut parts: Vec<(Option<&(&str, Knobs)>, Vec<String>)> = Vec::new();
+        let mut parts: Vec<(Way<'_>, Vec<String>)> = Vec::new();
         for node in instance.nodes.iter().filter(|node| launched.contains(node.as_str())) {
             let decision = decisions.get(node);
             match parts.iter_mut().find(|(of, _)| *of == decision) {
@@ -44,6 +44,9 @@ pub fn operations_of(
     }
     Ok(found)
 }
+
+/// The variant and setting of a node, if it has one.
+type Way<'a> = Option<&'a (&'a str, Knobs)>;
 
 /// A way to compute an instance, planned but not run.
 pub struct Candidate {

@@ -4,7 +4,8 @@
 //   a, b  [SIDE, SIDE]         f32
 //   y     [SLOTS, SIDE, SIDE]  f32
 // dispatch:   one workgroup, which is one subgroup, computes 4 · rounds products and writes the slot x % SLOTS
-// requires:   cooperative matrices of this shape (wgpu's EXPERIMENTAL_COOPERATIVE_MATRIX), subgroups of LANES invocations
+// requires:   cooperative matrices of this shape (wgpu's EXPERIMENTAL_COOPERATIVE_MATRIX), subgroups of LANES
+//             invocations
 // constants:  LANES: the subgroup size; SIDE and SLOTS are fixed
 // error:      none: every value is a small whole number
 // source:     Vulkan's VK_KHR_cooperative_matrix, Metal's simdgroup_matrix

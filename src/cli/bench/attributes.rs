@@ -161,8 +161,8 @@ impl Attributes {
         let Some((name, _)) = self.left.first() else { return Ok(()) };
         Err(Error::Usage(match self.known.as_slice() {
             [] => format!(
-                "--attributes {name}: {operation} takes none here, but --node NAME takes an operation from a model with \
-                its attributes"
+                "--attributes {name}: {operation} takes none here, but --node NAME takes an operation from a model \
+                with its attributes"
             ),
             known => format!("--attributes {name}: {operation} has {}", known.join(", ")),
         }))
@@ -217,8 +217,8 @@ fn operation(name: &str, info: &Info, shapes: &[Option<Vec<usize>>], given: &mut
             let fits = |case: &&Case| case.op.is_called(name) && case.op.infer(&descs).is_ok();
             let case = info.cases.iter().find(fits).ok_or_else(|| {
                 Error::Usage(format!(
-                    "--kernel {name}: no known use of it fits these shapes; --node NAME takes an operation from a model, \
-                    and without --shape it is one that is known"
+                    "--kernel {name}: no known use of it fits these shapes; --node NAME takes an operation from a \
+                    model, and without --shape it is one that is known"
                 ))
             })?;
             case.op.clone()

@@ -27,6 +27,15 @@ pub struct Args {
     all: bool,
 }
 
+/// Rows on screen, unless all are asked for.
+const MOST: usize = 16;
+
+/// What the first row is called.
+const STEP: &str = "whole step";
+
+/// Ceilings that differ by more say that the machine was busy in one of the runs.
+const BUSY: f64 = 0.1;
+
 /// One thing in both runs.
 struct Row<'a> {
     what: String,
@@ -85,7 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
     print(table::caution(&after));
     let step = match (&before.step, &after.step) {
         (Some(x), Some(y)) if before.subject == after.subject => {
-            let (what, note) = ("whole step".to_owned(), String::new());
+            let (what, note) = (STEP.to_owned(), String::new());
             Some(Row { what, before: &x.seconds, after: &y.seconds, times: 1.0, note })
         }
         _ => None,
@@ -98,10 +107,12 @@ pub fn run(args: &Args) -> Result<()> {
     let rows: Vec<Row<'_>> = step.into_iter().chain(operations).collect();
     print(&ceilings(&before, &after));
     print("verdict  ratio   before: median (interval that holds it) → after\n");
-    for (i, row) in rows.iter().enumerate() {
-        if args.all || i == 0 || row.verdict() != Verdict::Same {
-            print(&row.text());
-        }
+    let shown = |row: &&Row<'_>| args.all || row.verdict() != Verdict::Same || row.what == STEP;
+    let most = if args.all { rows.len() } else { MOST };
+    rows.iter().filter(shown).take(most).for_each(|row| print(&row.text()));
+    let more = rows.iter().filter(shown).count().saturating_sub(most);
+    if more > 0 {
+        print(&format!("and {more} more of less weight (--all shows them)\n"));
     }
     let count = |verdict: Verdict| rows.iter().filter(|row| row.verdict() == verdict).count();
     let [faster, slower, same] = [Verdict::Faster, Verdict::Slower, Verdict::Same].map(count);
@@ -117,9 +128,19 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// How far the device itself differs: a busy machine shows here.
+/// How far the device itself differs. Samples of one run know nothing of what the other run had to share the machine
+/// with; ceilings do.
 fn ceilings(before: &Report, after: &Report) -> String {
     let (a, b) = (&before.ceilings, &after.ceilings);
+    let apart = |a: f64, b: f64| (a / b - 1.0).abs().max((b / a - 1.0).abs());
+    let most = apart(a.fma_f32.rate(), b.fma_f32.rate()).max(apart(a.copy.rate(), b.copy.rate()));
+    if most > BUSY {
+        say(format_args!(
+            "warning: the ceilings of the two runs are {:.0} % apart: the device was busy in one of them, and differences \
+            of that size mean nothing",
+            100.0 * most
+        ));
+    }
     let part = |what: &str, before: f64, after: f64| format!("{what} {:.1} → {:.1}", before / 1e9, after / 1e9);
     format!(
         "ceilings: {} GFLOP/s, {} GB/s\n",

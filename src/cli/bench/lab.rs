@@ -1,5 +1,6 @@
 //! The kernel lab: one operation in all its variants and settings side by side, or someone's own kernel beside ours.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,32 +73,30 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let lab = &args.lab;
     let instance = instance(args)?;
     let gpu = args.open_device()?;
-    print(&format!("device: {}\n", gpu.describe()));
-    let ceilings = Ceilings::measure(&gpu)?;
-    let mut report = Report {
+    let caution = if gpu.caps().is_cpu { table::CAUTION } else { "" };
+    print(&format!("device: {}\n{caution}", gpu.describe()));
+    let bench = Bench { args, gpu: &gpu, prepared: instance.prepare()?, instance, ceilings: OnceCell::new() };
+    let operations = match &lab.wgsl {
+        Some(file) => bench.beside(file)?,
+        None => bench.all()?,
+    };
+    let report = Report {
         format: Report::FORMAT.into(),
         unmist: env!("CARGO_PKG_VERSION").into(),
         device: gpu.describe(),
         cpu_driver: gpu.caps().is_cpu,
         subject: Subject {
-            model: instance.label(),
+            model: bench.instance.label(),
             component: String::new(),
             precision: args.precision.dtype(),
             batch: 1,
             height: 1,
             width: 1,
         },
-        ceilings,
+        ceilings: bench.ceilings()?.clone(),
         step: None,
-        operations: Vec::new(),
+        operations,
         picture: None,
-    };
-    print(&(table::caution(&report).to_owned() + &table::ceilings(&report.ceilings)));
-    let bench = Bench { args, gpu: &gpu, prepared: instance.prepare()?, instance };
-    print(&format!("\n{}  {}\n", bench.instance.label(), bench.instance.shapes()));
-    report.operations = match &lab.wgsl {
-        Some(file) => bench.beside(file, &report.ceilings)?,
-        None => bench.all(&report.ceilings)?,
     };
     write::all(args, &report)?;
     refuse_wrong(&report)
@@ -139,9 +138,24 @@ struct Bench<'a> {
     gpu: &'a GpuDevice,
     instance: Instance,
     prepared: PreparedInstance,
+    ceilings: OnceCell<Ceilings>,
 }
 
 impl Bench<'_> {
+    /// What the device can do: measured when something is to be timed, not before it is known to be right.
+    fn ceilings(&self) -> Result<&Ceilings> {
+        if let Some(known) = self.ceilings.get() {
+            return Ok(known);
+        }
+        let ceilings = Ceilings::measure(self.gpu)?;
+        print(&table::ceilings(&ceilings));
+        Ok(self.ceilings.get_or_init(|| ceilings))
+    }
+
+    fn title(&self) -> String {
+        format!("\n{}  {}\n", self.instance.label(), self.instance.shapes())
+    }
+
     /// The options that force a variant in a setting.
     fn options(&self, variant: &str, knobs: Knobs, texts: Vec<KernelText>) -> Result<PlanOptions> {
         let mut options = self.args.load_options(self.gpu)?.plan;
@@ -217,8 +231,11 @@ impl Bench<'_> {
     }
 
     /// All ways side by side, compared with the one that the rules choose, or else with the first.
-    fn all(&self, ceilings: &Ceilings) -> Result<Vec<Operation>> {
-        let candidates = self.ways()?.into_iter().map(|(variant, knobs)| self.candidate(variant, knobs, Vec::new()));
+    fn all(&self) -> Result<Vec<Operation>> {
+        let ways = self.ways()?;
+        let ceilings = self.ceilings()?;
+        print(&self.title());
+        let candidates = ways.into_iter().map(|(variant, knobs)| self.candidate(variant, knobs, Vec::new()));
         let mut operations = self.time(candidates.collect::<Result<_>>()?)?;
         let (variant, knobs) = self.chosen()?;
         let of_rules = operations.iter().position(|o| o.variant == variant && o.knobs == knobs);
@@ -246,10 +263,10 @@ impl Bench<'_> {
     }
 
     /// Someone's own kernel beside ours: once, or whenever it is saved.
-    fn beside(&self, file: &Path, ceilings: &Ceilings) -> Result<Vec<Operation>> {
+    fn beside(&self, file: &Path) -> Result<Vec<Operation>> {
         loop {
             let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
-            let result = self.beside_once(file, &text, ceilings);
+            let result = self.beside_once(file, &text);
             if !self.args.lab.watch {
                 return result;
             }
@@ -264,7 +281,7 @@ impl Bench<'_> {
         }
     }
 
-    fn beside_once(&self, file: &Path, text: &str, ceilings: &Ceilings) -> Result<Vec<Operation>> {
+    fn beside_once(&self, file: &Path, text: &str) -> Result<Vec<Operation>> {
         let lab = &self.args.lab;
         let (variant, knobs) = match lab.variant.as_slice() {
             [] => self.chosen()?,
@@ -286,7 +303,9 @@ impl Bench<'_> {
         if let Check::Wrong(why) = &yours.operation.check {
             return Err(Error::Kernel(format!("{shown} in place of {kernel} is wrong, and was not timed: {why}")));
         }
+        let ceilings = self.ceilings()?;
         let operations = self.time(vec![ours, yours])?;
+        print(&self.title());
         let [ours, yours] = operations.as_slice() else { unreachable!("two were timed") };
         let verdict = match ours.seconds.verdict(&yours.seconds) {
             Verdict::Same => "the same as ours, as far as these samples tell".to_owned(),

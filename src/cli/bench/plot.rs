@@ -1,5 +1,5 @@
-//! A roofline plot (Williams, Waterman and Patterson 2009) as SVG: to the right how much an operation calculates for each
-//! byte, upwards how fast, and the ceilings of the device as lines.
+//! A roofline plot (Williams, Waterman and Patterson 2009) as SVG: to the right how much an operation calculates for
+//! each byte, upwards how fast, and the ceilings of the device as lines.
 
 use super::html::escaped;
 use super::table;

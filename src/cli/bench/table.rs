@@ -8,6 +8,9 @@ const TOP: usize = 12;
 
 /// `12.345 ms ± 1.2 %`
 pub fn time(samples: &Samples) -> String {
+    if samples.len() == 1 {
+        return format!("{}, one sample", duration(samples.median()));
+    }
     format!("{} ± {:.1} %", duration(samples.median()), 100.0 * samples.uncertainty())
 }
 
@@ -165,11 +168,10 @@ pub fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// What must be said about a device.
+/// What must be said about a CPU driver.
+pub const CAUTION: &str = "This is a driver that runs kernels on the CPU: its times say nothing about any GPU.\n";
+
+/// What must be said about a report's device.
 pub fn caution(report: &Report) -> &'static str {
-    if report.cpu_driver {
-        "This is a driver that runs kernels on the CPU: its times say nothing about any GPU.\n"
-    } else {
-        ""
-    }
+    if report.cpu_driver { CAUTION } else { "" }
 }

@@ -8,7 +8,11 @@ use super::usage::{fails, fixture, succeeds, text, unmist};
 
 /// A run of a small model; everything that it writes.
 pub fn bench(folder: &Path, more: &[&str]) -> (String, Report) {
-    let model = fixture("odd_channels");
+    bench_of("odd_channels", folder, more)
+}
+
+fn bench_of(model: &str, folder: &Path, more: &[&str]) -> (String, Report) {
+    let model = fixture(model);
     let path = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
     let (json, csv, html) = (path("a.json"), path("a.csv"), path("a.html"));
     let files = ["--json", &json, "--csv", &csv, "--html", &html];
@@ -28,7 +32,7 @@ fn write(path: &Path, report: &Report) {
 #[test]
 fn a_model_is_checked_timed_and_kept() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (printed, report) = bench(folder.path(), &["--picture", "2", "--precision", "f16"]);
+    let (printed, report) = bench_of("pipeline", folder.path(), &["--picture", "2", "--precision", "f16"]);
     for part in ["multiply-adds in f32", "copy, read and write", "launches", "planned", "allocated", "first step", "±"]
     {
         assert!(printed.contains(part), "no «{part}» in: {printed}");

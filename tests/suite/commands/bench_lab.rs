@@ -43,15 +43,11 @@ fn all_variants_of_an_operation_side_by_side() {
 }
 
 #[test]
-fn every_operation_can_be_tried() {
-    for info in unmist::ops::registry() {
-        // Large shapes in slow variants take minutes: the slowest are left out by taking the rules' choice alone.
-        let heavy = ["contraction", "attention", "softmax", "norm"].contains(&info.name);
-        if heavy {
-            continue;
-        }
-        let printed = succeeds(&["bench", "--kernel", info.name, "--seconds", "0"]);
-        assert!(printed.contains("error ") && !printed.contains("WRONG"), "{}: {printed}", info.name);
+fn operations_of_every_kind_can_be_tried() {
+    // Of their cases: with indices, with parameters that stay f32, with a seed, with a table.
+    for operation in ["embedding", "rope", "randn", "masked_latents"] {
+        let printed = succeeds(&["bench", "--kernel", operation, "--seconds", "0", "--precision", "f16"]);
+        assert!(printed.contains("error ") && !printed.contains("WRONG"), "{operation}: {printed}");
     }
 }
 
@@ -177,11 +173,10 @@ fn a_watched_kernel_is_tried_whenever_it_is_saved() {
     wait_for("of its time");
     wait_for("waiting until it is saved");
     std::fs::write(&own, sound.replace("p.low)", "p.high)")).expect("writes");
+    // Errors go to another stream than the rest: which comes first is not certain.
     wait_for("is wrong");
-    wait_for("waiting until it is saved");
     std::fs::write(&own, sound.replace("let i = ", "let i == ")).expect("writes");
     wait_for("does not parse");
-    wait_for("waiting until it is saved");
     // As editors save: another file takes its name.
     let next = folder.path().join("next.wgsl");
     std::fs::write(&next, sound.replace("// clamp,", "// clamp of my own,")).expect("writes");
