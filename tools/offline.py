@@ -360,6 +360,7 @@ def main():
         sys.exit("Mesa's RADV is not installed: apt-get install mesa-vulkan-drivers libvulkan1")
     measured = Measured(arguments.folder)
     if arguments.write:
+        TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(table(measured))
     if arguments.predict:
         predict(measured, arguments.predict)

@@ -21,8 +21,9 @@ pub struct Declaration {
 ///
 /// This is the door for others: bf16 is one more entry with its own two expressions; a block format, whose numbers
 /// share a scale, is one whose `Format::load` reads the scale too, since the contraction, which reads the large
-/// weights, asks for vectors and elements by their position and never indexes a binding itself; what it loads long before
-/// it needs it, it asks for as stored (`fetch`) and decodes later. A format without `Format::encode` is for reading only.
+/// weights, asks for vectors and elements by their position and never indexes a binding itself; what it loads long
+/// before it needs it, it asks for as stored (`fetch`) and decodes later. A format without `Format::encode` is for
+/// reading only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Four 32-bit floats.

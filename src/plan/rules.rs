@@ -132,12 +132,12 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
     Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
 }
 
-/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has 128
-/// units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all units
-/// takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the instructions
-/// are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come
-/// back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a unit takes for
-/// 256 K products. A gate must be in the same tile as its value.
+/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has
+/// 128 units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all
+/// units takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the
+/// instructions are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to
+/// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a
+/// unit takes for 256 K products. A gate must be in the same tile as its value.
 fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
     const UNITS: usize = 128;
     let time = |knobs: &Knobs| {

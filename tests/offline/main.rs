@@ -62,7 +62,8 @@ fn programs() -> Vec<(&'static str, Program)> {
 /// SPIR-V as wgpu gives it to a Vulkan driver, without its run-time checks.
 fn spirv(kernel: &Kernel) -> Result<Vec<u8>, String> {
     let module = naga::front::wgsl::parse_str(&kernel.wgsl).map_err(|e| e.to_string())?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SHADER_FLOAT16;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).map_err(|e| e.to_string())?;
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = spv::Options {

@@ -11,7 +11,7 @@
 //             empty where they differ or splits > 1; with a gate N % 8 = 0 and COLUMN_QUADS = 2; 4 TILE_K (TILE_M +
 //             TILE_N) bytes of workgroup memory, TILE_M TILE_N / (16 ROW_QUADS COLUMN_QUADS) invocations
 // constants:  TILE_M, TILE_N, TILE_K; ROW_QUADS, COLUMN_QUADS: of an invocation; UNROLL: TILE_K, or a divisor of it;
-//             BLOCK_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
+//             X_ROWS, W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
 //             SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 4_registers, which waits for every tile. Compiled for AMD RDNA2 and RDNA3 (RADV 22.3, offline; not
@@ -31,8 +31,8 @@
 fn put_block_x(row: u32, k: u32, first: u32) {
     let a = loaded_x(first);
     let b = loaded_x(first + 1u);
-    if (BLOCK_ROWS == 4u) {
-        put_x(row / 4u, k, a, b, loaded_x(first + BLOCK_ROWS - 2u), loaded_x(first + BLOCK_ROWS - 1u));
+    if (X_ROWS == 4u) {
+        put_x(row / 4u, k, a, b, loaded_x(first + X_ROWS - 2u), loaded_x(first + X_ROWS - 1u));
     } else {
         put_pair_x(row, k, a, b);
     }
@@ -42,8 +42,8 @@ fn put_block_x(row: u32, k: u32, first: u32) {
 fn put_block_w(row: u32, k: u32, first: u32) {
     let a = loaded_w(first);
     let b = loaded_w(first + 1u);
-    if (BLOCK_ROWS == 4u) {
-        put_w(row / 4u, k, a, b, loaded_w(first + BLOCK_ROWS - 2u), loaded_w(first + BLOCK_ROWS - 1u));
+    if (W_ROWS == 4u) {
+        put_w(row / 4u, k, a, b, loaded_w(first + W_ROWS - 2u), loaded_w(first + W_ROWS - 1u));
     } else {
         put_pair_w(row, k, a, b);
     }
@@ -56,19 +56,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let x_at = x_block(local);
     let w_at = w_block(local);
     let k_first = workgroup.z * p.K_per_split;
+    let end = part_end(k_first);
     begin_tiles(workgroup, m0, M, local);
-    for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
+    for (var k0 = k_first; k0 < end; k0 += TILE_K) {
         if (stores_x(local)) {
             //!unroll
-            for (var i = 0u; i < X_UNITS; i++) { put_block_x(x_at.x + i * ROWS_APART, x_at.y, i * BLOCK_ROWS); }
+            for (var i = 0u; i < X_UNITS; i++) { put_block_x(x_at.x + i * X_APART, x_at.y, i * X_ROWS); }
         }
         if (stores_w(local)) {
             //!unroll
-            for (var i = 0u; i < W_UNITS; i++) { put_block_w(w_at.x + i * ROWS_APART, w_at.y, i * BLOCK_ROWS); }
+            for (var i = 0u; i < W_UNITS; i++) { put_block_w(w_at.x + i * W_APART, w_at.y, i * W_ROWS); }
         }
         workgroupBarrier();
         // After the last tile it is loaded once more.
-        if (k0 + TILE_K < k_end) { advance(); }
+        if (k0 + TILE_K < end) { advance(); }
         fetch_tile();
         add_outer_products(local / LANES_N, local % LANES_N);
         workgroupBarrier();

@@ -13,9 +13,9 @@
 //             multiple of 4, and the epilogue is empty where they differ or splits > 1; arithmetic in f16; subgroups of
 //             SUBGROUP invocations that follow each other, and their product of MATRIX by MATRIX matrices of f16 with
 //             sums in f32
-// constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; BLOCK_ROWS,
-//             X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS, SUMMAND,
-//             RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
+// constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; X_ROWS,
+//             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
+//             SUMMAND, RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
 //             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
@@ -74,6 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let x_at = x_block(local);
     let w_at = w_block(local);
     let k_first = workgroup.z * p.K_per_split;
+    let end = part_end(k_first);
     // This subgroup's first row and column of the tile, and its part of `result`.
     let own = local / SUBGROUP;
     let first_row = own / SIDE * ROWS * MATRIX;
@@ -82,24 +83,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
     var sums: array<array<matrix_c, COLUMNS>, ROWS>;
     begin_tiles(workgroup, m0, M, local);
-    for (var k0 = k_first; k0 < k_end; k0 += TILE_K) {
+    for (var k0 = k_first; k0 < end; k0 += TILE_K) {
         if (stores_x(local)) {
             //!unroll
-            for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
-                let row = x_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+            for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
+                let row = x_at.x + i / X_ROWS * X_APART + i % X_ROWS;
                 put_x(row * TILE_K + x_at.y, loaded_x(i));
             }
         }
         if (stores_w(local)) {
             //!unroll
-            for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
-                let row = w_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS;
+            for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
+                let row = w_at.x + i / W_ROWS * W_APART + i % W_ROWS;
                 put_w(row * TILE_K + w_at.y, loaded_w(i));
             }
         }
         workgroupBarrier();
         // After the last tile it is loaded once more.
-        if (k0 + TILE_K < k_end) { advance(); }
+        if (k0 + TILE_K < end) { advance(); }
         fetch_tile();
         for (var k = 0u; k < TILE_K; k += MATRIX) {
             var b: array<matrix_b, COLUMNS>;

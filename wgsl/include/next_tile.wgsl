@@ -11,22 +11,24 @@
 const WINDOWS: bool = true;  // false for a window of one tap over a line
 const DEPTH: bool = true;    // false if D = OD = KD = 1
 const RAGGED: bool = true;   // false if C is a multiple of TILE_K, so that all of a tile lies under one tap
-const BLOCK_ROWS: u32 = 2u;  // rows of a block: 2, or 4
+const X_ROWS: u32 = 2u;      // rows of a block of x: 2, or 4
+const W_ROWS: u32 = 2u;      // rows of a block of the weights
 const X_UNITS: u32 = 1u;     // blocks of x that an invocation loads of a tile
 const W_UNITS: u32 = 1u;     // blocks of the weights
-const X_BLOCKS: u32 = TILE_M * TILE_K / (4u * BLOCK_ROWS);
-const W_BLOCKS: u32 = TILE_N * TILE_K / (4u * BLOCK_ROWS);
-const ROWS_APART: u32 = BLOCK_ROWS * INVOCATIONS / (TILE_K / 4u); // from one block of an invocation to its next one
+const X_BLOCKS: u32 = TILE_M * TILE_K / 4u / X_ROWS;
+const W_BLOCKS: u32 = TILE_N * TILE_K / 4u / W_ROWS;
+const X_APART: u32 = 4u * INVOCATIONS / TILE_K * X_ROWS; // rows from one block of an invocation to its next one
+const W_APART: u32 = 4u * INVOCATIONS / TILE_K * W_ROWS;
 
 // This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors, and the taps
 // that lie inside the picture, one bit each.
-var<private> x_first: array<u32, BLOCK_ROWS * X_UNITS>;
-var<private> x_taps: array<u32, BLOCK_ROWS * X_UNITS>;
-var<private> w_first: array<u32, BLOCK_ROWS * W_UNITS>;
+var<private> x_first: array<u32, X_ROWS * X_UNITS>;
+var<private> x_taps: array<u32, X_ROWS * X_UNITS>;
+var<private> w_first: array<u32, W_ROWS * W_UNITS>;
 // The tile on its way, and whether it is there; otherwise zeros stand for it.
-var<private> x_next: array<x_vec4, BLOCK_ROWS * X_UNITS>;
-var<private> w_next: array<weight_vec4, BLOCK_ROWS * W_UNITS>;
-var<private> x_there: array<bool, BLOCK_ROWS * X_UNITS>;
+var<private> x_next: array<x_vec4, X_ROWS * X_UNITS>;
+var<private> w_next: array<weight_vec4, W_ROWS * W_UNITS>;
+var<private> x_there: array<bool, X_ROWS * X_UNITS>;
 var<private> w_there: bool;
 // The value of k that the next tile begins with, and where its part of K ends. If tiles are ragged, that of this
 // invocation's weights.
@@ -40,11 +42,11 @@ var<private> tap_number: u32;
 var<private> tap_offset: u32;
 
 // Row and k of an invocation's first block of x and of the weights.
-fn block(number: u32) -> vec2<u32> {
-    return vec2<u32>(number / (TILE_K / 4u) * BLOCK_ROWS, 4u * (number % (TILE_K / 4u)));
+fn block(number: u32, rows: u32) -> vec2<u32> {
+    return vec2<u32>(number / (TILE_K / 4u) * rows, 4u * (number % (TILE_K / 4u)));
 }
-fn x_block(local: u32) -> vec2<u32> { return block(local % X_BLOCKS); }
-fn w_block(local: u32) -> vec2<u32> { return block(local % W_BLOCKS); }
+fn x_block(local: u32) -> vec2<u32> { return block(local % X_BLOCKS, X_ROWS); }
+fn w_block(local: u32) -> vec2<u32> { return block(local % W_BLOCKS, W_ROWS); }
 
 // Whether this invocation stores what it has loaded.
 fn stores_x(local: u32) -> bool { return X_BLOCKS >= INVOCATIONS || local < X_BLOCKS; }
@@ -59,6 +61,10 @@ fn loaded_w(i: u32) -> vec4<f32> {
     if (!RAGGED) { return decode_weight(w_next[i]); }
     return decode_weight(select(weight_vec4(), w_next[i], w_there));
 }
+
+// Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler does
+// not know that it is the same for all invocations.
+fn part_end(k_first: u32) -> u32 { return min(k_first + p.K_per_split, p.KD * p.KH * p.KW * p.C); }
 
 // Which taps of the window at output position m lie inside the picture.
 fn taps_inside(m: u32) -> u32 {
@@ -93,19 +99,19 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     let x_at = x_block(local);
     let w_at = w_block(local);
     //!unroll
-    for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
+    for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         // Rows beyond the last one repeat it, and are not stored.
-        let m = min(m0 + x_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS, M - 1u);
+        let m = min(m0 + x_at.x + i / X_ROWS * X_APART + i % X_ROWS, M - 1u);
         x_first[i] = (first_pixel(m) * p.C + select(x_at.y, 0u, RAGGED)) / 4u;
         x_taps[i] = taps_inside(m);
     }
     //!unroll
-    for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
-        let n = column_of(workgroup.x, w_at.x + i / BLOCK_ROWS * ROWS_APART + i % BLOCK_ROWS, TILE_N);
+    for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
+        let n = column_of(workgroup.x, w_at.x + i / W_ROWS * W_APART + i % W_ROWS, TILE_N);
         w_first[i] = (min(n, p.N - 1u) * K + select(w_at.y, 0u, RAGGED)) / 4u;
     }
     k_next = k_first + select(0u, w_at.y, RAGGED);
-    k_end = min(k_first + p.K_per_split, K);
+    k_end = part_end(k_first);
     let k = k_first + select(0u, x_at.y, RAGGED);
     c = k % p.C;
     tap_number = k / p.C;
@@ -143,13 +149,13 @@ fn advance() {
 fn fetch_tile() {
     let tap_bit = 1u << min(tap_number, 31u);
     //!unroll
-    for (var i = 0u; i < BLOCK_ROWS * X_UNITS; i++) {
+    for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         x_there[i] = (!WINDOWS && !RAGGED) || (x_taps[i] & tap_bit) != 0u;
         x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, x_there[i]));
     }
     w_there = !RAGGED || k_next < k_end;
     //!unroll
-    for (var i = 0u; i < BLOCK_ROWS * W_UNITS; i++) {
+    for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
         w_next[i] = fetch_weight(select(0u, w_first[i] + k_next / 4u, w_there));
     }
 }

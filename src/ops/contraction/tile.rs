@@ -1,5 +1,5 @@
-//! How the workgroups of a GPU share a product: the constants of `wgsl/include/product_tile.wgsl`, and the settings that
-//! kernels built on it may take.
+//! How the workgroups of a GPU share a product: the constants of `wgsl/include/product_tile.wgsl`, and the settings
+//! that kernels built on it may take.
 
 use super::instance::Instance;
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement};
@@ -92,10 +92,11 @@ fn can_split(k: usize, tile_k: usize, splits: usize) -> bool {
 /// The constants of `wgsl/include/next_tile.wgsl` that both kernels share.
 fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], invocations: usize) -> Launch {
     // Whole blocks of four rows for each invocation, or else blocks of two.
-    let rows = if [m, n].iter().all(|side| (side * k / 16).is_multiple_of(invocations)) { 4 } else { 2 };
-    let units = |side: usize| (side * k / 4 / rows).div_ceil(invocations);
+    let rows = |side: usize| if (side * k / 16).is_multiple_of(invocations) { 4 } else { 2 };
+    let units = |side: usize| (side * k / 4 / rows(side)).div_ceil(invocations);
     launch
-        .constant("BLOCK_ROWS", rows)
+        .constant("X_ROWS", rows(m))
+        .constant("W_ROWS", rows(n))
         .constant("X_UNITS", units(m))
         .constant("W_UNITS", units(n))
         .flag("RAGGED", !instance.c.next_multiple_of(4).is_multiple_of(k))

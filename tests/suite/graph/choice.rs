@@ -69,7 +69,8 @@ fn no_kernel_loops_longer_than_the_driver_lets_it() {
 #[test]
 fn rules_choose_by_device_and_say_why() {
     let on_gpu = &decisions(&Caps::webgpu_minimum(), &Choice::default())["block.wide"];
-    assert_eq!((on_gpu.variant, on_gpu.knobs.to_string()), ("registers", "SPLITS=2 TILE=64".into()));
+    let small = "SPLITS=8 TILE_K=16 TILE_M=32 TILE_N=32".to_owned();
+    assert_eq!((on_gpu.variant, on_gpu.knobs.to_string()), ("pipelined", small));
     let shuffle = on_gpu.candidates.iter().find(|c| c.variant == "shuffle").expect("is one");
     assert_eq!(shuffle.settings, 0);
     assert!(shuffle.objection.as_ref().is_some_and(|why| why.contains("subgroups")), "{shuffle:?}");
@@ -77,7 +78,7 @@ fn rules_choose_by_device_and_say_why() {
     let on_cpu = &decisions(&cpu(), &Choice::default())["block.wide"];
     assert_eq!((on_cpu.variant, on_cpu.knobs.to_string()), ("shuffle", "QUADS=4 ROWS=4".into()));
     assert!(on_cpu.reason.contains("CPU drivers"), "{}", on_cpu.reason);
-    let tiled = on_cpu.candidates.iter().find(|c| c.variant == "registers").expect("is one");
+    let tiled = on_cpu.candidates.iter().find(|c| c.variant == "pipelined").expect("is one");
     assert_eq!(tiled.objection.as_deref(), Some("written for GPUs"));
     assert!(tiled.settings > 1);
 }

@@ -44,15 +44,12 @@ fn store_odd(c: matrix_c, at: u32) {
 }
 ";
 
-/// Cases that take every path between them, and whether K is long enough to be split.
-const CASES: [(&str, bool); 7] = [
-    ("steps of 32 along K, several tiles", true),
-    ("steps of 32 along K, windows", false),
-    ("few rows, long sum", true),
-    ("3x3, odd output channels, all inputs", false),
-    ("3x3, stride 2, padded at bottom and right", false),
-    ("gate, every input, workgroups that are not full", false),
-    ("three axes, all uneven", false),
+/// Cases that take every path between them: whole and ragged steps along K, windows and none, a gate.
+const CASES: [&str; 4] = [
+    "steps of 32 along K, several tiles",
+    "steps of 32 along K, windows",
+    "3x3, odd output channels, all inputs",
+    "gate, every input, workgroups that are not full",
 ];
 
 /// The kernel's text without cooperative matrices.
@@ -85,15 +82,22 @@ fn caps(size: u32) -> Caps {
 fn kernels_for_matrix_units_agree_when_loops_stand_for_the_units() {
     let info = registry().into_iter().find(|info| info.name == "contraction").expect("it exists");
     let (mut compared, mut failures) = (0, Vec::new());
-    for (number, (label, splits)) in CASES.into_iter().enumerate() {
+    for (number, label) in CASES.into_iter().enumerate() {
         let case = info.cases.iter().find(|case| case.label == label).unwrap_or_else(|| panic!("no case {label:?}"));
         for (storage, size) in [(Storage::F16, 16), (Storage::F16ToF32, 8)] {
             let prepared = PreparedCase::new(case, storage).expect("fits").expect("is stored so");
             let settings = prepared.settings(&caps(size), "matrix");
             assert!(!settings.is_empty(), "{label:?} in {}", storage.name());
-            // Tiles of 128 take long to compile here: on the first case alone.
-            let chosen =
-                |knobs: &Knobs| (splits || knobs.get("SPLITS") == 1) && (number == 0 || knobs.get("TILE") == 64);
+            // The loops take long to compile. Matrices of 16: each tile of 64, as one part and as two, and once one of
+            // 128. Of 8, of which a tile has four times as many: one tile, with windows and without.
+            let chosen = |knobs: &Knobs| {
+                let [tile, tile_k, splits] = ["TILE", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
+                match (size, tile) {
+                    (16, 64) => splits == 1 || (number == 0 && splits == 2),
+                    (16, _) => number == 0 && (tile_k, splits) == (32, 1),
+                    _ => number < 2 && (tile, tile_k, splits) == (64, 32, 1),
+                }
+            };
             for knobs in settings.into_iter().filter(chosen) {
                 let forced = Forced { knobs: knobs.clone(), ..Forced::operation(info.name, "matrix") };
                 let choice = Choice { forced: vec![forced], ..Choice::default() };
@@ -106,5 +110,5 @@ fn kernels_for_matrix_units_agree_when_loops_stand_for_the_units() {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-    assert!(compared > 40, "{compared} comparisons are too few to prove anything");
+    assert!(compared > 10, "{compared} comparisons are too few to prove anything");
 }

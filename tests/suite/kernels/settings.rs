@@ -1,9 +1,9 @@
 //! Settings that the rules do not choose: a tuned table or the user may, so every one that a variant lists is compared
 //! with the reference on some case.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use unmist::ops::registry;
+use unmist::ops::{Knobs, registry};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 
 use crate::device::gpu;
@@ -19,40 +19,35 @@ const TILES: [(&str, Storage); 6] = [
     ("three axes, all uneven", Storage::F16),
 ];
 
-/// Compares every setting of a variant on these cases: each number of parts that K is split into, and of all other knobs
-/// each combination on a third of the cases. Says how many settings there were.
+/// Compares every setting of a variant on a third of the cases that it is listed for, at least on one. Says how many
+/// settings there were.
 fn compare_settings(operation: &str, variant: &str, cases: &[(&str, Storage)]) -> usize {
     let info = registry().into_iter().find(|info| info.name == operation).expect("a known operation");
-    let (mut listed, mut compared, mut failures) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for (number, (label, storage)) in cases.iter().enumerate() {
-        let case = info.cases.iter().find(|case| case.label == *label).unwrap_or_else(|| panic!("no case {label:?}"));
-        let prepared = PreparedCase::new(case, *storage).expect("fits").expect("is stored so");
-        let settings = prepared.settings(gpu().caps(), variant);
-        let mut tiles: Vec<String> = Vec::new();
-        for knobs in settings {
-            let tile: Vec<_> = knobs.iter().filter(|(name, _)| *name != "SPLITS").collect();
-            let tile = format!("{tile:?}");
-            if !tiles.contains(&tile) {
-                tiles.push(tile);
-            }
-            listed.insert(knobs.clone());
-            if tiles.len() % 3 != number % 3 {
-                continue;
-            }
-            match prepared.check_setting(gpu(), variant, &knobs, Run::Unchecked) {
+    let prepared: Vec<_> = cases
+        .iter()
+        .map(|(label, storage)| {
+            let case = info.cases.iter().find(|case| case.label == *label);
+            let case = case.unwrap_or_else(|| panic!("no case {label:?}"));
+            PreparedCase::new(case, *storage).expect("fits").expect("is stored so")
+        })
+        .collect();
+    let mut listed: BTreeMap<Knobs, Vec<usize>> = BTreeMap::new();
+    for (number, case) in prepared.iter().enumerate() {
+        for knobs in case.settings(gpu().caps(), variant) {
+            listed.entry(knobs).or_default().push(number);
+        }
+    }
+    let mut failures = Vec::new();
+    for (turn, (knobs, on)) in listed.iter().enumerate() {
+        for number in on.iter().skip(turn % on.len().min(3)).step_by(3) {
+            match prepared[*number].check_setting(gpu(), variant, knobs, Run::Unchecked) {
                 Ok(CaseResult::Equal(_)) => {}
-                other => {
-                    let storage = storage.name();
-                    failures.push(format!("{operation} {variant} {knobs}, {storage} {label:?}: {other:?}"));
-                }
+                other => failures.push(format!("{operation} {variant} {knobs}, {:?}: {other:?}", cases[*number])),
             }
-            compared.insert(knobs);
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-    let missing: Vec<_> = listed.difference(&compared).map(ToString::to_string).collect();
-    assert!(missing.is_empty(), "{operation} {variant}: not compared: {missing:?}");
-    compared.len()
+    listed.len()
 }
 
 #[test]
