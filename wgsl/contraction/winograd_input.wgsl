@@ -3,9 +3,10 @@
 //
 // A 3x3 convolution computes TILE x TILE outputs from SIDE x SIDE pixels, SIDE = TILE + 2. Done directly, that takes
 // 9 TILE^2 multiplications for each pair of channels: 36 or 144. In the transformed space it takes one for each
-// position p = SIDE a + b, 16 or 36: m[p] = v[p] * u[p], summed over the input channels. These are SIDE^2 matrix products
-// (shuffle.wgsl or 4_registers.wgsl, K split into as many parts), run after this kernel and winograd_weight.wgsl and
-// before winograd_output.wgsl. A launch takes a band of whole lines of tiles, so that v and m stay small.
+// position p = SIDE a + b, 16 or 36: m[p] = v[p] * u[p], summed over the input channels. These are SIDE^2 matrix
+// products (shuffle.wgsl or 4_registers.wgsl, K split into as many parts), run after this kernel and
+// winograd_weight.wgsl and before winograd_output.wgsl. A launch takes a band of whole lines of tiles, so that v and m
+// stay small.
 //
 // The transforms evaluate polynomials at 0, 1, -1 and infinity, or at 0, s, -s, 1/s, -1/s and infinity with
 // s = sqrt(1/2): the error is half of that with the usual 0, 1, -1, 2, -2.
@@ -20,9 +21,9 @@
 //             about 64 channels; 4 times fewer with TILE = 4, for 2.25 times the traffic. In one run
 //             on lavapipe (Mesa 22.3, two cores), f32, shuffle against TILE = 2: 64x64, 320 to 320 channels: 404,
 //             206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
-// source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4; the choice of points:
-//             Barabasz and others 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep
-//             Neural Networks"
+// source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4; the choice of
+//             points: Barabasz and others 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for
+//             Deep Neural Networks"
 //!include flat_index
 //!storage x
 //!storage v
