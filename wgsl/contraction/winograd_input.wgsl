@@ -1,25 +1,27 @@
-// contraction, winograd_input: v[t, SIDE a + b, i] = (B^T d B)[a, b], d the SIDE x SIDE pixels of x under output tile t,
-// channel i; the first step of Winograd's F(2x2, 3x3) and F(4x4, 3x3)
+// contraction, winograd_input: v[t, SIDE a + b, i] = (B^T d B)[a, b], d the SIDE x SIDE pixels of x under output tile
+// t, channel i; the first step of Winograd's F(2x2, 3x3) and F(4x4, 3x3)
 //
 // A 3x3 convolution computes TILE x TILE outputs from SIDE x SIDE pixels, SIDE = TILE + 2. Done directly, that takes
-// 9 TILE^2 multiplications for each pair of channels: 36 or 144. In the transformed space it takes one for each position
-// p = SIDE a + b, 16 or 36: m[p] = v[p] * u[p], summed over the input channels. These are SIDE^2 matrix products
-// (shuffle.wgsl or 4_registers.wgsl, K split into as many parts), run after this kernel and winograd_weight.wgsl and
-// before winograd_output.wgsl. A launch takes a band of whole lines of tiles, so that v and m stay small.
+// 9 TILE^2 multiplications for each pair of channels: 36 or 144. In the transformed space it takes one for each
+// position p = SIDE a + b, 16 or 36: m[p] = v[p] * u[p], summed over the input channels. These are SIDE^2 matrix
+// products (shuffle.wgsl or 4_registers.wgsl, K split into as many parts), run after this kernel and
+// winograd_weight.wgsl and before winograd_output.wgsl. A launch takes a band of whole lines of tiles, so that v and m
+// stay small.
 //
 // The transforms evaluate polynomials at 0, 1, -1 and infinity, or at 0, s, -s, 1/s, -1/s and infinity with
 // s = sqrt(1/2): the error is half of that with the usual 0, 1, -1, 2, -2.
 //
-//   x         [N, H, W, C_in]             f32 or f16
-//   v         [lines, tiles_w, SIDE^2, C_in]  f32
+//   x         [N, H, W, C_in]                 f32 or f16
+//   v         [lines, tiles_w, SIDE^2, C_in]  f32; may be a texture
 // dispatch:   one invocation for four channels of a tile
 // requires:   a 3x3 filter, stride 1; C_in % 4 = 0
 // constants:  TILE: 2 or 4; SIDE = TILE + 2
 // error:      3e-6 relative L2 in f32 for the whole convolution
 // faster:     2.25 times fewer multiplications than the direct form, for 4 times the traffic of x and y: pays off from
-//             about 64 channels. In one run on lavapipe (Mesa 22.3, two cores), f32, shuffle against this: 64x64, 320
-//             to 320 channels: 404, 206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
-// source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", sections 4.1 and 4.3; the choice of
+//             about 64 channels; 4 times fewer with TILE = 4, for 2.25 times the traffic. In one run
+//             on lavapipe (Mesa 22.3, two cores), f32, shuffle against TILE = 2: 64x64, 320 to 320 channels: 404,
+//             206 ms; 16 pictures of 16x16, 96 to 96: 29, 23 ms
+// source:     Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4; the choice of
 //             points: Barabasz and others 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for
 //             Deep Neural Networks"
 //!include flat_index

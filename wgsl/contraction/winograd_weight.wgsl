@@ -1,8 +1,8 @@
-// contraction, winograd_weight: u[o, SIDE a + b, i] = (G g G^T)[a, b], g the 3x3 filter from channel i to channel o; see
-// winograd_input.wgsl
+// contraction, winograd_weight: u[o, SIDE a + b, i] = (G g G^T)[a, b], g the 3x3 filter from channel i to channel o;
+// see winograd_input.wgsl
 //
 //   weight    [C_out, 3, 3, C_in]       f32 or f16
-//   u         [C_out, SIDE^2, C_in]     f32
+//   u         [C_out, SIDE^2, C_in]     f32; may be a texture
 // dispatch:   one invocation for four input channels of an output channel
 // requires:   C_in % 4 = 0
 // constants:  TILE: 2 or 4; SIDE = TILE + 2

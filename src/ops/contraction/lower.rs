@@ -127,8 +127,9 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
 }
 
 /// A launch of `kernel`, which reads four channels at once, and the launches around it: before it, x and weights are
-/// padded where C is not a multiple of four, or copied to textures if asked; after it, partial sums, padded columns and gates are combined into y. The
-/// launch that pads the weights reads nothing else. `has_gates`: an invocation that has a value also has its gate.
+/// padded where C is not a multiple of four, or copied to textures if asked; after it, partial sums, padded columns and
+/// gates are combined into y. The launch that pads the weights reads nothing else. `has_gates`: an invocation that has
+/// a value also has its gate.
 fn in_fours(
     instance: &Instance<'_>,
     kernel: &'static str,

@@ -76,7 +76,7 @@ fn rules_choose_by_device_and_say_why() {
     assert!(shuffle.objection.as_ref().is_some_and(|why| why.contains("subgroups")), "{shuffle:?}");
 
     let on_cpu = &decisions(&cpu(), &Choice::default())["block.wide"];
-    assert_eq!((on_cpu.variant, on_cpu.knobs.to_string()), ("shuffle", "QUADS=4 ROWS=4".into()));
+    assert_eq!((on_cpu.variant, on_cpu.knobs.to_string()), ("shuffle", "QUADS=4 ROWS=4 TEXTURES=1".into()));
     assert!(on_cpu.reason.contains("CPU drivers"), "{}", on_cpu.reason);
     let tiled = on_cpu.candidates.iter().find(|c| c.variant == "pipelined").expect("is one");
     assert_eq!(tiled.objection.as_deref(), Some("written for GPUs"));
@@ -95,7 +95,7 @@ fn the_most_specific_word_of_the_user_counts() {
     assert_eq!(chosen(&["conv2d=naive"]), chosen(&[]));
     assert_eq!(chosen(&["linear=naive", "linear@70x8=tiled"]), ["naive ", "registers SPLITS=1 TILE=64"]);
     let node = ["block.narrow=shuffle:QUADS=1", "linear@70x8=tiled", "linear=naive"];
-    assert_eq!(chosen(&node), ["naive ", "shuffle QUADS=1 ROWS=4"]);
+    assert_eq!(chosen(&node), ["naive ", "shuffle QUADS=1 ROWS=4 TEXTURES=0"]);
     assert_eq!(chosen(&["linear=tiled:TILE=128"])[0], "registers SPLITS=2 TILE=128");
 }
 

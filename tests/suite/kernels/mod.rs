@@ -1,5 +1,6 @@
 //! Every kernel: its text, and every operation, case, variant and storage type against the reference.
 
+pub mod bands;
 pub mod barriers;
 pub mod fixtures;
 pub mod legality;
