@@ -170,9 +170,10 @@ def compile_all(folder, kernels, family):
         command = [target / "release/radv_stats", f"{folder / name}.spv:{kernels[name]['bindings']}"]
         run = partial(subprocess.run, env=environment, capture_output=True, text=True)
         done = run([command[0], "--assembly", assembly, command[1]])
-        # Mesa 22.3 compiles some kernels but crashes when it writes down their code.
-        if done.returncode < 0:
-            done = run(command)
+        # Mesa 22.3 compiles some kernels but crashes when it writes down their code, and now and then without.
+        for _ in range(3):
+            if done.returncode < 0:
+                done = run(command)
         if done.returncode != 0:
             sys.exit(f"{family} {name}: status {done.returncode}\n{done.stderr}")
         header, line = done.stdout.splitlines()
