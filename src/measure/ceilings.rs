@@ -101,8 +101,8 @@ impl Ceilings {
     /// Measures them: about two seconds.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if a kernel does not compile here or does not do its work; [`Error::Limits`] if the device has
-    /// no room for the buffers of a copy.
+    /// [`crate::Error::Kernel`] if a kernel does not compile here or does not do its work; [`crate::Error::Limits`] if
+    /// the device has no room for the buffers of a copy.
     pub fn measure(gpu: &GpuDevice) -> Result<Self> {
         let fma_f16 = gpu.caps().f16.then(|| fma(gpu, "ceilings/fma_f16")).transpose()?;
         Ok(Self {

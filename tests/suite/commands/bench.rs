@@ -159,6 +159,15 @@ fn two_runs_are_compared_with_their_noise() {
     let (ok, said) = diff(&["--fail-on-slower"]);
     assert!(!ok && said.contains("1 of"), "{said}");
 
+    // A busy machine in one of the runs shows in its ceilings.
+    assert!(!said.contains("warning"), "{said}");
+    let copy = after.ceilings.copy.clone();
+    after.ceilings.copy.work /= 2;
+    write(&b, &after);
+    let (ok, said) = diff(&[]);
+    assert!(ok && said.contains("warning: the ceilings of the two runs are 100 % apart"), "{said}");
+    after.ceilings.copy = copy;
+
     after.device = "another device".into();
     write(&b, &after);
     let (ok, said) = diff(&[]);
