@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::tensor::DType;
 
 /// Texels in each row of a texture. WebGPU guarantees 8192 in both directions.
-pub const TEXTURE_WIDTH: u32 = 4096;
+pub const TEXTURE_WIDTH: u32 = 1024;
 
 /// How a kernel declares a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Format {
 }
 
 /// Where vector `i` is in a texture.
-const TEXEL: &str = "vec2<u32>(i % 4096u, i / 4096u)";
+const TEXEL: &str = "vec2<u32>(i % 1024u, i / 1024u)";
 
 impl Format {
     /// The format of floats of this type; `None` for whole numbers, which kernels declare as `array<u32>`.

@@ -255,10 +255,10 @@ impl Lowering<'_> {
     }
 }
 
-/// The bytes of a texture that holds the tensor: whole rows of texels.
+/// The bytes of a texture that holds the tensor: whole rows of texels, in blocks of four as llvmpipe lays them out.
 fn texture_bytes(desc: &TensorDesc) -> u64 {
     let texel = Format::of(desc.dtype).expect("textures hold floats").texel_bytes();
-    (desc.elements().div_ceil(4) as u64).next_multiple_of(u64::from(TEXTURE_WIDTH)) * texel
+    (desc.elements().div_ceil(4) as u64).next_multiple_of(4 * u64::from(TEXTURE_WIDTH)) * texel
 }
 
 /// For each value, the one whose buffer it uses. A view whose elements are stored differently is a copy; so is an

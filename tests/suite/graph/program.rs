@@ -95,7 +95,9 @@ fn where_memory_is_short_smaller_kernels_go_before_faster_ones() {
     let fast = program(None).expect("fits");
     let small = program(Some(fast.memory_bytes() - 1)).expect("there is a smaller one");
     assert!(small.memory_bytes() + (500 << 20) < fast.memory_bytes());
-    assert_eq!(small.role_bytes(BufferRole::Prepared), 0);
+    // No filter is transformed; weights in textures are copies in the place of the originals, in whole blocks of rows.
+    let copies = small.buffers.iter().filter(|b| b.role == BufferRole::Prepared).count() as u64;
+    assert!(small.role_bytes(BufferRole::Prepared) <= small.role_bytes(BufferRole::Source) + copies * (64 << 10));
     let message = program(Some(small.memory_bytes() - 1)).expect_err("it does not fit").to_string();
     assert!(message.contains("device memory"), "{message}");
 }
