@@ -216,9 +216,9 @@ impl Program {
         self.buffers.iter().filter(|b| b.role == role).map(|b| b.bytes).sum()
     }
 
-    /// Bytes of the uniform buffers: the parameters of every launch.
+    /// Bytes of the uniform buffers: the parameters of every launch that runs when the program has been loaded.
     pub fn params_bytes(&self) -> u64 {
-        self.launches().count() as u64 * PARAMS_STRIDE as u64
+        (self.condition.len() + self.step.len()) as u64 * PARAMS_STRIDE as u64
     }
 
     /// Bytes that stay allocated while a session of this program lives.
