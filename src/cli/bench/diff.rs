@@ -136,8 +136,8 @@ fn ceilings(before: &Report, after: &Report) -> String {
     let most = apart(a.fma_f32.rate(), b.fma_f32.rate()).max(apart(a.copy.rate(), b.copy.rate()));
     if most > BUSY {
         say(format_args!(
-            "warning: the ceilings of the two runs are {:.0} % apart: the device was busy in one of them, and differences \
-            of that size mean nothing",
+            "warning: the ceilings of the two runs are {:.0} % apart: the device was busy in one of them, and \
+            differences of that size mean nothing",
             100.0 * most
         ));
     }
