@@ -100,8 +100,8 @@ impl Format {
     }
 
     /// What `//!storage BINDING` stands for: the type `BINDING_vec4`, `decode_BINDING` and `encode_BINDING` between
-    /// that and `vec4<f32>`, `fetch_BINDING(i)`, the i-th vector of the binding as a buffer stores it, `load_BINDING(i)`,
-    /// the same decoded, and `BINDING_element(i)`, its i-th number; for a binding that is written
+    /// that and `vec4<f32>`, `fetch_BINDING(i)`, the i-th vector of the binding as a buffer stores it,
+    /// `load_BINDING(i)`, the same decoded, and `BINDING_element(i)`, its i-th number; for a binding that is written
     /// `store_BINDING(i, value)` in place of these three.
     pub fn declaration(self, binding: &str, Declaration { written, texture }: Declaration) -> String {
         let (vector, decode, load) = (self.vector(), self.decode(), self.load(binding, texture));

@@ -4,9 +4,10 @@
 //!   launch gives the constant `NAME`: `//!include matrix_{MATRIX}`.
 //! - `//!storage x` declares how elements of the binding `x` are stored: the alias `x_vec4` for four of them, the
 //!   functions `decode_x(x_vec4) -> vec4<f32>` and `encode_x(vec4<f32>) -> x_vec4`, and those that read the binding,
-//!   `fetch_x(i)`, its i-th vector as it is stored, `load_x(i)`, the same decoded, and `x_element(i)`, its i-th element,
-//!   or write it, `store_x(i, value)`: see [`super::format`]. A kernel that uses only the last three may be given a
-//!   texture for a binding in place of a buffer; its declaration `var<storage, read> x: array<x_vec4>;` is then replaced.
+//!   `fetch_x(i)`, its i-th vector as it is stored, `load_x(i)`, the same decoded, and `x_element(i)`, its i-th
+//!   element, or write it, `store_x(i, value)`: see [`super::format`]. A kernel that uses only the last three may be
+//!   given a texture for a binding in place of a buffer; its declaration `var<storage, read> x: array<x_vec4>;` is then
+//!   replaced.
 //! - `//!unroll` before a loop writes it out: see `unroll.rs`.
 //! - `const NAME: type = value;` at the start of a line is a readable default that a launch may replace. A replacement
 //!   that matches no line is an error.

@@ -89,7 +89,7 @@ fn live_bytes(program: &Program) -> (u64, u64) {
 #[test]
 fn a_step_of_stable_diffusion_takes_few_launches() {
     let launches = |preset| program(&graph(preset)).step.len();
-    for (preset, most) in [(Preset::Sd15, 387), (Preset::Sdxl, 1039), (Preset::Ddpm, 120)] {
+    for (preset, most) in [(Preset::Sd15, 380), (Preset::Sdxl, 1039), (Preset::Ddpm, 120)] {
         let found = launches(preset);
         assert!(found <= most, "{}: {found} launches, at most {most} before", preset.name());
     }
@@ -105,7 +105,8 @@ fn a_norm_takes_one_launch() {
 
 #[test]
 fn launches_move_little_more_than_they_must() {
-    for (preset, most) in [(Preset::Sd15, 1.15), (Preset::Sdxl, 1.15), (Preset::Vae, 1.15)] {
+    // The decoder's norms read large pictures once more, for their sums.
+    for (preset, most) in [(Preset::Sd15, 1.15), (Preset::Sdxl, 1.15), (Preset::Vae, 1.17)] {
         let graph = graph(preset);
         let (planned, least) = (planned_bytes(&program(&graph)), least_bytes(&graph));
         let ratio = planned as f64 / least as f64;
