@@ -192,7 +192,8 @@ impl Lack {
         if self.limited {
             advised = advised.instead(Remedy::Raise(&["max_memory"]));
         }
-        if halves && self.needed / 2 <= self.available {
+        // Not all of it halves: temporary buffers stay f32.
+        if halves && self.needed / 5 * 3 <= self.available {
             advised = advised.instead(Remedy::Set("precision", "f16".into()));
         }
         if self.parameters < self.available {

@@ -242,7 +242,7 @@ pub const CASES: &[Case] = &[
     // memory
     case(
         &[(PLAN, r#"Remedy::Raise(&["max_memory"])"#), (PLAN, r#"Remedy::Set("precision", "f16".into())"#)],
-        "sample | fox | --model sd1 | --max-memory 0.0012 | --steps 1 | --width 24 | --height 16",
+        "sample | fox | --model sd1 | --max-memory 0.0015 | --steps 1 | --width 24 | --height 16",
         &[("--max-memory", "1")],
     ),
     case(
