@@ -62,8 +62,8 @@ fn loaded_w(i: u32) -> vec4<f32> {
     return decode_weight(select(weight_vec4(), w_next[i], w_there));
 }
 
-// Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler does
-// not know that it is the same for all invocations.
+// Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler
+// does not know that it is the same for all invocations.
 fn part_end(k_first: u32) -> u32 { return min(k_first + p.K_per_split, p.KD * p.KH * p.KW * p.C); }
 
 // Which taps of the window at output position m lie inside the picture.
