@@ -132,13 +132,12 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
     Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
 }
 
-/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has 128
-/// units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all units
-/// takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the
+/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has
+/// 128 units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all
+/// units takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the
 /// instructions are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to
-/// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 8 us, as long as a
-/// unit takes for 512 K products. Subgroups that share a unit make rounds that are not full cheaper than they are here,
-/// so that a split must promise to be a quarter faster. A gate must be in the same tile as its value.
+/// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a
+/// unit takes for 256 K products. A gate must be in the same tile as its value.
 fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
     const UNITS: usize = 128;
     let time = |knobs: &Knobs| {
@@ -153,10 +152,9 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
             _ => 0.65,
         };
         let arithmetic = (rounds * products) as f64 / share;
-        let partial = if splits > 1 { (8 * splits * m * n * 40 / 2 / UNITS + (512 << 10)) as f64 } else { 0.0 };
-        let doubt = if splits > 1 { 1.3 } else { 1.0 };
+        let partial = if splits > 1 { (8 * splits * m * n * 40 / 2 / UNITS + (256 << 10)) as f64 } else { 0.0 };
         // Of equals the largest tile, which loads least.
-        (doubt * (arithmetic + partial), std::cmp::Reverse(tile.m * tile.n))
+        (arithmetic + partial, std::cmp::Reverse(tile.m * tile.n))
     };
     let usable = listed.iter().filter(|knobs| {
         // Other settings take more workgroup memory than every device has, and are for tuning.
