@@ -16,7 +16,8 @@
 // constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; X_ROWS,
 //             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
 //             SUMMAND, RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
-// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
+// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040 is what it must keep; no device with matrix
+//             units has run it yet, so that only its translation is proven
 // faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
 //             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
 // source:     the WGSL extension wgpu_cooperative_matrix (SPV_KHR_cooperative_matrix, Metal's simdgroup_matrix);
