@@ -135,19 +135,32 @@ fn which_kernel_is_replaced() {
     assert!(printed.contains("of its time"), "{printed}");
 }
 
+/// A program that waits for files, which must not outlive its test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has noticed then.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn a_watched_kernel_is_tried_whenever_it_is_saved() {
     let folder = tempfile::tempdir().expect("a folder");
     let own = folder.path().join("own.wgsl");
     let sound = wgsl("clamp/naive.wgsl");
     std::fs::write(&own, &sound).expect("writes");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_unmist"))
+    let child = Command::new(env!("CARGO_BIN_EXE_unmist"))
         .args(["bench", "--kernel", "clamp", "--seconds", "0", "--watch", "--wgsl"])
         .arg(&own)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
+    let mut running = Running(child);
+    let child = &mut running.0;
     let (sender, lines) = mpsc::channel();
     let mut readers = Vec::new();
     let streams: [Box<dyn std::io::Read + Send>; 2] =
@@ -184,7 +197,6 @@ fn a_watched_kernel_is_tried_whenever_it_is_saved() {
     wait_for("of its time");
     wait_for("waiting until it is saved");
     assert!(child.try_wait().expect("it can be asked").is_none(), "it still waits");
-    child.kill().expect("it ends");
-    child.wait().expect("it has ended");
+    drop(running);
     readers.into_iter().for_each(|reader| reader.join().expect("nothing panics"));
 }
