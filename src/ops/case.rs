@@ -4,8 +4,8 @@ use crate::parallel::*;
 
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::ops::Op;
-use crate::reference::stored;
+use crate::ops::{Op, concat::Concat};
+use crate::reference::{self, stored};
 use crate::tensor::{DType, HostTensor};
 
 /// How the values of a case's input are made. All are reproducible: a hash of the seed and the flat index.
@@ -109,6 +109,8 @@ pub struct Case {
     pub tolerance: f64,
     /// The size class of its tensors.
     pub size: Size,
+    /// If its first input is the concatenation of two tensors along the channels, how many the first of them has.
+    pub joined: Option<usize>,
 }
 
 /// How many elements of a large result are compared, where the operation can compute single ones.
@@ -117,7 +119,7 @@ const SAMPLE: usize = 4096;
 impl Case {
     /// A case with the usual bound of 1e-5.
     pub fn new(label: &'static str, op: impl Into<Op>, inputs: Vec<Option<CaseInput>>) -> Self {
-        Self { label, op: op.into(), inputs, tolerance: 1e-5, size: Size::Small }
+        Self { label, op: op.into(), inputs, tolerance: 1e-5, size: Size::Small, joined: None }
     }
 
     /// The same case with another bound; say why where it is used.
@@ -138,19 +140,29 @@ impl Case {
         self
     }
 
+    /// The same case, its first input two tensors to be joined, the first of them with `channels` channels.
+    pub fn joined(mut self, channels: usize) -> Self {
+        self.joined = Some(channels);
+        self
+    }
+
     /// Which of the result's `elements` are compared with the reference; `None`: all.
     pub(crate) fn sample(&self, elements: usize) -> Option<Vec<usize>> {
         if self.size == Size::Small { None } else { sample(elements) }
     }
 
     /// A graph of this one operation, with the operation's names for its inputs and `y` for its output, and values for
-    /// the inputs (already rounded where they are stored as f16).
+    /// the inputs (already rounded where they are stored as f16). A first input that is joined is two inputs,
+    /// `first` and `second`.
     ///
     /// # Errors
     /// If the case's shapes do not fit the operation, which the tests exclude.
     pub fn graph(&self, dtype: DType) -> Result<(Graph, Vec<(&'static str, HostTensor)>)> {
         let graph = self.structure(dtype)?;
-        let values = self.values(&graph);
+        let mut values = self.values(&graph);
+        if let Some(parts) = self.parts(&values) {
+            values.splice(..1, parts);
+        }
         Ok((graph, values))
     }
 
@@ -162,9 +174,25 @@ impl Case {
         let mut graph = Graph::new();
         let mut ids: Vec<Option<ValueId>> = Vec::new();
         for (input, name) in self.inputs.iter().zip(self.op.input_names()) {
-            ids.push(input.as_ref().map(|input| {
-                let dtype = if input.always_f32 { input.desc.dtype } else { dtype };
-                graph.input(*name, TensorDesc { shape: input.desc.shape.clone(), dtype })
+            let Some(input) = input else {
+                ids.push(None);
+                continue;
+            };
+            let dtype = if input.always_f32 { input.desc.dtype } else { dtype };
+            let desc = TensorDesc { shape: input.desc.shape.clone(), dtype };
+            ids.push(Some(match self.joined.filter(|_| ids.is_empty()) {
+                None => graph.input(*name, desc),
+                Some(channels) => {
+                    let all = desc.channels();
+                    let mut part = |name: &str, channels| {
+                        let mut desc = desc.clone();
+                        *desc.shape.last_mut().expect("what is joined has channels") = channels;
+                        graph.input(name, desc)
+                    };
+                    let [first, second] = [part("first", channels), part("second", all - channels)];
+                    let axis = desc.shape.len() - 1;
+                    graph.push(*name, Concat { axis }, &[Some(first), Some(second)])?
+                }
             }));
         }
         let y = graph.push(self.label, self.op.clone(), &ids)?;
@@ -172,12 +200,23 @@ impl Case {
         Ok(graph)
     }
 
-    /// Values for the inputs of `graph`, which [`Case::structure`] made: names and tensors, by position.
+    /// The two tensors of a first input that is joined.
+    pub(crate) fn parts(&self, values: &[(&'static str, HostTensor)]) -> Option<[(&'static str, HostTensor); 2]> {
+        let (channels, x) = (self.joined?, &values[0].1);
+        let all = *x.shape.last().expect("what is joined has channels");
+        Some([
+            ("first", reference::slice_columns(x, 0, channels)),
+            ("second", reference::slice_columns(x, channels, all - channels)),
+        ])
+    }
+
+    /// Values for the operation's inputs in `graph`, which [`Case::structure`] made: names and tensors, by position.
     pub(crate) fn values(&self, graph: &Graph) -> Vec<(&'static str, HostTensor)> {
         let mut values = Vec::new();
         for (position, (input, name)) in self.inputs.iter().zip(self.op.input_names()).enumerate() {
             let Some(input) = input else { continue };
-            let id = graph.find_input(name).expect("the graph is this case's");
+            let of = if position == 0 && self.joined.is_some() { "first" } else { *name };
+            let id = graph.find_input(of).expect("the graph is this case's");
             let tensor = input.fill.tensor(&input.desc.shape, position as u64 + 1);
             values.push((*name, stored(tensor, graph.desc(id).dtype)));
         }

@@ -23,6 +23,9 @@ pub struct LowerContext<'a> {
     pub output: &'a TensorDesc,
     /// The device.
     pub caps: &'a Caps,
+    /// Whether the first input is there as two tensors, not yet joined along the channels, and how many channels the
+    /// first of them has: [`super::Operation::joins`].
+    pub joined: Option<usize>,
 }
 
 impl<'a> LowerContext<'a> {
@@ -91,8 +94,10 @@ pub enum Param {
 /// What a binding is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
-    /// The operation's input at this position.
+    /// The operation's input at this position; the first of two tensors where the first input is not yet joined.
     Input(usize),
+    /// The second of these two.
+    Second,
     /// The operation's output.
     Output,
     /// A temporary buffer of the operation: index into [`Lowered::scratch`].

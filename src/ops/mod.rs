@@ -141,6 +141,12 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// [`LowerContext::can_loop`]).
     fn variants() -> &'static [Variant<Self>];
 
+    /// Whether `variant` can take its first input as two tensors that stand for their concatenation along the channels,
+    /// so that nobody need copy them: [`LowerContext::joined`] and [`super::Operand::Second`].
+    fn joins(&self, _variant: &str, _context: &LowerContext<'_>) -> bool {
+        false
+    }
+
     /// Attributes for dumps, e.g. `stride=2 pad=0,1,0,1`; empty if there are none.
     fn attributes(&self) -> String {
         String::new()
@@ -258,6 +264,11 @@ macro_rules! registry {
             /// The unmet requirement, in words.
             pub fn legal(&self, index: usize, context: &LowerContext<'_>) -> std::result::Result<(), String> {
                 match self { $(Op::$Type(op) => ($module::$Type::variants()[index].legal)(op, context)),* }
+            }
+
+            /// Whether the variant called `name` can take its first input as two tensors, as `context` says.
+            pub(crate) fn joins(&self, name: &str, context: &LowerContext<'_>) -> bool {
+                match self { $(Op::$Type(op) => op.joins(name, context)),* }
             }
 
             /// Every setting that the variant at `index` may take, if it is legal.

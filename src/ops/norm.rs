@@ -231,6 +231,9 @@ impl Norm {
         let Dims { images, positions, channels, groups } = self.dims(context);
         let count = knobs.get("GROUPS");
         let launch = Launch::new("norm/slab")
+            .flag("JOINED", context.joined.is_some())
+            .bind("x_second", Operand::Second)
+            .param("first_vectors", context.joined.unwrap_or(0) / 4)
             .constant("VECTORS", count * (channels / groups) / 4)
             .constant("GROUPS", count)
             .param("positions", positions)
@@ -307,6 +310,10 @@ impl Operation for Norm {
             }
         }
         Ok(x.clone())
+    }
+
+    fn joins(&self, variant: &str, context: &LowerContext<'_>) -> bool {
+        variant == "slab" && context.joined.is_some_and(|first| first.is_multiple_of(4))
     }
 
     fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {

@@ -2,6 +2,7 @@
 //! rules ([`super::rules`]) for the family that suits the device.
 
 use super::forced::Forced;
+use super::joins;
 use super::rules;
 use super::tuned::{Found, Tuned};
 use crate::caps::Caps;
@@ -190,11 +191,17 @@ fn no_setting(wanted: &Knobs, listed: &[Knobs]) -> String {
 /// As [`choose`].
 pub fn explain(graph: &Graph, caps: &Caps, choice: &Choice) -> Result<Vec<(String, Decision)>> {
     let mut decisions = Vec::new();
-    for node in graph.nodes() {
+    let joins = joins::find(graph, caps, choice);
+    for (value, node) in graph.values() {
         let NodeKind::Op(op, inputs) = &node.kind else { continue };
+        let joined = inputs[0].and_then(|x| joins.get(&x)).map(|joined| joined.channels);
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
-        let context = LowerContext { inputs: &inputs, output: &node.desc, caps };
-        decisions.push((node.name.clone(), choose(op, &node.name, &context, choice)?));
+        let context = LowerContext { inputs: &inputs, output: &node.desc, caps, joined };
+        let mut decision = choose(op, &node.name, &context, choice)?;
+        if joins.contains_key(&value) {
+            decision.reason = "not run: whatever reads it takes both tensors".into();
+        }
+        decisions.push((node.name.clone(), decision));
     }
     Ok(decisions)
 }

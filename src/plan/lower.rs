@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::joins::{self, Joined};
 use super::{PlanOptions, choose, mib};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
@@ -56,10 +57,13 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result
         rates: graph.rates(),
         shown: shown_values(graph),
     };
-    let mut lowering = Lowering { graph, caps, options, kernel_index: HashMap::new(), drafts };
+    // Where every value has memory of its own, it is there to be read.
+    let joins = if options.reuse_memory { joins::find(graph, caps, &options.choice) } else { HashMap::new() };
+    let mut lowering = Lowering { graph, caps, options, joins, kernel_index: HashMap::new(), drafts };
     for (value, node) in graph.values() {
         lowering.check_fits(&node.name, &node.desc, || lowering.f16_instead(&node.desc))?;
-        if node.op().is_some() && lowering.drafts.shown[value.index()] == value.index() {
+        let made = lowering.drafts.shown[value.index()] == value.index() && !lowering.joins.contains_key(&value);
+        if node.op().is_some() && made {
             lowering.lower(value, node)?;
         }
     }
@@ -70,6 +74,8 @@ struct Lowering<'a> {
     graph: &'a Graph,
     caps: &'a Caps,
     options: &'a PlanOptions,
+    /// The concatenations that no launch computes.
+    joins: HashMap<ValueId, Joined>,
     kernel_index: HashMap<String, usize>,
     drafts: Drafts,
 }
@@ -121,7 +127,13 @@ impl Lowering<'_> {
     fn lower(&mut self, value: ValueId, node: &Node) -> Result<()> {
         let NodeKind::Op(op, inputs) = &node.kind else { unreachable!("called for operations only") };
         let descs: Vec<Option<&TensorDesc>> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
-        let context = LowerContext { inputs: &descs, output: &node.desc, caps: self.caps };
+        let joined = inputs[0].and_then(|x| self.joins.get(&x)).copied();
+        let context = LowerContext {
+            inputs: &descs,
+            output: &node.desc,
+            caps: self.caps,
+            joined: joined.map(|joined| joined.channels),
+        };
         let decision = choose(op, &node.name, &context, &self.options.choice).map_err(|e| match e {
             Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
             Error::Limits(m) => Error::Limits(m.of(&node.name)),
@@ -141,8 +153,11 @@ impl Lowering<'_> {
         }
         let shown = &self.drafts.shown;
         let resolve = |operand: Operand| -> Option<(Tensor, &TensorDesc)> {
+            let shown = |v: ValueId| (shown[v.index()], self.graph.desc(v));
             match operand {
-                Operand::Input(i) => inputs[i].map(|v| (shown[v.index()], self.graph.desc(v))),
+                Operand::Input(0) if joined.is_some() => joined.map(|joined| shown(joined.first)),
+                Operand::Input(i) => inputs[i].map(shown),
+                Operand::Second => joined.map(|joined| shown(joined.second)),
                 Operand::Output => Some((value.index(), &node.desc)),
                 Operand::Scratch(i) => Some((first_scratch + i, &lowered.scratch[i].desc)),
             }

@@ -2,6 +2,7 @@
 
 mod choose;
 mod forced;
+mod joins;
 mod lower;
 mod memory;
 mod program;

@@ -137,7 +137,9 @@ impl PreparedCase {
     /// If the case's shapes do not fit the operation, which the tests exclude.
     pub fn new(case: &Case, storage: Storage) -> Result<Option<Self>> {
         let Some(graph) = storage.graph(case)? else { return Ok(None) };
-        let values = case.values(&graph).into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        let values = case.values(&graph);
+        let parts = case.parts(&values).into_iter().flatten();
+        let values = parts.chain(values.clone()).map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         let elements = graph.desc(graph.find_output("y").expect("Case::structure names it")).elements();
         Ok(Some(Self::of_graph(graph, values, case.sample(elements), case.tolerance)))
     }
@@ -196,7 +198,7 @@ impl PreparedCase {
         let y = self.graph.find_output("y").expect("Case::structure names it");
         let NodeKind::Op(op, inputs) = &self.graph.node(y).kind else { unreachable!("y is the operation's result") };
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
-        let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps };
+        let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps, joined: None };
         let index = op.variant_names().iter().position(|name| *name == variant);
         let index = index.filter(|index| op.legal(*index, &context).is_ok());
         index.map(|index| op.knobs(index, &context)).unwrap_or_default()

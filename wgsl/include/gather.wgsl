@@ -16,6 +16,7 @@ struct Params {
     H: u32,
     W: u32,
     C: u32, // input channels of x in memory
+    C_first: u32, // those of the first of two tensors that stand for x, see next_tile.wgsl
     OD: u32,
     OH: u32,
     OW: u32,

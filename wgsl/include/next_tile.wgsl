@@ -7,10 +7,16 @@
 // load the same and one stores it. Every load is made in every step, whether it is needed or not: a branch around it
 // would have to wait for what it loads.
 //
+// If JOINED, x is two tensors that stand for their concatenation along the channels: x [M, C_first] and x_second
+// [M, C - C_first], under a window of one tap.
+//
 // The kernel that includes it has TILE_M, TILE_N, TILE_K and INVOCATIONS, and at most 31 taps.
+//!storage x_second
+const JOINED: bool = false;
 const WINDOWS: bool = true;  // false for a window of one tap over a line
 const DEPTH: bool = true;    // false if D = OD = KD = 1
-const RAGGED: bool = true;   // false if C is a multiple of TILE_K, so that all of a tile lies under one tap
+const RAGGED: bool = true;   // false if C and C_first are multiples of TILE_K, so that all of a tile lies under one tap
+                             // and in one tensor
 const X_ROWS: u32 = 2u;      // rows of a block of x: 2, or 4
 const W_ROWS: u32 = 2u;      // rows of a block of the weights
 const X_UNITS: u32 = 1u;     // blocks of x that an invocation loads of a tile
@@ -20,14 +26,19 @@ const W_BLOCKS: u32 = TILE_N * TILE_K / 4u / W_ROWS;
 const X_APART: u32 = 4u * INVOCATIONS / TILE_K * X_ROWS; // rows from one block of an invocation to its next one
 const W_APART: u32 = 4u * INVOCATIONS / TILE_K * W_ROWS;
 
+@group(0) @binding(7) var<storage, read> x_second: array<x_second_vec4>;
+
 // This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors, and the taps
 // that lie inside the picture, one bit each.
 var<private> x_first: array<u32, X_ROWS * X_UNITS>;
+var<private> x_second_first: array<u32, X_ROWS * X_UNITS>;
 var<private> x_taps: array<u32, X_ROWS * X_UNITS>;
 var<private> w_first: array<u32, W_ROWS * W_UNITS>;
 // The tile on its way, and whether it is there; otherwise zeros stand for it.
 var<private> x_next: array<x_vec4, X_ROWS * X_UNITS>;
 var<private> w_next: array<weight_vec4, W_ROWS * W_UNITS>;
+var<private> x_second_next: array<x_second_vec4, X_ROWS * X_UNITS>;
+var<private> from_second: bool;
 var<private> x_there: array<bool, X_ROWS * X_UNITS>;
 var<private> w_there: bool;
 // The value of k that the next tile begins with, and where its part of K ends. If tiles are ragged, that of this
@@ -54,6 +65,10 @@ fn stores_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || local < W_BL
 
 // What has been loaded.
 fn loaded_x(i: u32) -> vec4<f32> {
+    if (JOINED) {
+        let one = select(decode_x(x_next[i]), decode_x_second(x_second_next[i]), from_second);
+        return select(vec4<f32>(0.0), one, !RAGGED || x_there[i]);
+    }
     if (!WINDOWS && !RAGGED) { return decode_x(x_next[i]); }
     return decode_x(select(x_vec4(), x_next[i], x_there[i]));
 }
@@ -102,7 +117,10 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         // Rows beyond the last one repeat it, and are not stored.
         let m = min(m0 + x_at.x + i / X_ROWS * X_APART + i % X_ROWS, M - 1u);
-        x_first[i] = (first_pixel(m) * p.C + select(x_at.y, 0u, RAGGED)) / 4u;
+        let k = select(x_at.y, 0u, RAGGED);
+        x_first[i] = (first_pixel(m) * select(p.C, p.C_first, JOINED) + k) / 4u;
+        // Counted from k = 0, which lies in the first tensor: before the first vector it wraps around.
+        if (JOINED) { x_second_first[i] = (m * (p.C - p.C_first) + k) / 4u - p.C_first / 4u; }
         x_taps[i] = taps_inside(m);
     }
     //!unroll
@@ -145,13 +163,20 @@ fn advance() {
     }
 }
 
-// Begins to load a tile. Outside the picture, and beyond this part of K, the first vector is loaded instead.
+// Begins to load a tile. Outside the picture, beyond this part of K, and of the tensor in which a value does not lie,
+// the first vector is loaded instead.
 fn fetch_tile() {
     let tap_bit = 1u << min(tap_number, 31u);
+    from_second = JOINED && c >= p.C_first;
     //!unroll
     for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         x_there[i] = (!WINDOWS && !RAGGED) || (x_taps[i] & tap_bit) != 0u;
-        x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, x_there[i]));
+        let first = x_there[i] && !from_second;
+        x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, first));
+        if (JOINED) {
+            let second = x_there[i] && from_second;
+            x_second_next[i] = fetch_x_second(select(0u, x_second_first[i] + tap_offset, second));
+        }
     }
     w_there = !RAGGED || k_next < k_end;
     //!unroll

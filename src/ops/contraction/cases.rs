@@ -92,6 +92,7 @@ pub(super) fn all() -> Vec<Case> {
     all.extend(other_windows());
     all.extend(epilogues());
     all.extend(wide_summands());
+    all.extend(joined());
     all.extend(large());
     all.extend(perf());
     all
@@ -113,6 +114,23 @@ fn wide_summands() -> Vec<Case> {
         within(rows("the last of wider summands, 37 columns", SILU, &[2, 9, 20], 37, TIME), 2, 4, 44),
         within(rows("a summand among others, one row an image", PLAIN, &[5, 12], 8, TIME), 5, 4, 16),
         within(rows("a summand among others, gated", gate, &[2, 7, 16], 24, TIME), 2, 12, 36),
+    ]
+}
+
+/// Two tensors for x, whose border lies at and beside those of the kernels' steps along K.
+fn joined() -> Vec<Case> {
+    let gate = Epilogue { gate: true, ..GELU };
+    let one = |label, x, taps, added| pictures(label, x, taps, [1; 2], [0; 4], added);
+    vec![
+        rows("joined after 12 of 40", PLAIN, &[2, 33, 40], 68, RESIDUAL).joined(12),
+        rows("joined at a step of 16", SILU, &[3, 43, 64], 132, ALL_FULL).joined(16),
+        rows("joined at a step of 32, gated", gate, &[2, 71, 96], 264, BIAS).joined(64),
+        rows("joined, a long sum", PLAIN, &[3, 2052], 44, BIAS).joined(1028),
+        rows("joined, many tiles of 128", PLAIN, &[2, 705, 20], 1412, BIAS).joined(4),
+        one("joined pictures, every input", [2, 9, 13, 36], [36, 1, 1], ALL).joined(32),
+        // These are copied.
+        rows("joined, odd channels", PLAIN, &[5, 2, 7], 12, ALONE).joined(3),
+        pictures("joined under a window", [2, 5, 4, 24], [8, 3, 3], [1; 2], [1; 4], BIAS).joined(8),
     ]
 }
 

@@ -145,6 +145,7 @@ impl<'a> Instance<'a> {
         let mut launch = Launch::new(kernel)
             .param("images", self.images)
             .param("C", c)
+            .param("C_first", self.context.joined.unwrap_or(0))
             .param("N", self.n)
             .param("groups", self.groups)
             .param("rows_per_image", self.rows_per_image)

@@ -149,6 +149,12 @@ impl Operation for Contraction {
         Ok(x.with_shape(shape))
     }
 
+    fn joins(&self, variant: &str, context: &LowerContext<'_>) -> bool {
+        let instance = Instance::new(self, context);
+        let vectors = |first: usize| first.is_multiple_of(4) && instance.c.is_multiple_of(4);
+        ["pipelined", "matrix"].contains(&variant) && !instance.windows && context.joined.is_some_and(vectors)
+    }
+
     fn flops(&self, inputs: Inputs<'_, TensorDesc>, output: &TensorDesc) -> u64 {
         let weight = &inputs.get(WEIGHT).shape;
         2 * output.rows() as u64 * weight.iter().product::<usize>() as u64

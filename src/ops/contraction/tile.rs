@@ -3,7 +3,7 @@
 
 use super::instance::Instance;
 use crate::caps::{Caps, CooperativeMatrix, MatrixElement};
-use crate::ops::{Knobs, Launch};
+use crate::ops::{Knobs, Launch, Operand};
 
 /// The part of a product that one workgroup computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +94,15 @@ fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], inv
     // Whole blocks of four rows for each invocation, or else blocks of two.
     let rows = |side: usize| if (side * k / 16).is_multiple_of(invocations) { 4 } else { 2 };
     let units = |side: usize| (side * k / 4 / rows(side)).div_ceil(invocations);
+    let first = instance.context.joined.unwrap_or(0);
     launch
         .constant("X_ROWS", rows(m))
         .constant("W_ROWS", rows(n))
         .constant("X_UNITS", units(m))
         .constant("W_UNITS", units(n))
-        .flag("RAGGED", !instance.c.next_multiple_of(4).is_multiple_of(k))
+        .flag("RAGGED", !instance.c.next_multiple_of(4).is_multiple_of(k) || !first.is_multiple_of(k))
+        .flag("JOINED", instance.context.joined.is_some())
+        .bind("x_second", Operand::Second)
 }
 
 /// The part of a product that one workgroup computes with matrix units: `side` by `side`, by 2 by 2 subgroups.

@@ -34,6 +34,10 @@ fn group_cases() -> Vec<Case> {
         case("groups, eps larger than the variance", &[2, 4, 3, 8], 2, 1e-2, None, Fill::Uniform(-1e-2, 1e-2)),
         case("chunks exactly", &[1, 16, 16, 64], 8, 1e-6, silu, Fill::Uniform(-1.0, 3.0)),
         case("groups, two whole workgroups", &[2, 4, 4, 16], 4, 1e-5, silu, Fill::Normal),
+        case("joined within a group", &[2, 5, 7, 40], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).joined(12),
+        case("joined between groups", &[3, 4, 3, 48], 6, 1e-5, None, Fill::Normal).joined(32),
+        case("joined tokens, groups of 80 channels", &[2, 33, 160], 2, 1e-5, silu, Fill::Normal).joined(100),
+        case("joined, odd channels", &[2, 3, 5, 12], 3, 1e-5, None, Fill::Normal).joined(7),
         case("a film", &[2, 3, 5, 4, 12], 3, 1e-5, None, Fill::Normal),
         // Sums of more than 10 000 values.
         case("a long reduction", &[2, 31, 67, 32], 4, 1e-5, silu, Fill::Uniform(-1.0, 3.0)).tolerance(1e-4),
