@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::ops::Op;
 use crate::ops::attention::{Attention, Packing};
 use crate::ops::binary::BinaryKind;
-use crate::ops::contraction::{self, Contraction, Gather};
+use crate::ops::contraction::{self, Contraction, Gather, WindowAxis, Windows};
 use crate::refusal::Refusal;
 
 /// One rewrite.
@@ -39,6 +39,11 @@ pub const PASSES: &[Pass] = &[
         name: "summands",
         about: "vectors that are projected from one and added to several operations become one product",
         run: merge_summands,
+    },
+    Pass {
+        name: "upsample",
+        about: "pixels that are repeated twice become part of the 3x3 convolution after them",
+        run: fuse_upsample,
     },
     Pass { name: "qkv", about: "the projections to queries, keys and values become one product", run: fuse_qkv },
 ];
@@ -306,6 +311,30 @@ fn projection(r: &Rewrite<'_>, graph: &Graph, summand: ValueId) -> Option<(Value
     let bare =
         matches!(op, Op::Contraction(product) if *product == plain) && of[contraction::SUMMAND..] == [None, None];
     (bare && graph.shape(value).len() == 2).then_some((value, of[0]?))
+}
+
+/// Upsampling to twice the size, then a 3 × 3 convolution → one operation.
+fn fuse_upsample(graph: &Graph) -> Result<Graph> {
+    Rewrite::new(graph).run(|r, node, op, inputs| {
+        let Op::Contraction(product) = op else { return Ok(None) };
+        let Gather::Windows(windows) = &product.gather else { return Ok(None) };
+        let x = inputs[0].expect("a convolution has an input");
+        let Some((Op::UpsampleNearest(_), of)) = r.only_use(x) else { return Ok(None) };
+        let small = of[0].expect("upsampling has an input");
+        let twice =
+            r.old.shape(small)[1..3].iter().zip(&r.old.shape(x)[1..3]).all(|(small, large)| 2 * small == *large);
+        let around = WindowAxis { padding: [1; 2], ..WindowAxis::default() };
+        let weight = r.old.shape(inputs[contraction::WEIGHT].expect("a convolution has weights"));
+        let plain = Windows { axes: vec![around; 2], groups: 1, upsample: 1 };
+        if !twice || *windows != plain || weight[1..3] != [3, 3] {
+            return Ok(None);
+        }
+        let mut product = product.clone();
+        product.gather = Gather::Windows(Windows { upsample: 2, ..plain });
+        let mut of = r.to_new_all(inputs);
+        of[0] = Some(r.to_new(small));
+        r.new.push(node.name.clone(), product, &of).map(Some)
+    })
 }
 
 /// Three projections of one input that only attention reads → one product; if keys and values come from another input,

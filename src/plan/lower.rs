@@ -174,8 +174,10 @@ impl Lowering<'_> {
             };
             let storage_names =
                 launch.bindings.iter().map(|(n, _)| *n).chain(op.input_names().iter().copied()).chain(["y"]);
+            // The second of two tensors is stored like the first, even if it is not there.
+            let alike = |operand| if operand == Operand::Second { named("x").unwrap_or(operand) } else { operand };
             let storage = storage_names
-                .filter_map(|name| Some((name, resolve(named(name)?)?.1.dtype)))
+                .filter_map(|name| Some((name, resolve(alike(named(name)?))?.1.dtype)))
                 .filter(|(_, dtype)| *dtype != DType::U32)
                 .collect();
             let is_texture = |operand: &Operand| matches!(operand, Operand::Scratch(i) if lowered.scratch[*i].texture);

@@ -56,7 +56,14 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "registers") if op.epilogue.gate => Knobs::of([("TILE", 128), ("SPLITS", 1)]),
         (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
         (Op::Contraction(_), "matrix") => Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
-        (Op::Contraction(op), "pipelined") => pipelined(op.sizes(context).product, op.epilogue.gate, listed),
+        (Op::Contraction(op), "subpixel") => {
+            // Four parts of the rows, by 2 x 2 taps.
+            let Sizes { product: [m, n, _], c_in, .. } = op.sizes(context);
+            pipelined([m, n, 4 * c_in], false, false, listed)
+        }
+        (Op::Contraction(op), "pipelined") => {
+            pipelined(op.sizes(context).product, op.epilogue.gate, context.joined.is_some(), listed)
+        }
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
             let textures = usize::from(shuffle_textures(&sizes));
@@ -137,8 +144,9 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
 /// units takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the
 /// instructions are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to
 /// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a
-/// unit takes for 256 K products. A gate must be in the same tile as its value.
-fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
+/// unit takes for 256 K products. A gate must be in the same tile as its value. Two tensors in place of one
+/// take 132 registers on RDNA 3 where an invocation of 8 by 8 sums loads four rows of them.
+fn pipelined([m, n, k]: [usize; 3], gate: bool, joined: bool, listed: &[Knobs]) -> Knobs {
     const UNITS: usize = 128;
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
@@ -160,7 +168,8 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
         // Other settings take more workgroup memory than every device has, and are for tuning.
         let tile = Tile::of(knobs);
         let plain = 4 * tile.k * (tile.m + tile.n) <= 16 << 10 && tile.k <= 16;
-        plain && (!gate || tile.has_gates() && knobs.get("SPLITS") == 1)
+        let many_registers = tile.row_quads * tile.column_quads == 4 && tile.invocations() < 256;
+        plain && !(joined && many_registers) && (!gate || tile.has_gates() && knobs.get("SPLITS") == 1)
     });
     let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
     best.unwrap_or(&listed[0]).clone()

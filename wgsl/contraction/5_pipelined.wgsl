@@ -52,7 +52,12 @@ fn put_block_w(row: u32, k: u32, first: u32) {
 @compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let M = p.images * p.OD * p.OH * p.OW;
-    let m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
+    var m0 = (workgroup.y + p.first_workgroup_y) * TILE_M;
+    if (SUBPIXEL) {
+        let rows = (M + TILE_M - 1u) / TILE_M * TILE_M; // of each part, its last tile whole
+        part_of_y = m0 / rows;
+        m0 %= rows;
+    }
     let x_at = x_block(local);
     let w_at = w_block(local);
     let k_first = workgroup.z * p.K_per_split;

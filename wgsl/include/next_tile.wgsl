@@ -10,7 +10,10 @@
 // If JOINED, x is two tensors that stand for their concatenation along the channels: x [M, C_first] and x_second
 // [M, C - C_first], under a window of one tap.
 //
+// If SUBPIXEL (include/subpixel.wgsl), tiles are not ragged, KH = KW = 2, and the weights are those of a 3x3 window.
+//
 // The kernel that includes it has TILE_M, TILE_N, TILE_K and INVOCATIONS, and at most 31 taps.
+//!include subpixel
 //!storage x_second
 const JOINED: bool = false;
 const WINDOWS: bool = true;  // false for a window of one tap over a line
@@ -28,10 +31,9 @@ const W_APART: u32 = 4u * INVOCATIONS / TILE_K * W_ROWS;
 
 @group(0) @binding(7) var<storage, read> x_second: array<x_second_vec4>;
 
-// This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors, and the taps
-// that lie inside the picture, one bit each.
+// This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors (if JOINED, its
+// number), and the taps that lie inside the picture, one bit each.
 var<private> x_first: array<u32, X_ROWS * X_UNITS>;
-var<private> x_second_first: array<u32, X_ROWS * X_UNITS>;
 var<private> x_taps: array<u32, X_ROWS * X_UNITS>;
 var<private> w_first: array<u32, W_ROWS * W_UNITS>;
 // The tile on its way, and whether it is there; otherwise zeros stand for it.
@@ -39,8 +41,15 @@ var<private> x_next: array<x_vec4, X_ROWS * X_UNITS>;
 var<private> w_next: array<weight_vec4, W_ROWS * W_UNITS>;
 var<private> x_second_next: array<x_second_vec4, X_ROWS * X_UNITS>;
 var<private> from_second: bool;
+var<private> x_vector: u32; // within a tile, of the vectors that this invocation loads; 0 if tiles are ragged
 var<private> x_there: array<bool, X_ROWS * X_UNITS>;
 var<private> w_there: bool;
+// If SUBPIXEL, the weights of the taps to the right, below, and both, and whether these lie over the same pixel of x.
+var<private> w_right: array<weight_vec4, W_ROWS * W_UNITS>;
+var<private> w_below: array<weight_vec4, W_ROWS * W_UNITS>;
+var<private> w_both: array<weight_vec4, W_ROWS * W_UNITS>;
+var<private> two_rows: bool;
+var<private> two_columns: bool;
 // The value of k that the next tile begins with, and where its part of K ends. If tiles are ragged, that of this
 // invocation's weights.
 var<private> k_next: u32;
@@ -65,14 +74,18 @@ fn stores_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || local < W_BL
 
 // What has been loaded.
 fn loaded_x(i: u32) -> vec4<f32> {
-    if (JOINED) {
-        let one = select(decode_x(x_next[i]), decode_x_second(x_second_next[i]), from_second);
-        return select(vec4<f32>(0.0), one, !RAGGED || x_there[i]);
-    }
-    if (!WINDOWS && !RAGGED) { return decode_x(x_next[i]); }
-    return decode_x(select(x_vec4(), x_next[i], x_there[i]));
+    var next = x_next[i];
+    if (JOINED) { next = select(next, x_second_next[i], from_second); }
+    if (!WINDOWS && !RAGGED) { return decode_x(next); }
+    return decode_x(select(x_vec4(), next, x_there[i]));
 }
 fn loaded_w(i: u32) -> vec4<f32> {
+    if (SUBPIXEL) {
+        let right = select(vec4<f32>(0.0), decode_weight(w_right[i]), two_columns);
+        let below = select(vec4<f32>(0.0), decode_weight(w_below[i]), two_rows);
+        let both = select(vec4<f32>(0.0), decode_weight(w_both[i]), two_rows && two_columns);
+        return (decode_weight(w_next[i]) + right) + (below + both);
+    }
     if (!RAGGED) { return decode_weight(w_next[i]); }
     return decode_weight(select(weight_vec4(), w_next[i], w_there));
 }
@@ -84,7 +97,7 @@ fn part_end(k_first: u32) -> u32 { return min(k_first + p.K_per_split, p.KD * p.
 // Which taps of the window at output position m lie inside the picture.
 fn taps_inside(m: u32) -> u32 {
     if (!WINDOWS) { return 1u; }
-    let first = corner(position(m));
+    let first = corner(position(m)) + part_offset();
     var taps = 0u;
     var bit = 1u;
     for (var kd = 0u; kd < p.KD; kd++) {
@@ -103,7 +116,7 @@ fn taps_inside(m: u32) -> u32 {
 fn first_pixel(m: u32) -> u32 {
     if (!WINDOWS) { return m; }
     let at = position(m);
-    let first = corner(at);
+    let first = corner(at) + part_offset();
     return ((at.x * p.D + first.x) * p.H + first.y) * p.W + first.z;
 }
 
@@ -117,17 +130,16 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         // Rows beyond the last one repeat it, and are not stored.
         let m = min(m0 + x_at.x + i / X_ROWS * X_APART + i % X_ROWS, M - 1u);
-        let k = select(x_at.y, 0u, RAGGED);
-        x_first[i] = (first_pixel(m) * select(p.C, p.C_first, JOINED) + k) / 4u;
-        // Counted from k = 0, which lies in the first tensor: before the first vector it wraps around.
-        if (JOINED) { x_second_first[i] = (m * (p.C - p.C_first) + k) / 4u - p.C_first / 4u; }
+        x_first[i] = (first_pixel(m) * p.C + select(x_at.y, 0u, RAGGED)) / 4u;
+        if (JOINED) { x_first[i] = m; }
         x_taps[i] = taps_inside(m);
     }
     //!unroll
     for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
         let n = column_of(workgroup.x, w_at.x + i / W_ROWS * W_APART + i % W_ROWS, TILE_N);
-        w_first[i] = (min(n, p.N - 1u) * K + select(w_at.y, 0u, RAGGED)) / 4u;
+        w_first[i] = (min(n, p.N - 1u) * select(K, 9u * p.C, SUBPIXEL) + select(w_at.y, 0u, RAGGED)) / 4u;
     }
+    x_vector = select(x_at.y / 4u, 0u, RAGGED);
     k_next = k_first + select(0u, w_at.y, RAGGED);
     k_end = part_end(k_first);
     let k = k_first + select(0u, x_at.y, RAGGED);
@@ -163,20 +175,44 @@ fn advance() {
     }
 }
 
+// Begins to load the weights of a tile of a part of y.
+fn fetch_summed_weights() {
+    two_rows = two_taps(part_of_y / 2u, tap.y);
+    two_columns = two_taps(part_of_y % 2u, tap.z);
+    let first = 3u * first_tap(part_of_y / 2u, tap.y) + first_tap(part_of_y % 2u, tap.z);
+    let at = (first * p.C + c) / 4u;
+    let right = select(0u, p.C / 4u, two_columns);
+    let below = select(0u, 3u * p.C / 4u, two_rows);
+    //!unroll
+    for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
+        w_next[i] = fetch_weight(w_first[i] + at);
+        w_right[i] = fetch_weight(w_first[i] + at + right);
+        w_below[i] = fetch_weight(w_first[i] + at + below);
+        w_both[i] = fetch_weight(w_first[i] + at + right + below);
+    }
+}
+
 // Begins to load a tile. Outside the picture, beyond this part of K, and of the tensor in which a value does not lie,
 // the first vector is loaded instead.
 fn fetch_tile() {
     let tap_bit = 1u << min(tap_number, 31u);
     from_second = JOINED && c >= p.C_first;
+    let pitch = select(p.C_first, p.C - p.C_first, from_second) / 4u; // vectors of a row
+    let offset = tap_offset + x_vector - select(0u, p.C_first / 4u, from_second);
     //!unroll
     for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
         x_there[i] = (!WINDOWS && !RAGGED) || (x_taps[i] & tap_bit) != 0u;
-        let first = x_there[i] && !from_second;
-        x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, first));
         if (JOINED) {
-            let second = x_there[i] && from_second;
-            x_second_next[i] = fetch_x_second(select(0u, x_second_first[i] + tap_offset, second));
+            let at = x_first[i] * pitch + offset;
+            x_next[i] = fetch_x(select(0u, at, x_there[i] && !from_second));
+            x_second_next[i] = fetch_x_second(select(0u, at, x_there[i] && from_second));
+        } else {
+            x_next[i] = fetch_x(select(0u, x_first[i] + tap_offset, x_there[i]));
         }
+    }
+    if (SUBPIXEL) {
+        fetch_summed_weights();
+        return;
     }
     w_there = !RAGGED || k_next < k_end;
     //!unroll

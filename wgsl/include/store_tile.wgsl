@@ -1,5 +1,8 @@
-// Concludes and stores the sums of include/product_tile.wgsl: the tile whose first row is m0, of a y with M rows, by
-// invocation (row, column). Where K is split, y holds the partial sums of each part, one after another.
+// Concludes and stores the sums of include/product_tile.wgsl: the tile whose first row is m0, of a y, or a part of it
+// (include/subpixel.wgsl), with M rows, by invocation (row, column). Where K is split, y holds the sums of each part of
+// K, one after another.
+//!include subpixel
+
 fn store_tile(workgroup: vec3<u32>, m0: u32, M: u32, row: u32, column: u32) {
     //!unroll
     for (var j = 0u; j < COLUMN_QUADS; j++) {
@@ -16,9 +19,10 @@ fn store_tile(workgroup: vec3<u32>, m0: u32, M: u32, row: u32, column: u32) {
                 for (var r = 0u; r < 4u; r++) {
                     let at = m0 + 4u * (LANES_M * q + row) + r;
                     if (at < M) {
-                        let image = at / p.rows_per_image;
+                        let row_y = row_of_y(at);
+                        let image = row_y / p.rows_per_image;
                         if (SUMMAND == 1u) { addend = common_addend(image, n); }
-                        let index = ((workgroup.z * M + at) * p.N_padded + n) / 4u;
+                        let index = ((workgroup.z * rows_of_y(M) + row_y) * p.N_padded + n) / 4u;
                         y[index] = encode_y(conclude(sums[4u * q + r][j] + addend, image, n, index));
                     }
                 }

@@ -239,7 +239,8 @@ fn axes(shapes: &[Option<Vec<usize>>], given: &mut Attributes) -> Result<Windows
         let padding = of_axis(&padding, axis, taps.saturating_sub(1) * dilation / 2);
         WindowAxis { stride: of_axis(&stride, axis, 1), padding: [padding; 2], dilation }
     });
-    Ok(Windows { axes: axes.collect(), groups: given.number("groups")?.unwrap_or(1) })
+    let [groups, upsample] = [given.number("groups")?, given.number("upsample")?].map(|number| number.unwrap_or(1));
+    Ok(Windows { axes: axes.collect(), groups, upsample })
 }
 
 fn epilogue(given: &mut Attributes) -> Result<Epilogue> {

@@ -93,6 +93,7 @@ pub(super) fn all() -> Vec<Case> {
     all.extend(epilogues());
     all.extend(wide_summands());
     all.extend(joined());
+    all.extend(upsampled());
     all.extend(large());
     all.extend(perf());
     all
@@ -114,6 +115,30 @@ fn wide_summands() -> Vec<Case> {
         within(rows("the last of wider summands, 37 columns", SILU, &[2, 9, 20], 37, TIME), 2, 4, 44),
         within(rows("a summand among others, one row an image", PLAIN, &[5, 12], 8, TIME), 5, 4, 16),
         within(rows("a summand among others, gated", gate, &[2, 7, 16], 24, TIME), 2, 12, 36),
+    ]
+}
+
+/// Pixels that are repeated.
+fn upsampled() -> Vec<Case> {
+    let of = |label, times, conv: Conv2d, epilogue, x: [usize; 4], taps: [usize; 3], added| {
+        let over = Windows { upsample: times, ..Windows::from(conv) };
+        windows(label, over, epilogue, &x, &taps, added)
+    };
+    let around = || Conv2d { padding: [1; 4], ..Conv2d::default() };
+    let strided = Conv2d { stride: [2, 1], ..around() };
+    vec![
+        of("pixels twice", 2, around(), PLAIN, [2, 5, 7, 32], [12, 3, 3], BIAS),
+        of("pixels twice, every input", 2, around(), SILU, [3, 9, 6, 96], [36, 3, 3], ALL),
+        of("pixels twice, whole tiles", 2, around(), PLAIN, [1, 8, 8, 64], [64, 3, 3], RESIDUAL),
+        of("pixels twice, one past the tiles", 2, around(), GELU, [1, 3, 43, 64], [132, 3, 3], ALL_FULL),
+        of("pixels twice, a long sum, few pixels", 2, around(), PLAIN, [2, 2, 1, 160], [40, 3, 3], TIME),
+        of("pixels twice, channels in fours", 2, around(), PLAIN, [2, 3, 7, 20], [12, 3, 3], TIME),
+        of("pixels twice, odd channels", 2, around(), PLAIN, [2, 4, 3, 5], [7, 3, 3], BIAS),
+        of("pixels twice, stride 2 down", 2, strided, PLAIN, [2, 5, 4, 8], [8, 3, 3], ALONE),
+        of("pixels three times", 3, around(), PLAIN, [1, 3, 5, 4], [8, 3, 3], BIAS),
+        of("pixels twice, one tap", 2, Conv2d::default(), PLAIN, [2, 3, 4, 8], [12, 1, 1], BIAS),
+        of("SD 1.5: pixels twice, 640 channels", 2, around(), PLAIN, [2, 32, 32, 640], [640, 3, 3], BIAS).perf(),
+        of("VAE: pixels twice, 512 channels", 2, around(), PLAIN, [1, 128, 128, 512], [512, 3, 3], BIAS).perf(),
     ]
 }
 
@@ -214,20 +239,20 @@ fn convolutions() -> Vec<Case> {
 /// Groups, dilation, one and three axes.
 fn other_windows() -> Vec<Case> {
     let around = |stride, padding, dilation| WindowAxis { stride, padding: [padding; 2], dilation };
-    let grouped = |groups| Windows { axes: vec![around(1, 1, 1); 2], groups };
+    let grouped = |groups| Windows { axes: vec![around(1, 1, 1); 2], groups, upsample: 1 };
     let dilated = Conv2d { padding: [2, 1, 3, 0], dilation: [2, 3], ..Conv2d::default() };
-    let line = |axis| Windows { axes: vec![axis], groups: 1 };
+    let line = |axis| Windows { axes: vec![axis], groups: 1, upsample: 1 };
     let uneven = WindowAxis { stride: 3, padding: [0, 4], dilation: 2 };
-    let volume = Windows { axes: vec![around(2, 1, 1), around(1, 0, 2), uneven], groups: 1 };
+    let volume = Windows { axes: vec![around(2, 1, 1), around(1, 0, 2), uneven], groups: 1, upsample: 1 };
     let causal = WindowAxis { padding: [2, 0], ..WindowAxis::default() };
-    let video = Windows { axes: vec![causal, around(1, 1, 1), around(1, 1, 1)], groups: 1 };
+    let video = Windows { axes: vec![causal, around(1, 1, 1), around(1, 1, 1)], groups: 1, upsample: 1 };
     vec![
         windows("groups of odd channels", grouped(3), PLAIN, &[2, 5, 4, 9], &[6, 3, 3], ALL),
         windows("groups in fours", grouped(2), SILU, &[2, 6, 7, 24], &[40, 3, 3], ALL),
         windows("one channel a group", grouped(20), PLAIN, &[2, 7, 5, 20], &[20, 3, 3], BIAS),
         windows(
             "one tap, groups",
-            Windows { axes: vec![around(1, 0, 1); 2], groups: 4 },
+            Windows { axes: vec![around(1, 0, 1); 2], groups: 4, upsample: 1 },
             PLAIN,
             &[2, 3, 5, 32],
             &[16, 1, 1],

@@ -1,8 +1,10 @@
 //! Which values of the input a sum takes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::reference;
 use crate::tensor::HostTensor;
 
 /// Which values of `x` a sum takes.
@@ -21,6 +23,9 @@ pub struct Windows {
     pub axes: Vec<WindowAxis>,
     /// Output channels of one group see only the input channels of the same group; 1 for an ordinary convolution.
     pub groups: usize,
+    /// The picture is `x` with each pixel repeated so often along each axis: `interpolate(mode="nearest")` before the
+    /// convolution; 1 for `x` itself. Other numbers for pictures alone, of two axes.
+    pub upsample: usize,
 }
 
 /// How a window moves along one axis.
@@ -63,6 +68,9 @@ impl Windows {
                 axes + 2
             )));
         }
+        if self.upsample != 1 && axes != 2 || self.upsample == 0 {
+            return Err(Error::Shape(format!("pixels of {axes} axes cannot be repeated {} times", self.upsample)));
+        }
         let (c_in, c_out, groups) = (x[axes + 1], weight[0], self.groups);
         if groups == 0 || !c_in.is_multiple_of(groups) || !c_out.is_multiple_of(groups) {
             return Err(Error::Shape(format!("{c_in} and {c_out} channels cannot be divided into {groups} groups")));
@@ -77,7 +85,7 @@ impl Windows {
         }
         let mut shape = vec![x[0]];
         for (i, axis) in self.axes.iter().enumerate() {
-            let (size, taps) = (x[i + 1], weight[i + 1]);
+            let (size, taps) = (self.upsample * x[i + 1], weight[i + 1]);
             let side = ["long", "high", "wide"][i + 3 - axes];
             shape.push(axis.positions(size, taps).ok_or_else(|| {
                 Error::Shape(format!(
@@ -95,6 +103,14 @@ impl Windows {
 }
 
 impl Windows {
+    /// The picture that the window moves over.
+    pub(super) fn picture<'a>(&self, x: &'a HostTensor) -> Cow<'a, HostTensor> {
+        match self.upsample {
+            1 => Cow::Borrowed(x),
+            times => Cow::Owned(reference::upsample_nearest(x, times * x.shape[1], times * x.shape[2])),
+        }
+    }
+
     /// Output positions, stride, zeros before and dilation along each axis, for shapes that agree.
     pub(super) fn numbers(&self, x: &HostTensor, weight: &HostTensor) -> [Vec<usize>; 4] {
         let shape = self.output_shape(&x.shape, &weight.shape).expect("shape inference accepted it");
@@ -117,6 +133,9 @@ impl fmt::Display for Gather {
         )?;
         if windows.axes.iter().any(|a| a.dilation != 1) {
             write!(f, " dilation={}", list(&|a| a.dilation.to_string()))?;
+        }
+        if windows.upsample != 1 {
+            write!(f, " upsample={}", windows.upsample)?;
         }
         if windows.groups != 1 {
             write!(f, " groups={}", windows.groups)?;
@@ -149,6 +168,6 @@ impl From<Conv2d> for Windows {
     fn from(conv: Conv2d) -> Self {
         let Conv2d { stride, padding: [top, bottom, left, right], dilation, groups } = conv;
         let axis = |i: usize, padding| WindowAxis { stride: stride[i], padding, dilation: dilation[i] };
-        Self { axes: vec![axis(0, [top, bottom]), axis(1, [left, right])], groups }
+        Self { axes: vec![axis(0, [top, bottom]), axis(1, [left, right])], groups, upsample: 1 }
     }
 }

@@ -10,8 +10,10 @@ pub(super) struct Instance<'a> {
     /// Whether the window may have several taps or skip positions; otherwise the kernels take a shortcut.
     pub windows: bool,
     pub images: usize,
-    /// Planes, rows and columns of a picture.
+    /// Planes, rows and columns of a picture, its pixels repeated as they should be.
     pub size: [usize; 3],
+    /// How often each pixel of x is repeated along each axis of the picture.
+    pub upsample: usize,
     /// Input channels.
     pub c: usize,
     /// Planes, rows and columns of the output.
@@ -61,6 +63,7 @@ impl<'a> Instance<'a> {
             windows: false,
             images: 1,
             size: [1, 1, rows],
+            upsample: 1,
             c: context.input(0).channels(),
             out: [1, 1, rows],
             n: weight[0],
@@ -72,7 +75,7 @@ impl<'a> Instance<'a> {
         let Gather::Windows(windows) = &op.gather else { return line };
         let spatial = windows.axes.len();
         let one_tap = weight[1..=spatial].iter().all(|taps| *taps == 1);
-        let every_pixel = windows.axes.iter().all(|a| a.stride == 1 && a.padding == [0; 2]);
+        let every_pixel = windows.upsample == 1 && windows.axes.iter().all(|a| a.stride == 1 && a.padding == [0; 2]);
         if one_tap && every_pixel && windows.groups == 1 {
             return line;
         }
@@ -82,12 +85,15 @@ impl<'a> Instance<'a> {
             all[3 - spatial..].copy_from_slice(&dims[1..=spatial]);
             all
         };
+        let mut size = place(x);
+        size[3 - spatial..].iter_mut().for_each(|size| *size *= windows.upsample);
         let mut axes = [WindowAxis::default(); 3];
         axes[3 - spatial..].copy_from_slice(&windows.axes);
         Self {
             windows: true,
             images,
-            size: place(x),
+            size,
+            upsample: windows.upsample,
             out: place(&y.shape),
             taps: place(weight),
             axes,
@@ -101,7 +107,7 @@ impl<'a> Instance<'a> {
         self.images * self.out.iter().product::<usize>()
     }
 
-    /// Pixels of x, of all images.
+    /// Pixels of the pictures, of all images.
     pub fn pixels(&self) -> usize {
         self.images * self.size.iter().product::<usize>()
     }

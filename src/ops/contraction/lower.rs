@@ -4,10 +4,38 @@ use super::WEIGHT;
 use super::instance::Instance;
 use super::tile::{MatrixTile, Tile};
 use crate::kernel::TEXTURE_WIDTH;
-use crate::ops::{Knobs, Launch, Lowered, Operand};
+use crate::ops::upsample_nearest::UpsampleNearest;
+use crate::ops::{Knobs, Launch, LowerContext, Lowered, Op, Operand};
 
 /// The texels of the largest texture that WebGPU guarantees, in rows of [`TEXTURE_WIDTH`].
 pub(super) const MAX_TEXELS: usize = 8192 * TEXTURE_WIDTH as usize;
+
+/// What was lowered for the pictures of an instance. Where their pixels are those of x repeated, a launch before the
+/// others makes them.
+pub(super) fn over_pictures(instance: &Instance<'_>, mut lowered: Lowered) -> Lowered {
+    if instance.upsample == 1 {
+        return lowered;
+    }
+    let context = instance.context;
+    let [_, out_h, out_w] = instance.size;
+    let desc = context.input(0).with_shape([instance.images, out_h, out_w, instance.c]);
+    let repeat = Op::from(UpsampleNearest { out_h, out_w });
+    let of_x = LowerContext { inputs: &context.inputs[..1], output: &desc, caps: context.caps, joined: None };
+    let variant = (0..).find(|variant| repeat.legal(*variant, &of_x).is_ok()).expect("the naive variant always is");
+    let mut launches = repeat.lower(variant, &of_x, &Knobs::default()).launches;
+    let pictures = lowered.add(desc.into());
+    launches.iter_mut().for_each(|launch| launch.bindings.push(("y", pictures)));
+    for mut launch in lowered.launches {
+        for (_, operand) in &mut launch.bindings {
+            if *operand == Operand::Input(0) {
+                *operand = pictures;
+            }
+        }
+        let bound = launch.bindings.iter().any(|(name, _)| *name == "x");
+        launches.push(if bound { launch } else { launch.bind("x", pictures) });
+    }
+    Lowered { launches, ..lowered }
+}
 
 /// One sum per invocation, everything else in a second launch.
 pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
@@ -55,13 +83,19 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
 /// Tiles in registers, the next one on its way: for GPUs.
 pub(super) fn pipelined(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let splits = knobs.get("SPLITS");
+    let tile = pipelined_tile(instance, knobs);
+    let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
+    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
+    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), false, configure)
+}
+
+/// The tile of a setting.
+pub(super) fn pipelined_tile(instance: &Instance<'_>, knobs: &Knobs) -> Tile {
     let mut tile = Tile::of(knobs);
     if instance.context.caps.is_cpu {
         tile.unroll = 4;
     }
-    let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
-    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
-    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), false, configure)
+    tile
 }
 
 /// Products by the device's matrix units, of `size` by `size` matrices, in subgroups of `lanes` invocations: for GPUs.
@@ -140,7 +174,7 @@ fn in_fours(
     configure: impl Fn(Launch) -> Launch,
 ) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-    let (c, n, m) = (instance.c, instance.n, instance.m());
+    let (c, n) = (instance.c, instance.n);
     let (c_padded, n_padded) = (c.next_multiple_of(4), n.next_multiple_of(4));
     let joined = !instance.epilogue.gate || (has_gates && n.is_multiple_of(8));
     let direct = splits == 1 && n_padded == n && joined;
@@ -168,11 +202,23 @@ fn in_fours(
             main = main.bind(name, scratch);
         }
     }
+    concluded(lowered, instance, main, splits, n_padded, direct)
+}
+
+/// Ends with the launch `main`, and where it does not write y itself, another one.
+pub(super) fn concluded(
+    mut lowered: Lowered,
+    instance: &Instance<'_>,
+    main: Launch,
+    splits: usize,
+    n_padded: usize,
+    direct: bool,
+) -> Lowered {
     if direct {
         lowered.launches.push(main);
         return lowered;
     }
-    let partial = lowered.add_scratch([splits, m, n_padded]);
+    let partial = lowered.add_scratch([splits, instance.m(), n_padded]);
     lowered.launches.push(main.bind("y", partial));
     lowered.launches.push(conclude(instance, partial, splits, n_padded));
     lowered

@@ -2,13 +2,14 @@
 //! the sum before it is stored.
 //!
 //! The [`Gather`] says which values of `x` a sum takes, the [`Epilogue`] what happens to it. `instance.rs` brings every
-//! gather into the one form that the kernels take, `lower.rs` and `winograd.rs` launch them.
+//! gather into the one form that the kernels take, `lower.rs`, `subpixel.rs` and `winograd.rs` launch them.
 
 mod cases;
 mod epilogue;
 mod gather;
 mod instance;
 mod lower;
+mod subpixel;
 mod tile;
 mod winograd;
 
@@ -21,8 +22,8 @@ use instance::Instance;
 
 use super::activation::ActivationKind;
 use super::{
-    Case, Family, Inputs, LowerContext, Operation, Variant, expect_dtype, expect_float, expect_rank, expect_shape,
-    in_fours, no_knobs,
+    Case, Family, Inputs, LowerContext, Lowered, Operation, Variant, expect_dtype, expect_float, expect_rank,
+    expect_shape, in_fours, no_knobs,
 };
 use crate::caps::Caps;
 use crate::error::{Error, Result};
@@ -84,6 +85,16 @@ impl Contraction {
             Gather::Windows(windows) => windows.output_shape(&x.shape, &weight.shape),
         }
     }
+}
+
+/// Lowers an instance whose pictures are there, and makes them before where they are not x.
+fn over_pictures(
+    op: &Contraction,
+    context: &LowerContext<'_>,
+    lower: impl FnOnce(&Instance<'_>) -> Lowered,
+) -> Lowered {
+    let instance = Instance::new(op, context);
+    lower::over_pictures(&instance, lower(&instance))
 }
 
 impl Operation for Contraction {
@@ -166,7 +177,7 @@ impl Operation for Contraction {
             Gather::Rows => reference::product(x, weight),
             Gather::Windows(windows) => {
                 let [size, stride, before, dilation] = windows.numbers(x, weight);
-                reference::convolution(x, weight, &size, &stride, &before, &dilation, windows.groups)
+                reference::convolution(&windows.picture(x), weight, &size, &stride, &before, &dilation, windows.groups)
             }
         };
         self.epilogue.reference(sums, inputs)
@@ -179,7 +190,16 @@ impl Operation for Contraction {
             Gather::Rows => reference::product_at(x, weight, elements),
             Gather::Windows(windows) => {
                 let [size, stride, before, dilation] = windows.numbers(x, weight);
-                reference::convolution_at(x, weight, &size, &stride, &before, &dilation, windows.groups, elements)
+                reference::convolution_at(
+                    &windows.picture(x),
+                    weight,
+                    &size,
+                    &stride,
+                    &before,
+                    &dilation,
+                    windows.groups,
+                    elements,
+                )
             }
         };
         // Rows of the result.
@@ -221,7 +241,7 @@ impl Operation for Contraction {
                 legal: |op, context| winograd_shuffle_legal(op, context, 4),
                 knobs: |_, _| lower::batch_shuffle_knobs(),
                 lower: |op, context, knobs| {
-                    winograd::lower(&Instance::new(op, context), 4, Some(lanes(context.caps)), knobs)
+                    over_pictures(op, context, |i| winograd::lower(i, 4, Some(lanes(context.caps)), knobs))
                 },
             },
             Variant {
@@ -230,8 +250,17 @@ impl Operation for Contraction {
                 legal: |op, context| winograd_shuffle_legal(op, context, 2),
                 knobs: |_, _| lower::batch_shuffle_knobs(),
                 lower: |op, context, knobs| {
-                    winograd::lower(&Instance::new(op, context), 2, Some(lanes(context.caps)), knobs)
+                    over_pictures(op, context, |i| winograd::lower(i, 2, Some(lanes(context.caps)), knobs))
                 },
+            },
+            Variant {
+                name: "subpixel",
+                family: Family::Gpu,
+                legal: |op, context| subpixel::legal(&Instance::new(op, context)),
+                knobs: |op, context| {
+                    tile::pipelined_knobs(subpixel::part(&Instance::new(op, context)).padded_k(), context.caps)
+                },
+                lower: |op, context, knobs| subpixel::lower(&Instance::new(op, context), knobs),
             },
             Variant {
                 name: "pipelined",
@@ -242,7 +271,7 @@ impl Operation for Contraction {
                     few_taps(&instance)
                 },
                 knobs: |op, context| tile::pipelined_knobs(Instance::new(op, context).padded_k(), context.caps),
-                lower: |op, context, knobs| lower::pipelined(&Instance::new(op, context), knobs),
+                lower: |op, context, knobs| over_pictures(op, context, |i| lower::pipelined(i, knobs)),
             },
             Variant {
                 name: "matrix",
@@ -262,7 +291,7 @@ impl Operation for Contraction {
                 knobs: |op, context| tile::matrix_knobs(Instance::new(op, context).padded_k(), context.caps),
                 lower: |op, context, knobs| {
                     let (size, lanes) = tile::matrix_units(context.caps).expect("`legal` was asked first");
-                    lower::matrix(&Instance::new(op, context), size, lanes, knobs)
+                    over_pictures(op, context, |i| lower::matrix(i, size, lanes, knobs))
                 },
             },
             Variant {
@@ -270,7 +299,7 @@ impl Operation for Contraction {
                 family: Family::Gpu,
                 legal: |op, context| one_group(&Instance::new(op, context)),
                 knobs: |op, context| tile::square_knobs(Instance::new(op, context).padded_k()),
-                lower: |op, context, knobs| lower::registers(&Instance::new(op, context), knobs),
+                lower: |op, context, knobs| over_pictures(op, context, |i| lower::registers(i, knobs)),
             },
             Variant {
                 name: "shuffle",
@@ -280,21 +309,23 @@ impl Operation for Contraction {
                     shuffle_lanes(context.caps).map(drop)
                 },
                 knobs: |op, context| lower::shuffle_knobs(&Instance::new(op, context)),
-                lower: |op, context, knobs| lower::shuffle(&Instance::new(op, context), lanes(context.caps), knobs),
+                lower: |op, context, knobs| {
+                    over_pictures(op, context, |i| lower::shuffle(i, lanes(context.caps), knobs))
+                },
             },
             Variant {
                 name: "winograd4_registers",
                 family: Family::Gpu,
                 legal: |op, context| winograd::legal(&Instance::new(op, context), 4),
                 knobs: |_, _| lower::batch_knobs(),
-                lower: |op, context, knobs| winograd::lower(&Instance::new(op, context), 4, None, knobs),
+                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 4, None, knobs)),
             },
             Variant {
                 name: "winograd_registers",
                 family: Family::Gpu,
                 legal: |op, context| winograd::legal(&Instance::new(op, context), 2),
                 knobs: |_, _| lower::batch_knobs(),
-                lower: |op, context, knobs| winograd::lower(&Instance::new(op, context), 2, None, knobs),
+                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 2, None, knobs)),
             },
             Variant {
                 name: "shared",
@@ -305,7 +336,7 @@ impl Operation for Contraction {
                     in_vectors(&instance)
                 },
                 knobs: no_knobs,
-                lower: |op, context, _| lower::shared(&Instance::new(op, context)),
+                lower: |op, context, _| over_pictures(op, context, lower::shared),
             },
             Variant {
                 name: "vec4",
@@ -316,14 +347,14 @@ impl Operation for Contraction {
                     context.can_loop(instance.rounds(4))
                 },
                 knobs: no_knobs,
-                lower: |op, context, _| lower::vec4(&Instance::new(op, context)),
+                lower: |op, context, _| over_pictures(op, context, lower::vec4),
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
                 legal: |op, context| context.can_loop(Instance::new(op, context).rounds(1)),
                 knobs: no_knobs,
-                lower: |op, context, _| lower::naive(&Instance::new(op, context)),
+                lower: |op, context, _| over_pictures(op, context, lower::naive),
             },
         ]
     }
