@@ -94,8 +94,13 @@ fn first_pixel(m: u32) -> u32 {
 
 // Prepares this invocation for the tiles of a workgroup whose first row is m0, and begins to load the first one.
 fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
-    let K = p.KD * p.KH * p.KW * p.C;
     let k_first = workgroup.z * p.K_per_split;
+    begin_part(workgroup, m0, M, k_first, part_end(k_first), local);
+}
+
+// The same for the values of k from k_first to `end`.
+fn begin_part(workgroup: vec3<u32>, m0: u32, M: u32, k_first: u32, end: u32, local: u32) {
+    let K = p.KD * p.KH * p.KW * p.C;
     let x_at = x_block(local);
     let w_at = w_block(local);
     //!unroll
@@ -111,7 +116,7 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
         w_first[i] = (min(n, p.N - 1u) * K + select(w_at.y, 0u, RAGGED)) / 4u;
     }
     k_next = k_first + select(0u, w_at.y, RAGGED);
-    k_end = part_end(k_first);
+    k_end = end;
     let k = k_first + select(0u, x_at.y, RAGGED);
     c = k % p.C;
     tap_number = k / p.C;

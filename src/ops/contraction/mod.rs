@@ -235,7 +235,7 @@ impl Operation for Contraction {
                     one_group(&instance)?;
                     few_taps(&instance)
                 },
-                knobs: |op, context| tile::pipelined_knobs(Instance::new(op, context).padded_k(), context.caps),
+                knobs: |op, context| lower::pipelined_knobs(&Instance::new(op, context)),
                 lower: |op, context, knobs| lower::pipelined(&Instance::new(op, context), knobs),
             },
             Variant {

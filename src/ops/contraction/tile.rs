@@ -54,6 +54,14 @@ impl Tile {
         self.column_quads == 2
     }
 
+    /// The first rows of tiles of an `m` by `n` product, which are not split where the others are: as many tiles as fill
+    /// whole rounds of `streams` workgroups, none if that is 0.
+    pub fn whole_rows(&self, [m, n]: [usize; 2], streams: usize) -> usize {
+        let columns = n.div_ceil(self.n);
+        let tiles = m.div_ceil(self.m) * columns;
+        tiles.checked_div(streams).map_or(0, |rounds| rounds * streams / columns)
+    }
+
     /// Length of each part of a sum over `k` that is split into `splits` parts.
     pub fn k_per_split(&self, k: usize, splits: usize) -> usize {
         k_per_split(k, self.k, splits)
@@ -180,18 +188,36 @@ const SIDES: [[usize; 2]; 9] =
     [[32, 32], [64, 32], [32, 64], [64, 64], [128, 64], [64, 128], [128, 128], [256, 64], [64, 256]];
 /// Numbers of parts.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+/// Workgroups of a round, for sums of which only the last ones are split.
+const STREAMS: [usize; 9] = [8, 16, 24, 32, 48, 64, 96, 128, 192];
 
-/// The settings of `5_pipelined` for a sum over `k` on this device.
-pub(super) fn pipelined_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
+/// The settings of `5_pipelined` and `5_streams` for this product on this device. `can_conclude`: whether an invocation
+/// can conclude its sums, as it must where only some are split.
+pub(super) fn pipelined_knobs(
+    [m, n, k]: [usize; 3],
+    caps: &Caps,
+    can_conclude: impl Fn(&Tile) -> bool,
+) -> Vec<Knobs> {
     let tiles = SIDES.iter().flat_map(|[m, n]| [8, 16, 32].map(|k| Tile::new([*m, *n, k])));
     let fits = |tile: &Tile| {
         // Tiles of 8 are for those that are too large with 16.
         tile.k > 8 && tile.bytes() <= caps.workgroup_memory_bytes as usize || tile.k == 8 && tile.m + tile.n > 256
     };
     let knobs = |tile: Tile| {
+        // Those that split some sums and not all of them, each in another way.
+        let rows = |streams: &usize| tile.whole_rows([m, n], *streams);
+        let mut streams: Vec<usize> = STREAMS.into_iter().filter(|_| can_conclude(&tile)).collect();
+        streams.retain(|streams| (1..m.div_ceil(tile.m)).contains(&rows(streams)));
+        streams.sort_by_key(rows);
+        streams.dedup_by_key(|streams| rows(streams));
         let splits = SPLITS.into_iter().filter(move |splits| can_split(k, tile.k, *splits));
-        splits.map(move |splits| {
-            Knobs::of([("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("SPLITS", splits)])
+        splits.flat_map(move |splits| {
+            let streams = streams.iter().copied().filter(|_| splits > 1);
+            let knobs = [("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("SPLITS", splits)];
+            let [m, n, k, splits] = knobs;
+            let all: Vec<Knobs> =
+                [0].into_iter().chain(streams).map(|streams| Knobs::of([m, n, k, splits, ("STREAMS", streams)])).collect();
+            all
         })
     };
     tiles.filter(fits).flat_map(knobs).collect()

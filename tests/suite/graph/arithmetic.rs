@@ -27,14 +27,9 @@ fn program(graph: &Graph) -> Program {
     Program::new(graph, &gpu(), &PlanOptions::default()).expect("fits")
 }
 
-/// Bytes that the launches of the step list read and write, each binding once. Launches that were split for their
-/// length count as one: together they read what the whole would.
+/// Bytes that the launches of the step list read and write: their bindings once each, or as much of them as they touch.
 fn planned_bytes(program: &Program) -> u64 {
-    let absent = |buffer: usize| program.buffers[buffer].role == BufferRole::Absent;
-    let mut whole = program.step.clone();
-    whole.dedup_by(|a, b| a.value == b.value && a.kernel == b.kernel && a.bindings == b.bindings);
-    let all = whole.iter().flat_map(|launch| &launch.bindings);
-    all.filter(|(buffer, _)| !absent(*buffer)).map(|(_, bytes)| bytes).sum()
+    program.cost(Rate::Step).bytes
 }
 
 /// The bytes that a step must move if each node of the graph reads its inputs once and writes its output once.
