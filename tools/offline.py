@@ -331,9 +331,9 @@ def predict(measured, gpu, simds):
     in proportion."""
     tflops, bandwidth, all_simds, family = GPUS[gpu]
     simds = simds or all_simds
-    tflops, bandwidth = (round(value * simds / all_simds, 1) for value in (tflops, bandwidth))
-    print(f"\npredicted for {gpu} ({simds} SIMDs, {tflops} TFLOP/s, {bandwidth} GB/s, code as for {family}); nothing was "
-          "measured:")
+    tflops, bandwidth = tflops * simds / all_simds, bandwidth * simds / all_simds
+    print(f"\npredicted for {gpu} ({simds} SIMDs, {tflops:.1f} TFLOP/s, {bandwidth:.0f} GB/s, code as for {family}); "
+          "nothing was measured:")
     print("program".ljust(20), *(c.rjust(12) for c in ["ms a step", "arithmetic", "memory", "launches", "TFLOP/s"]))
     for program, launches in measured.programs.items():
         arithmetic = memory = 0.0

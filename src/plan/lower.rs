@@ -208,7 +208,8 @@ impl Lowering<'_> {
                 ));
             }
             let flops = if launch.flops > 0 { launch.flops } else { cost.flops / launches };
-            let touched = bindings.iter().filter(|(tensor, ..)| tensor.is_some()).map(|(_, bytes, _)| bytes).sum::<u64>();
+            let touched =
+                bindings.iter().filter(|(tensor, ..)| tensor.is_some()).map(|(_, bytes, _)| bytes).sum::<u64>();
             let cost = Cost { flops, bytes: touched - launch.untouched };
             for (params, workgroups, cost) in split(launch, reflection, cost, self.caps, self.options)? {
                 self.drafts.launches.push(Draft {

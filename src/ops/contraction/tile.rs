@@ -188,16 +188,12 @@ const SIDES: [[usize; 2]; 9] =
     [[32, 32], [64, 32], [32, 64], [64, 64], [128, 64], [64, 128], [128, 128], [256, 64], [64, 256]];
 /// Numbers of parts.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
-/// Workgroups of a round, for sums of which only the last ones are split.
+/// Workgroups of a round, where only the sums of the last tiles are split.
 const STREAMS: [usize; 9] = [8, 16, 24, 32, 48, 64, 96, 128, 192];
 
 /// The settings of `5_pipelined` and `5_streams` for this product on this device. `can_conclude`: whether an invocation
 /// can conclude its sums, as it must where only some are split.
-pub(super) fn pipelined_knobs(
-    [m, n, k]: [usize; 3],
-    caps: &Caps,
-    can_conclude: impl Fn(&Tile) -> bool,
-) -> Vec<Knobs> {
+pub(super) fn pipelined_knobs([m, n, k]: [usize; 3], caps: &Caps, can_conclude: impl Fn(&Tile) -> bool) -> Vec<Knobs> {
     let tiles = SIDES.iter().flat_map(|[m, n]| [8, 16, 32].map(|k| Tile::new([*m, *n, k])));
     let fits = |tile: &Tile| {
         // Tiles of 8 are for those that are too large with 16.
@@ -205,20 +201,21 @@ pub(super) fn pipelined_knobs(
     };
     let knobs = |tile: Tile| {
         // Those that split some sums and not all of them, each in another way.
-        let rows = |streams: &usize| tile.whole_rows([m, n], *streams);
-        let mut streams: Vec<usize> = STREAMS.into_iter().filter(|_| can_conclude(&tile)).collect();
-        streams.retain(|streams| (1..m.div_ceil(tile.m)).contains(&rows(streams)));
-        streams.sort_by_key(rows);
-        streams.dedup_by_key(|streams| rows(streams));
-        let splits = SPLITS.into_iter().filter(move |splits| can_split(k, tile.k, *splits));
-        splits.flat_map(move |splits| {
-            let streams = streams.iter().copied().filter(|_| splits > 1);
-            let knobs = [("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("SPLITS", splits)];
-            let [m, n, k, splits] = knobs;
-            let all: Vec<Knobs> =
-                [0].into_iter().chain(streams).map(|streams| Knobs::of([m, n, k, splits, ("STREAMS", streams)])).collect();
-            all
-        })
+        let whole = |streams: &usize| tile.whole_rows([m, n], *streams);
+        let mut partly: Vec<usize> = if can_conclude(&tile) { STREAMS.into() } else { Vec::new() };
+        partly.retain(|streams| (1..m.div_ceil(tile.m)).contains(&whole(streams)));
+        partly.sort_by_key(whole);
+        partly.dedup_by_key(|streams| whole(streams));
+        let splits = SPLITS.into_iter().filter(|splits| can_split(k, tile.k, *splits));
+        let settings = splits.flat_map(|splits| {
+            let partly = partly.iter().filter(move |_| splits > 1);
+            [&0].into_iter().chain(partly).map(move |streams| (splits, *streams))
+        });
+        let of = |(splits, streams)| {
+            let Tile { m, n, k, .. } = tile;
+            Knobs::of([("TILE_M", m), ("TILE_N", n), ("TILE_K", k), ("SPLITS", splits), ("STREAMS", streams)])
+        };
+        settings.map(of).collect::<Vec<_>>()
     };
     tiles.filter(fits).flat_map(knobs).collect()
 }
