@@ -102,7 +102,7 @@ fn a_norm_takes_one_launch() {
 fn launches_move_little_more_than_they_must() {
     // Sums that are split into parts, where tiles would be too few for a GPU, are written and read in f32: 0.6 GB of
     // the first. The decoder's norms read large pictures once more, for their sums.
-    for (preset, most) in [(Preset::Sd15, 1.18), (Preset::Sdxl, 1.15), (Preset::Vae, 1.17)] {
+    for (preset, most) in [(Preset::Sd15, 1.20), (Preset::Sdxl, 1.15), (Preset::Vae, 1.17)] {
         let graph = graph(preset);
         let (planned, least) = (planned_bytes(&program(&graph)), least_bytes(&graph));
         let ratio = planned as f64 / least as f64;
