@@ -132,17 +132,18 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
     Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
 }
 
-/// GPUs of which each is a fourth of what the rules think of: units that run a subgroup of 64 on their own. Small ones,
-/// those of consoles and of laptops, and AMD's largest of RDNA2 and RDNA3.
+/// Units that run a subgroup of 64 on their own, of the GPUs that a rule without a device in mind must suit: a small
+/// one of 20 of AMD's compute units, a middle one of 36, and the largest of RDNA2 and RDNA3, of 72 and 96.
 const UNITS: [usize; 4] = [40, 72, 144, 192];
 
-/// The setting that takes the least time by this account, which is reasoned, not measured, for [`UNITS`] on the average.
-/// A round of all units takes as long as one subgroup, and each needs two to be busy while loads are on their way. Rows
-/// and columns beyond the edge cost as much as others. What part of the instructions are multiply-adds was compiled for
-/// RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come back, at 80 operations of f32 for
-/// a byte, and the launch that adds them up takes as long as a unit for 2 M products, 32 us: twice and eight times what
-/// they should, and with them it must still be 3 % faster. For subgroups that share a unit make rounds that are not full
-/// cheaper than they are here, while launches and bytes are certain. A gate must be in the same tile as its value.
+/// The setting that takes the least time by this account, which is reasoned, not measured, for [`UNITS`] on the
+/// average. A round of all units takes as long as one subgroup, and each needs two to be busy while loads are on their
+/// way. Rows and columns beyond the edge cost as much as others. What part of the instructions are multiply-adds was
+/// compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come back, at 80
+/// operations of f32 for a byte, and the launch that adds them up takes as long as a unit for 2 M products, 32 us:
+/// twice and eight times what they should, and with them it must still be 3 % faster. For subgroups that share a unit
+/// make rounds that are not full cheaper than they are here, while launches and bytes are certain. A gate must be in
+/// the same tile as its value.
 fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));

@@ -177,7 +177,8 @@ impl PreparedCase {
     }
 
     /// Runs the case through one variant and compares the result with the reference; checks that nothing was written
-    /// out of bounds. `kernel` restricts to plans that launch it, with a setting that the rules do not choose if need be.
+    /// out of bounds. `kernel` restricts to plans that launch it, with a setting that the rules do not choose if need
+    /// be.
     ///
     /// # Errors
     /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.

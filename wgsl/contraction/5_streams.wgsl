@@ -4,18 +4,18 @@
 // A GPU runs many workgroups at once, and the last ones seldom fill it. Here the first tiles are whole, as in
 // 5_pipelined.wgsl; the sums of the last ones, in whole_rows and after them, are split along K, so that short pieces of
 // work come last and fill what the whole tiles leave idle. Their partial sums are the only ones that go to memory, for
-// conclude.wgsl. x, weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl.
+// conclude.wgsl. x, weight, parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl.
 //
 //   partial  [parts, M - whole_rows, N]  f32
-// dispatch:   x = N / TILE_N, y = whole_rows / TILE_M for whole tiles and then, row after row of tiles, one for each part
+// dispatch:   x = N / TILE_N, y = whole_rows / TILE_M for whole tiles, then for each further row of tiles the parts
 // requires:   as 5_pipelined, and whole_rows % TILE_M = 0; N % 4 = 0, or % 8 and COLUMN_QUADS = 2 with a gate
-// constants:  as 5_pipelined: TILE_M, TILE_N, TILE_K; ROW_QUADS, COLUMN_QUADS; UNROLL; X_ROWS, W_ROWS, X_UNITS, W_UNITS,
-//             RAGGED, WINDOWS, DEPTH; HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
+// constants:  as 5_pipelined: TILE_M, TILE_N, TILE_K; ROW_QUADS, COLUMN_QUADS; UNROLL; X_ROWS, W_ROWS, X_UNITS,
+//             W_UNITS, RAGGED, WINDOWS, DEPTH; HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 5_pipelined where its last round of workgroups would be far from full. By the account of
 //             tools/offline.py, which is not measured, in which rounds wait for each other
-// source:     Osama et al. 2023, "Stream-K: Work-centric Parallel Decomposition for Dense Matrix-Matrix Multiplication on
-//             the GPU", section 5.2: the hybrid of whole tiles and shared ones; with equal parts of each shared tile
+// source:     Osama et al. 2023, "Stream-K: Work-centric Parallel Decomposition for Dense Matrix-Matrix Multiplication
+//             on the GPU": the hybrid of whole tiles and shared ones; here with equal parts of each shared tile
 //!include gather
 //!include epilogue
 //!include product_tile

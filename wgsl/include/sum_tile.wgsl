@@ -23,8 +23,8 @@ fn put_block_w(row: u32, k: u32, first: u32) {
     }
 }
 
-// The products of TILE_M rows from m0 on, of M, with the columns of this workgroup, over the values of k from k_first to
-// `end`.
+// The products of TILE_M rows from m0 on, of M, with the columns of this workgroup, over the values of k from k_first
+// to `end`.
 fn sum_tile(workgroup: vec3<u32>, m0: u32, M: u32, k_first: u32, end: u32, local: u32) {
     let x_at = x_block(local);
     let w_at = w_block(local);

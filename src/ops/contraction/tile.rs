@@ -54,8 +54,8 @@ impl Tile {
         self.column_quads == 2
     }
 
-    /// The first rows of tiles of an `m` by `n` product, which are not split where the others are: as many tiles as fill
-    /// whole rounds of `streams` workgroups, none if that is 0.
+    /// The first rows of tiles of an `m` by `n` product, which are not split where the others are: as many tiles as
+    /// fill whole rounds of `streams` workgroups, none if that is 0.
     pub fn whole_rows(&self, [m, n]: [usize; 2], streams: usize) -> usize {
         let columns = n.div_ceil(self.n);
         let tiles = m.div_ceil(self.m) * columns;

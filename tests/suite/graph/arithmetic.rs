@@ -101,8 +101,8 @@ fn a_norm_takes_one_launch() {
 #[test]
 fn launches_move_little_more_than_they_must() {
     // Sums that are split into parts, where tiles would be too few for a GPU, are written and read in f32: 0.6 GB of
-    // the first. The decoder's norms read large pictures once more, for their sums.
-    for (preset, most) in [(Preset::Sd15, 1.20), (Preset::Sdxl, 1.15), (Preset::Vae, 1.17)] {
+    // the first, 0.1 GB of the decoder. The decoder's norms read large pictures once more, for their sums.
+    for (preset, most) in [(Preset::Sd15, 1.20), (Preset::Sdxl, 1.15), (Preset::Vae, 1.18)] {
         let graph = graph(preset);
         let (planned, least) = (planned_bytes(&program(&graph)), least_bytes(&graph));
         let ratio = planned as f64 / least as f64;

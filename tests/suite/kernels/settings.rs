@@ -56,8 +56,8 @@ fn every_setting_of_pipelined_tiles_agrees() {
     assert!(settings > 60, "{settings} settings are fewer than there are");
 }
 
-/// The rules split the last sums alone only where there are many, so that no small case does: with a setting of its own,
-/// each in the three ways to run.
+/// The rules split the last sums alone only where there are many, so that no small case does: with a setting of its
+/// own, each in the three ways to run.
 #[test]
 fn tiles_of_which_the_last_are_split_agree() {
     let info = registry().into_iter().find(|info| info.name == "contraction").expect("a known operation");
