@@ -307,22 +307,40 @@ GPUS = {
 LAUNCH = 4.0
 
 
-def predict(measured, gpu):
+def filled(launch, kernel, simds):
+    """The share of a launch's time that SIMDs are busy, if those without a subgroup in the last round wait."""
+    subgroups = math.ceil(kernel["invocations"] / 64)
+    x, y, z = launch["workgroups"]
+    first, last, length = x * y * z * subgroups, 0, 1.0
+    if kernel["kernel"] == "contraction/5_streams":
+        # Whole tiles, then parts of others, which SIMDs without a whole tile may take in the meantime.
+        params = launch["params"]
+        tile = int(re.search(r"TILE_M=(\d+)", kernel["settings"])[1])
+        whole = min(max(params["whole_rows"] // tile - params["first_workgroup_y"], 0), y)
+        first, last = (rows * x * subgroups for rows in (whole, y - whole))
+        length = min(params["K_per_split"] / (params["KD"] * params["KH"] * params["KW"] * params["C"]), 1.0)
+    idle = -first % simds
+    left = max(last - idle * math.floor(1.0 / length), 0)
+    rounds = math.ceil(first / simds) + math.ceil(left / simds) * length
+    return (first + last * length) / (rounds * simds)
+
+
+def predict(measured, gpu, simds):
     """A step's time if every kernel ran at its share of the peak, no latency showed, and each launch waited for the one
-    before. SIMDs without a subgroup in the last round wait. It says what cannot be beaten, not what will be seen."""
-    tflops, bandwidth, simds, family = GPUS[gpu]
-    print(f"\npredicted for {gpu} ({tflops} TFLOP/s, {bandwidth} GB/s, code as for {family}); nothing was measured:")
+    before. It says what cannot be beaten, not what will be seen. With another number of SIMDs, peak and bandwidth are
+    in proportion."""
+    tflops, bandwidth, all_simds, family = GPUS[gpu]
+    simds = simds or all_simds
+    tflops, bandwidth = tflops * simds / all_simds, bandwidth * simds / all_simds
+    print(f"\npredicted for {gpu} ({simds} SIMDs, {tflops:.1f} TFLOP/s, {bandwidth:.0f} GB/s, code as for {family}); "
+          "nothing was measured:")
     print("program".ljust(20), *(c.rjust(12) for c in ["ms a step", "arithmetic", "memory", "launches", "TFLOP/s"]))
     for program, launches in measured.programs.items():
         arithmetic = memory = 0.0
         for launch in launches:
             counted = measured.families[family][launch["file"]]["mix"]
-            subgroups = math.prod(launch["workgroups"]) * math.ceil(
-                measured.kernels[launch["file"]]["invocations"] / 64
-            )
-            filled = subgroups / (math.ceil(subgroups / simds) * simds)
             # Where no loop has multiply-adds, memory decides.
-            efficiency = filled * (share(counted) / 100.0 or 1.0)
+            efficiency = filled(launch, measured.kernels[launch["file"]], simds) * (share(counted) / 100.0 or 1.0)
             by_flops = launch["flops"] / (tflops * 1e9 * efficiency)
             by_bytes = launch["bytes"] / (bandwidth * 1e6)
             arithmetic += by_flops if by_flops > by_bytes else 0.0
@@ -356,6 +374,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="fail where a kernel is worse than in the committed table")
     parser.add_argument("--write", action="store_true", help="write the table")
     parser.add_argument("--predict", metavar="GPU", choices=GPUS, help=f"how long a step takes: {', '.join(GPUS)}")
+    parser.add_argument("--simds", metavar="N", type=int, help="--predict for a GPU of as many SIMDs of this kind")
     arguments = parser.parse_args()
     if radv_icd() is None:
         sys.exit("Mesa's RADV is not installed: apt-get install mesa-vulkan-drivers libvulkan1")
@@ -364,7 +383,7 @@ def main():
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(table(measured))
     if arguments.predict:
-        predict(measured, arguments.predict)
+        predict(measured, arguments.predict, arguments.simds)
     if arguments.check:
         problems = sorted(check(measured))
         print("\n".join(problems))

@@ -119,6 +119,10 @@ pub struct Launch {
     pub workgroups: [u32; 3],
     /// Floating-point operations of this launch, where that matters for splitting long work; 0: those of the operation.
     pub flops: u64,
+    /// Those of the longest row of workgroups, of all with the same y; 0: all rows are alike.
+    pub row_flops: u64,
+    /// Bytes of its bindings that it neither reads nor writes.
+    pub untouched: u64,
 }
 
 impl Launch {
@@ -131,6 +135,8 @@ impl Launch {
             bindings: Vec::new(),
             workgroups: [1, 1, 1],
             flops: 0,
+            row_flops: 0,
+            untouched: 0,
         }
     }
 
@@ -173,6 +179,18 @@ impl Launch {
     /// Sets the work of this launch, for operations whose launches differ a lot.
     pub fn flops(mut self, flops: u64) -> Self {
         self.flops = flops;
+        self
+    }
+
+    /// Sets the work of the longest row of workgroups, where they differ.
+    pub fn row_flops(mut self, flops: u64) -> Self {
+        self.row_flops = flops;
+        self
+    }
+
+    /// Sets the bytes of its bindings that it neither reads nor writes.
+    pub fn untouched(mut self, bytes: u64) -> Self {
+        self.untouched = bytes;
         self
     }
 

@@ -225,7 +225,9 @@ impl Lowering<'_> {
                 ));
             }
             let flops = if launch.flops > 0 { launch.flops } else { cost.flops / launches };
-            let cost = Cost { flops, bytes: cost.bytes / launches };
+            let touched =
+                bindings.iter().filter(|(tensor, ..)| tensor.is_some()).map(|(_, bytes, _)| bytes).sum::<u64>();
+            let cost = Cost { flops, bytes: touched - launch.untouched };
             for (params, workgroups, cost) in split(launch, reflection, cost, self.caps, self.options)? {
                 self.drafts.launches.push(Draft {
                     value: value.index(),
@@ -308,7 +310,8 @@ fn split(
     let splittable = reflection.params.iter().any(|f| f.name == "first_workgroup_y");
     let limit = caps.max_workgroups_per_dimension;
     let rows = if splittable {
-        let by_work = cost.flops.div_ceil(options.max_launch_flops).max(1);
+        let work = cost.flops.max(launch.row_flops * u64::from(y));
+        let by_work = work.div_ceil(options.max_launch_flops).max(1);
         u64::from(y).div_ceil(by_work).clamp(1, u64::from(limit)) as u32
     } else {
         y

@@ -139,30 +139,44 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
     Knobs::of([("TILE", size), ("SPLITS", splits.filter(|s| *s <= wanted).max().unwrap_or(1))])
 }
 
-/// The setting that takes the least time by this account, which is reasoned, not measured. A GPU of middle size has
-/// 128 units that run a subgroup of 64 each, which need two to be busy while loads are on their way; a round of all
-/// units takes as long as one subgroup. Rows and columns beyond the edge cost as much as others. What part of the
-/// instructions are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to
-/// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a
-/// unit takes for 256 K products. A gate must be in the same tile as its value. Two tensors in place of one
-/// take 132 registers on RDNA 3 where an invocation of 8 by 8 sums loads four rows of them.
+/// Units that run a subgroup of 64 on their own, of the GPUs that a rule without a device in mind must suit: a small
+/// one of 20 of AMD's compute units, a middle one of 36, and the largest of RDNA2 and RDNA3, of 72 and 96.
+const UNITS: [usize; 4] = [40, 72, 144, 192];
+
+/// The setting that takes the least time by this account, which is reasoned, not measured, for [`UNITS`] on the
+/// average. A round of all units takes as long as one subgroup, and each needs two to be busy while loads are on their
+/// way. Rows and columns beyond the edge cost as much as others. What part of the instructions are multiply-adds was
+/// compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come back, at 80
+/// operations of f32 for a byte, and the launch that adds them up takes as long as a unit for 2 M products, 32 us:
+/// twice and eight times what they should, and with them it must still be 3 % faster. For subgroups that share a unit
+/// make rounds that are not full cheaper than they are here, while launches and bytes are certain. A gate must be in
+/// the same tile as its value. Two tensors in place of one take 132 registers on RDNA 3 where an invocation of 8 by 8
+/// sums loads four rows of them.
 fn pipelined([m, n, k]: [usize; 3], gate: bool, joined: bool, listed: &[Knobs]) -> Knobs {
-    const UNITS: usize = 128;
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
-        let subgroups = m.div_ceil(tile.m) * n.div_ceil(tile.n) * splits * tile.invocations().div_ceil(64);
-        let rounds = subgroups.div_ceil(UNITS).max(2);
-        let products = tile.m * tile.n / tile.invocations().div_ceil(64) * tile.k_per_split(k, splits);
+        let [rows, columns] = [m.div_ceil(tile.m), n.div_ceil(tile.n)];
+        let whole = if splits == 1 { rows } else { tile.whole_rows([m, n], knobs.get("STREAMS")) };
+        let subgroups = tile.invocations().div_ceil(64);
+        // Values of k, of whole tiles and of parts; subgroups that take so long.
+        let [long, short] = [1, splits].map(|splits| tile.k_per_split(k, splits));
+        let [first, last] = [whole, (rows - whole) * splits].map(|rows| rows * columns * subgroups);
         let share = match (tile.row_quads * tile.column_quads, tile.k) {
             (4, 16..) => 0.86,
             (4, _) => 0.80,
             (2, _) => 0.75,
             _ => 0.65,
         };
-        let arithmetic = (rounds * products) as f64 / share;
-        let partial = if splits > 1 { (8 * splits * m * n * 40 / 2 / UNITS + (256 << 10)) as f64 } else { 0.0 };
+        let busy = |units: usize| {
+            let steps = rounds(units, [first, last], [long, short]).max(2 * if whole > 0 { long } else { short });
+            (units * steps * (tile.m * tile.n / subgroups)) as f64 / share
+        };
+        let arithmetic: f64 = UNITS.map(busy).iter().sum();
+        let partial = 8 * splits * m.saturating_sub(whole * tile.m) * n * 80 / 2 * UNITS.len();
+        let launch = (2 << 20) * UNITS.iter().sum::<usize>();
         // Of equals the largest tile, which loads least.
-        (arithmetic + partial, std::cmp::Reverse(tile.m * tile.n))
+        let time = if splits > 1 { 1.03 * (arithmetic + (partial + launch) as f64) } else { arithmetic };
+        (time, std::cmp::Reverse(tile.m * tile.n))
     };
     let usable = listed.iter().filter(|knobs| {
         // Other settings take more workgroup memory than every device has, and are for tuning.
@@ -173,6 +187,14 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, joined: bool, listed: &[Knobs]) 
     });
     let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
     best.unwrap_or(&listed[0]).clone()
+}
+
+/// How long `units` take for `first` pieces of work of length `long` and then `last` ones of length `short`, if each
+/// unit takes the next one when it has done one.
+fn rounds(units: usize, [first, last]: [usize; 2], [long, short]: [usize; 2]) -> usize {
+    let idle = first.next_multiple_of(units) - first; // in the last round of long pieces
+    let left = last.saturating_sub(idle * (long / short));
+    first.div_ceil(units) * long + left.div_ceil(units) * short
 }
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left

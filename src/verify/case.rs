@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Checks, GpuDevice, GpuSession};
 use crate::graph::{Graph, NodeKind};
 use crate::kernel::reflect;
-use crate::ops::{Case, Knobs, LowerContext, Size};
+use crate::ops::{Case, Knobs, LowerContext, Op, Size};
 use crate::plan::{Choice, Forced, PlanOptions, Program};
 use crate::reference::stored;
 use crate::session::Session;
@@ -179,7 +179,8 @@ impl PreparedCase {
     }
 
     /// Runs the case through one variant and compares the result with the reference; checks that nothing was written
-    /// out of bounds. `kernel` restricts to plans that launch it.
+    /// out of bounds. `kernel` restricts to plans that launch it, with a setting that the rules do not choose if need
+    /// be.
     ///
     /// # Errors
     /// [`Error::Shape`] if the results differ, [`Error::Kernel`] if the kernel is broken or wrote out of bounds.
@@ -187,21 +188,45 @@ impl PreparedCase {
         let Some(program) = self.program(gpu.caps(), Choice::of_variant(self.op, variant))? else {
             return Ok(CaseResult::Unsupported(format!("{variant} cannot run it")));
         };
-        if kernel.is_some_and(|name| !program.kernels.iter().any(|k| k.name == name)) {
-            return Ok(CaseResult::Unsupported("it launches other kernels".into()));
+        if kernel.is_none_or(|name| program.kernels.iter().any(|k| k.name == name)) {
+            return self.run(gpu, program, run).map(CaseResult::Equal);
         }
-        self.run(gpu, program, run).map(CaseResult::Equal)
+        match kernel.and_then(|name| self.setting_with(gpu.caps(), variant, name)) {
+            Some(knobs) => self.check_setting(gpu, variant, &knobs, run),
+            None => Ok(CaseResult::Unsupported("it launches other kernels".into())),
+        }
     }
 
-    /// The settings that a variant may take for this case on such a device; none if it cannot run it.
-    pub fn settings(&self, caps: &Caps, variant: &str) -> Vec<Knobs> {
+    /// A setting of the variant that launches this kernel, each case another one where there are several.
+    fn setting_with(&self, caps: &Caps, variant: &str, kernel: &str) -> Option<Knobs> {
+        let launches = |index: usize, op: &Op, context: &LowerContext<'_>, knobs: &Knobs| {
+            op.lower(index, context, knobs).launches.iter().any(|launch| launch.kernel == kernel)
+        };
+        let with: Vec<Knobs> = self.of_variant(caps, variant, |index, op, context| {
+            op.knobs(index, context).into_iter().filter(|knobs| launches(index, op, context, knobs)).collect()
+        })?;
+        let elements = self.graph.desc(self.graph.find_output("y").expect("Case::structure names it")).elements();
+        with.get(elements % with.len().max(1)).cloned()
+    }
+
+    /// What `with` makes of the variant's number, if such a device can run the case with it.
+    fn of_variant<T>(
+        &self,
+        caps: &Caps,
+        variant: &str,
+        with: impl FnOnce(usize, &Op, &LowerContext<'_>) -> T,
+    ) -> Option<T> {
         let y = self.graph.find_output("y").expect("Case::structure names it");
         let NodeKind::Op(op, inputs) = &self.graph.node(y).kind else { unreachable!("y is the operation's result") };
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
         let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps, joined: None };
         let index = op.variant_names().iter().position(|name| *name == variant);
-        let index = index.filter(|index| op.legal(*index, &context).is_ok());
-        index.map(|index| op.knobs(index, &context)).unwrap_or_default()
+        index.filter(|index| op.legal(*index, &context).is_ok()).map(|index| with(index, op, &context))
+    }
+
+    /// The settings that a variant may take for this case on such a device; none if it cannot run it.
+    pub fn settings(&self, caps: &Caps, variant: &str) -> Vec<Knobs> {
+        self.of_variant(caps, variant, |index, op, context| op.knobs(index, context)).unwrap_or_default()
     }
 
     /// As [`PreparedCase::check`], with one of the [`PreparedCase::settings`] instead of the rules'.

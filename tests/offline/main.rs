@@ -17,7 +17,7 @@ use unmist::DType;
 use unmist::caps::Caps;
 use unmist::checkpoint::Json;
 use unmist::graph::passes;
-use unmist::kernel::{Access, Kernel};
+use unmist::kernel::{Access, Kernel, ParamType};
 use unmist::models::{AutoencoderKL, DecoderKL, Model, Sizes, UNet2DConditionModel};
 use unmist::plan::{Choice, Forced, PlanOptions, Program};
 
@@ -83,6 +83,13 @@ fn spirv(kernel: &Kernel) -> Result<Vec<u8>, String> {
     Ok(words.iter().flat_map(|word| word.to_le_bytes()).collect())
 }
 
+/// The whole numbers among a launch's parameters.
+fn numbers(kernel: &Kernel, params: &[u8]) -> BTreeMap<String, u32> {
+    let whole = kernel.reflection.params.iter().filter(|field| field.ty == ParamType::U32);
+    let number = |at: usize| u32::from_le_bytes(params[at..at + 4].try_into().expect("four bytes"));
+    whole.map(|field| (field.name.clone(), number(field.offset as usize))).collect()
+}
+
 /// Writes the kernels of `programs`, each once, and `programs.json`.
 fn dump(folder: &Path, programs: &[(&str, Program)]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
@@ -110,7 +117,7 @@ fn dump(folder: &Path, programs: &[(&str, Program)]) -> std::io::Result<()> {
                 json!({
                     "file": format!("{}-{}", kernel.name.replace('/', "-"), &kernel.hash.to_string()[..12]),
                     "node": value.name, "op": value.op, "shape": value.shape, "workgroups": launch.workgroups,
-                    "flops": launch.cost.flops, "bytes": launch.cost.bytes,
+                    "flops": launch.cost.flops, "bytes": launch.cost.bytes, "params": numbers(kernel, &launch.params),
                 })
             })
             .collect();

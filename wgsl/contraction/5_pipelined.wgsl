@@ -23,31 +23,10 @@
 //!include epilogue
 //!include product_tile
 //!include next_tile
+//!include sum_tile
 //!include store_tile
 
 @group(0) @binding(6) var<uniform> p: Params;
-
-// Stores the block of x that begins at this row and k, loaded as number `first`.
-fn put_block_x(row: u32, k: u32, first: u32) {
-    let a = loaded_x(first);
-    let b = loaded_x(first + 1u);
-    if (X_ROWS == 4u) {
-        put_x(row / 4u, k, a, b, loaded_x(first + X_ROWS - 2u), loaded_x(first + X_ROWS - 1u));
-    } else {
-        put_pair_x(row, k, a, b);
-    }
-}
-
-// The same for the weights.
-fn put_block_w(row: u32, k: u32, first: u32) {
-    let a = loaded_w(first);
-    let b = loaded_w(first + 1u);
-    if (W_ROWS == 4u) {
-        put_w(row / 4u, k, a, b, loaded_w(first + W_ROWS - 2u), loaded_w(first + W_ROWS - 1u));
-    } else {
-        put_pair_w(row, k, a, b);
-    }
-}
 
 @compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -58,26 +37,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         part_of_y = m0 / rows;
         m0 %= rows;
     }
-    let x_at = x_block(local);
-    let w_at = w_block(local);
     let k_first = workgroup.z * p.K_per_split;
-    let end = part_end(k_first);
-    begin_tiles(workgroup, m0, M, local);
-    for (var k0 = k_first; k0 < end; k0 += TILE_K) {
-        if (stores_x(local)) {
-            //!unroll
-            for (var i = 0u; i < X_UNITS; i++) { put_block_x(x_at.x + i * X_APART, x_at.y, i * X_ROWS); }
-        }
-        if (stores_w(local)) {
-            //!unroll
-            for (var i = 0u; i < W_UNITS; i++) { put_block_w(w_at.x + i * W_APART, w_at.y, i * W_ROWS); }
-        }
-        workgroupBarrier();
-        // After the last tile it is loaded once more.
-        if (k0 + TILE_K < end) { advance(); }
-        fetch_tile();
-        add_outer_products(local / LANES_N, local % LANES_N);
-        workgroupBarrier();
-    }
+    sum_tile(workgroup, m0, M, k_first, part_end(k_first), local);
     store_tile(workgroup, m0, M, local / LANES_N, local % LANES_N);
 }

@@ -40,6 +40,7 @@ struct Params {
     summand_first: u32,
     N_padded: u32, // columns of y in memory
     K_per_split: u32, // values of k that workgroup z sums, where the sum is split
+    whole_rows: u32, // rows of y before those whose sums are split, where some are
     first_workgroup_y: u32, // of this launch: long launches are split along y
 }
 

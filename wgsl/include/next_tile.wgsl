@@ -29,7 +29,7 @@ const W_BLOCKS: u32 = TILE_N * TILE_K / 4u / W_ROWS;
 const X_APART: u32 = 4u * INVOCATIONS / TILE_K * X_ROWS; // rows from one block of an invocation to its next one
 const W_APART: u32 = 4u * INVOCATIONS / TILE_K * W_ROWS;
 
-@group(0) @binding(7) var<storage, read> x_second: array<x_second_vec4>;
+@group(0) @binding(8) var<storage, read> x_second: array<x_second_vec4>;
 
 // This invocation's rows of a tile of x: where each begins under the first tap, as an index of vectors (if JOINED, its
 // number), and the taps that lie inside the picture, one bit each.
@@ -122,8 +122,13 @@ fn first_pixel(m: u32) -> u32 {
 
 // Prepares this invocation for the tiles of a workgroup whose first row is m0, and begins to load the first one.
 fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
-    let K = p.KD * p.KH * p.KW * p.C;
     let k_first = workgroup.z * p.K_per_split;
+    begin_part(workgroup, m0, M, k_first, part_end(k_first), local);
+}
+
+// The same for the values of k from k_first to `end`.
+fn begin_part(workgroup: vec3<u32>, m0: u32, M: u32, k_first: u32, end: u32, local: u32) {
+    let K = p.KD * p.KH * p.KW * p.C;
     let x_at = x_block(local);
     let w_at = w_block(local);
     //!unroll
@@ -141,7 +146,7 @@ fn begin_tiles(workgroup: vec3<u32>, m0: u32, M: u32, local: u32) {
     }
     x_vector = select(x_at.y / 4u, 0u, RAGGED);
     k_next = k_first + select(0u, w_at.y, RAGGED);
-    k_end = part_end(k_first);
+    k_end = end;
     let k = k_first + select(0u, x_at.y, RAGGED);
     c = k % p.C;
     tap_number = k / p.C;

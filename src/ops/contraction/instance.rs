@@ -1,6 +1,6 @@
 //! One contraction in the form that the kernels take: a window over planes, rows and columns, whatever the gather.
 
-use super::{Contraction, Epilogue, Gather, WindowAxis};
+use super::{Contraction, Epilogue, Gather, RESIDUAL, SUMMAND, WindowAxis};
 use crate::ops::{Launch, LowerContext};
 
 /// The sizes of one contraction, `wgsl/include/gather.wgsl`.
@@ -41,6 +41,24 @@ pub(crate) struct Sizes {
     pub groups: usize,
     /// Taps of the window.
     pub taps: usize,
+}
+
+/// How sums are split.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    /// Parts of each sum.
+    pub splits: usize,
+    /// Length of each of them.
+    pub k: usize,
+    /// Rows of y in front of which no sum is split, while all others are.
+    pub whole_rows: usize,
+}
+
+impl Parts {
+    /// Sums over `k` that are not split.
+    pub fn one(k: usize) -> Self {
+        Self { splits: 1, k, whole_rows: 0 }
+    }
 }
 
 impl Sizes {
@@ -129,6 +147,13 @@ impl<'a> Instance<'a> {
         planes * (1 + rows * (1 + columns * (1 + c)))
     }
 
+    /// Bytes of so many rows of y, and of whatever is added to it row by row.
+    pub fn bytes_of_rows(&self, rows: usize) -> u64 {
+        let added = [SUMMAND, RESIDUAL].map(|position| self.context.inputs.get(position).copied().flatten());
+        let all = [Some(self.context.output)].into_iter().chain(added).flatten().filter(|desc| desc.rows() == self.m());
+        all.map(|desc| desc.bytes()).sum::<u64>() / self.m() as u64 * rows as u64
+    }
+
     pub fn sizes(&self) -> Sizes {
         Sizes {
             product: [self.m(), self.n, self.padded_k()],
@@ -147,7 +172,7 @@ impl<'a> Instance<'a> {
 
     /// A launch with the parameters of `include/gather.wgsl` except `scale`; `c` channels of x and `n` columns of y in
     /// memory.
-    pub fn launch(&self, kernel: &'static str, c: usize, n: usize, k_per_split: usize) -> Launch {
+    pub fn launch(&self, kernel: &'static str, c: usize, n: usize, parts: Parts) -> Launch {
         let mut launch = Launch::new(kernel)
             .param("images", self.images)
             .param("C", c)
@@ -156,7 +181,8 @@ impl<'a> Instance<'a> {
             .param("groups", self.groups)
             .param("rows_per_image", self.rows_per_image)
             .param("N_padded", n)
-            .param("K_per_split", k_per_split)
+            .param("K_per_split", parts.k)
+            .param("whole_rows", parts.whole_rows)
             .flops(self.flops());
         const AXES: [[&str; 6]; 3] = [
             ["D", "OD", "KD", "stride_d", "pad_d", "dilation_d"],

@@ -1,8 +1,8 @@
 //! How the direct kernels are launched, and the launches around them: padding before, `conclude` after.
 
 use super::WEIGHT;
-use super::instance::Instance;
-use super::tile::{MatrixTile, Tile};
+use super::instance::{Instance, Parts};
+use super::tile::{self, MatrixTile, Tile};
 use crate::kernel::TEXTURE_WIDTH;
 use crate::ops::upsample_nearest::UpsampleNearest;
 use crate::ops::{Knobs, Launch, LowerContext, Lowered, Op, Operand};
@@ -42,22 +42,23 @@ pub(super) fn naive(instance: &Instance<'_>) -> Lowered {
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let (m, n) = (instance.m(), instance.n);
     let sums = lowered.add_scratch([m, n]);
+    let parts = Parts::one(instance.padded_k());
     let main = instance
-        .launch("contraction/1_naive", instance.c, n, instance.padded_k())
+        .launch("contraction/1_naive", instance.c, n, parts)
         .param_f32("scale", 1.0)
         .param("summand_columns", 0)
         .param("summand_first", 0)
         .bind("sums", sums)
         .workgroups(n.div_ceil(8), m.div_ceil(8), 1);
     lowered.launches.push(main);
-    lowered.launches.push(conclude(instance, sums, 1, n));
+    lowered.launches.push(conclude(instance, sums, parts, n));
     lowered
 }
 
 /// Four columns per invocation.
 pub(super) fn vec4(instance: &Instance<'_>) -> Lowered {
     let (m, n) = (instance.m(), instance.n);
-    let launch = instance.launch("contraction/2_vec4", instance.c, n, instance.padded_k());
+    let launch = instance.launch("contraction/2_vec4", instance.c, n, Parts::one(instance.padded_k()));
     let launch = launch.workgroups(n.div_ceil(32), m.div_ceil(8), 1);
     instance.epilogue.set(launch, instance.context, true).into()
 }
@@ -65,7 +66,7 @@ pub(super) fn vec4(instance: &Instance<'_>) -> Lowered {
 /// Tiles in workgroup memory.
 pub(super) fn shared(instance: &Instance<'_>) -> Lowered {
     let (m, n) = (instance.m(), instance.n);
-    let launch = instance.launch("contraction/3_shared", instance.c, n, instance.padded_k());
+    let launch = instance.launch("contraction/3_shared", instance.c, n, Parts::one(instance.padded_k()));
     let launch = launch.workgroups(n.div_ceil(64), m.div_ceil(16), 1);
     instance.epilogue.set(launch, instance.context, true).into()
 }
@@ -76,17 +77,27 @@ pub(super) fn registers(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let tile = Tile::square(size);
     let configure = |launch: Launch| tile.configure(launch, instance, splits);
     // With tiles of 128 an invocation has two quads of columns: values and their gates.
-    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
-    in_fours(instance, "contraction/4_registers", splits, k_per_split, size == 128, false, configure)
+    let parts = Parts { splits, k: tile.k_per_split(instance.padded_k(), splits), whole_rows: 0 };
+    in_fours(instance, "contraction/4_registers", parts, size == 128, false, configure)
 }
 
 /// Tiles in registers, the next one on its way: for GPUs.
 pub(super) fn pipelined(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let splits = knobs.get("SPLITS");
     let tile = pipelined_tile(instance, knobs);
-    let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
-    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
-    in_fours(instance, "contraction/5_pipelined", splits, k_per_split, tile.has_gates(), false, configure)
+    let whole = tile.whole_rows([instance.m(), instance.n], knobs.get("STREAMS"));
+    let parts = Parts { splits, k: tile.k_per_split(instance.padded_k(), splits), whole_rows: whole * tile.m };
+    if whole == 0 {
+        let configure = |launch: Launch| tile.pipeline(tile.configure(launch, instance, splits), instance);
+        return in_fours(instance, "contraction/5_pipelined", parts, tile.has_gates(), false, configure);
+    }
+    let configure = |launch: Launch| {
+        let launch = tile.pipeline(tile.configure(launch, instance, 1), instance);
+        let [x, y, _] = launch.workgroups.map(|count| count as usize);
+        let flops = launch.flops / y as u64;
+        launch.workgroups(x, whole + (y - whole) * splits, 1).row_flops(flops)
+    };
+    in_fours(instance, "contraction/5_streams", parts, tile.has_gates(), false, configure)
 }
 
 /// The tile of a setting.
@@ -103,16 +114,17 @@ pub(super) fn pipelined_tile(instance: &Instance<'_>, knobs: &Knobs) -> Tile {
 pub(super) fn matrix(instance: &Instance<'_>, size: usize, lanes: usize, knobs: &Knobs) -> Lowered {
     let splits = knobs.get("SPLITS");
     let tile = MatrixTile { size, lanes, side: knobs.get("TILE"), k: knobs.get("TILE_K") };
-    let k_per_split = tile.k_per_split(instance.padded_k(), splits);
+    let parts = Parts { splits, k: tile.k_per_split(instance.padded_k(), splits), whole_rows: 0 };
     let configure = |launch: Launch| tile.configure(launch, instance, splits);
-    in_fours(instance, "contraction/6_matrix", splits, k_per_split, false, false, configure)
+    in_fours(instance, "contraction/6_matrix", parts, false, false, configure)
 }
 
 /// Operands shared within a subgroup of `lanes` invocations: for CPU drivers.
 pub(super) fn shuffle(instance: &Instance<'_>, lanes: usize, knobs: &Knobs) -> Lowered {
     let configure = |launch: Launch| configure_shuffle(launch, instance, lanes, 1, knobs);
-    let (k, has_gates, textures) = (instance.c.next_multiple_of(4), knobs.get("QUADS") > 1, knobs.get("TEXTURES") == 1);
-    in_fours(instance, "contraction/shuffle", 1, k, has_gates, textures, configure)
+    let (has_gates, textures) = (knobs.get("QUADS") > 1, knobs.get("TEXTURES") == 1);
+    let parts = Parts::one(instance.c.next_multiple_of(4));
+    in_fours(instance, "contraction/shuffle", parts, has_gates, textures, configure)
 }
 
 /// `parts` products at once, each of `m` rows by `n` columns (a multiple of four): a row of x is `parts` rows of length
@@ -138,7 +150,7 @@ pub(super) fn batch(
         rows_per_image: m,
         ..*instance
     };
-    let launch = |kernel| product.launch(kernel, parts * k, n, k);
+    let launch = |kernel| product.launch(kernel, parts * k, n, Parts::one(k));
     let launch = match lanes {
         Some(lanes) => configure_shuffle(launch("contraction/shuffle"), &product, lanes, parts, knobs),
         None => Tile::square(knobs.get("TILE")).configure(launch("contraction/4_registers"), &product, parts),
@@ -167,8 +179,7 @@ fn configure_shuffle(launch: Launch, instance: &Instance<'_>, lanes: usize, part
 fn in_fours(
     instance: &Instance<'_>,
     kernel: &'static str,
-    splits: usize,
-    k_per_split: usize,
+    parts: Parts,
     has_gates: bool,
     textures: bool,
     configure: impl Fn(Launch) -> Launch,
@@ -176,11 +187,10 @@ fn in_fours(
     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
     let (c, n) = (instance.c, instance.n);
     let (c_padded, n_padded) = (c.next_multiple_of(4), n.next_multiple_of(4));
-    let joined = !instance.epilogue.gate || (has_gates && n.is_multiple_of(8));
-    let direct = splits == 1 && n_padded == n && joined;
+    let direct = parts.splits == 1 && can_conclude(instance, has_gates);
 
-    let main = configure(instance.launch(kernel, c_padded, n_padded, k_per_split));
-    let mut main = instance.epilogue.set(main, instance.context, direct);
+    let main = configure(instance.launch(kernel, c_padded, n_padded, parts));
+    let mut main = instance.epilogue.set(main, instance.context, direct || parts.whole_rows > 0);
     if c_padded != c || textures {
         for (name, input, rows) in [("x", 0, instance.pixels()), ("weight", WEIGHT, instance.filter_taps())] {
             let scratch = if textures {
@@ -202,7 +212,7 @@ fn in_fours(
             main = main.bind(name, scratch);
         }
     }
-    concluded(lowered, instance, main, splits, n_padded, direct)
+    concluded(lowered, instance, main, parts, direct)
 }
 
 /// Ends with the launch `main`, and where it does not write y itself, another one.
@@ -210,33 +220,51 @@ pub(super) fn concluded(
     mut lowered: Lowered,
     instance: &Instance<'_>,
     main: Launch,
-    splits: usize,
-    n_padded: usize,
+    parts: Parts,
     direct: bool,
 ) -> Lowered {
     if direct {
         lowered.launches.push(main);
         return lowered;
     }
-    let partial = lowered.add_scratch([splits, instance.m(), n_padded]);
-    lowered.launches.push(main.bind("y", partial));
-    lowered.launches.push(conclude(instance, partial, splits, n_padded));
+    let (rows, n_padded) = (instance.m() - parts.whole_rows, instance.n.next_multiple_of(4));
+    let partial = lowered.add_scratch([parts.splits, rows, n_padded]);
+    let untouched = instance.bytes_of_rows(rows);
+    let main =
+        if parts.whole_rows > 0 { main.bind("partial", partial).untouched(untouched) } else { main.bind("y", partial) };
+    lowered.launches.push(main);
+    lowered.launches.push(conclude(instance, partial, parts, n_padded));
     lowered
 }
 
-/// The epilogue, from `partial [splits, M, n_padded]`.
-fn conclude(instance: &Instance<'_>, partial: Operand, splits: usize, n_padded: usize) -> Launch {
-    let (m, n) = (instance.m(), instance.n);
+/// Whether an invocation that has a sum can also conclude it, where those that have a value have its gate as well if
+/// `has_gates`.
+fn can_conclude(instance: &Instance<'_>, has_gates: bool) -> bool {
+    instance.n.is_multiple_of(4) && (!instance.epilogue.gate || (has_gates && instance.n.is_multiple_of(8)))
+}
+
+/// The epilogue of the rows that are split, from `partial [splits, rows, n_padded]`.
+fn conclude(instance: &Instance<'_>, partial: Operand, parts: Parts, n_padded: usize) -> Launch {
+    let (splits, first, n) = (parts.splits, parts.whole_rows, instance.n);
+    let rows = instance.m() - first;
     let launch = Launch::new("contraction/conclude")
         .bind("partial", partial)
         .param("splits", splits)
-        .param("M", m)
+        .param("first_row", first)
+        .param("rows", rows)
         .param("N", n)
         .param("N_padded", n_padded)
         .param("rows_per_image", instance.rows_per_image)
-        .flops((splits * m * n) as u64)
-        .cover(instance.context.output.elements().div_ceil(4), 64);
+        .flops((splits * rows * n) as u64)
+        .untouched(instance.bytes_of_rows(first))
+        .cover((rows * instance.context.output.channels()).div_ceil(4), 64);
     instance.epilogue.set(launch, instance.context, true)
+}
+
+/// The settings of `5_pipelined` and `5_streams` for this instance.
+pub(super) fn pipelined_knobs(instance: &Instance<'_>) -> Vec<Knobs> {
+    let product = [instance.m(), instance.n, instance.padded_k()];
+    tile::pipelined_knobs(product, instance.context.caps, |tile| can_conclude(instance, tile.has_gates()))
 }
 
 /// The tiles of [`batch`] for GPUs.

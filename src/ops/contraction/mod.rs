@@ -257,9 +257,7 @@ impl Operation for Contraction {
                 name: "subpixel",
                 family: Family::Gpu,
                 legal: |op, context| subpixel::legal(&Instance::new(op, context)),
-                knobs: |op, context| {
-                    tile::pipelined_knobs(subpixel::part(&Instance::new(op, context)).padded_k(), context.caps)
-                },
+                knobs: |op, context| subpixel::knobs(&Instance::new(op, context)),
                 lower: |op, context, knobs| subpixel::lower(&Instance::new(op, context), knobs),
             },
             Variant {
@@ -270,7 +268,7 @@ impl Operation for Contraction {
                     one_group(&instance)?;
                     few_taps(&instance)
                 },
-                knobs: |op, context| tile::pipelined_knobs(Instance::new(op, context).padded_k(), context.caps),
+                knobs: |op, context| lower::pipelined_knobs(&Instance::new(op, context)),
                 lower: |op, context, knobs| over_pictures(op, context, |i| lower::pipelined(i, knobs)),
             },
             Variant {

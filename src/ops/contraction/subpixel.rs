@@ -1,8 +1,9 @@
 //! A 3 × 3 convolution over pixels that are repeated twice along each axis, as four convolutions of x itself with 2 × 2
 //! windows: `wgsl/include/subpixel.wgsl`.
 
-use super::instance::Instance;
+use super::instance::{Instance, Parts};
 use super::lower::{concluded, pipelined_tile};
+use super::tile;
 use crate::ops::{Knobs, Lowered, in_fours};
 
 /// Whether this form can compute the instance.
@@ -24,13 +25,20 @@ pub(super) fn part<'a>(instance: &Instance<'a>) -> Instance<'a> {
     Instance { size: [1, h, w], out: [1, h, w], taps: [1, 2, 2], upsample: 1, ..*instance }
 }
 
+/// The settings: those of `5_pipelined`.
+pub(super) fn knobs(instance: &Instance<'_>) -> Vec<Knobs> {
+    let part = part(instance);
+    tile::pipelined_knobs([part.m(), part.n, part.padded_k()], instance.context.caps, |_| false)
+}
+
 /// All four in one launch, and `conclude` where sums are split.
 pub(super) fn lower(instance: &Instance<'_>, knobs: &Knobs) -> Lowered {
     let (part, n) = (part(instance), instance.n);
     let (tile, splits) = (pipelined_tile(instance, knobs), knobs.get("SPLITS"));
-    let main = part.launch("contraction/5_pipelined", part.c, n, tile.k_per_split(part.padded_k(), splits));
+    let parts = Parts { splits, k: tile.k_per_split(part.padded_k(), splits), whole_rows: 0 };
+    let main = part.launch("contraction/5_pipelined", part.c, n, parts);
     let mut main = tile.pipeline(tile.configure(main, &part, splits), &part).flag("SUBPIXEL", true);
     main.workgroups[1] *= 4;
     let main = instance.epilogue.set(main, instance.context, splits == 1).flops(4 * part.flops());
-    concluded(Lowered { launches: Vec::new(), scratch: Vec::new() }, instance, main, splits, n, splits == 1)
+    concluded(Lowered { launches: Vec::new(), scratch: Vec::new() }, instance, main, parts, splits == 1)
 }

@@ -54,6 +54,14 @@ impl Tile {
         self.column_quads == 2
     }
 
+    /// The first rows of tiles of an `m` by `n` product, which are not split where the others are: as many tiles as
+    /// fill whole rounds of `streams` workgroups, none if that is 0.
+    pub fn whole_rows(&self, [m, n]: [usize; 2], streams: usize) -> usize {
+        let columns = n.div_ceil(self.n);
+        let tiles = m.div_ceil(self.m) * columns;
+        tiles.checked_div(streams).map_or(0, |rounds| rounds * streams / columns)
+    }
+
     /// Length of each part of a sum over `k` that is split into `splits` parts.
     pub fn k_per_split(&self, k: usize, splits: usize) -> usize {
         k_per_split(k, self.k, splits)
@@ -183,19 +191,34 @@ const SIDES: [[usize; 2]; 9] =
     [[32, 32], [64, 32], [32, 64], [64, 64], [128, 64], [64, 128], [128, 128], [256, 64], [64, 256]];
 /// Numbers of parts.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+/// Workgroups of a round, where only the sums of the last tiles are split.
+const STREAMS: [usize; 9] = [8, 16, 24, 32, 48, 64, 96, 128, 192];
 
-/// The settings of `5_pipelined` for a sum over `k` on this device.
-pub(super) fn pipelined_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
+/// The settings of `5_pipelined` and `5_streams` for this product on this device. `can_conclude`: whether an invocation
+/// can conclude its sums, as it must where only some are split.
+pub(super) fn pipelined_knobs([m, n, k]: [usize; 3], caps: &Caps, can_conclude: impl Fn(&Tile) -> bool) -> Vec<Knobs> {
     let tiles = SIDES.iter().flat_map(|[m, n]| [8, 16, 32].map(|k| Tile::new([*m, *n, k])));
     let fits = |tile: &Tile| {
         // Tiles of 8 are for those that are too large with 16.
         tile.k > 8 && tile.bytes() <= caps.workgroup_memory_bytes as usize || tile.k == 8 && tile.m + tile.n > 256
     };
     let knobs = |tile: Tile| {
-        let splits = SPLITS.into_iter().filter(move |splits| can_split(k, tile.k, *splits));
-        splits.map(move |splits| {
-            Knobs::of([("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("SPLITS", splits)])
-        })
+        // Those that split some sums and not all of them, each in another way.
+        let whole = |streams: &usize| tile.whole_rows([m, n], *streams);
+        let mut partly: Vec<usize> = if can_conclude(&tile) { STREAMS.into() } else { Vec::new() };
+        partly.retain(|streams| (1..m.div_ceil(tile.m)).contains(&whole(streams)));
+        partly.sort_by_key(whole);
+        partly.dedup_by_key(|streams| whole(streams));
+        let splits = SPLITS.into_iter().filter(|splits| can_split(k, tile.k, *splits));
+        let settings = splits.flat_map(|splits| {
+            let partly = partly.iter().filter(move |_| splits > 1);
+            [&0].into_iter().chain(partly).map(move |streams| (splits, *streams))
+        });
+        let of = |(splits, streams)| {
+            let Tile { m, n, k, .. } = tile;
+            Knobs::of([("TILE_M", m), ("TILE_N", n), ("TILE_K", k), ("SPLITS", splits), ("STREAMS", streams)])
+        };
+        settings.map(of).collect::<Vec<_>>()
     };
     tiles.filter(fits).flat_map(knobs).collect()
 }

@@ -69,7 +69,7 @@ fn no_kernel_loops_longer_than_the_driver_lets_it() {
 #[test]
 fn rules_choose_by_device_and_say_why() {
     let on_gpu = &decisions(&Caps::webgpu_minimum(), &Choice::default())["block.wide"];
-    let small = "SPLITS=8 TILE_K=16 TILE_M=32 TILE_N=32".to_owned();
+    let small = "SPLITS=8 STREAMS=0 TILE_K=16 TILE_M=32 TILE_N=32".to_owned();
     assert_eq!((on_gpu.variant, on_gpu.knobs.to_string()), ("pipelined", small));
     let shuffle = on_gpu.candidates.iter().find(|c| c.variant == "shuffle").expect("is one");
     assert_eq!(shuffle.settings, 0);

@@ -12,7 +12,7 @@ use unmist::ops::Family;
 use unmist::ops::Fill;
 use unmist::ops::activation::ActivationKind;
 use unmist::ops::contraction::Conv2d;
-use unmist::plan::{BufferRole, Choice, PlanOptions, Program};
+use unmist::plan::{BufferRole, Choice, Forced, PlanOptions, Program};
 use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
@@ -180,6 +180,26 @@ fn long_launches_are_split_and_give_the_same_result() {
     let split = PlanOptions { max_launch_flops: 20_000, ..whole.clone() };
     let steps = |options| Program::new(&graph, gpu().caps(), options).expect("fits").step.len();
     assert!(steps(&split) > steps(&whole), "nothing was split");
+    assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
+}
+
+/// The same where whole tiles are followed by parts of others, of which a piece may have both.
+#[test]
+fn long_launches_of_whole_tiles_and_parts_are_split() {
+    let mut graph = Graph::new();
+    let [x, weight] = [("x", 320), ("weight", 96)].map(|(name, rows)| graph.input(name, TensorDesc::f32([rows, 96])));
+    let y = graph.linear("product", x, weight, None).expect("sound");
+    graph.output("y", y);
+    let forced = Forced::parse("linear=pipelined:TILE_M=32,TILE_N=32,TILE_K=16,SPLITS=3,STREAMS=8").expect("sound");
+    let whole = PlanOptions { choice: Choice { forced: vec![forced], ..Choice::default() }, ..PlanOptions::default() };
+    let split = PlanOptions { max_launch_flops: 2_000_000, ..whole.clone() };
+    let launches = |options| -> Vec<String> {
+        let program = Program::new(&graph, gpu().caps(), options).expect("fits");
+        program.step.iter().map(|launch| program.kernels[launch.kernel].name.clone()).collect()
+    };
+    assert_eq!(launches(&whole), ["contraction/5_streams", "contraction/conclude"]);
+    assert_eq!(launches(&split).len(), 6, "14 rows of workgroups, 3 at once, and what adds up");
+    let weights = model().1;
     assert_eq!(run(&graph, &weights, &split), run(&graph, &weights, &whole));
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use unmist::ops::{Knobs, registry};
+use unmist::ops::{Knobs, Size, registry};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 
 use crate::device::gpu;
@@ -54,4 +54,26 @@ fn compare_settings(operation: &str, variant: &str, cases: &[(&str, Storage)]) -
 fn every_setting_of_pipelined_tiles_agrees() {
     let settings = compare_settings("contraction", "pipelined", &TILES);
     assert!(settings > 60, "{settings} settings are fewer than there are");
+}
+
+/// The rules split the last sums alone only where there are many, so that no small case does: with a setting of its
+/// own, each in the three ways to run.
+#[test]
+fn tiles_of_which_the_last_are_split_agree() {
+    let info = registry().into_iter().find(|info| info.name == "contraction").expect("a known operation");
+    let (mut compared, mut failures) = (0, Vec::new());
+    for case in info.cases_of(Size::Small) {
+        let prepared = PreparedCase::new(case, Storage::F16).expect("fits");
+        let prepared = prepared.map_or_else(|| PreparedCase::new(case, Storage::F32).expect("fits"), Some);
+        let prepared = prepared.expect("can be stored as f32");
+        for run in [Run::Unchecked, Run::Checked, Run::Folded] {
+            match prepared.check(gpu(), "pipelined", run, Some("contraction/5_streams")) {
+                Ok(CaseResult::Equal(_)) => compared += 1,
+                Ok(CaseResult::Unsupported(_)) => {}
+                Err(why) => failures.push(format!("\"{}\" {run:?}: {why}", case.label)),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(compared >= 24, "{compared} comparisons are fewer than there are");
 }
