@@ -24,6 +24,7 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
         (Op::Contraction(_), "winograd_registers" | "winograd4_registers" | "matrix") => {
             Err("not measured on any GPU".into())
         }
+        (Op::Attention(_), "matrix") => Err("not measured on any GPU".into()),
         (Op::Contraction(op), "registers") if op.sizes(context).taps <= 31 => {
             Err("a step on the way to pipelined".into())
         }
@@ -73,6 +74,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
         (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
         (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
+        // Of the listed ones, the first that the device has room for: four subgroups with matrices of 16.
+        (Op::Attention(_), "matrix") => listed[0].clone(),
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "slab") => listed[0].clone(),

@@ -1,15 +1,13 @@
 // attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) * v[n, s, g, .] with
 // g = h / group, scores never stored
 //
-//   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
-//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); a query that sees no key gets zeros
-//   y           [N, T, heads, head_dim]   f32 or f16
+//   q, k, v, bias, mask, y   see include/attention.wgsl; f32 or f16; a query that sees no key gets zeros
 // dispatch:   one workgroup for one head of BLOCK_Q queries; x = heads, y = [n, block of queries]
 // requires:   head_dim % 4 == 0, at most 512; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
 // constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K; QUADS
 //             = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS *
-//             LANES_X; CAUSAL: query t sees only keys s <= t; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
-//             V_STRIDE; fixed: LOG2_E, LOWEST, HIDDEN
+//             LANES_X; CAUSAL; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
+//             V_STRIDE
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and
 //             each score is computed once instead of twice per four channels
@@ -20,46 +18,20 @@
 //   1. their scores against four keys (4 tx ..) as a sum of outer products,
 //   2. their largest scores so far, m, and the weights e^(score - m), scaling down sums made with a smaller m,
 //   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), again by outer products.
-//!include attention_bias
-//!storage q
-//!storage k
-//!storage v
-//!storage bias
-//!storage mask
-//!storage y
+//!include attention
 
-const HEAD_VECTORS: u32 = 16u;
 const LANES_X: u32 = 8u;
 const LANES_Y: u32 = 16u;
 const DEPTH: u32 = 4u;   // vectors of the head staged in workgroup memory at a time, in step 1
 const V_ROWS: u32 = 16u; // rows of the values staged at a time, in step 3
 const QUADS: u32 = 2u;
 const STAGE: u32 = 384u;
-const CAUSAL: bool = false;
 
 const INVOCATIONS: u32 = LANES_X * LANES_Y;
 const BLOCK_Q: u32 = 4u * LANES_Y;
 const BLOCK_K: u32 = 4u * LANES_X;
 const K_STAGE: u32 = 4u * DEPTH * LANES_Y; // where the keys begin in `stage`
 const V_STRIDE: u32 = QUADS * LANES_X;
-const LOG2_E: f32 = 1.4426950408889634;
-const HIDDEN: f32 = -3.4028234e38;
-const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(HIDDEN - LOWEST) is 0
-
-struct Params {
-    queries: u32, keys: u32, heads: u32, // T, S
-    q_stride: u32, k_stride: u32, v_stride: u32, k_offset: u32, v_offset: u32, group: u32, // heads per head of keys
-    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32, mask_image: u32,
-    scale: f32, first_workgroup_y: u32,
-}
-
-@group(0) @binding(0) var<storage, read> q: array<q_vec4>;
-@group(0) @binding(1) var<storage, read> k: array<k_vec4>;
-@group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
-@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
-@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(6) var<uniform> p: Params;
 
 var<workgroup> stage: array<vec4<f32>, STAGE>;               // queries [d][ty], keys [d][tx]; or values [row][V_STRIDE]
 var<workgroup> weights: array<vec4<f32>, BLOCK_K * LANES_Y>; // [key][ty]: the weights of one key for four queries
@@ -81,10 +53,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let blocks = (p.queries + BLOCK_Q - 1u) / BLOCK_Q;
     let image = (workgroup.y + p.first_workgroup_y) / blocks;
     let first_query = (workgroup.y + p.first_workgroup_y) % blocks * BLOCK_Q;
-    // Everything below counts vectors of four elements.
-    let q_base = image * p.queries * (p.q_stride / 4u) + head * HEAD_VECTORS;
-    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head / p.group * HEAD_VECTORS;
-    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head / p.group * HEAD_VECTORS;
+    let q_base = first_of_q(image, head);
+    let k_base = first_of_k(image, head);
+    let v_base = first_of_v(image, head);
     let factor = p.scale * LOG2_E; // 2^x is what hardware computes
 
     var m = vec4<f32>(LOWEST); // the largest score of each of the four queries
@@ -190,7 +161,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     //!unroll
     for (var i = 0u; i < 4u; i++) {
         let query = first_query + 4u * ty + i;
-        let row = (image * p.queries + query) * p.heads * HEAD_VECTORS + head * HEAD_VECTORS;
+        let row = first_of_y(image, head, query);
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
             let vector = c * LANES_X + tx;

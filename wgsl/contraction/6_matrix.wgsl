@@ -2,11 +2,11 @@
 // device's matrix units
 //
 // The invocations of a subgroup compute whole small matrices together (cooperative matrices, include/matrix_16.wgsl,
-// matrix_8.wgsl and matrix_tiles.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such matrices. Products
-// are exact, sums are f32. No invocation knows which elements it has, so that sums go through workgroup memory once
-// more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x, weight and the parameters:
-// include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is split, workgroup z sums one
-// part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
+// matrix_8.wgsl, matrix_tiles.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such
+// matrices. Products are exact, sums are f32. No invocation knows which elements it has, so that sums go through
+// workgroup memory once more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x,
+// weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is
+// split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
 //
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   x and weight in f16; C % 4 = 0; groups = 1; no gate; at most 31 taps; N_padded is N rounded up to a

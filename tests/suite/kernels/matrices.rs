@@ -2,6 +2,8 @@
 //! do (`wgsl/include/matrix_*.wgsl`), so that everything else in them, which is all their arithmetic of indices, is
 //! compared with the reference.
 
+use std::collections::HashMap;
+
 use unmist::caps::Caps;
 use unmist::kernel::find_include;
 use unmist::ops::{Knobs, registry};
@@ -26,10 +28,9 @@ struct Emulated {
     cases: &'static [&'static str],
     /// Whether a setting is compared, on which case: all of them would take long to compile.
     chosen: fn(size: u32, case: usize, knobs: &Knobs) -> bool,
-    /// A setting in which the first case takes every path, and faults that must be noticed there: what the text was,
-    /// and what it is then.
+    /// Faults that must be noticed in this setting: on which case, what the text was, and what it is then.
     setting: fn() -> Knobs,
-    faults: &'static [(&'static str, &'static str)],
+    faults: &'static [(usize, &'static str, &'static str)],
 }
 
 const CONTRACTION: Emulated = Emulated {
@@ -83,12 +84,102 @@ fn store_odd(c: matrix_c, at: u32) {
     },
     setting: || Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
     faults: &[
-        ("own / SIDE * ROWS * MATRIX", "own % SIDE * ROWS * MATRIX"),
-        ("(first_column + j * MATRIX) * TILE_K + k", "(first_column + j * MATRIX) * TILE_K"),
-        ("multiply_add(a, b[j], sums", "multiply_add(a, b[0u], sums"),
-        ("own_result = own * MATRIX * MATRIX", "own_result = 0u"),
-        ("m, n + MATRIX, M", "m, n, M"),
-        ("row * TILE_K + x_at.y", "row * TILE_K"),
+        (0, "own / SIDE * ROWS * MATRIX", "own % SIDE * ROWS * MATRIX"),
+        (0, "(first_column + j * MATRIX) * TILE_K + k", "(first_column + j * MATRIX) * TILE_K"),
+        (0, "multiply_add(a, b[j], sums", "multiply_add(a, b[0u], sums"),
+        (0, "own_result = own * MATRIX * MATRIX", "own_result = 0u"),
+        (0, "m, n + MATRIX, M", "m, n, M"),
+        (0, "row * TILE_K + x_at.y", "row * TILE_K"),
+    ],
+};
+
+const ATTENTION: Emulated = Emulated {
+    operation: "attention",
+    kernel: "attention/matrix",
+    include: "matrix_attention",
+    units: "
+const SHARE: u32 = MATRIX * MATRIX / SUBGROUP;
+struct matrix_a { which: u32, at: u32 }
+struct matrix_b { at: u32, by_row: u32, by_column: u32 }
+struct matrix_c { sums: array<f32, SHARE> }
+var<private> lane: u32;
+var<workgroup> kept: array<f16, QUERIES * STAGE_ROW>; // queries
+fn load_queries(at: u32) -> matrix_a {
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        let element = at + i / MATRIX * STAGE_ROW + i % MATRIX;
+        kept[element] = stage[element];
+    }
+    return matrix_a(0u, at);
+}
+fn load_high(at: u32) -> matrix_a { return matrix_a(1u, at); }
+fn load_low(at: u32) -> matrix_a { return matrix_a(2u, at); }
+fn load_keys(at: u32) -> matrix_b { return matrix_b(at, 1u, STAGE_ROW); }
+fn load_values(at: u32) -> matrix_b { return matrix_b(at, STAGE_ROW, 1u); }
+fn element(a: matrix_a, row: u32, column: u32) -> f32 {
+    switch a.which {
+        case 0u: { return f32(kept[a.at + row * STAGE_ROW + column]); }
+        case 1u: { return f32(weights_high[a.at + row * WEIGHT_ROW + column]); }
+        default: { return f32(weights_low[a.at + row * WEIGHT_ROW + column]); }
+    }
+}
+fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
+    var result = c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        for (var k = i % MATRIX; k < i % MATRIX + MATRIX; k++) {
+            let left = element(a, i / MATRIX, k % MATRIX);
+            let right = f32(stage[b.at + k % MATRIX * b.by_row + i % MATRIX * b.by_column]);
+            result.sums[i / SUBGROUP] = fma(left, right, result.sums[i / SUBGROUP]);
+        }
+    }
+    return result;
+}
+fn store_scores(at: u32, c: matrix_c) {
+    var stored = c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        scores[at + i / MATRIX * SCORE_ROW + i % MATRIX] = stored.sums[i / SUBGROUP];
+    }
+}
+fn load_sums(at: u32) -> matrix_c {
+    var c: matrix_c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        c.sums[i / SUBGROUP] = scores[at + i / MATRIX * SCORE_ROW + i % MATRIX];
+    }
+    return c;
+}
+",
+    // Between them several blocks of queries and keys, ragged ones, padded heads, every packing, grouped heads, bias,
+    // mask, causal order, and scores that grow.
+    cases: &[
+        "nearly one-hot, causal",
+        "D 40, one past the tiles, text of 77",
+        "D 64, causal text",
+        "D 80, packed picture",
+        "D 160, text of 77",
+        "two heads share keys, D 20, keys with values",
+        "bias, mask and shared keys, D 64, causal",
+        "large negative scores",
+        "D 40, one key",
+    ],
+    // Every setting once, and of the other cases every second one with either size.
+    chosen: |size, case, knobs| {
+        let smallest = (knobs.get("QUERIES"), knobs.get("KEYS")) == (32, 32);
+        case == 0 && !smallest || case.is_multiple_of(2) == (size == 16) && smallest
+    },
+    setting: || Knobs::of([("QUERIES", 32), ("KEYS", 32)]),
+    faults: &[
+        (0, "load_queries(own * STAGE_ROW + d * MATRIX)", "load_queries(own * STAGE_ROW)"),
+        (0, "load_keys(b * MATRIX", "load_keys(0u * MATRIX"),
+        (0, "store_scores(own * SCORE_ROW + b * MATRIX, s)", "store_scores(own * SCORE_ROW, s)"),
+        (0, "load_values(b * MATRIX * STAGE_ROW + d * MATRIX)", "load_values(b * MATRIX * STAGE_ROW)"),
+        (0, "grown = 1u", "grown = 0u"),
+        (0, "+ column + i] *= shrink", "+ column + i] *= 1.0"),
+        (0, "l *= shrink", "l *= 1.0"),
+        (0, "key < end", "key < p.keys"),
+        (0, "max(largest, subgroupShuffleXor(largest, step))", "largest"),
+        (1, "l += subgroupShuffleXor(l, step)", "l += l"),
+        (1, "at.y < HEAD_VECTORS)", "at.y <= HEAD_VECTORS)"),
+        (1, "weights_low[at] = f16(weight - f32(high))", "weights_low[at] = f16(0.0)"),
+        (1, "query < p.queries && vector", "query <= p.queries && vector"),
     ],
 };
 
@@ -152,11 +243,15 @@ impl Emulated {
 
     /// Asserts that each fault is noticed.
     fn notice_faults(&self) {
-        let case = self.case(self.cases[0], Storage::F16);
         let knobs = (self.setting)();
-        self.check(&case, 16, &knobs, ("", "")).unwrap_or_else(|e| panic!("{}: {e}", self.kernel));
-        for fault in self.faults {
-            assert!(self.check(&case, 16, &knobs, *fault).is_err(), "{}: {fault:?} goes unnoticed", self.kernel);
+        let mut sound = HashMap::new();
+        for (number, was, is) in self.faults {
+            let case = sound.entry(number).or_insert_with(|| {
+                let case = self.case(self.cases[*number], Storage::F16ToF32);
+                self.check(&case, 16, &knobs, ("", "")).unwrap_or_else(|e| panic!("{}: {e}", self.kernel));
+                case
+            });
+            assert!(self.check(case, 16, &knobs, (was, is)).is_err(), "{}: {is} goes unnoticed", self.kernel);
         }
     }
 }
@@ -178,4 +273,15 @@ fn the_contraction_for_matrix_units_agrees_when_loops_stand_for_the_units() {
 #[test]
 fn faults_in_the_contraction_for_matrix_units_are_noticed() {
     CONTRACTION.notice_faults();
+}
+
+#[test]
+fn attention_for_matrix_units_agrees_when_loops_stand_for_the_units() {
+    let compared = ATTENTION.compare();
+    assert!(compared > 10, "{compared} comparisons are too few to prove anything");
+}
+
+#[test]
+fn faults_in_attention_for_matrix_units_are_noticed() {
+    ATTENTION.notice_faults();
 }
