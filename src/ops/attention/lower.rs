@@ -43,15 +43,17 @@ impl Attention {
 
     pub(super) fn flash(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
         let dims = self.dims(context);
-        let tile = FlashTile::new(dims.head_dim / 4, knobs.get("LANES_X"));
+        let tile = FlashTile::new(dims.head_dim / 4, knobs);
         self.launch("attention/flash", context)
             .constant("HEAD_VECTORS", dims.head_dim / 4)
             .constant("LANES_X", tile.lanes_x)
             .constant("LANES_Y", tile.lanes_y)
+            .constant("KEY_QUADS", tile.key_quads)
             .constant("DEPTH", tile.depth)
             .constant("V_ROWS", tile.v_rows)
+            .constant("UNROLL", tile.unroll())
             .constant("QUADS", tile.quads)
-            .constant("STAGE", tile.stage)
+            .constant("MEMORY", tile.memory)
             .workgroups(self.heads, dims.images * dims.queries.div_ceil(4 * tile.lanes_y), 1)
             .into()
     }
@@ -105,10 +107,11 @@ fn bias_strides(shape: &[usize]) -> [usize; 4] {
 struct FlashTile {
     lanes_x: usize,
     lanes_y: usize,
+    key_quads: usize,
     depth: usize,
     v_rows: usize,
     quads: usize,
-    stage: usize,
+    memory: usize,
 }
 
 impl FlashTile {
@@ -118,36 +121,47 @@ impl FlashTile {
     /// The most vectors of the output that one lane keeps in registers.
     const MOST_QUADS: usize = 5;
 
-    /// The workgroups that can hold a head of `head_dim` channels.
+    /// The settings that can hold a head of `head_dim` channels.
     fn knobs(head_dim: usize) -> Vec<Knobs> {
-        let fits = |lanes_x: usize| (head_dim / 4).div_ceil(lanes_x) <= Self::MOST_QUADS;
-        let lanes = Self::LANES.iter().filter(|(x, _)| fits(*x));
-        lanes.map(|(x, _)| Knobs::of([("LANES_X", *x)])).collect()
+        let quads = |knobs: &Knobs| (head_dim / 4).div_ceil(knobs.get("LANES_X"));
+        let all = Knobs::combinations(&[("LANES_X", &Self::LANES.map(|(x, _)| x)), ("KEY_QUADS", &[1, 2])]);
+        // The scores of eight keys take as many registers as two vectors of the output.
+        all.into_iter().filter(|knobs| quads(knobs) + knobs.get("KEY_QUADS") <= Self::MOST_QUADS + 1).collect()
     }
 
     /// Tiles for heads of `vectors` vectors of four channels, within 16 KiB of workgroup memory.
-    fn new(vectors: usize, lanes_x: usize) -> Self {
+    fn new(vectors: usize, knobs: &Knobs) -> Self {
+        let [lanes_x, key_quads] = ["LANES_X", "KEY_QUADS"].map(|name| knobs.get(name));
         let (_, lanes_y) = Self::LANES.into_iter().find(|(x, _)| *x == lanes_x).expect("one of the listed knobs");
         let quads = vectors.div_ceil(lanes_x);
-        let block_k = 4 * lanes_x;
-        let room = 1024 - block_k * lanes_y - lanes_x * lanes_y; // vectors of workgroup memory left for STAGE
+        let room = 1024 - lanes_x * lanes_y; // vectors of workgroup memory left for MEMORY
         let divisor = |of: usize, fits: &dyn Fn(usize) -> bool| {
             (1..=of).rev().find(|d| of.is_multiple_of(*d) && fits(*d)).unwrap_or(1)
         };
-        let depth = divisor(vectors, &|depth| 4 * depth * (lanes_x + lanes_y) <= room);
-        let v_rows = divisor(block_k, &|rows| rows * quads * lanes_x <= room);
-        let stage = (4 * depth * (lanes_x + lanes_y)).max(v_rows * quads * lanes_x);
-        Self { lanes_x, lanes_y, depth, v_rows, quads, stage }
+        let scored = |depth: usize| 4 * depth * (key_quads * lanes_x + lanes_y);
+        let weighted = |rows: usize| 4 * lanes_x * lanes_y + rows * quads * lanes_x;
+        let depth = divisor(vectors, &|depth| scored(depth) <= room);
+        let written_out = |rows: usize| rows.is_multiple_of(4) && weighted(rows) <= room;
+        let v_rows = match divisor(4 * lanes_x, &written_out) {
+            1 => divisor(4 * lanes_x, &|rows| weighted(rows) <= room),
+            rows => rows,
+        };
+        Self { lanes_x, lanes_y, key_quads, depth, v_rows, quads, memory: scored(depth).max(weighted(v_rows)) }
+    }
+
+    /// Rows of the values that are written out.
+    fn unroll(&self) -> usize {
+        [4, 2].into_iter().find(|rows| self.v_rows.is_multiple_of(*rows)).unwrap_or(1)
     }
 
     /// Rounds of an invocation's loops over `keys` of `vectors` vectors.
     fn rounds(&self, vectors: usize, keys: usize) -> usize {
-        let (invocations, block_k) = (self.lanes_x * self.lanes_y, 4 * self.lanes_x);
+        let (invocations, key_row) = (self.lanes_x * self.lanes_y, self.key_quads * self.lanes_x);
         let queries_and_keys =
-            (self.depth * self.lanes_y).div_ceil(invocations) + (self.depth * self.lanes_x).div_ceil(invocations);
+            (self.depth * self.lanes_y).div_ceil(invocations) + (self.depth * key_row).div_ceil(invocations);
         let scores = vectors / self.depth * (1 + queries_and_keys + 4 * self.depth);
-        let values = block_k / self.v_rows * (1 + (self.v_rows * vectors).div_ceil(invocations) + self.v_rows);
-        keys.div_ceil(block_k) * (1 + scores + self.lanes_x + values) + self.lanes_x
+        let values = 4 * key_row / self.v_rows * (1 + (self.v_rows * vectors).div_ceil(invocations) + self.v_rows);
+        keys.div_ceil(4 * key_row) * (1 + scores + self.lanes_x + values) + self.lanes_x
     }
 }
 
@@ -170,7 +184,7 @@ pub(super) fn flash_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Kno
 /// Rounds of an invocation's loops.
 fn flash_rounds(op: &Attention, context: &LowerContext<'_>, knobs: &Knobs) -> usize {
     let Dims { keys, head_dim, .. } = op.dims(context);
-    FlashTile::new(head_dim / 4, knobs.get("LANES_X")).rounds(head_dim / 4, keys)
+    FlashTile::new(head_dim / 4, knobs).rounds(head_dim / 4, keys)
 }
 
 /// Queries per lane: as many as fit in its registers.
