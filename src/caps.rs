@@ -69,6 +69,26 @@ impl Caps {
         self.subgroup_sizes.and_then(|[least, most]| (least == most && least > 0).then_some(least))
     }
 
+    /// Rows of the square matrices of f16 that the device multiplies, with sums in f32, and the invocations of a
+    /// subgroup, for kernels that use them.
+    ///
+    /// # Errors
+    /// What the device lacks, in words.
+    pub fn matrix_units(&self) -> Result<(usize, usize), String> {
+        let usable = |offered: &&CooperativeMatrix| {
+            [offered.m, offered.n] == [offered.k; 2]
+                && [8, 16].contains(&offered.k)
+                && (offered.factors, offered.sums) == (MatrixElement::F16, MatrixElement::F32)
+        };
+        let largest = self.cooperative_matrices.iter().filter(usable).map(|offered| offered.k).max();
+        let size = largest.ok_or("needs products of 8x8 or 16x16 matrices of f16 with sums in f32")?;
+        if !self.f16 {
+            return Err("needs arithmetic in f16".into());
+        }
+        let lanes = self.subgroup_size().ok_or("needs subgroups of one size for all kernels")?;
+        Ok((size as usize, lanes as usize))
+    }
+
     /// The least that WebGPU guarantees: what kernels are validated against when no device is at hand.
     pub fn webgpu_minimum() -> Self {
         Self {

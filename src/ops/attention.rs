@@ -1,16 +1,14 @@
 //! Scaled dot-product attention.
 
 mod cases;
+mod lower;
 
 use super::binary::broadcast_shape;
-use super::{
-    Case, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, in_fours,
-    no_knobs,
-};
+use super::{Case, Family, Inputs, LowerContext, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
-use crate::tensor::{HostTensor, strides as strides_of};
+use crate::tensor::HostTensor;
 
 /// How queries, keys and values are stored. C is the number of channels of all heads, K that of the key heads: K = C,
 /// or less where heads share keys.
@@ -91,181 +89,9 @@ impl Attention {
         self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt())
     }
 
-    /// The bindings, constants and parameters that all variants share. Strides and offsets count elements.
-    fn launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
-        let dims = self.dims(context);
-        let (c, k) = (dims.channels, dims.head_dim * self.kv_heads());
-        let all = c + 2 * k;
-        let (q_stride, k_stride, v_stride, k_offset, v_offset) = match self.packing {
-            Packing::Separate => (c, k, k, 0, 0),
-            Packing::Qkv => (all, all, all, c, c + k),
-            Packing::Kv => (c, 2 * k, 2 * k, 0, k),
-        };
-        let (k, v) = self.sources();
-        let bias = context.inputs[BIAS].map_or([0; 4], |bias| bias_strides(&bias.shape));
-        let mask_image = context.inputs[MASK].map_or(0, |mask| if mask.shape[0] == 1 { 0 } else { dims.keys });
-        Launch::new(kernel)
-            .bind("k", Operand::Input(k))
-            .bind("v", Operand::Input(v))
-            .flag("CAUSAL", self.causal)
-            .flag("HAS_BIAS", context.has(BIAS))
-            .flag("HAS_MASK", context.has(MASK))
-            .param("queries", dims.queries)
-            .param("keys", dims.keys)
-            .param("heads", self.heads)
-            .param("q_stride", q_stride)
-            .param("k_stride", k_stride)
-            .param("v_stride", v_stride)
-            .param("k_offset", k_offset)
-            .param("v_offset", v_offset)
-            .param("group", self.heads / self.kv_heads())
-            .param("bias_image", bias[0])
-            .param("bias_head", bias[1])
-            .param("bias_query", bias[2])
-            .param("bias_key", bias[3])
-            .param("mask_image", mask_image)
-            .param_f32("scale", self.scale(dims.head_dim) as f32)
-    }
-
     /// Channels of a head: what tiles and registers depend on.
     pub(crate) fn head_dim(&self, context: &LowerContext<'_>) -> usize {
         self.dims(context).head_dim
-    }
-
-    fn flash(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
-        let dims = self.dims(context);
-        let tile = FlashTile::new(dims.head_dim / 4, knobs.get("LANES_X"));
-        self.launch("attention/flash", context)
-            .constant("HEAD_VECTORS", dims.head_dim / 4)
-            .constant("LANES_X", tile.lanes_x)
-            .constant("LANES_Y", tile.lanes_y)
-            .constant("DEPTH", tile.depth)
-            .constant("V_ROWS", tile.v_rows)
-            .constant("QUADS", tile.quads)
-            .constant("STAGE", tile.stage)
-            .workgroups(self.heads, dims.images * dims.queries.div_ceil(4 * tile.lanes_y), 1)
-            .into()
-    }
-
-    fn shuffle(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
-        let dims = self.dims(context);
-        let lanes = context.caps.subgroup_size().expect("`legal` was asked first") as usize;
-        let queries = knobs.get("QUERIES");
-        self.launch("attention/shuffle", context)
-            .constant("HEAD_VECTORS", dims.head_dim / 4)
-            .constant("LANES", lanes)
-            .constant("QUERIES", queries)
-            .workgroups(self.heads, dims.images * dims.queries.div_ceil(lanes * queries), 1)
-            .into()
-    }
-
-    fn naive(&self, context: &LowerContext<'_>) -> Lowered {
-        let elements = context.output.elements();
-        self.launch("attention/naive", context)
-            .param("elements", elements)
-            .param("head_dim", self.dims(context).head_dim)
-            .cover(elements.div_ceil(4), 64)
-            .into()
-    }
-}
-
-/// Strides of a bias of `shape` along images, heads, queries and keys; 0 where it is repeated.
-fn bias_strides(shape: &[usize]) -> [usize; 4] {
-    let mut strides = [0; 4];
-    for (d, stride) in strides_of(shape).into_iter().enumerate().filter(|(d, _)| shape[*d] != 1) {
-        strides[4 - shape.len() + d] = stride;
-    }
-    strides
-}
-
-/// The tiles of wgsl/attention/flash.wgsl, by the names of its constants.
-struct FlashTile {
-    lanes_x: usize,
-    lanes_y: usize,
-    depth: usize,
-    v_rows: usize,
-    quads: usize,
-    stage: usize,
-}
-
-impl FlashTile {
-    /// The possible workgroups, `lanes_x` and `lanes_y`: 128 invocations, or 160 where ten lanes share a query.
-    const LANES: [(usize, usize); 4] = [(8, 16), (10, 16), (16, 8), (32, 4)];
-
-    /// The most vectors of the output that one lane keeps in registers.
-    const MOST_QUADS: usize = 5;
-
-    /// The workgroups that can hold a head of `head_dim` channels.
-    fn knobs(head_dim: usize) -> Vec<Knobs> {
-        let fits = |lanes_x: usize| (head_dim / 4).div_ceil(lanes_x) <= Self::MOST_QUADS;
-        let lanes = Self::LANES.iter().filter(|(x, _)| fits(*x));
-        lanes.map(|(x, _)| Knobs::of([("LANES_X", *x)])).collect()
-    }
-
-    /// Tiles for heads of `vectors` vectors of four channels, within 16 KiB of workgroup memory.
-    fn new(vectors: usize, lanes_x: usize) -> Self {
-        let (_, lanes_y) = Self::LANES.into_iter().find(|(x, _)| *x == lanes_x).expect("one of the listed knobs");
-        let quads = vectors.div_ceil(lanes_x);
-        let block_k = 4 * lanes_x;
-        let room = 1024 - block_k * lanes_y - lanes_x * lanes_y; // vectors of workgroup memory left for STAGE
-        let divisor = |of: usize, fits: &dyn Fn(usize) -> bool| {
-            (1..=of).rev().find(|d| of.is_multiple_of(*d) && fits(*d)).unwrap_or(1)
-        };
-        let depth = divisor(vectors, &|depth| 4 * depth * (lanes_x + lanes_y) <= room);
-        let v_rows = divisor(block_k, &|rows| rows * quads * lanes_x <= room);
-        let stage = (4 * depth * (lanes_x + lanes_y)).max(v_rows * quads * lanes_x);
-        Self { lanes_x, lanes_y, depth, v_rows, quads, stage }
-    }
-
-    /// Rounds of an invocation's loops over `keys` of `vectors` vectors.
-    fn rounds(&self, vectors: usize, keys: usize) -> usize {
-        let (invocations, block_k) = (self.lanes_x * self.lanes_y, 4 * self.lanes_x);
-        let queries_and_keys =
-            (self.depth * self.lanes_y).div_ceil(invocations) + (self.depth * self.lanes_x).div_ceil(invocations);
-        let scores = vectors / self.depth * (1 + queries_and_keys + 4 * self.depth);
-        let values = block_k / self.v_rows * (1 + (self.v_rows * vectors).div_ceil(invocations) + self.v_rows);
-        keys.div_ceil(block_k) * (1 + scores + self.lanes_x + values) + self.lanes_x
-    }
-}
-
-fn flash_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
-    let head_dim = op.head_dim(context);
-    in_fours("head dimension", head_dim)?;
-    if head_dim > 512 {
-        return Err(format!("head dimension: {head_dim} exceeds 512"));
-    }
-    let rounds = FlashTile::knobs(head_dim).iter().map(|knobs| flash_rounds(op, context, knobs)).min();
-    context.can_loop(rounds.expect("every head up to 512 has a tile"))
-}
-
-fn flash_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
-    let mut knobs = FlashTile::knobs(op.head_dim(context));
-    knobs.retain(|knobs| context.can_loop(flash_rounds(op, context, knobs)).is_ok());
-    knobs
-}
-
-/// Rounds of an invocation's loops.
-fn flash_rounds(op: &Attention, context: &LowerContext<'_>, knobs: &Knobs) -> usize {
-    let Dims { keys, head_dim, .. } = op.dims(context);
-    FlashTile::new(head_dim / 4, knobs.get("LANES_X")).rounds(head_dim / 4, keys)
-}
-
-/// Queries per lane: as many as fit in its registers.
-fn shuffle_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
-    let queries: &[usize] = if op.head_dim(context) <= 80 { &[1, 2, 4] } else { &[1, 2] };
-    Knobs::combinations(&[("QUERIES", queries)])
-}
-
-fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::result::Result<(), String> {
-    let head_dim = op.head_dim(context);
-    in_fours("head dimension", head_dim)?;
-    if head_dim > 160 {
-        return Err(format!("head dimension: {head_dim} exceeds 160, all of which a lane keeps in registers"));
-    }
-    match context.caps.subgroup_size() {
-        Some(4..=16) => Ok(()),
-        Some(size) => Err(format!("needs subgroups of 4 to 16 invocations, these have {size}")),
-        None => Err("needs subgroup operations, and subgroups of one size".into()),
     }
 }
 
@@ -400,12 +226,25 @@ impl Operation for Attention {
 
     fn variants() -> &'static [Variant<Self>] {
         &[
-            Variant { name: "flash", family: Family::Gpu, legal: flash_legal, knobs: flash_knobs, lower: Self::flash },
+            Variant {
+                name: "matrix",
+                family: Family::Gpu,
+                legal: lower::matrix_legal,
+                knobs: lower::matrix_knobs,
+                lower: Self::matrix,
+            },
+            Variant {
+                name: "flash",
+                family: Family::Gpu,
+                legal: lower::flash_legal,
+                knobs: lower::flash_knobs,
+                lower: Self::flash,
+            },
             Variant {
                 name: "shuffle",
                 family: Family::Cpu,
-                legal: shuffle_legal,
-                knobs: shuffle_knobs,
+                legal: lower::shuffle_legal,
+                knobs: lower::shuffle_knobs,
                 lower: Self::shuffle,
             },
             Variant {

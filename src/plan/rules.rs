@@ -24,6 +24,7 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
         (Op::Contraction(_), "winograd_registers" | "winograd4_registers" | "matrix") => {
             Err("not measured on any GPU".into())
         }
+        (Op::Attention(_), "matrix") => Err("not measured on any GPU".into()),
         (Op::Contraction(op), "registers") if op.sizes(context).taps <= 31 => {
             Err("a step on the way to pipelined".into())
         }
@@ -80,6 +81,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
         (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
         (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
+        // Of the listed ones, the first that the device has room for: four subgroups with matrices of 16.
+        (Op::Attention(_), "matrix") => listed[0].clone(),
         (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "slab") => listed[0].clone(),
@@ -239,18 +242,20 @@ fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
     [rows, quads]
 }
 
-/// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not
-/// measured; registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23).
+/// Few lanes without output, then few vectors of it for each lane, as they all stay in registers; eight keys instead of
+/// four for each lane where that takes at most 128 registers. Ten lanes with eight keys are blocks of 80 keys, of which
+/// the 77 of a text fill one. Reasoned, not measured; registers and instructions as compiled for RDNA2 and RDNA3 (RADV
+/// 22.3, offline, 2026-11-26).
 fn flash(head_dim: usize) -> Knobs {
     let vectors = head_dim / 4;
     let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
     let lanes = match vectors {
-        0..=40 if idle(10) < idle(8) => 10,
+        0..=40 if idle(10) <= idle(8) => 10,
         0..=40 => 8,
         41..=64 => 16,
         _ => 32,
     };
-    Knobs::of([("LANES_X", lanes)])
+    Knobs::of([("LANES_X", lanes), ("KEY_QUADS", if vectors.div_ceil(lanes) <= 2 { 2 } else { 1 })])
 }
 
 /// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against

@@ -1,76 +1,55 @@
 // attention, flash: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) * v[n, s, g, .] with
 // g = h / group, scores never stored
 //
-//   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
-//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); a query that sees no key gets zeros
-//   y           [N, T, heads, head_dim]   f32 or f16
+//   q, k, v, bias, mask, y   see include/attention.wgsl; f32 or f16; a query that sees no key gets zeros
 // dispatch:   one workgroup for one head of BLOCK_Q queries; x = heads, y = [n, block of queries]
 // requires:   head_dim % 4 == 0, at most 512; LANES_X * LANES_Y <= 256 invocations; up to 16 KiB of workgroup memory
-// constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; DEPTH divides HEAD_VECTORS; V_ROWS divides BLOCK_K; QUADS
-//             = HEAD_VECTORS / LANES_X, rounded up; STAGE >= 4 * DEPTH * (LANES_X + LANES_Y) and V_ROWS * QUADS *
-//             LANES_X; CAUSAL: query t sees only keys s <= t; derived: INVOCATIONS, BLOCK_Q, BLOCK_K, K_STAGE,
-//             V_STRIDE; fixed: LOG2_E, LOWEST, HIDDEN
+// constants:  HEAD_VECTORS; LANES_X, LANES_Y: the workgroup; KEY_QUADS: keys of an invocation, in fours; DEPTH divides
+//             HEAD_VECTORS; V_ROWS divides 4 * LANES_X; UNROLL divides V_ROWS; QUADS = HEAD_VECTORS / LANES_X, rounded
+//             up; MEMORY >= 4 * DEPTH * (KEY_QUADS * LANES_X + LANES_Y) and WEIGHTS + V_ROWS * V_STRIDE; CAUSAL;
+//             derived: INVOCATIONS, BLOCK_Q, KEY_ROW, BLOCK_K, K_STAGE, WEIGHTS, V_STRIDE
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
-// faster:     than naive: both products run on tiles in workgroup memory, 16 products for every two vectors read, and
-//             each score is computed once instead of twice per four channels
+// faster:     than naive: both products run on tiles in workgroup memory, up to 32 products for three vectors read
 // source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
 //             calculation for softmax"
 //
 // An invocation owns four queries (4 ty .. 4 ty + 3 of the block) throughout. For each block of keys it computes
-//   1. their scores against four keys (4 tx ..) as a sum of outer products,
+//   1. their scores against KEY_QUADS times four keys (4 tx .., 4 (LANES_X + tx) ..) as a sum of outer products,
 //   2. their largest scores so far, m, and the weights e^(score - m), scaling down sums made with a smaller m,
-//   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), again by outer products.
-//!include attention_bias
-//!storage q
-//!storage k
-//!storage v
-//!storage bias
-//!storage mask
-//!storage y
+//   3. the weighted sums of QUADS vectors of the values (tx, tx + LANES_X, ..), for four keys of each at a time.
+//!include attention
 
-const HEAD_VECTORS: u32 = 16u;
 const LANES_X: u32 = 8u;
 const LANES_Y: u32 = 16u;
-const DEPTH: u32 = 4u;   // vectors of the head staged in workgroup memory at a time, in step 1
-const V_ROWS: u32 = 16u; // rows of the values staged at a time, in step 3
+const KEY_QUADS: u32 = 2u;
+const DEPTH: u32 = 8u;   // vectors of the head in workgroup memory at a time, in step 1
+const V_ROWS: u32 = 16u; // rows of the values in workgroup memory at a time, in step 3
+const UNROLL: u32 = 4u;  // of them written out
 const QUADS: u32 = 2u;
-const STAGE: u32 = 384u;
-const CAUSAL: bool = false;
-
+const MEMORY: u32 = 896u;
 const INVOCATIONS: u32 = LANES_X * LANES_Y;
 const BLOCK_Q: u32 = 4u * LANES_Y;
-const BLOCK_K: u32 = 4u * LANES_X;
-const K_STAGE: u32 = 4u * DEPTH * LANES_Y; // where the keys begin in `stage`
+const KEY_ROW: u32 = KEY_QUADS * LANES_X; // keys of a block, in fours
+const BLOCK_K: u32 = 4u * KEY_ROW;
+const K_STAGE: u32 = 4u * DEPTH * LANES_Y; // where the keys begin in `memory`
+const WEIGHTS: u32 = 4u * LANES_X * LANES_Y;
 const V_STRIDE: u32 = QUADS * LANES_X;
-const LOG2_E: f32 = 1.4426950408889634;
-const HIDDEN: f32 = -3.4028234e38;
-const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(HIDDEN - LOWEST) is 0
 
-struct Params {
-    queries: u32, keys: u32, heads: u32, // T, S
-    q_stride: u32, k_stride: u32, v_stride: u32, k_offset: u32, v_offset: u32, group: u32, // heads per head of keys
-    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32, mask_image: u32,
-    scale: f32, first_workgroup_y: u32,
-}
-
-@group(0) @binding(0) var<storage, read> q: array<q_vec4>;
-@group(0) @binding(1) var<storage, read> k: array<k_vec4>;
-@group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
-@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
-@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(6) var<uniform> p: Params;
-
-var<workgroup> stage: array<vec4<f32>, STAGE>;               // queries [d][ty], keys [d][tx]; or values [row][V_STRIDE]
-var<workgroup> weights: array<vec4<f32>, BLOCK_K * LANES_Y>; // [key][ty]: the weights of one key for four queries
-var<workgroup> shared_rows: array<vec4<f32>, INVOCATIONS>;   // [tx][ty]: what each tx contributes to four queries
+// In step 1 queries [d][ty] and keys [d][KEY_ROW]; in step 3 weights [key][ty], from WEIGHTS on values [row][V_STRIDE].
+var<workgroup> memory: array<vec4<f32>, MEMORY>;
+var<workgroup> shared_rows: array<vec4<f32>, INVOCATIONS>; // [tx][ty]: what each tx contributes to four queries
 
 // Stores four rows of one vector as the four columns d .. d + 3 of a tile that is `width` vectors wide.
-fn stage_transposed(at: u32, width: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
-    stage[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-    stage[at + width] = vec4<f32>(a.y, b.y, c.y, d.y);
-    stage[at + 2u * width] = vec4<f32>(a.z, b.z, c.z, d.z);
-    stage[at + 3u * width] = vec4<f32>(a.w, b.w, c.w, d.w);
+fn store_transposed(at: u32, width: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    memory[at] = vec4<f32>(a.x, b.x, c.x, d.x);
+    memory[at + width] = vec4<f32>(a.y, b.y, c.y, d.y);
+    memory[at + 2u * width] = vec4<f32>(a.z, b.z, c.z, d.z);
+    memory[at + 3u * width] = vec4<f32>(a.w, b.w, c.w, d.w);
+}
+
+// Where `row` and the three rows after it begin; past the end the last one again.
+fn rows(row: u32, count: u32, stride: u32) -> vec4<u32> {
+    return min(row * stride + stride * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>((count - 1u) * stride));
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -81,10 +60,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let blocks = (p.queries + BLOCK_Q - 1u) / BLOCK_Q;
     let image = (workgroup.y + p.first_workgroup_y) / blocks;
     let first_query = (workgroup.y + p.first_workgroup_y) % blocks * BLOCK_Q;
-    // Everything below counts vectors of four elements.
-    let q_base = image * p.queries * (p.q_stride / 4u) + head * HEAD_VECTORS;
-    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head / p.group * HEAD_VECTORS;
-    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head / p.group * HEAD_VECTORS;
+    let q_base = first_of_q(image, head);
+    let k_base = first_of_k(image, head);
+    let v_base = first_of_v(image, head);
     let factor = p.scale * LOG2_E; // 2^x is what hardware computes
 
     var m = vec4<f32>(LOWEST); // the largest score of each of the four queries
@@ -92,93 +70,115 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var o: array<array<vec4<f32>, QUADS>, 4>;
     let seen = select(p.keys, min(p.keys, first_query + BLOCK_Q), CAUSAL);
     for (var first_key = 0u; first_key < seen; first_key += BLOCK_K) {
-        // 1. Scores: s[i] holds those of query 4 ty + i against four keys.
-        var s: array<vec4<f32>, 4>;
+        // 1. Scores: s[i] holds those of query 4 ty + i.
+        var s: array<array<vec4<f32>, KEY_QUADS>, 4>;
         //!unroll
-        for (var i = 0u; i < 4u; i++) { s[i] = vec4<f32>(0.0); }
+        for (var i = 0u; i < 4u * KEY_QUADS; i++) { s[i / KEY_QUADS][i % KEY_QUADS] = vec4<f32>(0.0); }
         for (var depth = 0u; depth < HEAD_VECTORS; depth += DEPTH) {
             for (var j = local; j < DEPTH * LANES_Y; j += INVOCATIONS) {
-                let row = first_query + 4u * (j % LANES_Y); // queries past the end are computed, but not stored
-                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.queries - 1u))
-                    * (p.q_stride / 4u);
-                let at = rows + q_base + depth + j / LANES_Y;
+                // Queries past the end are computed, but not stored.
+                let at = rows(first_query + 4u * (j % LANES_Y), p.queries, p.q_stride / 4u)
+                    + (q_base + depth + j / LANES_Y);
                 let d = 4u * (j / LANES_Y);
-                stage_transposed(d * LANES_Y + j % LANES_Y, LANES_Y, factor * decode_q(q[at.x]),
+                store_transposed(d * LANES_Y + j % LANES_Y, LANES_Y, factor * decode_q(q[at.x]),
                     factor * decode_q(q[at.y]), factor * decode_q(q[at.z]), factor * decode_q(q[at.w]));
             }
-            for (var j = local; j < DEPTH * LANES_X; j += INVOCATIONS) {
-                let row = first_key + 4u * (j % LANES_X);
-                let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(p.keys - 1u))
-                    * (p.k_stride / 4u);
-                let at = rows + k_base + depth + j / LANES_X;
-                let d = 4u * (j / LANES_X);
-                stage_transposed(K_STAGE + d * LANES_X + j % LANES_X, LANES_X, decode_k(k[at.x]), decode_k(k[at.y]),
+            for (var j = local; j < DEPTH * KEY_ROW; j += INVOCATIONS) {
+                let at = rows(first_key + 4u * (j % KEY_ROW), p.keys, p.k_stride / 4u)
+                    + (k_base + depth + j / KEY_ROW);
+                let d = 4u * (j / KEY_ROW);
+                store_transposed(K_STAGE + d * KEY_ROW + j % KEY_ROW, KEY_ROW, decode_k(k[at.x]), decode_k(k[at.y]),
                     decode_k(k[at.z]), decode_k(k[at.w]));
             }
             workgroupBarrier();
-            for (var d = 0u; d < 4u * DEPTH; d++) {
-                let queries = stage[d * LANES_Y + ty];
-                let keys = stage[K_STAGE + d * LANES_X + tx];
+            for (var vector = 0u; vector < DEPTH; vector++) {
+                let q_at = 4u * vector * LANES_Y + ty;
+                let k_at = K_STAGE + 4u * vector * KEY_ROW + tx;
                 //!unroll
-                for (var i = 0u; i < 4u; i++) { s[i] += queries[i] * keys; }
+                for (var d = 0u; d < 4u; d++) {
+                    let queries = memory[q_at + d * LANES_Y];
+                    //!unroll
+                    for (var h = 0u; h < KEY_QUADS; h++) {
+                        let keys = memory[k_at + d * KEY_ROW + h * LANES_X];
+                        //!unroll
+                        for (var i = 0u; i < 4u; i++) { s[i][h] += queries[i] * keys; }
+                    }
+                }
             }
             workgroupBarrier();
         }
 
         // 2. Weights.
-        let key = first_key + 4u * tx + vec4<u32>(0u, 1u, 2u, 3u);
-        var largest: vec4<f32>;
+        var largest = m;
         //!unroll
-        for (var i = 0u; i < 4u; i++) {
-            let query = min(first_query + 4u * ty + i, p.queries - 1u);
+        for (var h = 0u; h < KEY_QUADS; h++) {
+            let quad = first_key + 4u * (h * LANES_X + tx);
+            let key = quad + vec4<u32>(0u, 1u, 2u, 3u);
             //!unroll
-            for (var j = 0u; j < 4u; j++) {
-                let at = min(first_key + 4u * tx + j, p.keys - 1u);
-                if (HAS_BIAS) { s[i][j] += LOG2_E * bias_at(image, head, query, at); }
-                if (HAS_MASK) { s[i][j] = select(s[i][j], HIDDEN, is_hidden(image, at)); }
+            for (var i = 0u; i < 4u; i++) {
+                let query = first_query + 4u * ty + i;
+                //!unroll
+                for (var j = 0u; j < 4u; j++) {
+                    let at = min(quad + j, p.keys - 1u);
+                    if (HAS_BIAS) { s[i][h][j] += LOG2_E * bias_at(image, head, min(query, p.queries - 1u), at); }
+                    if (HAS_MASK) { s[i][h][j] = select(s[i][h][j], HIDDEN, is_hidden(image, at)); }
+                }
+                if (CAUSAL || first_key + BLOCK_K > p.keys) {
+                    let end = select(p.keys, min(p.keys, query + 1u), CAUSAL);
+                    s[i][h] = select(vec4<f32>(HIDDEN), s[i][h], key < vec4<u32>(end));
+                }
+                largest[i] = max(largest[i], max(max(s[i][h].x, s[i][h].y), max(s[i][h].z, s[i][h].w)));
             }
-            let end = select(p.keys, first_query + 4u * ty + i + 1u, CAUSAL);
-            s[i] = select(vec4<f32>(HIDDEN), s[i], key < vec4<u32>(min(end, p.keys)));
-            largest[i] = max(max(s[i].x, s[i].y), max(s[i].z, s[i].w));
         }
         shared_rows[local] = largest;
         workgroupBarrier();
-        largest = m;
         for (var x = 0u; x < LANES_X; x++) { largest = max(largest, shared_rows[x * LANES_Y + ty]); }
         let shrink = exp2(m - largest);
         m = largest;
         l *= shrink;
         //!unroll
         for (var i = 0u; i < 4u; i++) {
-            s[i] = exp2(s[i] - largest[i]);
-            l[i] += s[i].x + s[i].y + s[i].z + s[i].w;
+            //!unroll
+            for (var h = 0u; h < KEY_QUADS; h++) {
+                s[i][h] = exp2(s[i][h] - largest[i]);
+                l[i] += s[i][h].x + s[i][h].y + s[i][h].z + s[i][h].w;
+            }
             //!unroll
             for (var c = 0u; c < QUADS; c++) { o[i][c] *= shrink[i]; }
         }
-        //!unroll
-        for (var j = 0u; j < 4u; j++) {
-            weights[(4u * tx + j) * LANES_Y + ty] = vec4<f32>(s[0][j], s[1][j], s[2][j], s[3][j]);
-        }
 
         // 3. Weighted sums of the values. The weights of keys past the end are 0.
-        for (var first_row = 0u; first_row < BLOCK_K; first_row += V_ROWS) {
-            for (var j = local; j < V_ROWS * HEAD_VECTORS; j += INVOCATIONS) {
-                let row = j / HEAD_VECTORS;
-                let vector = j % HEAD_VECTORS;
-                let at = min(first_key + first_row + row, p.keys - 1u) * (p.v_stride / 4u) + vector;
-                stage[row * V_STRIDE + vector] = decode_v(v[v_base + at]);
+        //!unroll
+        for (var h = 0u; h < KEY_QUADS; h++) {
+            //!unroll
+            for (var j = 0u; j < 4u; j++) {
+                memory[(4u * tx + j) * LANES_Y + ty] = vec4<f32>(s[0][h][j], s[1][h][j], s[2][h][j], s[3][h][j]);
             }
-            workgroupBarrier();
-            for (var row = 0u; row < V_ROWS; row++) {
-                let weight = weights[(first_row + row) * LANES_Y + ty];
-                //!unroll
-                for (var c = 0u; c < QUADS; c++) {
-                    let value = stage[row * V_STRIDE + c * LANES_X + tx];
-                    //!unroll
-                    for (var i = 0u; i < 4u; i++) { o[i][c] += weight[i] * value; }
+            for (var first_row = 0u; first_row < 4u * LANES_X; first_row += V_ROWS) {
+                let first = first_key + 4u * LANES_X * h + first_row;
+                for (var j = local; j < V_ROWS * HEAD_VECTORS; j += INVOCATIONS) {
+                    let row = j / HEAD_VECTORS;
+                    let vector = j % HEAD_VECTORS;
+                    let at = min(first + row, p.keys - 1u) * (p.v_stride / 4u) + vector;
+                    memory[WEIGHTS + row * V_STRIDE + vector] = decode_v(v[v_base + at]);
                 }
+                workgroupBarrier();
+                for (var row = 0u; row < V_ROWS; row += UNROLL) {
+                    let weight_at = (first_row + row) * LANES_Y + ty;
+                    let v_at = WEIGHTS + row * V_STRIDE + tx;
+                    //!unroll
+                    for (var u = 0u; u < UNROLL; u++) {
+                        let weight = memory[weight_at + u * LANES_Y];
+                        //!unroll
+                        for (var c = 0u; c < QUADS; c++) {
+                            let value = memory[v_at + u * V_STRIDE + c * LANES_X];
+                            //!unroll
+                            for (var i = 0u; i < 4u; i++) { o[i][c] += weight[i] * value; }
+                        }
+                    }
+                }
+                workgroupBarrier();
             }
-            workgroupBarrier();
         }
     }
 
@@ -190,7 +190,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     //!unroll
     for (var i = 0u; i < 4u; i++) {
         let query = first_query + 4u * ty + i;
-        let row = (image * p.queries + query) * p.heads * HEAD_VECTORS + head * HEAD_VECTORS;
+        let row = first_of_y(image, head, query);
         //!unroll
         for (var c = 0u; c < QUADS; c++) {
             let vector = c * LANES_X + tx;

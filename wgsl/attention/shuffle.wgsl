@@ -1,59 +1,20 @@
 // attention, shuffle, for CPU drivers: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) *
 // v[n, s, g, .] with g = h / group
 //
-//   q, k, v     rows of q_stride, k_stride, v_stride elements as in naive.wgsl, head_dim = 4 * HEAD_VECTORS; f32 or f16
-//   bias, mask  as in naive.wgsl (include/attention_bias.wgsl); a query that sees no key gets zeros
-//   y           [N, T, heads, head_dim]   f32 or f16
+//   q, k, v, bias, mask, y   see include/attention.wgsl; f32 or f16; a query that sees no key gets zeros
 // dispatch:   one workgroup, which is one subgroup, for one head of LANES * QUERIES queries; x = heads, y = [n, block
 //             of queries]
 // requires:   head_dim % 4 == 0, head_dim <= 160; subgroups of exactly LANES invocations
-// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL: query t sees only keys s <= t; fixed:
-//             LOG2_E, LOWEST, HIDDEN
+// constants:  HEAD_VECTORS; LANES; QUERIES: those of one invocation; CAUSAL
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
 // faster:     than flash where loads are emulated lane by lane and barriers are expensive: each lane loads one key (or
 //             value) and the others get it by subgroupShuffle, which is a register move
 // source:     Dao et al. 2022, "FlashAttention", algorithm 1; Milakov and Gimelshein 2018, "Online normalizer
 //             calculation for softmax"
-//!include attention_bias
-//!storage q
-//!storage k
-//!storage v
-//!storage bias
-//!storage mask
-//!storage y
+//!include attention
 
-const HEAD_VECTORS: u32 = 10u;
 const LANES: u32 = 8u;
 const QUERIES: u32 = 4u;
-const CAUSAL: bool = false;
-
-const LOG2_E: f32 = 1.4426950408889634;
-const HIDDEN: f32 = -3.4028234e38;
-const LOWEST: f32 = -1e38; // below any score, and so far above HIDDEN that 2^(HIDDEN - LOWEST) is 0
-
-struct Params {
-    queries: u32, // T
-    keys: u32,    // S
-    heads: u32,
-    q_stride: u32,
-    k_stride: u32,
-    v_stride: u32,
-    k_offset: u32,
-    v_offset: u32,
-    group: u32, // heads that share a head of keys and values
-    bias_image: u32, bias_head: u32, bias_query: u32, bias_key: u32,
-    mask_image: u32,
-    scale: f32,
-    first_workgroup_y: u32,
-}
-
-@group(0) @binding(0) var<storage, read> q: array<q_vec4>;
-@group(0) @binding(1) var<storage, read> k: array<k_vec4>;
-@group(0) @binding(2) var<storage, read> v: array<v_vec4>;
-@group(0) @binding(3) var<storage, read> bias: array<bias_vec4>;
-@group(0) @binding(4) var<storage, read> mask: array<mask_vec4>;
-@group(0) @binding(5) var<storage, read_write> y: array<y_vec4>;
-@group(0) @binding(6) var<uniform> p: Params;
 
 // Lane j's vector, for all lanes.
 fn broadcast(x: vec4<f32>, j: u32) -> vec4<f32> {
@@ -71,9 +32,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     let blocks = (p.queries + LANES * QUERIES - 1u) / (LANES * QUERIES);
     let image = (workgroup.y + p.first_workgroup_y) / blocks;
     let first_query = (workgroup.y + p.first_workgroup_y) % blocks * (LANES * QUERIES);
-    // Everything below counts vectors of four elements.
-    let k_base = image * p.keys * (p.k_stride / 4u) + p.k_offset / 4u + head / p.group * HEAD_VECTORS;
-    let v_base = image * p.keys * (p.v_stride / 4u) + p.v_offset / 4u + head / p.group * HEAD_VECTORS;
+    let k_base = first_of_k(image, head);
+    let v_base = first_of_v(image, head);
 
     var queries: array<array<vec4<f32>, HEAD_VECTORS>, QUERIES>;
     var o: array<array<vec4<f32>, HEAD_VECTORS>, QUERIES>;
@@ -82,7 +42,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     //!unroll
     for (var i = 0u; i < QUERIES; i++) {
         let query = min(first_query + i * LANES + lane, p.queries - 1u); // past the end: computed, not stored
-        let row = (image * p.queries + query) * (p.q_stride / 4u) + head * HEAD_VECTORS;
+        let row = first_of_q(image, head) + query * (p.q_stride / 4u);
         //!unroll
         for (var e = 0u; e < HEAD_VECTORS; e++) {
             queries[i][e] = p.scale * LOG2_E * decode_q(q[row + e]);
@@ -170,7 +130,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     for (var i = 0u; i < QUERIES; i++) {
         let query = first_query + i * LANES + lane;
         if (query < p.queries) {
-            let row = ((image * p.queries + query) * p.heads + head) * HEAD_VECTORS;
+            let row = first_of_y(image, head, query);
             //!unroll
             for (var e = 0u; e < HEAD_VECTORS; e++) { y[row + e] = encode_y(o[i][e] / max(l[i], 1e-30)); }
         }

@@ -1,12 +1,12 @@
 // contraction, 6_matrix: y = scale * (f(x * weight + bias + summand) + residual) as 5_pipelined.wgsl, multiplied by the
 // device's matrix units
 //
-// The invocations of a subgroup compute whole small matrices together (cooperative matrices, include/matrix_16.wgsl and
-// matrix_8.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such matrices. Products
-// are exact, sums are f32. No invocation knows which elements it has, so that sums go through workgroup memory once
-// more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x, weight and the parameters:
-// include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is split, workgroup z sums one
-// part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
+// The invocations of a subgroup compute whole small matrices together (cooperative matrices, include/matrix_16.wgsl,
+// matrix_8.wgsl, matrix_tiles.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such
+// matrices. Products are exact, sums are f32. No invocation knows which elements it has, so that sums go through
+// workgroup memory once more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x,
+// weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is
+// split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
 //
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   x and weight in f16; C % 4 = 0; groups = 1; no gate; at most 31 taps; N_padded is N rounded up to a
@@ -16,8 +16,8 @@
 // constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; X_ROWS,
 //             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
 //             SUMMAND, RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
-// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040 is what it must keep; no device with matrix
-//             units has run it yet, so that only its translation is proven
+// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040 ; with plain loops in place of the units,
+//             as no device with matrix units has run it yet
 // faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
 //             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
 // source:     the WGSL extension wgpu_cooperative_matrix (SPV_KHR_cooperative_matrix, Metal's simdgroup_matrix);
@@ -47,6 +47,7 @@ var<workgroup> even: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
 var<workgroup> odd: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
 
 //!include matrix_{MATRIX}
+//!include matrix_tiles
 
 fn put_x(at: u32, v: vec4<f32>) {
     //!unroll

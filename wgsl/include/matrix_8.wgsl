@@ -1,14 +1,5 @@
-// The products of a subgroup's invocations together, as matrices of 8 x 8: which invocation has which element, only
-// the device knows. `&array[i]` must be worked out beforehand: naga 30 forgets what is computed in the call of a store.
+// Matrices of 8 x 8 that the invocations of a subgroup have together: which invocation has which element, only the
+// device knows. A product of two of f16 is added to one of f32.
 alias matrix_a = coop_mat8x8<f16, A>;
 alias matrix_b = coop_mat8x8<f16, B>;
 alias matrix_c = coop_mat8x8<f32, C>;
-
-// Rows of x from tile_x[at], row-major.
-fn load_a(at: u32) -> matrix_a { return coopLoadT<matrix_a>(&tile_x[at], TILE_K); }
-// Columns of the weights from tile_w[at]: a row of the tile is a column of the matrix.
-fn load_b(at: u32) -> matrix_b { return coopLoad<matrix_b>(&tile_w[at], TILE_K); }
-fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c { return coopMultiplyAdd(a, b, c); }
-// To even[at] or odd[at], row-major.
-fn store_even(c: matrix_c, at: u32) { coopStoreT(c, &even[at], MATRIX); }
-fn store_odd(c: matrix_c, at: u32) { coopStoreT(c, &odd[at], MATRIX); }

@@ -2,7 +2,7 @@
 //! that kernels built on it may take.
 
 use super::instance::Instance;
-use crate::caps::{Caps, CooperativeMatrix, MatrixElement};
+use crate::caps::Caps;
 use crate::ops::{Knobs, Launch, Operand};
 
 /// The part of a product that one workgroup computes.
@@ -152,22 +152,12 @@ impl MatrixTile {
 /// # Errors
 /// What it lacks.
 pub(super) fn matrix_units(caps: &Caps) -> Result<(usize, usize), String> {
-    let usable = |offered: &&CooperativeMatrix| {
-        [offered.m, offered.n] == [offered.k; 2]
-            && [8, 16].contains(&offered.k)
-            && (offered.factors, offered.sums) == (MatrixElement::F16, MatrixElement::F32)
-    };
-    let largest = caps.cooperative_matrices.iter().filter(usable).map(|offered| offered.k).max();
-    let size = largest.ok_or("needs products of 8x8 or 16x16 matrices of f16 with sums in f32")?;
-    if !caps.f16 {
-        return Err("needs arithmetic in f16".into());
+    let (size, lanes) = caps.matrix_units()?;
+    // Four subgroups, and no more invocations than a tile has blocks to load.
+    if 4 * lanes > caps.max_workgroup_invocations as usize {
+        return Err(format!("needs four subgroups in a workgroup, of {lanes} invocations each"));
     }
-    match caps.subgroup_size() {
-        // Four subgroups, and no more invocations than a tile has blocks to load.
-        Some(lanes) if 4 * lanes <= caps.max_workgroup_invocations => Ok((size as usize, lanes as usize)),
-        Some(lanes) => Err(format!("needs four subgroups in a workgroup, of {lanes} invocations each")),
-        None => Err("needs subgroups of one size for all kernels".into()),
-    }
+    Ok((size, lanes))
 }
 
 /// The settings of `6_matrix` for a sum over `k` on this device.

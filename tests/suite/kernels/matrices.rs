@@ -1,6 +1,8 @@
-//! Matrix units, which no CPU driver has: the kernel that uses them runs with plain loops in place of the few functions
-//! that do (`wgsl/include/matrix_16.wgsl`), so that everything else in it, which is all its arithmetic of indices, is
+//! Matrix units, which no CPU driver has: kernels that use them run with plain loops in place of the few functions that
+//! do (`wgsl/include/matrix_*.wgsl`), so that everything else in them, which is all their arithmetic of indices, is
 //! compared with the reference.
+
+use std::collections::HashMap;
 
 use unmist::caps::Caps;
 use unmist::kernel::find_include;
@@ -11,9 +13,31 @@ use unmist::verify::{PreparedCase, Run, Storage};
 use super::texts::matrices;
 use crate::device::gpu;
 
-/// `matrix_16.wgsl` and `matrix_8.wgsl` in plain WGSL. Factors stay where they are until they are multiplied; of sums,
-/// every invocation of a subgroup has its share: those at `lane`, `lane + SUBGROUP` and so on, row-major.
-const EMULATION: &str = "
+/// A kernel that uses matrix units, and what stands for them.
+struct Emulated {
+    operation: &'static str,
+    kernel: &'static str,
+    /// The include that uses `matrix_8` or `matrix_16`.
+    include: &'static str,
+    /// Both in plain WGSL.
+    ///
+    /// Factors stay where they are until they are multiplied; of sums, every invocation of a subgroup has its share:
+    /// those at `lane`, `lane + SUBGROUP` and so on, row-major. Loops begin at numbers that compilers do not know, or a
+    /// CPU driver would write them out and compile for minutes.
+    units: &'static str,
+    cases: &'static [&'static str],
+    /// Whether a setting is compared, on which case: all of them would take long to compile.
+    chosen: fn(size: u32, case: usize, knobs: &Knobs) -> bool,
+    /// Faults that must be noticed in this setting: on which case, what the text was, and what it is then.
+    setting: fn() -> Knobs,
+    faults: &'static [(usize, &'static str, &'static str)],
+}
+
+const CONTRACTION: Emulated = Emulated {
+    operation: "contraction",
+    kernel: "contraction/6_matrix",
+    include: "matrix_tiles",
+    units: "
 const SHARE: u32 = MATRIX * MATRIX / SUBGROUP;
 struct matrix_a { at: u32 }
 struct matrix_b { at: u32 }
@@ -23,93 +47,241 @@ fn load_a(at: u32) -> matrix_a { return matrix_a(at); }
 fn load_b(at: u32) -> matrix_b { return matrix_b(at); }
 fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
     var result = c;
-    for (var i = 0u; i < SHARE; i++) {
-        let row = (i * SUBGROUP + lane) / MATRIX;
-        let column = (i * SUBGROUP + lane) % MATRIX;
-        for (var k = 0u; k < MATRIX; k++) {
-            let x = f32(tile_x[a.at + row * TILE_K + k]);
-            let w = f32(tile_w[b.at + column * TILE_K + k]);
-            result.sums[i] = fma(x, w, result.sums[i]);
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        for (var k = i % MATRIX; k < i % MATRIX + MATRIX; k++) {
+            let x = f32(tile_x[a.at + i / MATRIX * TILE_K + k % MATRIX]);
+            let w = f32(tile_w[b.at + i % MATRIX * TILE_K + k % MATRIX]);
+            result.sums[i / SUBGROUP] = fma(x, w, result.sums[i / SUBGROUP]);
         }
     }
     return result;
 }
 fn store_even(c: matrix_c, at: u32) {
     var stored = c;
-    for (var i = 0u; i < SHARE; i++) { even[at + i * SUBGROUP + lane] = stored.sums[i]; }
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) { even[at + i] = stored.sums[i / SUBGROUP]; }
 }
 fn store_odd(c: matrix_c, at: u32) {
     var stored = c;
-    for (var i = 0u; i < SHARE; i++) { odd[at + i * SUBGROUP + lane] = stored.sums[i]; }
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) { odd[at + i] = stored.sums[i / SUBGROUP]; }
 }
-";
-
-/// Cases that take every path between them: whole and ragged steps along K, windows and none, a gate.
-const CASES: [&str; 4] = [
-    "steps of 32 along K, several tiles",
-    "steps of 32 along K, windows",
-    "3x3, odd output channels, all inputs",
-    "gate, every input, workgroups that are not full",
-];
-
-/// The kernel's text without cooperative matrices.
-fn emulated(size: u32, name: &str, wgsl: &str) -> Option<String> {
-    let include = find_include(&format!("matrix_{size}")).expect("it exists");
-    let enable = "enable wgpu_cooperative_matrix;\n";
-    let begin = "    begin_tiles(";
-    (name == "contraction/6_matrix").then(|| {
-        for part in [include.trim_end(), enable, begin] {
-            assert!(wgsl.contains(part), "{name} with matrices of {size} contains {part}");
+",
+    // Between them whole and ragged steps along K, windows and none, a gate.
+    cases: &[
+        "steps of 32 along K, several tiles",
+        "steps of 32 along K, windows",
+        "3x3, odd output channels, all inputs",
+        "gate, every input, workgroups that are not full",
+    ],
+    // Matrices of 16: each tile of 64, as one part and as two, and once one of 128. Of 8, of which a tile has four
+    // times as many: one tile, with windows and without.
+    chosen: |size, case, knobs| {
+        let [tile, tile_k, splits] = ["TILE", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
+        match (size, tile) {
+            (16, 64) => splits == 1 || (case == 0 && splits == 2),
+            (16, _) => case == 0 && (tile_k, splits) == (32, 1),
+            _ => case < 2 && (tile, tile_k, splits) == (64, 32, 1),
         }
-        let wgsl = wgsl.replace(enable, "").replace(include.trim_end(), EMULATION);
-        let wgsl = wgsl.replace(begin, &format!("    lane = local % SUBGROUP;\n{begin}"));
+    },
+    setting: || Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
+    faults: &[
+        (0, "own / SIDE * ROWS * MATRIX", "own % SIDE * ROWS * MATRIX"),
+        (0, "(first_column + j * MATRIX) * TILE_K + k", "(first_column + j * MATRIX) * TILE_K"),
+        (0, "multiply_add(a, b[j], sums", "multiply_add(a, b[0u], sums"),
+        (0, "own_result = own * MATRIX * MATRIX", "own_result = 0u"),
+        (0, "m, n + MATRIX, M", "m, n, M"),
+        (0, "row * TILE_K + x_at.y", "row * TILE_K"),
+    ],
+};
+
+const ATTENTION: Emulated = Emulated {
+    operation: "attention",
+    kernel: "attention/matrix",
+    include: "matrix_attention",
+    units: "
+const SHARE: u32 = MATRIX * MATRIX / SUBGROUP;
+struct matrix_a { which: u32, at: u32 }
+struct matrix_b { at: u32, by_row: u32, by_column: u32 }
+struct matrix_c { sums: array<f32, SHARE> }
+var<private> lane: u32;
+var<workgroup> kept: array<f16, QUERIES * STAGE_ROW>; // queries
+fn load_queries(at: u32) -> matrix_a {
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        let element = at + i / MATRIX * STAGE_ROW + i % MATRIX;
+        kept[element] = stage[element];
+    }
+    return matrix_a(0u, at);
+}
+fn load_high(at: u32) -> matrix_a { return matrix_a(1u, at); }
+fn load_low(at: u32) -> matrix_a { return matrix_a(2u, at); }
+fn load_keys(at: u32) -> matrix_b { return matrix_b(at, 1u, STAGE_ROW); }
+fn load_values(at: u32) -> matrix_b { return matrix_b(at, STAGE_ROW, 1u); }
+fn element(a: matrix_a, row: u32, column: u32) -> f32 {
+    switch a.which {
+        case 0u: { return f32(kept[a.at + row * STAGE_ROW + column]); }
+        case 1u: { return f32(weights_high[a.at + row * WEIGHT_ROW + column]); }
+        default: { return f32(weights_low[a.at + row * WEIGHT_ROW + column]); }
+    }
+}
+fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
+    var result = c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        for (var k = i % MATRIX; k < i % MATRIX + MATRIX; k++) {
+            let left = element(a, i / MATRIX, k % MATRIX);
+            let right = f32(stage[b.at + k % MATRIX * b.by_row + i % MATRIX * b.by_column]);
+            result.sums[i / SUBGROUP] = fma(left, right, result.sums[i / SUBGROUP]);
+        }
+    }
+    return result;
+}
+fn store_scores(at: u32, c: matrix_c) {
+    var stored = c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        scores[at + i / MATRIX * SCORE_ROW + i % MATRIX] = stored.sums[i / SUBGROUP];
+    }
+}
+fn load_sums(at: u32) -> matrix_c {
+    var c: matrix_c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        c.sums[i / SUBGROUP] = scores[at + i / MATRIX * SCORE_ROW + i % MATRIX];
+    }
+    return c;
+}
+",
+    // Between them several blocks of queries and keys, ragged ones, padded heads, every packing, grouped heads, bias,
+    // mask, causal order, and scores that grow.
+    cases: &[
+        "nearly one-hot, causal",
+        "D 40, one past the tiles, text of 77",
+        "D 64, causal text",
+        "D 80, packed picture",
+        "D 160, text of 77",
+        "two heads share keys, D 20, keys with values",
+        "bias, mask and shared keys, D 64, causal",
+        "large negative scores",
+        "D 40, one key",
+    ],
+    // Every setting once, and of the other cases every second one with either size.
+    chosen: |size, case, knobs| {
+        let smallest = (knobs.get("QUERIES"), knobs.get("KEYS")) == (32, 32);
+        case == 0 && !smallest || case.is_multiple_of(2) == (size == 16) && smallest
+    },
+    setting: || Knobs::of([("QUERIES", 32), ("KEYS", 32)]),
+    faults: &[
+        (0, "load_queries(own * STAGE_ROW + d * MATRIX)", "load_queries(own * STAGE_ROW)"),
+        (0, "load_keys(b * MATRIX", "load_keys(0u * MATRIX"),
+        (0, "store_scores(own * SCORE_ROW + b * MATRIX, s)", "store_scores(own * SCORE_ROW, s)"),
+        (0, "load_values(b * MATRIX * STAGE_ROW + d * MATRIX)", "load_values(b * MATRIX * STAGE_ROW)"),
+        (0, "grown = 1u", "grown = 0u"),
+        (0, "+ column + i] *= shrink", "+ column + i] *= 1.0"),
+        (0, "l *= shrink", "l *= 1.0"),
+        (0, "key < end", "key < p.keys"),
+        (0, "max(largest, subgroupShuffleXor(largest, step))", "largest"),
+        (1, "l += subgroupShuffleXor(l, step)", "l += l"),
+        (1, "at.y < HEAD_VECTORS)", "at.y <= HEAD_VECTORS)"),
+        (1, "weights_low[at] = f16(weight - f32(high))", "weights_low[at] = f16(0.0)"),
+        (1, "query < p.queries && vector", "query <= p.queries && vector"),
+    ],
+};
+
+impl Emulated {
+    /// The kernel's text without cooperative matrices.
+    fn text(&self, size: u32, wgsl: &str) -> String {
+        let include = |name: &str| find_include(name).expect("it exists").trim_end().to_owned();
+        let (units, types, enable) =
+            (include(self.include), include(&format!("matrix_{size}")), "enable wgpu_cooperative_matrix;\n");
+        let main = wgsl.find("fn main(").expect("every kernel has one");
+        let body = main + wgsl[main..].find("{\n").expect("it has a body") + 2;
+        let wgsl = format!("{}    lane = local % SUBGROUP;\n{}", &wgsl[..body], &wgsl[body..]);
+        let wgsl = [(enable, ""), (&units, self.units), (&types, "")].into_iter().fold(wgsl, |wgsl, (from, to)| {
+            assert!(wgsl.contains(from), "{} with matrices of {size} contains {from}", self.kernel);
+            wgsl.replace(from, to)
+        });
         // f32 holds all that f16 does.
         let f16 = [("enable f16;\n", ""), ("array<f16,", "array<f32,"), ("= f16(", "= f32(")];
         let f16 = f16.iter().filter(|_| !gpu().caps().f16);
         f16.fold(wgsl, |wgsl, (from, to)| wgsl.replace(from, to))
-    })
+    }
+
+    fn case(&self, label: &str, storage: Storage) -> PreparedCase {
+        let info = registry().into_iter().find(|info| info.name == self.operation).expect("it exists");
+        let case = info.cases.iter().find(|case| case.label == label).unwrap_or_else(|| panic!("no case {label:?}"));
+        PreparedCase::new(case, storage).expect("fits").expect("is stored so")
+    }
+
+    /// Compares a setting with the reference, with one more edit of the text.
+    fn check(&self, case: &PreparedCase, size: u32, knobs: &Knobs, fault: (&str, &str)) -> Result<(), String> {
+        let forced = Forced { knobs: knobs.clone(), ..Forced::operation(self.operation, "matrix") };
+        let choice = Choice { forced: vec![forced], ..Choice::default() };
+        let edit = |name: &str, wgsl: &str| {
+            (name == self.kernel).then(|| {
+                assert!(wgsl.contains(fault.0), "{name} contains {:?}", fault.0);
+                self.text(size, &wgsl.replace(fault.0, fault.1))
+            })
+        };
+        case.check_emulated(gpu(), &caps(size), choice, Run::Unchecked, &edit).map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Compares the settings that are chosen, with matrices of 16 and of 8; says how many there were.
+    fn compare(&self) -> usize {
+        let (mut compared, mut failures) = (0, Vec::new());
+        for (number, label) in self.cases.iter().enumerate() {
+            for (storage, size) in [(Storage::F16, 16), (Storage::F16ToF32, 8)] {
+                let case = self.case(label, storage);
+                let settings = case.settings(&caps(size), "matrix");
+                assert!(!settings.is_empty(), "{label:?} in {}", storage.name());
+                for knobs in settings.iter().filter(|knobs| (self.chosen)(size, number, knobs)) {
+                    match self.check(&case, size, knobs, ("", "")) {
+                        Ok(()) => compared += 1,
+                        Err(e) => failures.push(format!("{size}, {knobs}, {label:?}: {e}")),
+                    }
+                }
+            }
+        }
+        assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+        compared
+    }
+
+    /// Asserts that each fault is noticed.
+    fn notice_faults(&self) {
+        let knobs = (self.setting)();
+        let mut sound = HashMap::new();
+        for (number, was, is) in self.faults {
+            let case = sound.entry(number).or_insert_with(|| {
+                let case = self.case(self.cases[*number], Storage::F16ToF32);
+                self.check(&case, 16, &knobs, ("", "")).unwrap_or_else(|e| panic!("{}: {e}", self.kernel));
+                case
+            });
+            assert!(self.check(case, 16, &knobs, (was, is)).is_err(), "{}: {is} goes unnoticed", self.kernel);
+        }
+    }
 }
 
 /// The adapter under test as if it had units for matrices of this size.
 fn caps(size: u32) -> Caps {
     let real = gpu().caps();
     let workgroup_memory_bytes = if real.f16 { real.workgroup_memory_bytes } else { real.workgroup_memory_bytes / 2 };
-    let subgroup_sizes = Some([8; 2]); // the emulation has its own
+    let subgroup_sizes = Some([32; 2]); // the emulation has its own
     Caps { cooperative_matrices: matrices(size), f16: true, subgroup_sizes, workgroup_memory_bytes, ..real.clone() }
 }
 
 #[test]
-#[ignore = "a CPU driver compiles the loops for many minutes: tests/README.md has the command"]
-fn kernels_for_matrix_units_agree_when_loops_stand_for_the_units() {
-    let info = registry().into_iter().find(|info| info.name == "contraction").expect("it exists");
-    let (mut compared, mut failures) = (0, Vec::new());
-    for (number, label) in CASES.into_iter().enumerate() {
-        let case = info.cases.iter().find(|case| case.label == label).unwrap_or_else(|| panic!("no case {label:?}"));
-        for (storage, size) in [(Storage::F16, 16), (Storage::F16ToF32, 8)] {
-            let prepared = PreparedCase::new(case, storage).expect("fits").expect("is stored so");
-            let settings = prepared.settings(&caps(size), "matrix");
-            assert!(!settings.is_empty(), "{label:?} in {}", storage.name());
-            // The loops take long to compile. Matrices of 16: each tile of 64, as one part and as two, and once one of
-            // 128. Of 8, of which a tile has four times as many: one tile, with windows and without.
-            let chosen = |knobs: &Knobs| {
-                let [tile, tile_k, splits] = ["TILE", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
-                match (size, tile) {
-                    (16, 64) => splits == 1 || (number == 0 && splits == 2),
-                    (16, _) => number == 0 && (tile_k, splits) == (32, 1),
-                    _ => number < 2 && (tile, tile_k, splits) == (64, 32, 1),
-                }
-            };
-            for knobs in settings.into_iter().filter(chosen) {
-                let forced = Forced { knobs: knobs.clone(), ..Forced::operation(info.name, "matrix") };
-                let choice = Choice { forced: vec![forced], ..Choice::default() };
-                let edit = |name: &str, wgsl: &str| emulated(size, name, wgsl);
-                match prepared.check_emulated(gpu(), &caps(size), choice, Run::Unchecked, &edit) {
-                    Ok(_) => compared += 1,
-                    Err(e) => failures.push(format!("{size}, {knobs}, {label:?}: {e}")),
-                }
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+fn the_contraction_for_matrix_units_agrees_when_loops_stand_for_the_units() {
+    let compared = CONTRACTION.compare();
     assert!(compared > 10, "{compared} comparisons are too few to prove anything");
+}
+
+#[test]
+fn faults_in_the_contraction_for_matrix_units_are_noticed() {
+    CONTRACTION.notice_faults();
+}
+
+#[test]
+fn attention_for_matrix_units_agrees_when_loops_stand_for_the_units() {
+    let compared = ATTENTION.compare();
+    assert!(compared > 10, "{compared} comparisons are too few to prove anything");
+}
+
+#[test]
+fn faults_in_attention_for_matrix_units_are_noticed() {
+    ATTENTION.notice_faults();
 }

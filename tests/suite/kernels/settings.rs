@@ -77,3 +77,16 @@ fn tiles_of_which_the_last_are_split_agree() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     assert!(compared >= 24, "{compared} comparisons are fewer than there are");
 }
+
+#[test]
+fn every_setting_of_flash_attention_agrees() {
+    let cases = [
+        ("D 40, one past the tiles, text of 77", Storage::F16),
+        ("nearly one-hot, causal", Storage::F32),
+        ("bias, mask and shared keys, D 64, causal", Storage::F16),
+        ("D 160, text of 77", Storage::F32),
+        ("D 512, picture", Storage::F16),
+    ];
+    let settings = compare_settings("attention", "flash", &cases);
+    assert_eq!(settings, 8);
+}

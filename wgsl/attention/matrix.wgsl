@@ -1,0 +1,195 @@
+// attention, matrix: y[n, t, h, .] = sum_s softmax_s(scale * q[n, t, h, .] . k[n, s, g, .] + bias) * v[n, s, g, .] with
+// g = h / group, scores never stored, both products by the device's matrix units
+//
+//   q, k, v     f16; see include/attention.wgsl
+//   bias, mask, y   f32 or f16; likewise; a query that sees no key gets zeros
+// dispatch:   one workgroup for one head of QUERIES queries; x = heads, y = [n, block of queries]
+// requires:   head_dim % 4 == 0, at most 160; arithmetic in f16; subgroups of SUBGROUP invocations that follow each
+//             other, their shuffles, and their product of MATRIX by MATRIX matrices of f16 with sums in f32; more
+//             workgroup memory and invocations than WebGPU promises in most settings
+// constants:  HEAD_VECTORS; MATRIX = 8 or 16; SUBGROUP: a multiple of MATRIX; QUERIES, KEYS: of a block, multiples of
+//             2 MATRIX; DEPTH = 4 * HEAD_VECTORS / MATRIX, rounded up; CAUSAL; derived: INVOCATIONS, HEAD, BLOCKS,
+//             PER_ROW, EACH, STAGE_ROW, SCORE_ROW, WEIGHT_ROW; fixed: GROWTH, LIFT
+// error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10; with
+//             plain loops in place of the units, as no device with matrix units has run it yet
+// faster:     than flash where there are matrix units: 8 (MATRIX = 16) to 16 times the multiply-adds of f32 in a cycle,
+//             from data sheets, for one and a half times as many; not timed on a GPU
+// source:     Dao 2023, "FlashAttention-2", algorithm 1; Markidis et al. 2018, "NVIDIA Tensor Core Programmability,
+//             Performance & Precision", section V (numbers as sums of two of f16)
+//
+// Each subgroup has MATRIX queries throughout. They stay in matrices, and so do the sums of their values. For each
+// block of keys it computes
+//   1. scores, as matrices, to workgroup memory: no invocation knows which elements of a matrix it has,
+//   2. weights 2^(score - m) as sums of two numbers of f16, high and low, which keep 22 of its 24 bits. m follows the
+//      largest score only where that is GROWTH above it: only then are the sums scaled down, through workgroup memory
+//      too. The factor 2^LIFT keeps small weights above the least number of f16,
+//   3. the weighted sums of the values, as matrices.
+enable f16;
+enable wgpu_cooperative_matrix;
+//!include attention
+
+const MATRIX: u32 = 16u;
+const SUBGROUP: u32 = 32u;
+const QUERIES: u32 = 64u;
+const KEYS: u32 = 32u;
+const DEPTH: u32 = 4u; // matrices across a head, the last one ending in zeros
+
+const INVOCATIONS: u32 = QUERIES / MATRIX * SUBGROUP;
+const HEAD: u32 = DEPTH * MATRIX;
+const BLOCKS: u32 = KEYS / MATRIX;
+const PER_ROW: u32 = SUBGROUP / MATRIX; // invocations that share the row of a query
+const EACH: u32 = KEYS / PER_ROW;       // scores that each of them has
+// Rows in workgroup memory, which 16 bytes set apart, or all would begin in the same bank.
+const STAGE_ROW: u32 = HEAD + 8u;
+const SCORE_ROW: u32 = KEYS + 4u;
+const WEIGHT_ROW: u32 = KEYS + 8u;
+const GROWTH: f32 = 7.0;
+const LIFT: f32 = 8.0;     // 2^(GROWTH + LIFT) is still a number of f16
+
+var<workgroup> stage: array<f16, max(QUERIES, KEYS) * STAGE_ROW>; // queries, keys or values [row, channel]
+var<workgroup> scores: array<f32, QUERIES * SCORE_ROW>;           // [query, key]; or a matrix of each subgroup's sums
+var<workgroup> weights_high: array<f16, QUERIES * WEIGHT_ROW>;    // [query, key]
+var<workgroup> weights_low: array<f16, QUERIES * WEIGHT_ROW>;
+var<workgroup> grown: u32; // whether any m has changed
+
+//!include matrix_{MATRIX}
+//!include matrix_attention
+
+// The j-th vector of `stage`: its row, and its place in the row.
+fn place(j: u32) -> vec2<u32> { return vec2<u32>(j / (HEAD / 4u), j % (HEAD / 4u)); }
+
+fn put(at: vec2<u32>, value: vec4<f32>) {
+    let used = select(vec4<f32>(0.0), value, at.y < HEAD_VECTORS);
+    //!unroll
+    for (var i = 0u; i < 4u; i++) { stage[at.x * STAGE_ROW + 4u * at.y + i] = f16(used[i]); }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let head = workgroup.x;
+    let blocks = (p.queries + QUERIES - 1u) / QUERIES;
+    let image = (workgroup.y + p.first_workgroup_y) / blocks;
+    let first_query = (workgroup.y + p.first_workgroup_y) % blocks * QUERIES;
+    let q_base = first_of_q(image, head);
+    let k_base = first_of_k(image, head);
+    let v_base = first_of_v(image, head);
+    let own = local / SUBGROUP * MATRIX; // this subgroup's first query of the block
+    let row = local / PER_ROW;           // the query whose row this invocation shares
+    let part = local % PER_ROW;
+    let query = first_query + row;
+    let factor = p.scale * LOG2_E; // 2^x is what hardware computes
+
+    for (var j = local; j < QUERIES * HEAD / 4u; j += INVOCATIONS) {
+        let at = place(j);
+        let index = min(first_query + at.x, p.queries - 1u) * (p.q_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
+        put(at, decode_q(q[q_base + index])); // queries past the end are computed, but not stored
+    }
+    workgroupBarrier();
+    var queries: array<matrix_a, DEPTH>;
+    //!unroll
+    for (var d = 0u; d < DEPTH; d++) { queries[d] = load_queries(own * STAGE_ROW + d * MATRIX); }
+    workgroupBarrier();
+
+    var sums: array<matrix_c, DEPTH>;
+    var m = LOWEST;
+    var l = 0.0; // the sum of the weights of this invocation's keys
+    let seen = select(p.keys, min(p.keys, first_query + QUERIES), CAUSAL);
+    for (var first_key = 0u; first_key < seen; first_key += KEYS) {
+        // 1. Scores.
+        for (var j = local; j < KEYS * HEAD / 4u; j += INVOCATIONS) {
+            let at = place(j);
+            let index = min(first_key + at.x, p.keys - 1u) * (p.k_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
+            put(at, decode_k(k[k_base + index]));
+        }
+        if (local == 0u) { grown = 0u; }
+        workgroupBarrier();
+        for (var b = 0u; b < BLOCKS; b++) {
+            var s = matrix_c();
+            //!unroll
+            for (var d = 0u; d < DEPTH; d++) {
+                s = multiply_add(queries[d], load_keys(b * MATRIX * STAGE_ROW + d * MATRIX), s);
+            }
+            store_scores(own * SCORE_ROW + b * MATRIX, s);
+        }
+        workgroupBarrier();
+
+        // 2. Weights.
+        var s: array<f32, EACH>;
+        var largest = LOWEST;
+        let end = select(p.keys, min(p.keys, query + 1u), CAUSAL);
+        //!unroll
+        for (var e = 0u; e < EACH; e++) {
+            let key = first_key + part + e * PER_ROW;
+            let at = min(key, p.keys - 1u);
+            s[e] = factor * scores[row * SCORE_ROW + part + e * PER_ROW];
+            if (HAS_BIAS) { s[e] += LOG2_E * bias_at(image, head, min(query, p.queries - 1u), at); }
+            if (HAS_MASK) { s[e] = select(s[e], HIDDEN, is_hidden(image, at)); }
+            s[e] = select(HIDDEN, s[e], key < end);
+            largest = max(largest, s[e]);
+        }
+        for (var step = 1u; step < PER_ROW; step *= 2u) { largest = max(largest, subgroupShuffleXor(largest, step)); }
+        let before = m;
+        if (largest > m + GROWTH) {
+            m = largest;
+            grown = 1u;
+        }
+        let shrink = exp2(before - m);
+        l *= shrink;
+        //!unroll
+        for (var e = 0u; e < EACH; e++) {
+            let weight = exp2(s[e] - m + LIFT);
+            let high = f16(weight);
+            let at = row * WEIGHT_ROW + part + e * PER_ROW;
+            l += weight;
+            weights_high[at] = high;
+            weights_low[at] = f16(weight - f32(high));
+        }
+
+        // 3. Weighted sums of the values. The weights of keys past the end are 0.
+        for (var j = local; j < KEYS * HEAD / 4u; j += INVOCATIONS) {
+            let at = place(j);
+            let index = min(first_key + at.x, p.keys - 1u) * (p.v_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
+            put(at, decode_v(v[v_base + index]));
+        }
+        if (workgroupUniformLoad(&grown) != 0u) { // which is a barrier, too
+            //!unroll
+            for (var d = 0u; d < DEPTH; d++) {
+                // In two places by turns, so that one is not written while it is still read.
+                let column = d % 2u * MATRIX;
+                store_scores(own * SCORE_ROW + column, sums[d]);
+                workgroupBarrier();
+                for (var i = part; i < MATRIX; i += PER_ROW) { scores[row * SCORE_ROW + column + i] *= shrink; }
+                workgroupBarrier();
+                sums[d] = load_sums(own * SCORE_ROW + column);
+            }
+        }
+        for (var b = 0u; b < BLOCKS; b++) {
+            let high = load_high(own * WEIGHT_ROW + b * MATRIX);
+            let low = load_low(own * WEIGHT_ROW + b * MATRIX);
+            //!unroll
+            for (var d = 0u; d < DEPTH; d++) {
+                let values = load_values(b * MATRIX * STAGE_ROW + d * MATRIX);
+                sums[d] = multiply_add(low, values, sums[d]);
+                sums[d] = multiply_add(high, values, sums[d]);
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var step = 1u; step < PER_ROW; step *= 2u) { l += subgroupShuffleXor(l, step); }
+    let total = max(l, 1e-30); // a query that sees no key gets zeros
+    //!unroll
+    for (var d = 0u; d < DEPTH; d++) {
+        store_scores(own * SCORE_ROW, sums[d]);
+        workgroupBarrier();
+        for (var i = part; i < MATRIX / 4u; i += PER_ROW) {
+            let vector = d * (MATRIX / 4u) + i;
+            let at = row * SCORE_ROW + 4u * i;
+            let sum = vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
+            if (query < p.queries && vector < HEAD_VECTORS) {
+                y[first_of_y(image, head, query) + vector] = encode_y(sum / total);
+            }
+        }
+        workgroupBarrier();
+    }
+}
