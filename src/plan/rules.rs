@@ -4,7 +4,8 @@
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
 
-use crate::ops::contraction::{Sizes, Tile};
+use crate::caps::Caps;
+use crate::ops::contraction::{Contraction, Sizes, Tile};
 use crate::ops::{Knobs, LowerContext, Op};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
@@ -56,7 +57,10 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "registers") if op.epilogue.gate => Knobs::of([("TILE", 128), ("SPLITS", 1)]),
         (Op::Contraction(op), "registers") => tile(op.sizes(context).product, listed),
         (Op::Contraction(_), "matrix") => Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
-        (Op::Contraction(op), "pipelined") => pipelined(op.sizes(context).product, op.epilogue.gate, listed),
+        (Op::Contraction(op), "pipelined") => {
+            let usable = |tile: &Tile| fits_registers(tile, op, context);
+            pipelined(op.sizes(context).product, op.epilogue.gate, &usable, listed)
+        }
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
             let textures = usize::from(shuffle_textures(&sizes));
@@ -73,7 +77,7 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
         (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
         (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
-        (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
+        (Op::Attention(attention), "flash") => flash(attention.head_dim(context), context),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "slab") => listed[0].clone(),
         (Op::Norm(_), "chunked") => group_norm(context),
@@ -138,7 +142,7 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
 /// instructions are multiply-adds was compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to
 /// memory and come back, at 40 operations of f32 for a byte, and the launch that adds them up costs 4 us, as long as a
 /// unit takes for 256 K products. A gate must be in the same tile as its value.
-fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
+fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, listed: &[Knobs]) -> Knobs {
     const UNITS: usize = 128;
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
@@ -156,7 +160,7 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
         // Of equals the largest tile, which loads least.
         (arithmetic + partial, std::cmp::Reverse(tile.m * tile.n))
     };
-    let usable = listed.iter().filter(|knobs| {
+    let usable = listed.iter().filter(|knobs| usable(&Tile::of(knobs))).filter(|knobs| {
         // Other settings take more workgroup memory than every device has, and are for tuning.
         let tile = Tile::of(knobs);
         let plain = 4 * tile.k * (tile.m + tile.n) <= 16 << 10 && tile.k <= 16;
@@ -164,6 +168,14 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, listed: &[Knobs]) -> Knobs {
     });
     let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
     best.unwrap_or(&listed[0]).clone()
+}
+
+/// Whether a compiler keeps the sums of a tile in registers. Intel's gives an invocation 128 numbers, and spills with 64
+/// sums; with 32 over windows; and with 8 rows to an invocation it waits for each, 12 cycles a product against 6 to 8
+/// (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`).
+fn fits_registers(tile: &Tile, op: &Contraction, context: &LowerContext<'_>) -> bool {
+    let columns = if op.sizes(context).windows && !op.epilogue.gate { 1 } else { 2 };
+    context.caps.vendor != Caps::INTEL || (tile.row_quads == 1 && tile.column_quads <= columns)
 }
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left
@@ -209,11 +221,13 @@ fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
 }
 
 /// Few lanes without output, then few vectors of it for each lane, as they all stay in registers. Reasoned, not
-/// measured; registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23).
-fn flash(head_dim: usize) -> Knobs {
+/// measured; registers as compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-23). Intel's compiler spills with 4
+/// vectors to a lane (ANV 22.3, offline, 2026-11-26).
+fn flash(head_dim: usize, context: &LowerContext<'_>) -> Knobs {
     let vectors = head_dim / 4;
     let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
     let lanes = match vectors {
+        25..=64 if context.caps.vendor == Caps::INTEL => 32,
         0..=40 if idle(10) < idle(8) => 10,
         0..=40 => 8,
         41..=64 => 16,
@@ -256,7 +270,6 @@ fn row_lanes(context: &LowerContext<'_>) -> Knobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caps::Caps;
     use crate::graph::TensorDesc;
     use crate::ops::registry;
     use crate::tensor::DType;
@@ -264,7 +277,8 @@ mod tests {
     #[test]
     fn every_rule_picks_a_listed_setting() {
         let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..Caps::webgpu_minimum() };
-        let devices = [Caps::webgpu_minimum(), device(false, 32), device(true, 8), device(true, 4)];
+        let intel = Caps { vendor: Caps::INTEL, ..Caps::webgpu_minimum() };
+        let devices = [Caps::webgpu_minimum(), intel, device(false, 32), device(true, 8), device(true, 4)];
         let mut legal = 0;
         for case in registry().iter().flat_map(|info| &info.cases) {
             let graph = case.structure(DType::F32).expect("parity cases fit their operation");
