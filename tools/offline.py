@@ -267,10 +267,10 @@ def table(measured, by="tools/offline.py"):
     return "\n".join(lines + ["\t".join(row.values()) for row in rows]) + "\n"
 
 
-def read_table(text):
+def read_table(text, first="family"):
     compiler, header, *lines = text.splitlines()
     rows = [dict(zip(header.split("\t"), line.split("\t"))) for line in lines]
-    return compiler, {(row["family"], row["kernel"], row["settings"]): row for row in rows}
+    return compiler, {(row[first], row["kernel"], row["settings"]): row for row in rows}
 
 
 def worse(before, now):

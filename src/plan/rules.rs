@@ -200,16 +200,18 @@ fn shuffle_product([m, n, k]: [usize; 3], textures: bool, context: &LowerContext
     [rows, quads]
 }
 
-/// A copy of x costs about as much as the products with 100 columns gain. Of weights the copy is made once; but few
-/// rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a buffer 30
-/// ns, from a texture 14 ns.
+/// A copy of x costs about as much as 128 products with each of its values gain. Of weights the copy is made once; but
+/// few rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a buffer
+/// 30 ns, from a texture 14 ns. Measured there the same day with windows of 2 × 2 in steps of 2, which use a value once:
+/// with 64 columns the copy loses 10 %, with 128 it is even, with 320 it gains 25 %.
 fn shuffle_textures(sizes: &Sizes) -> bool {
     let [m, n, _] = sizes.product;
-    m >= 64 && n >= if sizes.windows { 16 } else { 128 }
+    m >= 64 && n * sizes.taps * m >= 128 * sizes.positions
 }
 
 /// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
-/// measured on lavapipe, 2026-11-22; the limits reasoned.
+/// measured on lavapipe, 2026-11-22; the limits reasoned. 8 rows against 4, 2 and 1 again with windows of 2 × 2, in steps
+/// of 1 and 2, 64 to 320 channels: one row takes 1.6 to 2.8 times as long (2026-11-26).
 fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
     let rows = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
     let quads = match c_out {
