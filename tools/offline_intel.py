@@ -44,7 +44,7 @@ class Compiler:
         self.shim = folder / "build/src/intel/tools/libintel_noop_drm_shim.so"
 
     def build(self):
-        """Debian's source of Mesa, built as little as will do: about ten minutes of one core. Needs root, for apt-get."""
+        """Debian's source of Mesa, built as little as will do: ten minutes of one core. Needs root, for apt-get."""
         source = self.folder / "source"
         (self.folder / "lists/partial").mkdir(parents=True, exist_ok=True)
         source.mkdir(exist_ok=True)
@@ -207,7 +207,7 @@ def report(measured):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="where tests/offline wrote the programs")
-    parser.add_argument("--mesa", type=Path, default=ROOT / "target/mesa-intel", help="where Mesa is, or is to be, built")
+    parser.add_argument("--mesa", type=Path, default=ROOT / "target/mesa-intel", help="where Mesa is built")
     parser.add_argument("--build", action="store_true", help="build Mesa's compiler first (Debian; ten minutes)")
     parser.add_argument("--check", action="store_true", help="fail where a kernel spills more than in the table")
     parser.add_argument("--write", action="store_true", help="write the table")

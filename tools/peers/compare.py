@@ -41,7 +41,8 @@ def unmist(shape, seconds, program):
     operation, text, attributes = shapes[kind]
     command = [program, "bench", "--kernel", operation, "--shape", text, "--seconds", str(seconds)]
     command += ["--no-check", "--variant", "winograd4_shuffle" if kind == "conv" else "shuffle"]
-    done = subprocess.run(command + (["--attributes", attributes] if attributes else []), capture_output=True, text=True)
+    command += ["--attributes", attributes] if attributes else []
+    done = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"([\d.]+) ms ±", done.stdout)
     return float(found[1]) / 1e3 if found else fail("unmist", shape, done)
 
@@ -111,7 +112,7 @@ def main():
                 else:
                     found = peer(engine, shape, arguments.seconds, arguments.peers)
                 best[engine] = min(found, best.get(engine) or found) if found else None
-        cells = (f"{t * 1e3:.1f} | {flops(shape) / t / 1e9:.1f}" if (t := best[engine]) else "fails | " for engine in best)
+        cells = (f"{t * 1e3:.1f} | {flops(shape) / t / 1e9:.1f}" if t else "fails | " for t in best.values())
         print(f"| {shape} |", " | ".join(cells), "|", flush=True)
 
 

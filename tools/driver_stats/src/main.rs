@@ -1,7 +1,7 @@
 //! Compiles SPIR-V compute kernels with a Vulkan driver, and prints all statistics that it has of them, one line for
 //! each kernel: `FILE`, then `NAME=VALUE` after tabs.
 //!
-//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json driver_stats [--assembly FOLDER] FILE.spv:ssu …`,
+//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json driver_stats [--assembly FOLDER] FILE.spv:ssu`,
 //! where `ssu` lists the bindings of group 0: `s` a storage buffer, `u` a uniform. With `--assembly`, the machine code
 //! of each kernel is written to FOLDER as `FILE.s`. The GPU itself is not needed where the driver can do without, since
 //! nothing is run. See `tools/check_kernels.py` and `tools/offline`.
