@@ -170,9 +170,9 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, 
     best.unwrap_or(&listed[0]).clone()
 }
 
-/// Whether a compiler keeps the sums of a tile in registers. Intel's gives an invocation 128 numbers, and spills with 64
-/// sums; with 32 over windows; and with 8 rows to an invocation it waits for each, 12 cycles a product against 6 to 8
-/// (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`).
+/// Whether a compiler keeps the sums of a tile in registers. Intel's gives an invocation 128 numbers, and spills with
+/// 64 sums; with 32 over windows; and with 8 rows to an invocation it waits for each, 12 cycles a product against 6 to
+/// 8 (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`).
 fn fits_registers(tile: &Tile, op: &Contraction, context: &LowerContext<'_>) -> bool {
     let columns = if op.sizes(context).windows && !op.epilogue.gate { 1 } else { 2 };
     context.caps.vendor != Caps::INTEL || (tile.row_quads == 1 && tile.column_quads <= columns)
@@ -201,17 +201,17 @@ fn shuffle_product([m, n, k]: [usize; 3], textures: bool, context: &LowerContext
 }
 
 /// A copy of x costs about as much as 128 products with each of its values gain. Of weights the copy is made once; but
-/// few rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a buffer
-/// 30 ns, from a texture 14 ns. Measured there the same day with windows of 2 × 2 in steps of 2, which use a value once:
-/// with 64 columns the copy loses 10 %, with 128 it is even, with 320 it gains 25 %.
+/// few rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a
+/// buffer 30 ns, from a texture 14 ns. Measured there that day with windows of 2 × 2 in steps of 2, which use a value
+/// once: with 64 columns the copy loses 10 %, with 128 it is even, with 320 it gains 25 %.
 fn shuffle_textures(sizes: &Sizes) -> bool {
     let [m, n, _] = sizes.product;
     m >= 64 && n * sizes.taps * m >= 128 * sizes.positions
 }
 
 /// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
-/// measured on lavapipe, 2026-11-22; the limits reasoned. 8 rows against 4, 2 and 1 again with windows of 2 × 2, in steps
-/// of 1 and 2, 64 to 320 channels: one row takes 1.6 to 2.8 times as long (2026-11-26).
+/// measured on lavapipe, 2026-11-22; the limits reasoned. 8 rows against 4, 2 and 1 again with windows of 2 × 2, in
+/// steps of 1 and 2, 64 to 320 channels: one row takes 1.6 to 2.8 times as long (2026-11-26).
 fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
     let rows = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
     let quads = match c_out {
