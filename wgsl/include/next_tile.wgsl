@@ -55,11 +55,11 @@ fn stores_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || local < W_BL
 // What has been loaded.
 fn loaded_x(i: u32) -> vec4<f32> {
     if (!WINDOWS && !RAGGED) { return decode_x(x_next[i]); }
-    return decode_x(select(x_vec4(), x_next[i], x_there[i]));
+    return decode_x(select(x_vec4(0), x_next[i], x_there[i]));
 }
 fn loaded_w(i: u32) -> vec4<f32> {
     if (!RAGGED) { return decode_weight(w_next[i]); }
-    return decode_weight(select(weight_vec4(), w_next[i], w_there));
+    return decode_weight(select(weight_vec4(0), w_next[i], w_there));
 }
 
 // Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler
