@@ -64,6 +64,9 @@ pub struct CooperativeMatrix {
 }
 
 impl Caps {
+    /// [`vendor`](Self::vendor) of Intel.
+    pub const INTEL: u32 = 0x8086;
+
     /// Number of invocations in every subgroup, if subgroup operations exist and the size is the same for all kernels.
     pub fn subgroup_size(&self) -> Option<u32> {
         self.subgroup_sizes.and_then(|[least, most]| (least == most && least > 0).then_some(least))

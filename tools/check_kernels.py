@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # An RDNA 2 and an RDNA 3 chip, by the names RADV_FORCE_FAMILY takes.
 FAMILIES = ["NAVI21", "GFX1100"]
+# What is printed of RADV's statistics.
+SHOWN = ["VGPRs", "Spilled VGPRs", "Spilled SGPRs", "Scratch size", "LDS size", "Subgroups per SIMD", "Code size"]
 
 
 class Kernel:
@@ -143,13 +145,25 @@ def radv_icd():
     return next(iter(sorted(Path("/usr/share/vulkan/icd.d").glob("radeon_icd*.json"))), None)
 
 
-def check_radv(kernels):
-    """Mesa's compiler for AMD GPUs. No kernel for GPUs may spill registers. Prints the statistics."""
-    manifest, target = ROOT / "tools/radv_stats/Cargo.toml", ROOT / "target/radv_stats"
-    kernels = [kernel for kernel in kernels if not kernel.subgroups and not kernel.matrices]
+def build_driver_stats():
+    """Builds tools/driver_stats, and says where it is."""
+    manifest = ROOT / "tools/driver_stats/Cargo.toml"
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "driver_stats"
     build = ["cargo", "build", "--quiet", "--release", "--manifest-path", manifest, "--target-dir", target]
     subprocess.run(build, check=True)
-    program = target / "release/radv_stats"
+    return target / "release/driver_stats"
+
+
+def statistics(line):
+    """What driver_stats printed of one kernel."""
+    pairs = (part.split("=") for part in line.strip().split("\t")[1:])
+    return {name: int(value) for name, value in pairs}
+
+
+def check_radv(kernels):
+    """Mesa's compiler for AMD GPUs. No kernel for GPUs may spill registers. Prints the statistics."""
+    kernels = [kernel for kernel in kernels if not kernel.subgroups and not kernel.matrices]
+    program = build_driver_stats()
     for family in FAMILIES:
         environment = os.environ | {"RADV_FORCE_FAMILY": family, "VK_ICD_FILENAMES": str(radv_icd())}
         arguments = [f"{kernel.file('.spv')}:{kernel.bindings}" for kernel in kernels]
@@ -157,18 +171,16 @@ def check_radv(kernels):
         if done.returncode != 0:
             yield kernels[0], f"{family}: status {done.returncode} {done.stderr}"
             continue
-        header, *lines = done.stdout.splitlines()
-        names = header.split("\t")[1:]
         most = {}
-        for kernel, line in zip(kernels, lines, strict=True):
-            values = dict(zip(names, map(int, line.split("\t")[1:])))
+        for kernel, line in zip(kernels, done.stdout.splitlines(), strict=True):
+            values = {name: statistics(line)[name] for name in SHOWN}
             spilled = values["Spilled VGPRs"] + values["Spilled SGPRs"] + values["Scratch size"]
             yield kernel, f"{family}: {values}" if spilled else None
             known = most.setdefault(kernel.source, values)
             if values["VGPRs"] > known["VGPRs"]:
                 most[kernel.source] = values
         print(f"\n{family}, the variant of each file with the most registers:")
-        print("kernel".ljust(36), *names, sep="  ")
+        print("kernel".ljust(36), *SHOWN, sep="  ")
         for source, values in most.items():
             print(source.ljust(36), *(str(v).rjust(len(n)) for n, v in values.items()), sep="  ")
 

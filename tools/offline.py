@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from check_kernels import FAMILIES, radv_icd
+from check_kernels import FAMILIES, build_driver_stats, radv_icd, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benches/offline/amd.tsv"
@@ -31,6 +31,10 @@ MOST = {"VGPRs": 128, "spilled": 0, "LDS size": 16384}
 # The least share of multiply-adds in the loop over k, for contractions that make up 90 % of a program's work.
 LEAST_SHARE = 80.0
 WAIT = re.compile(r"s_(waitcnt|clause|nop|delay_alu|inst_prefetch|set_inst_prefetch|sleep|setprio)")
+NUMBER = r"(0x[0-9a-f]+|\d+)"
+# What counts loops: a comparison of a register with a number, and a step from a register to itself.
+LIMIT = re.compile(rf"s_cmpk?_(?:ge|lt|lg|eq)_[ui]32 (s\d+), {NUMBER}$")
+STEP = rf"s_(?:add_u32|add_i32|addk_i32) REGISTER, (?:REGISTER, )?{NUMBER}$"
 
 
 class Loop:
@@ -57,34 +61,36 @@ def instructions(text):
     return lines, labels
 
 
-def loops(lines, labels):
-    """The outermost loops, each with those inside it."""
+def backward(lines, labels, branch=r"s_c?branch\w*\s+(BB\d+)"):
+    """The first line and the last line of what is repeated."""
     ends = {}
     for number, line in enumerate(lines):
-        target = re.match(r"s_c?branch\w*\s+(BB\d+)", line)
+        target = re.match(branch, line)
         if target and labels[target[1]] <= number:
             ends[labels[target[1]]] = number
+    return ends
+
+
+def loops(lines, ends, limit=LIMIT, step=STEP):
+    """The outermost loops, each with those inside it."""
     found = sorted((Loop(first, last) for first, last in ends.items()), key=lambda loop: loop.last - loop.first)
     outermost = []
     for number, loop in enumerate(found):
-        loop.rounds = rounds(lines[loop.first : loop.last + 1])
+        loop.rounds = rounds(lines[loop.first : loop.last + 1], limit, step)
         around = next((other for other in found[number + 1 :] if other.holds(loop)), None)
         (around.inner if around else outermost).append(loop)
     return outermost
 
 
-def rounds(lines):
+def rounds(lines, limit, step):
     """How often a loop runs that counts in a register from 0, by steps, up to a number; 1 if that is not known."""
-    number = r"(0x[0-9a-f]+|\d+)"
     for line in lines:
-        compared = re.match(rf"s_cmpk?_(?:ge|lt|lg|eq)_[ui]32 (s\d+), {number}$", line)
-        if not compared:
-            continue
-        register, limit = compared[1], int(compared[2], 0)
-        step = rf"s_(?:add_u32|add_i32|addk_i32) {register}, (?:{register}, )?{number}$"
-        steps = [int(match[1], 0) for match in (re.match(step, line) for line in lines) if match]
-        if len(steps) == 1 and limit % steps[0] == 0:
-            return limit // steps[0]
+        if compared := limit.match(line):
+            register, end = compared[1], int(compared[2], 0)
+            by = step.replace("REGISTER", re.escape(register))
+            steps = [int(match[1], 0) for match in (re.match(by, line) for line in lines) if match]
+            if len(steps) == 1 and steps[0] and end % steps[0] == 0:
+                return end // steps[0]
     return 1
 
 
@@ -149,7 +155,7 @@ def share(counted):
 def hottest(text):
     """The instructions of one round of the outermost loop with the most multiply-adds."""
     lines, labels = instructions(text)
-    mixes = [(mix(lines, loop), loop) for loop in loops(lines, labels)]
+    mixes = [(mix(lines, loop), loop) for loop in loops(lines, backward(lines, labels))]
     counted, loop = max(mixes, key=lambda pair: pair[0]["fma"], default=(Counter(), None))
     if loop:
         counted["in flight"] = in_flight(lines, loop)
@@ -158,16 +164,13 @@ def hottest(text):
 
 def compile_all(folder, kernels, family):
     """Statistics and machine code of every kernel, and the name of the compiler."""
-    manifest = ROOT / "tools/radv_stats/Cargo.toml"
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "radv_stats"
-    build = ["cargo", "build", "--quiet", "--release", "--manifest-path", manifest, "--target-dir", target]
-    subprocess.run(build, check=True)
+    program = build_driver_stats()
     assembly = folder / family
     assembly.mkdir(exist_ok=True)
     environment = os.environ | {"RADV_FORCE_FAMILY": family, "VK_ICD_FILENAMES": str(radv_icd())}
 
     def compile_one(name):
-        command = [target / "release/radv_stats", f"{folder / name}.spv:{kernels[name]['bindings']}"]
+        command = [program, f"{folder / name}.spv:{kernels[name]['bindings']}"]
         run = partial(subprocess.run, env=environment, capture_output=True, text=True)
         done = run([command[0], "--assembly", assembly, command[1]])
         # Mesa 22.3 compiles some kernels but crashes when it writes down their code, and now and then without.
@@ -176,8 +179,7 @@ def compile_all(folder, kernels, family):
                 done = run(command)
         if done.returncode != 0:
             sys.exit(f"{family} {name}: status {done.returncode}\n{done.stderr}")
-        header, line = done.stdout.splitlines()
-        values = dict(zip(header.split("\t")[1:], map(int, line.split("\t")[1:])))
+        values = statistics(done.stdout)
         values["spilled"] = values["Spilled VGPRs"] + values["Spilled SGPRs"] + values["Scratch size"]
         code = assembly / f"{name}.s"
         return values | {"mix": hottest(code.read_text()) if code.exists() else Counter()}, done.stderr
@@ -188,15 +190,12 @@ def compile_all(folder, kernels, family):
     return {name: values for name, (values, _) in zip(kernels, found)}, compiler
 
 
-class Measured:
-    """What the compiler says about every kernel of a folder that tests/offline wrote."""
+class Programs:
+    """The kernels and launches of a folder that tests/offline wrote."""
 
     def __init__(self, folder):
         described = json.loads((folder / "programs.json").read_text())
         self.kernels, self.programs = described["kernels"], described["programs"]
-        self.families = {}
-        for family in FAMILIES:
-            self.families[family], self.compiler = compile_all(folder, self.kernels, family)
 
     def work(self, program):
         """The share of a program's floating-point operations that each kernel has, in per cent."""
@@ -206,6 +205,16 @@ class Measured:
         for launch in launches:
             work[launch["file"]] += 100.0 * launch["flops"] / total
         return work
+
+
+class Measured(Programs):
+    """What the compilers for AMD's GPUs say about every kernel."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.families = {}
+        for family in FAMILIES:
+            self.families[family], self.compiler = compile_all(folder, self.kernels, family)
 
     def rows(self):
         works = {program: self.work(program) for program in self.programs}
@@ -252,16 +261,16 @@ def describe(kernel):
     return f"{kernel['kernel']} ({kernel['settings']})"
 
 
-def table(measured):
+def table(measured, by="tools/offline.py"):
     rows = list(measured.rows())
-    lines = [f"# {measured.compiler}; written by tools/offline.py", "\t".join(rows[0])]
+    lines = [f"# {measured.compiler}; written by {by}", "\t".join(rows[0])]
     return "\n".join(lines + ["\t".join(row.values()) for row in rows]) + "\n"
 
 
-def read_table(text):
+def read_table(text, first="family"):
     compiler, header, *lines = text.splitlines()
     rows = [dict(zip(header.split("\t"), line.split("\t"))) for line in lines]
-    return compiler, {(row["family"], row["kernel"], row["settings"]): row for row in rows}
+    return compiler, {(row[first], row["kernel"], row["settings"]): row for row in rows}
 
 
 def worse(before, now):

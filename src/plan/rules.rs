@@ -4,7 +4,8 @@
 //! Each rule names the device and the date of the measurement it rests on, or says "reasoned, not measured". lavapipe
 //! means Mesa 22.3.6 on two cores of a Sapphire Rapids Xeon, 256-bit vectors.
 
-use crate::ops::contraction::{Sizes, Tile};
+use crate::caps::Caps;
+use crate::ops::contraction::{Contraction, Sizes, Tile};
 use crate::ops::{Knobs, LowerContext, Op};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
@@ -60,10 +61,11 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "subpixel") => {
             // Four parts of the rows, by 2 x 2 taps.
             let Sizes { product: [m, n, _], c_in, .. } = op.sizes(context);
-            pipelined([m, n, 4 * c_in], false, false, listed)
+            pipelined([m, n, 4 * c_in], false, &|tile| fits_registers(tile, op, context), listed)
         }
         (Op::Contraction(op), "pipelined") => {
-            pipelined(op.sizes(context).product, op.epilogue.gate, context.joined.is_some(), listed)
+            let usable = |tile: &Tile| fits_registers(tile, op, context);
+            pipelined(op.sizes(context).product, op.epilogue.gate, &usable, listed)
         }
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
@@ -83,7 +85,7 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
         // Of the listed ones, the first that the device has room for: four subgroups with matrices of 16.
         (Op::Attention(_), "matrix") => listed[0].clone(),
-        (Op::Attention(attention), "flash") => flash(attention.head_dim(context)),
+        (Op::Attention(attention), "flash") => flash(attention.head_dim(context), context),
         (Op::Attention(attention), "shuffle") => attention_queries(attention.head_dim(context)),
         (Op::Norm(_), "slab") => listed[0].clone(),
         (Op::Norm(_), "chunked") => group_norm(context),
@@ -153,9 +155,8 @@ const UNITS: [usize; 4] = [40, 72, 144, 192];
 /// operations of f32 for a byte, and the launch that adds them up takes as long as a unit for 2 M products, 32 us:
 /// twice and eight times what they should, and with them it must still be 3 % faster. For subgroups that share a unit
 /// make rounds that are not full cheaper than they are here, while launches and bytes are certain. A gate must be in
-/// the same tile as its value. Two tensors in place of one take 132 registers on RDNA 3 where an invocation of 8 by 8
-/// sums loads four rows of them.
-fn pipelined([m, n, k]: [usize; 3], gate: bool, joined: bool, listed: &[Knobs]) -> Knobs {
+/// the same tile as its value.
+fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, listed: &[Knobs]) -> Knobs {
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
         let [rows, columns] = [m.div_ceil(tile.m), n.div_ceil(tile.n)];
@@ -185,8 +186,7 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, joined: bool, listed: &[Knobs]) 
         // Other settings take more workgroup memory than every device has, and are for tuning.
         let tile = Tile::of(knobs);
         let plain = 4 * tile.k * (tile.m + tile.n) <= 16 << 10 && tile.k <= 16;
-        let many_registers = tile.row_quads * tile.column_quads == 4 && tile.invocations() < 256;
-        plain && !(joined && many_registers) && (!gate || tile.has_gates() && knobs.get("SPLITS") == 1)
+        plain && usable(&tile) && (!gate || tile.has_gates() && knobs.get("SPLITS") == 1)
     });
     let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
     best.unwrap_or(&listed[0]).clone()
@@ -198,6 +198,19 @@ fn rounds(units: usize, [first, last]: [usize; 2], [long, short]: [usize; 2]) ->
     let idle = first.next_multiple_of(units) - first; // in the last round of long pieces
     let left = last.saturating_sub(idle * (long / short));
     first.div_ceil(units) * long + left.div_ceil(units) * short
+}
+
+/// Whether a compiler keeps the sums of a tile in registers. Intel's gives an invocation 128 numbers, and spills with
+/// 64 sums; with 32 over windows; and with 8 rows to an invocation it waits for each, 12 cycles a product against 6 to
+/// 8 (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`). On RDNA 3 two tensors in place of
+/// x take 132 registers, four more than there should be, where an invocation of 64 sums loads four rows of them.
+fn fits_registers(tile: &Tile, op: &Contraction, context: &LowerContext<'_>) -> bool {
+    let large = tile.row_quads * tile.column_quads == 4;
+    if context.joined.is_some() && large && tile.invocations() < 256 {
+        return false;
+    }
+    let columns = if op.sizes(context).windows && !op.epilogue.gate { 1 } else { 2 };
+    context.caps.vendor != Caps::INTEL || (tile.row_quads == 1 && tile.column_quads <= columns)
 }
 
 /// Few rows (time embeddings): one row a lane, or most rows would be computed for nothing. Few columns, or few left
@@ -222,16 +235,18 @@ fn shuffle_product([m, n, k]: [usize; 3], textures: bool, context: &LowerContext
     [rows, quads]
 }
 
-/// A copy of x costs about as much as the products with 100 columns gain. Of weights the copy is made once; but few
-/// rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a buffer 30
-/// ns, from a texture 14 ns.
+/// A copy of x costs about as much as 128 products with each of its values gain. Of weights the copy is made once; but
+/// few rows use them too seldom. Reasoned from the cost of a load on lavapipe, 2026-11-26: a vector of f32 from a
+/// buffer 30 ns, from a texture 14 ns. Measured there that day with windows of 2 × 2 in steps of 2, which use a value
+/// once: with 64 columns the copy loses 10 %, with 128 it is even, with 320 it gains 25 %.
 fn shuffle_textures(sizes: &Sizes) -> bool {
     let [m, n, _] = sizes.product;
-    m >= 64 && n >= if sizes.windows { 16 } else { 128 }
+    m >= 64 && n * sizes.taps * m >= 128 * sizes.positions
 }
 
 /// Runs of 8 pixels share most loads; a remainder of up to 4 pixels in each row asks for shorter ones. 8 by 16 channels
-/// measured on lavapipe, 2026-11-22; the limits reasoned.
+/// measured on lavapipe, 2026-11-22; the limits reasoned. 8 rows against 4, 2 and 1 again with windows of 2 × 2, in
+/// steps of 1 and 2, 64 to 320 channels: one row takes 1.6 to 2.8 times as long (2026-11-26).
 fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
     let rows = if (1..=4).contains(&(ow % 8)) { 4 } else { 8 };
     let quads = match c_out {
@@ -245,17 +260,20 @@ fn shuffle_window(c_out: usize, ow: usize) -> [usize; 2] {
 /// Few lanes without output, then few vectors of it for each lane, as they all stay in registers; eight keys instead of
 /// four for each lane where that takes at most 128 registers. Ten lanes with eight keys are blocks of 80 keys, of which
 /// the 77 of a text fill one. Reasoned, not measured; registers and instructions as compiled for RDNA2 and RDNA3 (RADV
-/// 22.3, offline, 2026-11-26).
-fn flash(head_dim: usize) -> Knobs {
+/// 22.3, offline, 2026-11-26). Intel's compiler spills with 4 vectors to a lane, and was seen with four
+/// keys alone (ANV 22.3, offline, 2026-11-26).
+fn flash(head_dim: usize, context: &LowerContext<'_>) -> Knobs {
     let vectors = head_dim / 4;
     let idle = |lanes: usize| vectors.next_multiple_of(lanes) - vectors;
+    let intel = context.caps.vendor == Caps::INTEL;
     let lanes = match vectors {
+        25..=64 if intel => 32,
         0..=40 if idle(10) <= idle(8) => 10,
         0..=40 => 8,
         41..=64 => 16,
         _ => 32,
     };
-    Knobs::of([("LANES_X", lanes), ("KEY_QUADS", if vectors.div_ceil(lanes) <= 2 { 2 } else { 1 })])
+    Knobs::of([("LANES_X", lanes), ("KEY_QUADS", if vectors.div_ceil(lanes) <= 2 && !intel { 2 } else { 1 })])
 }
 
 /// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against
@@ -292,7 +310,6 @@ fn row_lanes(context: &LowerContext<'_>) -> Knobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caps::Caps;
     use crate::graph::TensorDesc;
     use crate::ops::registry;
     use crate::tensor::DType;
@@ -300,7 +317,8 @@ mod tests {
     #[test]
     fn every_rule_picks_a_listed_setting() {
         let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..Caps::webgpu_minimum() };
-        let devices = [Caps::webgpu_minimum(), device(false, 32), device(true, 8), device(true, 4)];
+        let intel = Caps { vendor: Caps::INTEL, ..Caps::webgpu_minimum() };
+        let devices = [Caps::webgpu_minimum(), intel, device(false, 32), device(true, 8), device(true, 4)];
         let mut legal = 0;
         for case in registry().iter().flat_map(|info| &info.cases) {
             let graph = case.structure(DType::F32).expect("parity cases fit their operation");

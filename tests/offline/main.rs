@@ -21,9 +21,15 @@ use unmist::kernel::{Access, Kernel, ParamType};
 use unmist::models::{AutoencoderKL, DecoderKL, Model, Sizes, UNet2DConditionModel};
 use unmist::plan::{Choice, Forced, PlanOptions, Program};
 
-/// A GPU of which nothing is known but that it binds large buffers, as all but browsers do.
+/// A GPU of which nothing is known but that it binds large buffers, as all but browsers do; and the maker, if one is
+/// named.
 fn caps() -> Caps {
-    Caps { max_binding_bytes: 2 << 30, max_buffer_bytes: 2 << 30, ..Caps::webgpu_minimum() }
+    let vendor = match std::env::var("UNMIST_DUMP_VENDOR").as_deref() {
+        Ok("intel") => Caps::INTEL,
+        Ok(other) => panic!("UNMIST_DUMP_VENDOR={other}: expected intel"),
+        Err(_) => 0,
+    };
+    Caps { vendor, max_binding_bytes: 2 << 30, max_buffer_bytes: 2 << 30, ..Caps::webgpu_minimum() }
 }
 
 /// The choices of `UNMIST_DUMP_FORCE`.

@@ -77,7 +77,7 @@ fn loaded_x(i: u32) -> vec4<f32> {
     var next = x_next[i];
     if (JOINED) { next = select(next, x_second_next[i], from_second); }
     if (!WINDOWS && !RAGGED) { return decode_x(next); }
-    return decode_x(select(x_vec4(), next, x_there[i]));
+    return decode_x(select(x_vec4(0), next, x_there[i]));
 }
 fn loaded_w(i: u32) -> vec4<f32> {
     if (SUBPIXEL) {
@@ -87,7 +87,7 @@ fn loaded_w(i: u32) -> vec4<f32> {
         return (decode_weight(w_next[i]) + right) + (below + both);
     }
     if (!RAGGED) { return decode_weight(w_next[i]); }
-    return decode_weight(select(weight_vec4(), w_next[i], w_there));
+    return decode_weight(select(weight_vec4(0), w_next[i], w_there));
 }
 
 // Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler

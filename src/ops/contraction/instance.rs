@@ -35,6 +35,8 @@ pub(crate) struct Sizes {
     pub windows: bool,
     /// Images, output rows and output columns.
     pub picture: [usize; 3],
+    /// Positions of the input, of all images.
+    pub positions: usize,
     /// Input channels.
     pub c_in: usize,
     /// Groups of channels.
@@ -159,6 +161,7 @@ impl<'a> Instance<'a> {
             product: [self.m(), self.n, self.padded_k()],
             windows: self.windows,
             picture: [self.images, self.out[1], self.out[2]],
+            positions: self.images * self.size.iter().product::<usize>(),
             c_in: self.c,
             groups: self.groups,
             taps: self.taps.iter().product(),

@@ -9,3 +9,4 @@ pub mod parity;
 pub mod settings;
 pub mod texts;
 pub mod transformer_fixtures;
+pub mod widths;

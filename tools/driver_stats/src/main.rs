@@ -1,19 +1,15 @@
-//! Compiles SPIR-V compute kernels with RADV, Mesa's driver for AMD GPUs, and prints its statistics, one line for
-//! each kernel.
+//! Compiles SPIR-V compute kernels with a Vulkan driver, and prints all statistics that it has of them, one line for
+//! each kernel: `FILE`, then `NAME=VALUE` after tabs.
 //!
-//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json radv_stats [--assembly FOLDER] FILE.spv:ssu …`,
+//! `RADV_FORCE_FAMILY=NAVI21 VK_ICD_FILENAMES=…/radeon_icd.x86_64.json driver_stats [--assembly FOLDER] FILE.spv:ssu`,
 //! where `ssu` lists the bindings of group 0: `s` a storage buffer, `u` a uniform. With `--assembly`, the machine code
-//! of each kernel is written to FOLDER as `FILE.s`. The GPU itself is not needed, since nothing is run. See
-//! `tools/check_kernels.py` and `tools/offline.py`.
+//! of each kernel is written to FOLDER as `FILE.s`. The GPU itself is not needed where the driver can do without, since
+//! nothing is run. See `tools/check_kernels.py` and `tools/offline`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use ash::vk;
-
-/// What is printed, by RADV's names.
-const STATISTICS: [&str; 7] =
-    ["VGPRs", "Spilled VGPRs", "Spilled SGPRs", "Scratch size", "LDS size", "Subgroups per SIMD", "Code size"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: the loader is loaded once and outlives everything made from it.
@@ -39,7 +35,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             .enabled_extension_names(&extensions)
             .push_next(&mut executables);
         let device = instance.create_device(physical, &create, None)?;
-        println!("file\t{}", STATISTICS.join("\t"));
         let mut arguments = std::env::args().skip(1).peekable();
         let assembly = match arguments.next_if_eq("--assembly") {
             Some(_) => Some(PathBuf::from(arguments.next().ok_or("expected --assembly FOLDER")?)),
@@ -49,8 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (file, bindings) = argument.split_once(':').ok_or("expected FILE:BINDINGS")?;
             let statistics = compile(&instance, &device, file, bindings, assembly.as_deref());
             let statistics = statistics.map_err(|e| format!("{file}: {e}"))?;
-            let values: Vec<_> = statistics.iter().map(u64::to_string).collect();
-            println!("{file}\t{}", values.join("\t"));
+            println!("{file}\t{}", statistics.join("\t"));
         }
     }
     Ok(())
@@ -64,7 +58,7 @@ unsafe fn compile(
     file: &str,
     bindings: &str,
     assembly: Option<&Path>,
-) -> Result<[u64; 7], Box<dyn Error>> {
+) -> Result<Vec<String>, Box<dyn Error>> {
     let words = ash::util::read_spv(&mut std::fs::File::open(file)?)?;
     let bindings: Vec<_> = bindings
         .chars()
@@ -90,28 +84,32 @@ unsafe fn compile(
             .stage(vk::ShaderStageFlags::COMPUTE)
             .module(module)
             .name(c"main");
-        let create = vk::ComputePipelineCreateInfo::default()
-            .stage(stage)
-            .layout(layout)
-            .flags(match assembly {
-                Some(_) => {
-                    vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
-                        | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR
-                }
-                None => vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR,
-            });
+        let create = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(match assembly {
+            Some(_) => {
+                vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
+                    | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR
+            }
+            None => vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR,
+        });
         let pipelines =
             device.create_compute_pipelines(vk::PipelineCache::null(), &[create], None).map_err(|(_, e)| e)?;
         let properties = ash::khr::pipeline_executable_properties::Device::new(instance, device);
         let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipelines[0]).executable_index(0);
         let found = properties.get_pipeline_executable_statistics(&info)?;
-        let mut values = [0; 7];
-        for (value, wanted) in values.iter_mut().zip(STATISTICS) {
-            let statistic = found
-                .iter()
-                .find(|s| s.name_as_c_str().is_ok_and(|name| name.to_bytes() == wanted.as_bytes()))
-                .ok_or_else(|| format!("the driver does not report {wanted}"))?;
-            *value = statistic.value.u64;
+        let mut values = vec![format!("Subgroup size={}", subgroup_size(&properties, pipelines[0])?)];
+        for statistic in &found {
+            let value = match statistic.format {
+                vk::PipelineExecutableStatisticFormatKHR::BOOL32 => u64::from(statistic.value.b32),
+                vk::PipelineExecutableStatisticFormatKHR::UINT64 => statistic.value.u64,
+                _ => {
+                    return Err(format!(
+                        "{}: a statistic of another format",
+                        statistic.name_as_c_str()?.to_string_lossy()
+                    )
+                    .into());
+                }
+            };
+            values.push(format!("{}={value}", statistic.name_as_c_str()?.to_string_lossy()));
         }
         if let Some(folder) = assembly {
             let name = Path::new(file).file_stem().ok_or("no file name")?;
@@ -122,7 +120,21 @@ unsafe fn compile(
     }
 }
 
-/// The text that the driver keeps of a pipeline under the name `Assembly`.
+/// How many invocations run in lockstep, which a driver may choose for each kernel.
+///
+/// # Safety
+/// `properties` is loaded and `pipeline` belongs to its device.
+unsafe fn subgroup_size(
+    properties: &ash::khr::pipeline_executable_properties::Device,
+    pipeline: vk::Pipeline,
+) -> Result<u32, vk::Result> {
+    // SAFETY: as above.
+    let executables =
+        unsafe { properties.get_pipeline_executable_properties(&vk::PipelineInfoKHR::default().pipeline(pipeline))? };
+    Ok(executables[0].subgroup_size)
+}
+
+/// The text that the driver keeps of a pipeline as its `Assembly`, which Intel's calls `GEN Assembly`.
 ///
 /// # Safety
 /// `properties` is loaded, and `info` names a pipeline made with the flag for internal representations.
@@ -144,7 +156,7 @@ unsafe fn machine_code(
     // SAFETY: each entry points to as many bytes as it says.
     unsafe { get(properties.device(), info, &mut count, found.as_mut_ptr()).result()? };
     let named = |entry: &vk::PipelineExecutableInternalRepresentationKHR<'_>| {
-        entry.name_as_c_str().is_ok_and(|name| name.to_bytes() == b"Assembly")
+        entry.name_as_c_str().is_ok_and(|name| name.to_bytes().ends_with(b"Assembly"))
     };
     let index = found.iter().position(named).ok_or("the driver keeps no machine code as text")?;
     texts[index].retain(|byte| *byte != 0);
