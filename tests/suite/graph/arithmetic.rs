@@ -84,7 +84,7 @@ fn live_bytes(program: &Program) -> (u64, u64) {
 #[test]
 fn a_step_of_stable_diffusion_takes_few_launches() {
     let launches = |preset| program(&graph(preset)).step.len();
-    for (preset, most) in [(Preset::Sd15, 406), (Preset::Sdxl, 1027), (Preset::Ddpm, 199)] {
+    for (preset, most) in [(Preset::Sd15, 388), (Preset::Sdxl, 1012), (Preset::Ddpm, 199)] {
         let found = launches(preset);
         assert!(found <= most, "{}: {found} launches, at most {most} before", preset.name());
     }
@@ -111,7 +111,7 @@ fn skip_connections_are_not_copied() {
 fn launches_move_little_more_than_they_must() {
     // Sums that are split into parts, where tiles would be too few for a GPU, are written and read in f32: 0.6 GB of
     // the first, 0.1 GB of the decoder. The decoder's norms read large pictures once more, for their sums.
-    for (preset, most) in [(Preset::Sd15, 1.20), (Preset::Sdxl, 1.15), (Preset::Vae, 1.18)] {
+    for (preset, most) in [(Preset::Sd15, 1.20), (Preset::Sdxl, 1.15), (Preset::Vae, 1.19)] {
         let graph = graph(preset);
         let (planned, least) = (planned_bytes(&program(&graph)), least_bytes(&graph));
         let ratio = planned as f64 / least as f64;
