@@ -202,8 +202,8 @@ fn rounds(units: usize, [first, last]: [usize; 2], [long, short]: [usize; 2]) ->
 
 /// Whether a compiler keeps the sums of a tile in registers. Intel's gives an invocation 128 numbers, and spills with
 /// 64 sums; with 32 over windows; and with 8 rows to an invocation it waits for each, 12 cycles a product against 6 to
-/// 8 (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`). On RDNA 3 two tensors in place of
-/// x take 132 registers, four more than there should be, where an invocation of 64 sums loads four rows of them.
+/// 8 (ANV 22.3, Tiger Lake and Arc, offline, 2026-11-26: `benches/offline/intel.tsv`). On RDNA 3 two tensors for x take
+/// 132 registers, four more than there should be, where an invocation of 64 sums loads four rows of them.
 fn fits_registers(tile: &Tile, op: &Contraction, context: &LowerContext<'_>) -> bool {
     let large = tile.row_quads * tile.column_quads == 4;
     if context.joined.is_some() && large && tile.invocations() < 256 {

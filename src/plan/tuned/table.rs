@@ -158,7 +158,7 @@ mod tests {
             unknown(&hand_written("convolve", "naive")).contains("t.json: entries[0]: there is no operation convol")
         );
         let message = unknown(&hand_written("attention", "warp"));
-        assert!(message.contains("attention has no variant warp; it has flash, shuffle"), "{message}");
+        assert!(message.contains("attention has no variant warp; it has matrix, flash, shuffle"), "{message}");
         let negative = r#"{"device": "a", "entries": [{"operation": "scale", "inputs": [], "output": "",
             "variant": "naive", "trials": [{"variant": "naive", "kernels": [], "seconds": [1.0, -1.0], "texts":
             "0000000000000000000000000000000000000000000000000000000000000000"}]}]}"#;
