@@ -106,6 +106,7 @@ fn operations(gpu: &GpuDevice, args: &Args) -> Result<usize> {
         variant: args.variant.as_deref(),
         kernel: args.kernel.as_deref(),
         stop_at_first: args.stop_at_first,
+        thorough: true,
     };
     let (mut failures, mut compared) = (0, 0);
     for info in chosen(args)? {
