@@ -142,7 +142,7 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     fn variants() -> &'static [Variant<Self>];
 
     /// Whether `variant` can take its first input as two tensors that stand for their concatenation along the channels,
-    /// so that nobody need copy them: [`LowerContext::joined`] and [`super::Operand::Second`].
+    /// so that nobody need copy them: [`LowerContext::joined`] and [`Operand::Second`].
     fn joins(&self, _variant: &str, _context: &LowerContext<'_>) -> bool {
         false
     }
