@@ -10,7 +10,7 @@
 // dispatch:   x = N / TILE_N, y = whole_rows / TILE_M for whole tiles, then for each further row of tiles the parts
 // requires:   as 5_pipelined, and whole_rows % TILE_M = 0; N % 4 = 0, or % 8 and COLUMN_QUADS = 2 with a gate
 // constants:  as 5_pipelined: TILE_M, TILE_N, TILE_K; ROW_QUADS, COLUMN_QUADS; UNROLL; X_ROWS, W_ROWS, X_UNITS,
-//             W_UNITS, RAGGED, WINDOWS, DEPTH; HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
+//             W_UNITS, RAGGED, WINDOWS, DEPTH, JOINED; HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION, GATE
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
 // faster:     than 5_pipelined where its last round of workgroups would be far from full. By the account of
 //             tools/offline.py, which is not measured, in which rounds wait for each other

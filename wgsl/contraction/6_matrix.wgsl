@@ -6,7 +6,8 @@
 // matrices. Products are exact, sums are f32. No invocation knows which elements it has, so that sums go through
 // workgroup memory once more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x,
 // weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is
-// split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl.
+// split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl. If JOINED, x
+// and x_second hold the first and the last channels.
 //
 // dispatch:   x = N / TILE_N, y = M / TILE_M, z = splits
 // requires:   x and weight in f16; C % 4 = 0; groups = 1; no gate; at most 31 taps; N_padded is N rounded up to a
@@ -14,7 +15,7 @@
 //             SUBGROUP invocations that follow each other, and their product of MATRIX by MATRIX matrices of f16 with
 //             sums in f32
 // constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; X_ROWS,
-//             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH: see next_tile; those of the epilogue: HAS_BIAS,
+//             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH, JOINED: see next_tile; those of the epilogue: HAS_BIAS,
 //             SUMMAND, RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
 // error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040 ; with plain loops in place of the units,
 //             as no device with matrix units has run it yet

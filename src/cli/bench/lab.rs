@@ -35,9 +35,8 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE,…", requires = "kernel")]
     shape: Option<String>,
     /// What else the operation needs to know. conv2d: stride, padding, dilation (2, or 2:1 for each axis), groups,
-    /// upsample;
-    /// conv2d, linear: activation, gate, scale; attention: heads, kv_heads, causal, scale, packing; norm: kind, groups,
-    /// eps, activation
+    /// upsample; conv2d, linear: activation, gate, scale; attention: heads, kv_heads, causal, scale, packing; norm:
+    /// kind, groups, eps, activation
     #[arg(long, value_name = "NAME=VALUE,…", requires = "shape")]
     attributes: Option<String>,
     /// Only these variants

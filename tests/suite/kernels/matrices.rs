@@ -71,6 +71,8 @@ fn store_odd(c: matrix_c, at: u32) {
         "steps of 32 along K, windows",
         "3x3, odd output channels, all inputs",
         "gate, every input, workgroups that are not full",
+        "joined after 12 of 40",
+        "joined at a step of 32, gated",
     ],
     // Matrices of 16: each tile of 64, as one part and as two, and once one of 128. Of 8, of which a tile has four
     // times as many: one tile, with windows and without.
@@ -90,6 +92,7 @@ fn store_odd(c: matrix_c, at: u32) {
         (0, "own_result = own * MATRIX * MATRIX", "own_result = 0u"),
         (0, "m, n + MATRIX, M", "m, n, M"),
         (0, "row * TILE_K + x_at.y", "row * TILE_K"),
+        (4, "c >= p.C_first", "c > p.C_first"),
     ],
 };
 
