@@ -81,10 +81,10 @@ impl Page {
             assert!(Instant::now() < end, "the browser did not start");
             std::thread::sleep(Duration::from_millis(20));
         };
-        let (socket, mut incoming) = Socket::connect(port, &path);
+        let (socket, incoming) = Socket::connect(port, &path);
         let (sender, messages) = channel();
         std::thread::spawn(move || {
-            while let Some(text) = incoming.next() {
+            for text in incoming {
                 let message = serde_json::from_str(&text).expect("the browser speaks JSON");
                 if sender.send(message).is_err() {
                     break;
