@@ -72,6 +72,7 @@ pub mod caps;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod clock;
 pub mod content;
 pub mod encode;
 pub mod error;
@@ -82,6 +83,7 @@ pub mod gpu;
 pub mod graph;
 pub mod image_io;
 pub mod kernel;
+mod load;
 #[cfg(feature = "gpu")]
 pub mod measure;
 pub mod models;
