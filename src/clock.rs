@@ -29,9 +29,9 @@ mod without_system {
             Self::now() - self
         }
 
-        /// The time since an earlier moment, nothing if it is a later one.
-        pub fn duration_since(self, earlier: Self) -> Duration {
-            self - earlier
+        /// The time since an earlier moment.
+        pub fn checked_duration_since(self, earlier: Self) -> Option<Duration> {
+            self.0.checked_sub(earlier.0)
         }
     }
 

@@ -105,6 +105,8 @@ pub mod tensor;
 pub mod tokenizer;
 pub mod trace;
 pub mod verify;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+pub mod web;
 
 pub use error::{Error, Result};
 pub use tensor::{DType, HostTensor};

@@ -11,7 +11,7 @@ mod write;
 pub use read::{read, read_with_alpha};
 pub use resize::resize_lanczos;
 pub use text::{PARAMETERS, read_text};
-pub use write::{grid, write_jpeg, write_png, write_tensor, write_webp};
+pub use write::{encode_png, grid, write_jpeg, write_png, write_tensor, write_webp};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;

@@ -1,7 +1,7 @@
 //! Writing pictures.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
@@ -72,22 +72,36 @@ fn near_square(count: usize) -> usize {
 pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
     let path = path.as_ref();
     check_text(path, text)?;
-    let (width, height) = size(path, picture, u32::MAX)?;
-    write_atomic(path, |out| {
-        let mut encoder = png::Encoder::new(out, width, height);
-        encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
-        encoder.set_depth(png::BitDepth::Eight);
-        for (keyword, text) in text {
-            if text.chars().all(|c| u32::from(c) < 256) {
-                encoder.add_text_chunk(keyword.clone(), text.clone())?;
-            } else {
-                encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
-            }
+    let size = size(path, picture, u32::MAX)?;
+    write_atomic(path, |out| png(out, picture, size, text))
+}
+
+/// The bytes of the file that [`write_png`] writes.
+///
+/// # Errors
+/// As [`write_png`], but for files.
+pub fn encode_png(picture: &Picture, text: &[(String, String)]) -> Result<Vec<u8>> {
+    let path = Path::new("the picture");
+    check_text(path, text)?;
+    let mut bytes = Vec::new();
+    png(&mut bytes, picture, size(path, picture, u32::MAX)?, text).map_err(Error::io(path))?;
+    Ok(bytes)
+}
+
+fn png(out: impl Write, picture: &Picture, size: (u32, u32), text: &[(String, String)]) -> io::Result<()> {
+    let mut encoder = png::Encoder::new(out, size.0, size.1);
+    encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+    encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in text {
+        if text.chars().all(|c| u32::from(c) < 256) {
+            encoder.add_text_chunk(keyword.clone(), text.clone())?;
+        } else {
+            encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
         }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&picture.data)?;
-        writer.finish().map_err(io::Error::from)
-    })
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&picture.data)?;
+    writer.finish().map_err(io::Error::from)
 }
 
 /// Writes an 8-bit JPEG of `quality` 1 to 100 (the tables of libjpeg; chroma at full size), whole or not at all. The

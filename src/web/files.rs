@@ -1,0 +1,61 @@
+//! The page's files: fetched, dropped or chosen. They stay with the browser; their bytes are read when they are needed.
+
+use std::io;
+use std::path::Path;
+
+use super::host;
+use crate::content::ContentId;
+use crate::files::{Bytes, Files, Kind, Listing, Parts, ReadAt};
+
+/// Files of the page, by names with `/` between folder and file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PageFiles(Listing<PageFile>);
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+struct PageFile {
+    /// The host's number.
+    number: u32,
+    length: u64,
+    id: ContentId,
+}
+
+impl PageFiles {
+    /// Adds a file. `id` tells its contents apart from those of others.
+    pub fn insert(&mut self, name: &str, number: u32, length: u64, id: &str) {
+        self.0.insert(name, PageFile { number, length, id: ContentId::of(&[b"page", id.as_bytes()]) });
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl ReadAt for PageFile {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        host::read_file(self.number, offset, out)
+    }
+}
+
+impl Files for PageFiles {
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        self.0.kind(path, |file| file.length)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.0.list(folder)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Bytes> {
+        let file = self.0.file(path)?;
+        let mut bytes = vec![0; usize::try_from(file.length).map_err(|_| io::ErrorKind::FileTooLarge)?];
+        file.read_at(0, &mut bytes)?;
+        Ok(Bytes::new(bytes).with_id(file.id))
+    }
+
+    fn parts(&self, path: &Path) -> io::Result<Parts> {
+        let file = self.0.file(path)?;
+        Parts::elsewhere(file.length, file.id, *file)
+    }
+}
