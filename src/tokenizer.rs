@@ -63,7 +63,7 @@ impl Tokenizer {
     }
 
     /// As `Tokenizer::clip`, from the text of CLIP's own list of merges, for programs that do not hold it (the feature
-    /// `clip-merges`): the lines of its `merges.txt`, or the longer `bpe_simple_vocab_16e6.txt` that CLIP comes with.
+    /// `clip-merges`): the lines of its `merges.txt`.
     ///
     /// # Errors
     /// [`Error::Config`] if it is another list.

@@ -17,19 +17,17 @@ use crate::pipelines::Cancel;
 
 /// All there is between calls.
 #[derive(Default)]
-pub(super) struct Engine {
+struct Engine {
     device: Option<WebDevice>,
-    pub files: PageFiles,
+    files: PageFiles,
     answer: Vec<u8>,
 }
 
 impl Engine {
-    /// The device.
-    ///
-    /// # Errors
-    /// [`Error::Device`] before [`unmist_start`].
-    pub fn device(&self) -> Result<WebDevice> {
-        self.device.clone().ok_or_else(|| Error::Device("the engine has not been started".into()))
+    /// The device, or [`Error::Device`] before [`unmist_start`]; and the files.
+    fn parts(&self) -> (Result<WebDevice>, PageFiles) {
+        let device = self.device.clone().ok_or_else(|| Error::Device("the engine has not been started".into()));
+        (device, self.files.clone())
     }
 }
 
@@ -172,7 +170,7 @@ pub unsafe extern "C" fn unmist_sample(request: *mut u8, length: usize) -> Statu
     let request = unsafe { taken(request, length) };
     let cancel = Cancel::default();
     *CANCEL.lock().expect("a panic ends the module") = Some(cancel.clone());
-    let (device, files) = (engine().device(), engine().files.clone());
+    let (device, files) = engine().parts();
     answer(device.and_then(|device| make::sample(device, &files, &request, &cancel)))
 }
 
@@ -184,7 +182,7 @@ pub unsafe extern "C" fn unmist_sample(request: *mut u8, length: usize) -> Statu
 pub unsafe extern "C" fn unmist_run(request: *mut u8, length: usize, inputs: *mut u8, inputs_length: usize) -> Status {
     // SAFETY: as for this function.
     let (request, inputs) = unsafe { (taken(request, length), taken(inputs, inputs_length)) };
-    let (device, files) = (engine().device(), engine().files.clone());
+    let (device, files) = engine().parts();
     answer(device.and_then(|device| make::run(device, &files, &request, inputs)))
 }
 
