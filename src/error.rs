@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::refusal::{Advised, Naming, Refusal, offered, quoted};
 
 /// Result with the crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, by who can fix it.
 #[derive(Debug)]

@@ -59,6 +59,7 @@
 //! | --- | --- | --- |
 //! | `gpu` | running on graphics adapters (wgpu) | yes |
 //! | `cli` | the command line, `unmist::cli` | yes |
+//! | `serve` | the server, `unmist::serve` | yes |
 //! | `threads` | the reference on all cores, weights mapped into memory | yes |
 //!
 //! Without any of them the library builds for `wasm32-unknown-unknown`, too.
@@ -78,6 +79,7 @@ pub mod encode;
 pub mod error;
 pub mod export;
 pub mod files;
+pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
@@ -99,6 +101,8 @@ pub mod refusal;
 pub mod request;
 pub mod rng;
 pub mod schedulers;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod session;
 pub mod store;
 pub mod tensor;

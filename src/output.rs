@@ -93,6 +93,11 @@ pub fn sha256(path: impl AsRef<Path>) -> Result<String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The sha256 of bytes, in hexadecimal digits.
+pub fn sha256_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `path` with `-0001`, `-0002` … before its extension: the name of picture `index` (from 0) of `count`.
 pub fn numbered(path: impl AsRef<Path>, index: usize, count: usize) -> PathBuf {
     let path = path.as_ref();

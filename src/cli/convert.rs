@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::sample::model::{adapted, put_together};
-use super::{model_path, say};
+use super::say;
 use crate::checkpoint::Ignore;
 use crate::error::{Error, Result};
 use crate::export;
+use crate::generate::{adapted, places, put_together};
 use crate::graph::StoredType;
 use crate::output::{check_writable, is_same_file};
 use crate::request::Request;
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
         variant: args.variant,
         ..Request::default()
     };
-    let input = model_path::find(Some(&args.input), &[])?;
+    let input = places::find(Some(&args.input), &[])?;
     if is_same_file(&input, &args.output) {
         return Err(Error::Usage(format!("{}: it would be overwritten; give another name", args.output.display())));
     }

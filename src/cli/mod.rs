@@ -4,11 +4,13 @@ mod bench;
 mod convert;
 mod devices;
 mod inspect;
-mod model_path;
 mod noise;
 mod run;
 mod sample;
+#[cfg(feature = "serve")]
+mod serve;
 mod tune;
+mod unused;
 mod verify;
 mod words;
 
@@ -19,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::backend::{Device, LoadOptions};
 use crate::error::Result;
+use crate::generate::Notes;
 use crate::output::{check_writable, write_atomic};
 use crate::request::DeviceRequest;
 use crate::trace;
@@ -37,6 +40,9 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Writes a model again, as a folder of diffusers or as a single file, with LoRAs merged in
     Convert(convert::Args),
+    /// Makes pictures for other programs over HTTP, and has a page for people
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
     /// Runs one component of a model once on given tensors
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
@@ -67,6 +73,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Sample(args) => sample::run(*args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
@@ -120,6 +128,11 @@ fn load_options(request: &DeviceRequest, device: &Device) -> Result<LoadOptions>
 fn say(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Says what there is to note, with flags for fields.
+fn tell(notes: &mut Notes) {
+    notes.take().iter().for_each(|line| say(format_args!("{}", words::in_flags(line))));
 }
 
 /// Prints to standard output; a closed pipe (`unmist inspect | head`) ends the program quietly instead of with a panic.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::{load_options, model_path};
+use super::load_options;
 use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::graph::{Graph, TensorDesc};
 use crate::image_io::{Picture, Range, grid, read, write_png};
 use crate::models::UNet2DModel;
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage(format!("--output {}: expected a name that ends in .png", args.output.display())));
     }
     check_writable(&args.output)?;
-    let folder = Folder::open(model_path::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?)?;
+    let folder = Folder::open(places::find(args.model.as_deref(), &["DDPMPipeline", "DDIMPipeline"])?)?;
     let scheduler = Scheduler::new(SchedulerConfig::read(&folder.scheduler_config()?)?)?;
     let class = scheduler.config.class;
     if class.frame() != Frame::Timesteps {

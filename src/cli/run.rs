@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::model_path::Unused;
+use super::unused::Unused;
 use super::{load_options, traced};
 use crate::checkpoint::{Tensors, safetensors};
 use crate::error::{Error, Result};

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::model_path::{self, Unused};
+use super::unused::Unused;
 use super::{load_options, print};
 use crate::backend::Device;
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::gpu::GpuDevice;
 use crate::graph::{Graph, NodeKind, passes};
 use crate::models::{LoadedModel, Model, NamedTensors, Sizes};
@@ -162,7 +163,7 @@ fn chosen(args: &Args) -> Result<Vec<Info>> {
 
 /// One forward pass of the model, node by node; true if all agree.
 fn model(args: &Args, gpu: &GpuDevice) -> Result<bool> {
-    let path = model_path::find_with(args.model.as_deref(), &args.component)?;
+    let path = places::find_with(args.model.as_deref(), &args.component)?;
     let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&path)?, &args.component)?;
     let own = model.default_sizes();
     // Large enough for every kernel; the reference would take minutes for a picture of full size.

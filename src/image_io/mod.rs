@@ -8,10 +8,10 @@ mod text;
 mod webp;
 mod write;
 
-pub use read::{read, read_with_alpha};
+pub use read::{decode, decode_with_alpha, dimensions, read, read_with_alpha};
 pub use resize::resize_lanczos;
-pub use text::{PARAMETERS, read_text};
-pub use write::{encode_png, grid, write_jpeg, write_png, write_tensor, write_webp};
+pub use text::{PARAMETERS, read_text, text_of};
+pub use write::{PictureFormat, encode, grid, write_picture, write_png, write_tensor};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;

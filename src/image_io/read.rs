@@ -25,9 +25,19 @@ const MAX_BYTES: u64 = 68 << 20;
 /// # Panics
 /// If `channels` is neither 1 nor 3.
 pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
+    decode(path.as_ref(), &read_file(path.as_ref())?, channels)
+}
+
+/// As [`read`], of a file's bytes; `path` only names it in messages.
+///
+/// # Errors
+/// As [`read`].
+///
+/// # Panics
+/// As [`read`].
+pub fn decode(path: &Path, file: &[u8], channels: usize) -> Result<Picture> {
     assert!(channels == 1 || channels == 3, "a picture has 1 or 3 channels, not {channels}");
-    let pixels = pixels(path.as_ref())?;
-    Ok(pixels.colour(channels))
+    Ok(pixels(path, file)?.colour(channels))
 }
 
 /// Reads a picture as [`read`] does, as RGB, and how opaque each pixel is (0 to 255, grey) if the file says so.
@@ -35,8 +45,29 @@ pub fn read(path: impl AsRef<Path>, channels: usize) -> Result<Picture> {
 /// # Errors
 /// As [`read`].
 pub fn read_with_alpha(path: impl AsRef<Path>) -> Result<(Picture, Option<Picture>)> {
-    let pixels = pixels(path.as_ref())?;
+    decode_with_alpha(path.as_ref(), &read_file(path.as_ref())?)
+}
+
+/// As [`read_with_alpha`], of a file's bytes; `path` only names it in messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn decode_with_alpha(path: &Path, file: &[u8]) -> Result<(Picture, Option<Picture>)> {
+    let pixels = pixels(path, file)?;
     Ok((pixels.colour(3), pixels.alpha()))
+}
+
+/// Columns and rows of a picture as its header has them, before it is turned upright; `path` only names it in messages.
+///
+/// # Errors
+/// [`Error::Unsupported`] if it is no PNG, JPEG or WebP.
+pub fn dimensions(path: &Path, file: &[u8]) -> Result<(usize, usize)> {
+    let shown = path.display();
+    let reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(Error::io(path))?;
+    let (width, height) = reader.into_dimensions().map_err(|error| {
+        Error::Unsupported(format!("{shown}: expected a PNG, JPEG or WebP picture ({error}); convert the file"))
+    })?;
+    Ok((width as usize, height as usize))
 }
 
 /// Decoded samples, upright and interleaved.
@@ -70,7 +101,7 @@ impl Pixels {
     }
 }
 
-fn pixels(path: &Path) -> Result<Pixels> {
+fn pixels(path: &Path, file: &[u8]) -> Result<Pixels> {
     let shown = path.display();
     let bad = |error| match error {
         image::ImageError::IoError(source) => Error::Io { path: path.to_owned(), source },
@@ -79,8 +110,7 @@ fn pixels(path: &Path) -> Result<Pixels> {
             Error::Unsupported(format!("{shown}: expected a PNG, JPEG or WebP picture ({other}); convert the file"))
         }
     };
-    let file = read_file(path)?;
-    let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
+    let reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(Error::io(path))?;
     let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(bad)?;
     let most = MAX_BYTES + file.len() as u64;
@@ -95,11 +125,11 @@ fn pixels(path: &Path) -> Result<Pixels> {
     }
     let damaged = |why| Error::Unsupported(format!("{shown}: the picture is damaged ({why}); fetch or save it again"));
     let (mut image, orientation) = if format == Some(ImageFormat::Jpeg) {
-        jpeg::decode(&file, most).map_err(damaged)?
+        jpeg::decode(file, most).map_err(damaged)?
     } else {
         match format {
-            Some(ImageFormat::WebP) => webp::check(&file).map_err(damaged)?,
-            Some(ImageFormat::Png) => check_palette(&file).map_err(damaged)?,
+            Some(ImageFormat::WebP) => webp::check(file).map_err(damaged)?,
+            Some(ImageFormat::Png) => check_palette(file).map_err(damaged)?,
             _ => {}
         }
         let orientation = decoder.orientation().map_err(bad)?;

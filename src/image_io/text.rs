@@ -25,19 +25,25 @@ const UTF_16: &[u8; 8] = b"UNICODE\0";
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Unsupported`] if it is no sound picture.
 pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
-    let path = path.as_ref();
-    let file = read_file(path)?;
+    text_of(path.as_ref(), &read_file(path.as_ref())?)
+}
+
+/// As [`read_text`], of a file's bytes; `path` only names it in messages.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn text_of(path: &Path, file: &[u8]) -> Result<Vec<(String, String)>> {
     let bad = |error: &dyn std::fmt::Display| {
         Error::Unsupported(format!("{}: expected a PNG, JPEG or WebP picture with settings ({error})", path.display()))
     };
-    if image::guess_format(&file).is_ok_and(|format| format == ImageFormat::Png) {
-        return chunks(&file).map_err(|error| bad(&error));
+    if image::guess_format(file).is_ok_and(|format| format == ImageFormat::Png) {
+        return chunks(file).map_err(|error| bad(&error));
     }
-    let reader = ImageReader::new(Cursor::new(&file)).with_guessed_format().map_err(Error::io(path))?;
+    let reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(Error::io(path))?;
     let format = reader.format();
     if format == Some(ImageFormat::WebP) {
         // The decoder believes the length of a chunk.
-        webp::check(&file).map_err(|why| bad(&why))?;
+        webp::check(file).map_err(|why| bad(&why))?;
     }
     let mut decoder = reader.into_decoder().map_err(|error| bad(&error))?;
     let mut text = Vec::new();
@@ -50,7 +56,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let xmp = decoder.xmp_metadata().map_err(|error| bad(&error))?;
     text.extend(xmp.and_then(|packet| in_xmp(&String::from_utf8_lossy(&packet))));
     if format == Some(ImageFormat::Jpeg) {
-        text.extend(jpeg::comments(&file).into_iter().filter_map(in_comment));
+        text.extend(jpeg::comments(file).into_iter().filter_map(in_comment));
     }
     Ok(text.into_iter().map(|(keyword, text)| (keyword.to_owned(), text)).collect())
 }

@@ -1,7 +1,7 @@
 //! Writing pictures.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
@@ -61,35 +61,82 @@ fn near_square(count: usize) -> usize {
         .unwrap_or(square)
 }
 
-/// Writes an 8-bit PNG with `text` chunks (`(keyword, text)`), whole or not at all.
-///
-/// As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader knows, other text is `iTXt`
-/// (UTF-8).
+/// A format of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PictureFormat {
+    /// 8 bits, with `text` chunks. As Pillow does, text that Latin-1 can hold is a `tEXt` chunk, which every reader
+    /// knows, other text is `iTXt` (UTF-8).
+    Png,
+    /// 8 bits, of a quality from 1 to 100 (the tables of libjpeg; chroma at full size). Texts become EXIF.
+    Jpeg(u8),
+    /// 8 bits, without loss. Texts become EXIF.
+    WebP,
+}
+
+/// A file's bytes of a picture with texts, `(keyword, text)`, as [`read_text`](super::read_text) reads them. `path`
+/// only names it in messages.
 ///
 /// # Errors
-/// [`Error::Usage`] if a keyword is not 1 to 79 Latin-1 characters or a text holds a NUL; otherwise as
-/// [`write_atomic`].
+/// [`Error::Usage`] if a keyword is not 1 to 79 ASCII characters or a text holds a NUL; [`Error::Limits`] if a side is
+/// longer than the format allows (JPEG 65535 pixels, WebP 16383), or the texts than the 64 kB that EXIF may take in a
+/// JPEG.
+///
+/// # Panics
+/// If a quality is out of its range.
+pub fn encode(path: &Path, picture: &Picture, text: &[(String, String)], format: PictureFormat) -> Result<Vec<u8>> {
+    check_text(path, text)?;
+    let encoded = match format {
+        PictureFormat::Png => png(picture, size(path, picture, u32::MAX)?, text),
+        PictureFormat::Jpeg(quality) => {
+            assert!((1..=100).contains(&quality), "a quality is from 1 to 100, not {quality}");
+            let exif = exif(path, text)?;
+            // A segment's length has 16 bits and counts itself and a heading of six bytes.
+            if exif.len() > usize::from(u16::MAX) - 8 {
+                let (shown, bytes) = (path.display(), exif.len());
+                let why = format!("{shown}: the settings take {bytes} bytes, a JPEG holds 65527; write a PNG");
+                return Err(Error::Limits(why.into()));
+            }
+            let size = size(path, picture, u32::from(u16::MAX))?;
+            let mut file = Vec::new();
+            by(JpegEncoder::new_with_quality(&mut file, quality), picture, size, exif).map(|()| file)
+        }
+        PictureFormat::WebP => {
+            let (exif, size) = (exif(path, text)?, size(path, picture, (1 << 14) - 1)?);
+            let mut file = Vec::new();
+            by(WebPEncoder::new_lossless(&mut file), picture, size, exif).map(|()| file)
+        }
+    };
+    encoded.map_err(Error::io(path))
+}
+
+/// Writes a picture with texts, whole or not at all.
+///
+/// # Errors
+/// As [`encode`] and [`write_atomic`].
+///
+/// # Panics
+/// As [`encode`].
+pub fn write_picture(
+    path: impl AsRef<Path>,
+    picture: &Picture,
+    text: &[(String, String)],
+    format: PictureFormat,
+) -> Result<()> {
+    let file = encode(path.as_ref(), picture, text, format)?;
+    write_atomic(path, |out| out.write_all(&file))
+}
+
+/// As [`write_picture`], a PNG.
+///
+/// # Errors
+/// As [`write_picture`].
 pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
-    let path = path.as_ref();
-    check_text(path, text)?;
-    let size = size(path, picture, u32::MAX)?;
-    write_atomic(path, |out| png(out, picture, size, text))
+    write_picture(path, picture, text, PictureFormat::Png)
 }
 
-/// The bytes of the file that [`write_png`] writes.
-///
-/// # Errors
-/// As [`write_png`], but for files.
-pub fn encode_png(picture: &Picture, text: &[(String, String)]) -> Result<Vec<u8>> {
-    let path = Path::new("the picture");
-    check_text(path, text)?;
-    let mut bytes = Vec::new();
-    png(&mut bytes, picture, size(path, picture, u32::MAX)?, text).map_err(Error::io(path))?;
-    Ok(bytes)
-}
-
-fn png(out: impl Write, picture: &Picture, size: (u32, u32), text: &[(String, String)]) -> io::Result<()> {
-    let mut encoder = png::Encoder::new(out, size.0, size.1);
+fn png(picture: &Picture, (width, height): (u32, u32), text: &[(String, String)]) -> io::Result<Vec<u8>> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
     encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
     for (keyword, text) in text {
@@ -101,43 +148,11 @@ fn png(out: impl Write, picture: &Picture, size: (u32, u32), text: &[(String, St
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&picture.data)?;
-    writer.finish().map_err(io::Error::from)
+    writer.finish()?;
+    Ok(file)
 }
 
-/// Writes an 8-bit JPEG of `quality` 1 to 100 (the tables of libjpeg; chroma at full size), whole or not at all. The
-/// texts become EXIF ([`read_text`](super::read_text)).
-///
-/// # Errors
-/// [`Error::Limits`] if a side is longer than 65535 pixels or the texts than the 64 kB that EXIF may take in a JPEG;
-/// otherwise as [`write_png`].
-///
-/// # Panics
-/// If `quality` is out of its range.
-pub fn write_jpeg(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)], quality: u8) -> Result<()> {
-    assert!((1..=100).contains(&quality), "a quality is from 1 to 100, not {quality}");
-    let path = path.as_ref();
-    let exif = exif(path, text)?;
-    // A segment's length has 16 bits and counts itself and a heading of six bytes.
-    if exif.len() > usize::from(u16::MAX) - 8 {
-        let why =
-            format!("{}: the settings take {} bytes, a JPEG holds 65527; write a PNG", path.display(), exif.len());
-        return Err(Error::Limits(why.into()));
-    }
-    let size = size(path, picture, u32::from(u16::MAX))?;
-    write_atomic(path, |out| encode(JpegEncoder::new_with_quality(out, quality), picture, size, exif))
-}
-
-/// Writes a lossless 8-bit WebP, whole or not at all. The texts become EXIF ([`read_text`](super::read_text)).
-///
-/// # Errors
-/// [`Error::Limits`] if a side is longer than 16383 pixels; otherwise as [`write_png`].
-pub fn write_webp(path: impl AsRef<Path>, picture: &Picture, text: &[(String, String)]) -> Result<()> {
-    let path = path.as_ref();
-    let (exif, size) = (exif(path, text)?, size(path, picture, (1 << 14) - 1)?);
-    write_atomic(path, |out| encode(WebPEncoder::new_lossless(out), picture, size, exif))
-}
-
-fn encode(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif: Vec<u8>) -> io::Result<()> {
+fn by(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif: Vec<u8>) -> io::Result<()> {
     if !exif.is_empty() {
         encoder.set_exif_metadata(exif).map_err(io::Error::other)?;
     }
@@ -149,7 +164,6 @@ fn encode(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), e
 }
 
 fn exif(path: &Path, text: &[(String, String)]) -> Result<Vec<u8>> {
-    check_text(path, text)?;
     if text.is_empty() { Ok(Vec::new()) } else { exif_block(text).map_err(Error::io(path)) }
 }
 
@@ -239,21 +253,19 @@ mod tests {
         for kind in [b"tEXt", b"iTXt"] {
             assert!(kinds.windows(4).any(|window| window == kind));
         }
-        for write in [
-            |path: &Path, picture: &Picture, text: &_| write_jpeg(path, picture, text, 100),
-            |path: &Path, picture: &Picture, text: &_| write_webp(path, picture, text),
-        ] {
+        for format in [PictureFormat::Jpeg(100), PictureFormat::WebP] {
+            let write = |picture: &Picture, text: &[_]| write_picture(&path, picture, text, format);
             let written = Picture { data: vec![77; 35], ..picture(7, 5, 1, 0) };
-            write(&path, &written, &text).unwrap();
+            write(&written, &text).unwrap();
             assert_eq!(read(&path, 1).unwrap(), written);
             assert_eq!(read_text(&path).unwrap(), text);
-            write(&path, &written, &[]).unwrap();
+            write(&written, &[]).unwrap();
             assert_eq!(read_text(&path).unwrap(), []);
-            write(&path, &Picture { width: 70_000, height: 1, channels: 1, data: vec![0; 70_000] }, &[]).unwrap_err();
+            write(&Picture { width: 70_000, height: 1, channels: 1, data: vec![0; 70_000] }, &[]).unwrap_err();
         }
         let long = [("unmist".to_owned(), "x".repeat(1 << 16))];
-        write_webp(&path, &picture(1, 1, 3, 0), &long).unwrap();
-        let error = write_jpeg(&path, &picture(1, 1, 3, 0), &long, 90).unwrap_err();
+        write_picture(&path, &picture(1, 1, 3, 0), &long, PictureFormat::WebP).unwrap();
+        let error = write_picture(&path, &picture(1, 1, 3, 0), &long, PictureFormat::Jpeg(90)).unwrap_err();
         assert!(matches!(error, Error::Limits(_)) && error.to_string().contains("write a PNG"), "{error}");
         for bad in [("", "x"), ("k", "a\0b"), ("Schlüssel 🔑", "x")] {
             let error = write_png(&path, &picture(1, 1, 1, 0), &[(bad.0.into(), bad.1.into())]).unwrap_err();

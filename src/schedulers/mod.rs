@@ -39,7 +39,7 @@ mod unipc_multistep;
 pub use betas::{NoiseSchedule, Noising};
 pub use combination::Combination;
 pub use config::SchedulerConfig;
-pub use names::{sampler_of, scheduler_by_name};
+pub use names::{sampler_of, samplers, scheduler_by_name, schedules};
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,

@@ -61,6 +61,16 @@ const SCHEDULES: &[(&[&str], &str)] = &[
     (&["Normal", "Uniform", "Linspace"], r#"{"timestep_spacing": "linspace"}"#),
 ];
 
+/// The samplers: the name and other names of each.
+pub fn samplers() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    SAMPLERS.iter().map(|(names, _, _)| (names[0], &names[1..]))
+}
+
+/// The schedules that may follow a sampler's name.
+pub fn schedules() -> impl Iterator<Item = &'static str> {
+    SCHEDULES.iter().map(|(names, _)| names[0])
+}
+
 /// Samplers of models in the frame of Karras et al. 2022, which have levels of their own.
 const EDM_SAMPLERS: &[(&str, SchedulerClass)] = &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep)];
 

@@ -2,28 +2,61 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest, Sha256};
 
 use super::host;
 use crate::content::ContentId;
 use crate::files::{Bytes, Files, Kind, Listing, Parts, ReadAt};
+
+/// Bytes that are hashed at once.
+const PART: usize = 1 << 20;
 
 /// Files of the page, by names with `/` between folder and file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PageFiles(Listing<PageFile>);
 
 /// One of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PageFile {
     /// The host's number.
     number: u32,
     length: u64,
     id: ContentId,
+    /// Once somebody has asked for it.
+    sha256: Arc<OnceLock<String>>,
 }
 
 impl PageFiles {
     /// Adds a file. `id` tells its contents apart from those of others.
     pub fn insert(&mut self, name: &str, number: u32, length: u64, id: &str) {
-        self.0.insert(name, PageFile { number, length, id: ContentId::of(&[b"page", id.as_bytes()]) });
+        let id = ContentId::of(&[b"page", id.as_bytes()]);
+        self.0.insert(name, PageFile { number, length, id, sha256: Arc::default() });
+    }
+
+    /// Bytes of a file.
+    pub fn length(&self, path: &Path) -> Option<u64> {
+        self.0.file(path).ok().map(|file| file.length)
+    }
+
+    /// The sha256 of a file in hexadecimal digits, computed once.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_at`].
+    pub fn sha256(&self, path: &Path) -> io::Result<String> {
+        let file = self.0.file(path)?;
+        if let Some(known) = file.sha256.get() {
+            return Ok(known.clone());
+        }
+        let (mut hasher, mut part) = (Sha256::new(), vec![0; PART]);
+        for begin in (0..file.length).step_by(PART) {
+            let part = &mut part[..(file.length - begin).min(PART as u64) as usize];
+            file.read_at(begin, part)?;
+            hasher.update(part);
+        }
+        let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(file.sha256.get_or_init(|| hash).clone())
     }
 
     /// Forgets all of them.
@@ -56,6 +89,6 @@ impl Files for PageFiles {
 
     fn parts(&self, path: &Path) -> io::Result<Parts> {
         let file = self.0.file(path)?;
-        Parts::elsewhere(file.length, file.id, *file)
+        Parts::elsewhere(file.length, file.id, file.clone())
     }
 }

@@ -13,7 +13,7 @@ mod write;
 
 use std::path::PathBuf;
 
-use super::model_path::Unused;
+use super::unused::Unused;
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;

@@ -6,9 +6,10 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Args, picture, refuse_wrong, table, write};
+use crate::cli::print;
 use crate::cli::verify::random_inputs;
-use crate::cli::{model_path, print};
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::{Graph, Rate, WeightSource, passes};
 use crate::measure::{Ceilings, Effort, Instance, Report, Step, Subject, operations_of, time_wall};
@@ -32,7 +33,7 @@ impl Opened {
         if let Some(preset) = args.preset {
             return Self::preset(preset);
         }
-        let path = model_path::find_with(args.model.as_deref(), &args.component)?;
+        let path = places::find_with(args.model.as_deref(), &args.component)?;
         let LoadedModel { model, weights, .. } = LoadedModel::open(&args.unused.open(&path)?, &args.component)?;
         let name = path.display().to_string();
         Ok(Self { name, component: args.component.clone(), model, weights: Box::new(weights) })

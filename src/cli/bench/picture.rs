@@ -6,8 +6,8 @@ use super::Args;
 use super::model::{self, Opened};
 use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
-use crate::cli::model_path;
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::gpu::GpuDevice;
 use crate::measure::{Picture, Report};
 use crate::models::Preset;
@@ -55,7 +55,7 @@ fn added_up(args: &Args, gpu: &GpuDevice, report: &Report, preset: Preset, steps
 
 /// One run of the pipeline at the model's own size, or at the sizes that were given for the U-Net.
 fn made(args: &Args, gpu: &GpuDevice, steps: usize) -> Result<Picture> {
-    let path = model_path::find_with(args.model.as_deref(), &args.component)?;
+    let path = places::find_with(args.model.as_deref(), &args.component)?;
     let checkpoint: Checkpoint = args.unused.open(&path)?;
     let scheduler = Scheduler::new(DiffusionPipeline::scheduler_config(&checkpoint)?)?;
     let pipeline = DiffusionPipeline::load(&checkpoint, scheduler)?;

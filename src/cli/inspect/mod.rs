@@ -5,11 +5,12 @@ mod files;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{load_options, model_path, print, words};
+use super::{load_options, print, words};
 use crate::backend::Device;
 use crate::caps::Caps;
 use crate::checkpoint::{Checkpoint, Ignore};
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::graph::{Rate, passes};
 use crate::models::{LoadedModel, Sizes};
 use crate::pipelines::{DiffusionPipeline, Runtime, STABLE_DIFFUSION_PIPELINES, SampleOptions, Tiling};
@@ -57,7 +58,7 @@ pub struct Args {
 /// As the library.
 pub fn run(args: Args) -> Result<()> {
     let component = args.component.as_deref().unwrap_or("unet");
-    let path = model_path::find_with(args.model.as_deref(), component)?;
+    let path = places::find_with(args.model.as_deref(), component)?;
     // It is only looked at: what no model asks for is shown.
     let ignore = Arc::new(Ignore::new(&["*".to_owned()]));
     let checkpoint = Checkpoint::open(&path)?.with_ignored(ignore.clone());

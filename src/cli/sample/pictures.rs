@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::say;
 use crate::error::{Error, Result};
-use crate::image_io::{Picture, grid, write_jpeg, write_png, write_tensor, write_webp};
+use crate::image_io::{Picture, PictureFormat, grid, write_picture, write_png, write_tensor};
 use crate::output::{check_writable, numbered};
 use crate::tensor::HostTensor;
 
@@ -52,10 +52,7 @@ pub struct Output {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
-    Png,
-    /// With its quality, from 1 to 100.
-    Jpeg(u8),
-    Webp,
+    Picture(PictureFormat),
     Safetensors,
 }
 
@@ -67,9 +64,9 @@ impl Format {
     fn of(path: &Path, quality: Option<u8>) -> Result<Self> {
         let shown = path.display();
         let format = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
-            Some("png") => Self::Png,
-            Some("jpg" | "jpeg") => return Ok(Self::Jpeg(quality.unwrap_or(Self::QUALITY))),
-            Some("webp") => Self::Webp,
+            Some("png") => Self::Picture(PictureFormat::Png),
+            Some("jpg" | "jpeg") => return Ok(Self::Picture(PictureFormat::Jpeg(quality.unwrap_or(Self::QUALITY)))),
+            Some("webp") => Self::Picture(PictureFormat::WebP),
             Some("safetensors") => Self::Safetensors,
             _ => {
                 return Err(Error::Usage(format!(
@@ -131,37 +128,22 @@ impl Output {
         texts: &dyn Fn(Option<usize>) -> Vec<(String, String)>,
         failures: &Failures,
     ) -> Result<()> {
-        if self.format == Format::Safetensors {
+        let Format::Picture(format) = self.format else {
             let texts = texts(None).into_iter().collect::<BTreeMap<_, _>>();
             failures.keep(write_tensor(&self.path, images, &texts));
             return Ok(());
-        }
+        };
         let pictures = Picture::from_tensor(images)?;
         let places = self.places(pictures.len());
         if let [only] = places.as_slice() {
             let whole = if let [one] = pictures.as_slice() { one.clone() } else { grid(&pictures, None)? };
-            self.write_one(only, &whole, &texts(None), failures);
+            write_one(only, &whole, &texts(None), format, failures);
         } else {
             for (i, (place, picture)) in places.iter().zip(&pictures).enumerate() {
-                self.write_one(place, picture, &texts(Some(i)), failures);
+                write_one(place, picture, &texts(Some(i)), format, failures);
             }
         }
         Ok(())
-    }
-
-    /// A picture whose texts are too long for its format is written without them.
-    fn write_one(&self, path: &Path, picture: &Picture, texts: &[(String, String)], failures: &Failures) {
-        let write = |texts: &[(String, String)]| match self.format {
-            Format::Jpeg(quality) => write_jpeg(path, picture, texts, quality),
-            Format::Webp => write_webp(path, picture, texts),
-            Format::Png | Format::Safetensors => write_png(path, picture, texts),
-        };
-        let mut written = write(texts);
-        if matches!(written, Err(Error::Limits(_))) && !texts.is_empty() {
-            failures.keep(written);
-            written = write(&[]);
-        }
-        failures.keep(written);
     }
 
     /// Where unfinished pictures go: beside the others.
@@ -184,4 +166,14 @@ impl Output {
     pub fn write_preview(&self, images: &HostTensor) -> Result<()> {
         write_png(self.preview(), &grid(&Picture::from_tensor(images)?, None)?, &[])
     }
+}
+
+/// Writes a picture; one whose texts are too long for its format without them.
+fn write_one(path: &Path, picture: &Picture, texts: &[(String, String)], format: PictureFormat, failures: &Failures) {
+    let mut written = write_picture(path, picture, texts, format);
+    if matches!(written, Err(Error::Limits(_))) && !texts.is_empty() {
+        failures.keep(written);
+        written = write_picture(path, picture, &[], format);
+    }
+    failures.keep(written);
 }

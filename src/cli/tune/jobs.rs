@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::Args;
 use crate::backend::{Device, LoadOptions};
-use crate::cli::model_path;
 use crate::error::{Error, Result};
+use crate::generate::places;
 use crate::gpu::GpuDevice;
 use crate::graph::{Graph, passes};
 use crate::measure::{Instance, candidates, is_known};
@@ -68,7 +68,7 @@ pub fn parts(args: &Args, gpu: &GpuDevice) -> Result<Vec<Part>> {
     if let Some(preset) = args.preset {
         return one(preset.name(), preset.model()?.as_ref());
     }
-    let path = model_path::find_with(args.model.as_deref(), args.component.as_deref().unwrap_or("unet"))?;
+    let path = places::find_with(args.model.as_deref(), args.component.as_deref().unwrap_or("unet"))?;
     let checkpoint = args.unused.open(&path)?;
     if let Some(component) = &args.component {
         return one(component, LoadedModel::open(&checkpoint, component)?.model.as_ref());

@@ -7,7 +7,7 @@ mod whole;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::model_path::Unused;
+use super::unused::Unused;
 use super::{print, say};
 use crate::backend::Device;
 use crate::error::{Error, Result};

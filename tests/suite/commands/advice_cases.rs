@@ -21,7 +21,7 @@ const fn case(
 const FITS: &str = "src/pipelines/diffusion/fits.rs";
 const MEMORY: &str = "src/pipelines/diffusion/memory.rs";
 const OPEN: &str = "src/checkpoint/open.rs";
-const MASK: &str = "src/cli/sample/mask.rs";
+const MASK: &str = "src/generate/mask.rs";
 const AUTO: &str = r#"Remedy::Set("mask_reading", "auto".into())"#;
 const PLAN: &str = "src/plan/mod.rs";
 const SCHEDULERS: &str = "src/schedulers/mod.rs";
@@ -235,7 +235,7 @@ pub const CASES: &[Case] = &[
         &[("--lora", "@lora"), ("--model", "sd1"), ("--width", "24"), ("--height", "16")],
     ),
     case(
-        &[("src/cli/sample/networks.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
+        &[("src/generate/networks.rs", r#"Remedy::GiveInstead(&["lora"])"#)],
         "sample | fox <lora:none:1> | --model sd1 | --weighting | --steps 1 | --width 24 | --height 16",
         &[("PROMPT", "fox"), ("--lora", "@lora")],
     ),
@@ -342,12 +342,9 @@ pub const SAID: &[Said] = &[
     ("src/checkpoint/safetensors.rs", "use a version in F16 or F8", SOUND),
     ("src/checkpoint/safetensors.rs", "write it as bf16 or f32", CONVERT),
     ("src/cli/convert.rs", "give another name", CONVERT),
-    ("src/cli/model_path.rs", "give --model DIR or set UNMIST_WEIGHTS", Err("where there is no folder `weights`")),
-    ("src/cli/model_path.rs", "give one with --model DIR", Err("where no model of the kind is in `weights`")),
-    ("src/cli/sample/foreign/mod.rs", "give --model", Err("pictures of other programs: commands/sources.rs")),
     (
-        "src/cli/sample/foreign/mod.rs",
-        "give it with --image, and --strength {strength}",
+        "src/generate/foreign/mod.rs",
+        "give it with `image`, and `strength` {strength}",
         Err("pictures of other programs: commands/sources.rs"),
     ),
     (
@@ -359,11 +356,7 @@ pub const SAID: &[Said] = &[
     ("src/cli/tune/mod.rs", "give --any-device to take it over all the same", TUNED),
     ("src/cli/tune/mod.rs", "give a file with --tuned FILE, or set UNMIST_CACHE", TUNED),
     ("src/cli/tune/report.rs", "run again to go on\\n", TUNED),
-    (
-        "src/cli/sample/record.rs",
-        "give the right one with {flag}",
-        Err("a file that changed since: commands/sample.rs"),
-    ),
+    ("src/generate/record.rs", "give the right one", Err("a file that changed since: commands/sample.rs")),
     ("src/export/folder.rs", "give the name of a new folder", CONVERT),
     ("src/export/single_file.rs", "give the name of a folder to write", CONVERT),
     ("src/image_io/read.rs", "convert the file", PICTURES),
@@ -414,6 +407,8 @@ pub const SAID: &[Said] = &[
 
 /// Places that no command of this test reaches.
 pub const UNREACHED: &[(&str, &str, &str)] = &[
+    ("src/generate/places.rs", r#"Remedy::Give(&["model"])"#, "where no model is in `weights`, or no such folder"),
+    ("src/generate/foreign/mod.rs", r#"Remedy::Give(&["model"])"#, "pictures of other programs: commands/sources.rs"),
     ("src/gpu/adapters.rs", r#"Remedy::Set("device", "reference".into())"#, "below, without a driver"),
     ("src/gpu/device.rs", r#"Remedy::Set("precision", "f16".into())"#, "a driver that lacks memory"),
     ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),

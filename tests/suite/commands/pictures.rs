@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use unmist::image_io::{Picture, read, read_with_alpha, resize_lanczos, write_jpeg};
+use unmist::image_io::{Picture, PictureFormat, read, read_with_alpha, resize_lanczos, write_picture};
 
 use crate::common::{distance, levels};
 
@@ -86,7 +86,7 @@ fn a_jpeg_keeps_what_its_quality_says() {
     let (input, place) = (read(folder().join("input.png"), 3).unwrap(), tempfile::tempdir().unwrap());
     let path = place.path().join("a.jpg");
     for (quality, pillows) in [(10, 20.024), (50, 12.627), (90, 3.825), (100, 0.439)] {
-        write_jpeg(&path, &input, &[], quality).unwrap();
+        write_picture(&path, &input, &[], PictureFormat::Jpeg(quality)).unwrap();
         let differences = differences(&read(&path, 3).unwrap(), &input);
         let mean = differences.iter().map(|d| f64::from(*d)).sum::<f64>() / differences.len() as f64;
         assert!((mean - pillows).abs() < 0.02 * pillows + 0.3, "{quality}: {mean}, expected {pillows}");

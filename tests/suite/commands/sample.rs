@@ -247,7 +247,11 @@ fn previews_and_latents() {
     fails(&[&clothes[..], &none, &["--latents", &saved]].concat(), &["--latents"], results.path());
     let wrong = lora("embedding_webui.safetensors");
     let run = ["sample", "--model", sd1.to_str().unwrap(), "a fox"];
-    fails(&[&run[..], &none, &["--latents", &wrong]].concat(), &["embedding_webui", "`latents`"], results.path());
+    fails(
+        &[&run[..], &none, &["--latents", &wrong]].concat(),
+        &["embedding_webui", "--latents", "the name latents"],
+        results.path(),
+    );
 }
 
 #[cfg(unix)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Foreign, file_name};
 use crate::checkpoint::Json;
-use crate::cli::sample::parameters::with_word;
+use crate::generate::parameters::with_word;
 use crate::request::Rng;
 
 /// Links are followed so far; a graph of someone's making may go round in circles.
@@ -32,7 +32,7 @@ pub fn read(text: &str) -> Result<Foreign, String> {
         found.left_out.push(format!("a second pass by node {} ({})", other.id, other.class));
     }
     for vae in graph.all().filter_map(|node| node.inputs.get("vae_name")?.as_str()) {
-        found.skip("VAE", vae, "give --vae");
+        found.skip("VAE", vae, "give `vae`");
     }
     Ok(found)
 }
@@ -178,7 +178,7 @@ impl<'a> Graph<'a> {
                 let text = if node.inputs.contains_key("strength_clip") { scale("strength_clip") } else { 0.0 };
                 found.loras.insert(0, format!("lora:{stem}:{text}:{unet}"));
             } else if let Some(name) = node.text("unet_name") {
-                found.skip("unet", name, "give --unet");
+                found.skip("unet", name, "give `unet`");
             } else if let (Some(sampling), "ModelSamplingDiscrete") = (node.text("sampling"), node.class) {
                 match sampling {
                     "eps" => found.request.prediction_type = Some("epsilon".to_owned()),

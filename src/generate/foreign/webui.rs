@@ -113,9 +113,9 @@ fn take(found: &mut Foreign, name: &str, value: &str, enlarged: bool) -> Result<
         "Eta" if found.request.scheduler.as_deref().is_some_and(|name| name.starts_with("DDIM")) => {
             found.request.eta = Some(number()?);
         }
-        "Image CFG scale" => return Err("give --image-guidance-scale"),
-        "VAE" => return Err("give --vae, if it is not the model's own"),
-        "Refiner" => return Err("give --refiner"),
+        "Image CFG scale" => return Err("give `image_guidance_scale`"),
+        "VAE" => return Err("give `vae`, if it is not the model's own"),
+        "Refiner" => return Err("give `refiner`"),
         "Sampler" | "Schedule type" => {} // taken together
         _ if IDLE.contains(&name) => {}
         _ => return Err(""),

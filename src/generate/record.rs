@@ -7,13 +7,31 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Notes;
 use crate::checkpoint::Json;
-use crate::cli::{say, words};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::output::sha256;
+use crate::refusal::{Refusal, quoted};
 use crate::request::{MaskReading, Past, Request};
 use crate::schedulers::SchedulerConfig;
+
+/// The fields that name files which decide what a picture is.
+const FIELDS: [&str; 13] = [
+    "model",
+    "refiner",
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "lora",
+    "refiner_lora",
+    "embedding",
+    "image",
+    "mask",
+    "latents",
+    "scheduler_config",
+];
 
 /// Keyword of a record in a PNG and in the metadata of a `.safetensors` file.
 pub const KEYWORD: &str = "unmist";
@@ -73,7 +91,7 @@ impl Record {
         let mut record: Self = serde_json::from_value(json.value.clone()).map_err(|error| {
             let version = json.value["version"].as_str().unwrap_or("an unknown version");
             Error::Config(format!(
-                "--from {shown}: made by {version}, whose settings {} cannot read ({error})",
+                "{shown}: made by {version}, whose settings {} cannot read ({error})",
                 Self::version()
             ))
         })?;
@@ -112,20 +130,20 @@ impl Record {
         Ok(Past { request: self.options.clone(), scheduler })
     }
 
-    /// Checks that the files are those that the picture was made with. For options that were `given` anew, it only says
-    /// that they differ.
+    /// Checks that the files are those that the picture was made with. For options that were `given` anew, it only
+    /// notes that they differ.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the first file that has changed.
-    pub fn check(&self, found: &Files, given: &Request) -> Result<()> {
+    /// A refusal naming the first file that has changed.
+    pub fn check(&self, found: &Files, given: &Request, notes: &mut Notes) -> Result<()> {
         let given = given.to_json()?;
         for (option, recorded) in &self.files {
             let now = found.get(option);
             if given.get(option).is_some() {
                 if now.is_some_and(|now| !now.values().eq(recorded.values())) {
-                    say(format_args!(
+                    notes.add(format!(
                         "note: {} is not what the picture was made with; the result is another picture",
-                        words::flag(option)
+                        quoted(option)
                     ));
                 }
                 continue;
@@ -133,11 +151,12 @@ impl Record {
             let changed = recorded.iter().find(|(name, hash)| now.and_then(|now| now.get(*name)) != Some(hash));
             if let Some((name, hash)) = changed {
                 let now = now.and_then(|now| now.get(name)).map_or("missing".into(), |hash| format!("sha256 {hash}"));
-                return Err(Error::Usage(format!(
-                    "the picture was made with another file for {flag}: {name} is {now} now, it was sha256 {hash}; \
-                     give the right one with {flag}",
-                    flag = words::flag(option)
-                )));
+                let field = FIELDS.into_iter().find(|field| field == option).unwrap_or("model");
+                let why = format!(
+                    "the picture was made with another file: {name} is {now} now, it was sha256 {hash}; give the \
+                     right one"
+                );
+                return Err(Refusal::of(field, why).into());
             }
         }
         Ok(())

@@ -1,29 +1,10 @@
-//! Which model folder a command works on.
+//! Where a model is: at a path, below `weights/`, or in Hugging Face's cache.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, Folder, Ignore};
+use crate::checkpoint::Folder;
 use crate::error::{Error, Result};
-
-/// What a model need not ask for.
-#[derive(clap::Args)]
-pub struct Unused {
-    /// Tensors and config fields that may stay unread where no model asks for them, by name, with * for any characters;
-    /// may be repeated
-    #[arg(long, value_name = "PATTERN")]
-    ignore_unused: Vec<String>,
-}
-
-impl Unused {
-    /// Opens a model that may hold them.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn open(&self, path: &Path) -> Result<Checkpoint> {
-        Ok(Checkpoint::open(path)?.with_ignored(Arc::new(Ignore::new(&self.ignore_unused))))
-    }
-}
+use crate::refusal::{Refusal, Remedy};
 
 /// The given folder or file, or the model of that name below `weights/`. If none is given, the first model there whose
 /// pipeline class is one of `fitting`.
@@ -32,7 +13,7 @@ impl Unused {
 /// upwards, then from the executable upwards.
 ///
 /// # Errors
-/// [`Error::Usage`] if there is no such folder or no such model in it.
+/// A refusal if there is no such folder or no such model in it.
 pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     if let Some(path) = given {
         let shipped = || weights_folder().ok().map(|folder| folder.join(path)).filter(|path| path.is_dir());
@@ -56,7 +37,8 @@ pub fn find(given: Option<&Path>, fitting: &[&str]) -> Result<PathBuf> {
     let class = |path: &PathBuf| Folder::open(path).ok()?.pipeline_class().map(str::to_owned);
     let found = models.iter().find(|path| class(path).is_some_and(|c| fitting.contains(&c.as_str())));
     found.cloned().ok_or_else(|| {
-        Error::Usage(format!("there is no model for this in {}; give one with --model DIR", weights.display()))
+        let why = format!("there is none for this in {}", weights.display());
+        Refusal::of("model", why).instead(Remedy::Give(&["model"])).into()
     })
 }
 
@@ -74,7 +56,7 @@ fn repository(path: &Path) -> Option<(&str, &str)> {
 /// The folder of a model in Hugging Face's cache. Nothing is downloaded.
 ///
 /// # Errors
-/// [`Error::Usage`] with the command that downloads it, if it is not there.
+/// A refusal with the command that downloads it, if it is not there.
 fn downloaded(owner: &str, name: &str) -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = variable("HF_HOME").or_else(|| {
@@ -86,11 +68,11 @@ fn downloaded(owner: &str, name: &str) -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    Err(Error::Usage(format!(
-        "--model {owner}/{name}: there is no such folder, and {} holds no model of this name; \
-         `hf download {owner}/{name}` fetches it",
+    let why = format!(
+        "there is no such folder, and {} holds no model of this name; `hf download {owner}/{name}` fetches it",
         cache.display()
-    )))
+    );
+    Err(Refusal::of_value("model", format!("{owner}/{name}"), why).into())
 }
 
 /// [`find`] for commands that work on one component of any model.
@@ -114,7 +96,11 @@ fn is_name(path: &Path) -> bool {
     path.parent() == Some(Path::new("")) && path.file_name().is_some()
 }
 
-fn weights_folder() -> Result<PathBuf> {
+/// The folder of the models that come along.
+///
+/// # Errors
+/// [`Error::Usage`] if there is none.
+pub fn weights_folder() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("UNMIST_WEIGHTS") {
         let path = PathBuf::from(path);
         return if path.is_dir() {
@@ -130,10 +116,8 @@ fn weights_folder() -> Result<PathBuf> {
             .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path().join("model_index.json").is_file())))
     };
     candidates.into_iter().find(holds_models).ok_or_else(|| {
-        Error::Usage(
-            "found no folder `weights` with models, neither upwards from here nor from the executable; give \
-            --model DIR or set UNMIST_WEIGHTS"
-                .into(),
-        )
+        let why = "found no folder `weights` with models, neither upwards from here nor from the executable, and \
+                   UNMIST_WEIGHTS is not set";
+        Refusal::of("model", why).instead(Remedy::Give(&["model"])).into()
     })
 }

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::hints;
+use super::{Notes, hints, places};
 use crate::checkpoint::lora::Scales;
 use crate::checkpoint::{Checkpoint, Ignore, Lora, PARTS, TextualInversion};
-use crate::cli::{model_path, say, words};
 use crate::error::{Error, Result};
 use crate::pipelines::{DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
 use crate::refusal::Refusal;
@@ -30,18 +29,18 @@ impl OpenModel {
     ///
     /// # Errors
     /// As [`Checkpoint::open`], what changes a checkpoint, and [`DiffusionPipeline::load`].
-    pub fn open(request: &Request, ignore: &Arc<Ignore>) -> Result<Self> {
+    pub fn open(request: &Request, ignore: &Arc<Ignore>, notes: &mut Notes) -> Result<Self> {
         let fitting = if request.prompt.is_empty() { PIXEL_PIPELINES } else { STABLE_DIFFUSION_PIPELINES };
-        Self::open_at(&model_path::find(request.model.as_deref(), fitting)?, request, ignore)
+        Self::open_at(&places::find(request.model.as_deref(), fitting)?, request, ignore, notes)
     }
 
     /// Opens the refiner, if a request asks for one, with the LoRAs that are for it.
     ///
     /// # Errors
     /// As [`OpenModel::open`]; a refusal if it is not a Stable Diffusion XL model.
-    pub fn open_refiner(request: &Request, ignore: &Arc<Ignore>) -> Result<Option<Self>> {
+    pub fn open_refiner(request: &Request, ignore: &Arc<Ignore>, notes: &mut Notes) -> Result<Option<Self>> {
         let Some(path) = &request.refiner else { return Ok(None) };
-        let path = model_path::find(Some(path), &[])?;
+        let path = places::find(Some(path), &[])?;
         let own = Request {
             lora: request.refiner_lora.clone(),
             variant: None,
@@ -52,7 +51,7 @@ impl OpenModel {
             scheduler_config: None,
             ..request.clone()
         };
-        let refiner = Self::open_at(&path, &own, ignore)?;
+        let refiner = Self::open_at(&path, &own, ignore, notes)?;
         if !refiner.pipeline.traits.xl {
             let why = "expected a Stable Diffusion XL model";
             return Err(Refusal::of_value("refiner", path.display(), why).into());
@@ -60,11 +59,18 @@ impl OpenModel {
         Ok(Some(refiner))
     }
 
-    fn open_at(path: &Path, request: &Request, ignore: &Arc<Ignore>) -> Result<Self> {
-        let checkpoint = put_together(path, request, ignore)?;
+    fn open_at(path: &Path, request: &Request, ignore: &Arc<Ignore>, notes: &mut Notes) -> Result<Self> {
+        Self::of(put_together(path, request, ignore)?, request, notes)
+    }
+
+    /// A model whose files are there already, with what a request changes about it besides its components.
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`].
+    pub fn of(checkpoint: Checkpoint, request: &Request, notes: &mut Notes) -> Result<Self> {
         DiffusionPipeline::check_class(&checkpoint)?;
         checkpoint.component_config("unet")?; // what is missing first of all is said first of all
-        say_assumed(&checkpoint, request)?;
+        note_assumed(&checkpoint, request, notes)?;
         let checkpoint = adapted(checkpoint, request)?;
         let generation = GenerationConfig::of(&checkpoint)?;
         let scheduler = match request.scheduler.as_ref().or(generation.scheduler.as_ref()) {
@@ -100,32 +106,32 @@ fn parts(request: &Request) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     PARTS.into_iter().zip(paths).filter_map(|(name, path)| Some((name, path.as_ref()?)))
 }
 
-/// Says what was assumed of a model and not asked for, and what the files' names suggest, each in one line.
-fn say_assumed(checkpoint: &Checkpoint, request: &Request) -> Result<()> {
+/// Notes what was assumed of a model and not asked for, and what the files' names suggest, each in one line.
+fn note_assumed(checkpoint: &Checkpoint, request: &Request, notes: &mut Notes) -> Result<()> {
     let given = request.to_json()?;
     let open =
         |field: &str| given.get(field).is_none() && !(field == "scheduler" && request.scheduler_config.is_some());
     let assumed = checkpoint.assumptions().iter().filter(|assumption| assumption.field.is_none_or(open));
-    let assumed: Vec<String> = assumed.map(|assumption| words::in_flags(&assumption.to_string())).collect();
+    let assumed: Vec<String> = assumed.map(ToString::to_string).collect();
     if !assumed.is_empty() {
-        say(format_args!("assumed: {}", assumed.join("; ")));
+        notes.add(format!("assumed: {}", assumed.join("; ")));
     }
     let loras = request.lora.iter().map(|lora| split(lora).0);
     // A latent consistency model has its own settings.
     let distilled = !checkpoint.component_config("unet")?.value["time_cond_proj_dim"].is_null();
     let model = (!distilled).then(|| checkpoint.path());
     let hint = loras.chain(model).find_map(|path| hints::of_name(path, &open));
-    hint.iter().for_each(|hint| say(format_args!("hint: {}", words::in_flags(hint))));
+    hint.iter().for_each(|hint| notes.add(format!("hint: {hint}")));
     Ok(())
 }
 
-/// What options other than `--model` and `--refiner` name: files, and folders of components.
+/// What fields other than `model` and `refiner` name: files, and folders of components.
 pub fn named_paths(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let parts = parts(request).map(|(name, path)| (name, path.clone()));
     named_files(request).into_iter().chain(parts).collect()
 }
 
-/// The files that options other than `--model`, `--refiner` and those for components name.
+/// The files that fields other than `model`, `refiner` and those for components name.
 pub fn named_files(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     for (field, loras) in [("lora", &request.lora), ("refiner_lora", &request.refiner_lora)] {

@@ -1,7 +1,8 @@
-//! The picture that `--from` names.
+//! A picture, or tensors of pictures, that say how they were made.
 
 use std::path::Path;
 
+use super::Notes;
 use super::foreign::Foreign;
 use super::record::{KEYWORD, Record};
 use crate::checkpoint::Tensors;
@@ -24,17 +25,25 @@ impl Source {
     /// As [`read_text`] and [`Tensors::open`]; [`Error::Usage`] if there are none that say enough, [`Error::Config`] if
     /// this version cannot read them.
     pub fn read(path: &Path) -> Result<Self> {
-        let texts: Vec<(String, String)> = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
+        let texts = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
             Tensors::open(path)?.metadata().clone().into_iter().collect()
         } else {
             read_text(path)?
         };
+        Self::of(path, &texts)
+    }
+
+    /// Understands the texts of a picture, `(keyword, text)`; `path` names it in messages.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they do not say enough, [`Error::Config`] if this version cannot read them.
+    pub fn of(path: &Path, texts: &[(String, String)]) -> Result<Self> {
         if let Some((_, text)) = texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
             return Ok(Self::Record(Box::new(Record::parse(path, text)?)));
         }
-        Foreign::read(&texts).map(|foreign| Self::Foreign(Box::new(foreign))).map_err(|why| {
+        Foreign::read(texts).map(|foreign| Self::Foreign(Box::new(foreign))).map_err(|why| {
             Error::Usage(format!(
-                "--from {}: it holds no record that can be replayed ({why}); pictures of `unmist sample`, \
+                "{}: it holds no record that can be replayed ({why}); pictures of unmist, \
                 AUTOMATIC1111's web UI, ComfyUI and stable-diffusion.cpp do, unless a program has removed it",
                 path.display()
             ))
@@ -45,10 +54,10 @@ impl Source {
     ///
     /// # Errors
     /// As [`Record::past`] and [`Foreign::past`].
-    pub fn past(&self, from: &Path, given: &Request) -> Result<Past> {
+    pub fn past(&self, from: &Path, given: &Request, notes: &mut Notes) -> Result<Past> {
         match self {
             Self::Record(record) => record.past(),
-            Self::Foreign(foreign) => foreign.past(from, given),
+            Self::Foreign(foreign) => foreign.past(from, given, notes),
         }
     }
 

@@ -1,25 +1,28 @@
-//! The files that a request names, as the tensors that a pipeline takes.
+//! The pictures and latents that a request names, as the tensors that a pipeline takes.
 
 use std::path::Path;
 
-use super::mask;
+use super::{Notes, mask};
 use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
-use crate::image_io::{Picture, Range, read, resize_lanczos};
+use crate::files::{Bytes, Files, Kind};
+use crate::image_io::{Picture, Range, decode, resize_lanczos};
 use crate::pipelines::SampleOptions;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::tensor::HostTensor;
 
 /// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1] and `[1, 1, H, W]` in [0, 1], both resized
-/// to the requested width and height, and `[N, C, h, w]`. Says how a mask is read where that is not plain.
+/// to the requested width and height, and `[N, C, h, w]`. They are read from
+/// `files`: the disk, or what a client sent. Notes how a mask is read where that is not plain.
 ///
 /// # Errors
 /// As the readers; a refusal of a mask that is not of the picture's size, and of a size that no picture has.
-pub fn read_into(options: &mut SampleOptions, request: &Request) -> Result<()> {
-    let image = request.image.as_deref().map(|path| read(path, 3)).transpose()?;
+pub fn read_into(options: &mut SampleOptions, request: &Request, files: &dyn Files, notes: &mut Notes) -> Result<()> {
+    let image = request.image.as_deref().map(|path| decode(path, &picture(files, path)?, 3)).transpose()?;
     let reading = request.mask_reading.unwrap_or_default();
-    let mask = request.mask.as_deref().map(|path| mask::read(path, reading)).transpose()?;
+    let mask = request.mask.as_deref();
+    let mask = mask.map(|path| mask::read(path, &picture(files, path)?, reading, notes)).transpose()?;
     if let (Some(image), Some(mask)) = (&image, &mask)
         && (image.width, image.height) != (mask.width, mask.height)
     {
@@ -37,8 +40,16 @@ pub fn read_into(options: &mut SampleOptions, request: &Request) -> Result<()> {
         let (width, height) = size(&mask, request)?;
         options.mask = Some(mask::resize(&mask, width, height, reading).to_tensor(Range::ZeroToOne));
     }
-    options.latents = request.latents.as_deref().map(read_latents).transpose()?;
+    options.latents = request.latents.as_deref().map(|path| read_latents(files, path)).transpose()?;
     Ok(())
+}
+
+/// The bytes of a picture.
+fn picture(files: &dyn Files, path: &Path) -> Result<Bytes> {
+    match files.kind(path).map_err(Error::io(path))? {
+        Kind::File(_) => files.open(path).map_err(Error::io(path)),
+        other => Err(Error::Usage(format!("{}: expected a picture, found {other}", path.display()))),
+    }
 }
 
 /// The requested width and height, or the picture's own.
@@ -53,15 +64,12 @@ fn size(picture: &Picture, request: &Request) -> Result<(usize, usize)> {
 }
 
 /// The tensor `latents` of a file.
-fn read_latents(path: &Path) -> Result<HostTensor> {
-    let file = Tensors::open(path)?;
+fn read_latents(files: &dyn Files, path: &Path) -> Result<HostTensor> {
+    let file = Tensors::open_in(files, path)?;
     if file.info("latents").is_none() {
         let names: Vec<_> = file.names().take(5).collect();
-        return Err(Error::Usage(format!(
-            "--latents {}: expected a tensor `latents`, as --save-latents writes it; found {}",
-            path.display(),
-            names.join(", ")
-        )));
+        let why = format!("expected a tensor of the name latents, as a run saves it; found {}", names.join(", "));
+        return Err(Refusal::of_value("latents", path.display(), why).into());
     }
     file.read_f32("latents")
 }

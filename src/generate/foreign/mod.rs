@@ -6,12 +6,14 @@ mod webui;
 
 use std::path::{Path, PathBuf};
 
+pub use scheduler::find as find_sampler;
+
 use super::parameters::model_hash;
 use super::record::Files;
-use super::{model_path, networks};
-use crate::cli::say;
+use super::{Notes, networks, places};
 use crate::error::{Error, Result};
 use crate::image_io::PARAMETERS;
+use crate::refusal::{Refusal, Remedy};
 use crate::request::{Past, Request};
 
 /// A picture's account, in the terms of the program that made it.
@@ -53,8 +55,8 @@ impl Foreign {
     /// The request to go on from, and a line for each thing that could not be taken. `given` is asked for anew.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the model is not known by its name; a refusal of a network that cannot be read.
-    pub fn past(&self, from: &Path, given: &Request) -> Result<Past> {
+    /// A refusal if the model is not known by its name, and of a network that cannot be read.
+    pub fn past(&self, from: &Path, given: &Request, notes: &mut Notes) -> Result<Past> {
         let mut request = self.request.clone();
         let mut left_out = self.left_out.clone();
         if given.model.is_none() {
@@ -63,7 +65,7 @@ impl Foreign {
         match self.strength {
             Some(strength) if given.image.is_some() => request.strength = Some(strength),
             Some(strength) => left_out.push(format!(
-                "the picture that this one was made from, which it does not hold; give it with --image, and --strength \
+                "the picture that this one was made from, which it does not hold; give it with `image`, and `strength` \
                 {strength}"
             )),
             None => {}
@@ -78,9 +80,10 @@ impl Foreign {
         if given.lora.is_empty() {
             let mut found = place.clone();
             let mut skip = |error: Error| left_out.push(error.to_string());
-            networks::add(&mut found, &self.loras, &mut skip);
+            let find = |name: &str| networks::in_folder_of(&place, name);
+            networks::add(&mut found, &self.loras, &find, &mut skip);
             if self.tags {
-                networks::take_from_prompts(&mut found, true, &mut |error| {
+                networks::take_from_prompts(&mut found, &find, true, notes, &mut |error| {
                     skip(error);
                     Ok(())
                 })?;
@@ -89,13 +92,13 @@ impl Foreign {
         } else {
             request.prompt = place.prompt;
         }
-        say(format_args!(
+        notes.add(format!(
             "note: {} was made by {}: its settings are taken, its arithmetic is another; expect a picture that is \
             alike, not the same",
             from.display(),
             self.program
         ));
-        left_out.iter().for_each(|what| say(format_args!("note: not taken: {what}")));
+        left_out.iter().for_each(|what| notes.add(format!("note: not taken: {what}")));
         Ok(Past { request, scheduler: None })
     }
 
@@ -103,21 +106,18 @@ impl Foreign {
     fn find_model(&self, from: &Path) -> Result<PathBuf> {
         let shown = from.display();
         let Some(name) = &self.model else {
-            return Err(Error::Usage(format!(
-                "--from {shown}: it does not say with which model it was made; give --model"
-            )));
+            let why = format!("{shown} does not say with which one it was made");
+            return Err(Refusal::of("model", why).instead(Remedy::Give(&["model"])).into());
         };
         // A file from elsewhere names no paths.
         let name = file_name(name);
         let found = ["", ".safetensors", ".gguf"].map(|end| format!("{name}{end}")).into_iter().find_map(|name| {
-            model_path::find(Some(Path::new(&name)), &[]).ok().filter(|path| !name.is_empty() && path.exists())
+            places::find(Some(Path::new(&name)), &[]).ok().filter(|path| !name.is_empty() && path.exists())
         });
         found.ok_or_else(|| {
             let hash = self.model_hash.as_ref().map(|hash| format!(" (hash {hash})")).unwrap_or_default();
-            Error::Usage(format!(
-                "--from {shown}: it was made with the model {name}{hash}, which is not here; say where it is with \
-                --model"
-            ))
+            let why = format!("{shown} was made with the model {name}{hash}, which is not here; say where it is");
+            Refusal::of("model", why).into()
         })
     }
 
@@ -126,14 +126,14 @@ impl Foreign {
         self.model_hash.is_some()
     }
 
-    /// Says so if the model is not the one that the picture was made with.
-    pub fn compare(&self, files: &Files) {
+    /// Notes it if the model is not the one that the picture was made with.
+    pub fn compare(&self, files: &Files, notes: &mut Notes) {
         let found = model_hash(files);
         if let (Some(was), Some(is)) = (&self.model_hash, &found)
             && was != is
         {
             let name = self.model.as_deref().unwrap_or("another model");
-            say(format_args!("note: the picture was made with {name}, hash {was}; this model's is {is}"));
+            notes.add(format!("note: the picture was made with {name}, hash {was}; this model's is {is}"));
         }
     }
 

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use crate::cli::say;
+use super::Notes;
 use crate::error::Result;
-use crate::image_io::{self, Picture, read_with_alpha, resize_lanczos};
+use crate::image_io::{Picture, decode, decode_with_alpha, resize_lanczos};
 use crate::refusal::{Refusal, Remedy};
 use crate::request::MaskReading;
 
@@ -16,26 +16,26 @@ use crate::request::MaskReading;
 /// least half, wherever it lies; and half of 255 is rounded to 127 by some programs, to 128 by others.
 const HALF: u8 = 127;
 
-/// Reads a mask: 255 where it is painted over, 0 elsewhere; as diffusers reads it, levels of grey. Says how it is read
-/// where that is not plain, and if it paints over nothing.
+/// Reads a mask from the bytes of the file at `path`: 255 where it is painted over, 0 elsewhere; as diffusers reads it,
+/// levels of grey. Notes how it is read where that is not plain, and if it paints over nothing.
 ///
 /// # Errors
-/// As [`read_with_alpha`]; a refusal of a mask that is not black and would paint over nothing.
-pub fn read(path: &Path, reading: MaskReading) -> Result<Picture> {
+/// As [`decode_with_alpha`]; a refusal of a mask that is not black and would paint over nothing.
+pub fn read(path: &Path, bytes: &[u8], reading: MaskReading, notes: &mut Notes) -> Result<Picture> {
     if reading == MaskReading::Diffusers {
-        let grey = image_io::read(path, 1)?;
-        return check(path, reading, grey.data.iter().any(|v| *v > HALF), grey.data.iter().max()).map(|()| grey);
+        let grey = decode(path, bytes, 1)?;
+        return check(path, reading, notes, grey.data.iter().any(|v| *v > HALF), grey.data.iter().max()).map(|()| grey);
     }
-    let (colour, alpha) = read_with_alpha(path)?;
+    let (colour, alpha) = decode_with_alpha(path, bytes)?;
     let source = Source::of(&colour, alpha.as_ref(), reading)
         .ok_or_else(|| Refusal::of_value("mask", path.display(), "nothing in it is transparent").instead(auto()))?;
     let levels = source.levels();
     let data: Vec<u8> = levels.iter().map(|level| if *level >= HALF { 255 } else { 0 }).collect();
     let painted = data.iter().filter(|v| **v > 0).count();
-    check(path, reading, painted > 0, levels.iter().max())?;
+    check(path, reading, notes, painted > 0, levels.iter().max())?;
     if let Some(how) = source.in_words() {
         let share = 100.0 * painted as f64 / data.len() as f64;
-        say(format_args!("note: --mask: {how} is painted over, {share:.1} % of it; --mask-reading has other ways"));
+        notes.add(format!("note: `mask`: {how} is painted over, {share:.1} % of it; `mask_reading` has other ways"));
     }
     Ok(Picture { width: colour.width, height: colour.height, channels: 1, data })
 }
@@ -45,11 +45,11 @@ fn auto() -> Remedy {
 }
 
 /// Refuses a mask that would paint over nothing although it is not black.
-fn check(path: &Path, reading: MaskReading, paints: bool, most: Option<&u8>) -> Result<()> {
+fn check(path: &Path, reading: MaskReading, notes: &mut Notes, paints: bool, most: Option<&u8>) -> Result<()> {
     match most {
         _ if paints => Ok(()),
         None | Some(0) => {
-            say(format_args!("note: --mask {}: it paints over nothing", path.display()));
+            notes.add(format!("note: `mask` {}: it paints over nothing", path.display()));
             Ok(())
         }
         Some(most) => {
@@ -126,6 +126,7 @@ pub fn resize(mask: &Picture, width: usize, height: usize, reading: MaskReading)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_io;
     use image::{Rgba, RgbaImage};
 
     /// A file of 8 × 4 pixels with these colours.
@@ -133,6 +134,10 @@ mod tests {
         let path = tempfile::Builder::new().suffix(".png").tempfile().unwrap().into_temp_path();
         RgbaImage::from_fn(8, 4, |x, y| Rgba(colour(x, y))).save(&path).unwrap();
         path
+    }
+
+    fn read(path: &Path, reading: MaskReading) -> Result<Picture> {
+        super::read(path, &std::fs::read(path).unwrap(), reading, &mut Notes::default())
     }
 
     /// Which of the columns are painted over.

@@ -2,19 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{model_path, say};
+use super::{Notes, places};
 use crate::error::{Error, Result};
 use crate::refusal::{Refusal, Remedy};
 use crate::request::Request;
 
+/// What a name in a prompt stands for: a file, or why there is none.
+pub type Find<'a> = &'a dyn Fn(&str) -> std::result::Result<String, String>;
+
 /// Takes the LoRAs out of the prompts of `request` and asks for them as `lora` does, so that a picture remembers their
-/// files. Without `weighting` brackets are text, which is said.
+/// files. Without `weighting` brackets are text, which is noted.
 ///
 /// # Errors
 /// What `missing` makes of one that cannot be found or read.
 pub fn take_from_prompts(
     request: &mut Request,
+    find: Find<'_>,
     weighting: bool,
+    notes: &mut Notes,
     missing: &mut dyn FnMut(Error) -> Result<()>,
 ) -> Result<()> {
     let mut prompts = std::mem::take(&mut request.prompt);
@@ -22,10 +27,10 @@ pub fn take_from_prompts(
         let mut rest = std::mem::take(prompt);
         while let Some((before, tag, after)) = next(&rest) {
             if !weighting {
-                say(format_args!("note: <{tag}> is text without --weighting"));
+                notes.add(format!("note: <{tag}> is text without `weighting`"));
                 break;
             }
-            match lora(tag, request) {
+            match lora(tag, find) {
                 Ok(lora) => request.lora.push(lora),
                 Err(error) => missing(error)?,
             }
@@ -38,9 +43,9 @@ pub fn take_from_prompts(
 }
 
 /// Asks for LoRAs by their tags, `lora:NAME:SCALE`; of those that cannot be found or read, `missing` hears why.
-pub fn add(request: &mut Request, tags: &[String], missing: &mut dyn FnMut(Error)) {
+pub fn add(request: &mut Request, tags: &[String], find: Find<'_>, missing: &mut dyn FnMut(Error)) {
     for tag in tags {
-        match lora(tag, request) {
+        match lora(tag, find) {
             Ok(lora) => request.lora.push(lora),
             Err(error) => missing(error),
         }
@@ -56,7 +61,7 @@ fn next(prompt: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// `lora:NAME`, `lora:NAME:SCALE` or `lora:NAME:TEXT_SCALE:UNET_SCALE` as a value of `lora`.
-fn lora(tag: &str, request: &Request) -> Result<String> {
+fn lora(tag: &str, find: Find<'_>) -> Result<String> {
     let refuse = |why: String| -> Error {
         Refusal::of_value("prompt", format!("<{tag}>"), why).instead(Remedy::GiveInstead(&["lora"])).into()
     };
@@ -71,13 +76,7 @@ fn lora(tag: &str, request: &Request) -> Result<String> {
     if name.is_empty() || scales.len() > 2 || !numbers {
         return Err(refuse("expected a name, and one or two numbers".into()));
     }
-    let folder = folder(request)?;
-    // A name is no path: it stays within the folder.
-    let file = folder.join(format!("{name}.safetensors"));
-    if Path::new(name).components().count() != 1 || name.contains(['/', '\\']) || !file.is_file() {
-        return Err(refuse(format!("there is no {name}.safetensors in {}", folder.display())));
-    }
-    let file = file.display();
+    let file = find(name).map_err(refuse)?;
     Ok(match scales.as_slice() {
         [] => format!("{file}:1"),
         [both] => format!("{file}:{both}"),
@@ -86,11 +85,25 @@ fn lora(tag: &str, request: &Request) -> Result<String> {
     })
 }
 
+/// The LoRA of a name, in the folder where a request has them looked for.
+///
+/// # Errors
+/// Why there is none, in words.
+pub fn in_folder_of(request: &Request, name: &str) -> std::result::Result<String, String> {
+    let folder = folder(request).map_err(|error| error.to_string())?;
+    // A name is no path: it stays within the folder.
+    let file = folder.join(format!("{name}.safetensors"));
+    if Path::new(name).components().count() != 1 || name.contains(['/', '\\']) || !file.is_file() {
+        return Err(format!("there is no {name}.safetensors in {}", folder.display()));
+    }
+    Ok(file.display().to_string())
+}
+
 /// Where LoRAs are looked for.
 fn folder(request: &Request) -> Result<PathBuf> {
     if let Some(folder) = &request.lora_dir {
         return Ok(folder.clone());
     }
-    let model = model_path::find(request.model.as_deref(), &["StableDiffusionPipeline"])?;
+    let model = places::find(request.model.as_deref(), &["StableDiffusionPipeline"])?;
     Ok(if model.is_dir() { model } else { model.parent().map(Path::to_owned).unwrap_or_default() })
 }

@@ -1,0 +1,431 @@
+//! The one thread that owns the device and the models, and makes the pictures.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::App;
+use super::jobs::{Job, Made, Preview, Status};
+use crate::backend::{Device, LoadOptions};
+use crate::error::{Error, Result};
+use crate::generate::{self, Event, KEYWORD, Models, Notes, Paths, Record, Step, parameters, read_inputs};
+use crate::image_io::Picture;
+use crate::output::{sha256, sha256_of};
+use crate::pipelines::Runtime;
+use crate::request::{Asked, Request, Resolved};
+use crate::tensor::HostTensor;
+
+/// Models that stay open; their weights are on the device while there is room.
+const MOST_OPEN: usize = 4;
+
+/// What the thread works with.
+pub struct Worker {
+    app: Arc<App>,
+    device: Device,
+    load: LoadOptions,
+    /// The latest used last.
+    open: Vec<Opened>,
+    hashes: Hashes,
+}
+
+/// sha256 of every file that was read, so that none is read twice for it.
+type Hashes = Arc<Mutex<HashMap<PathBuf, String>>>;
+
+/// Models as a request wants them: with these LoRAs, this autoencoder.
+struct Opened {
+    key: String,
+    models: Models,
+    notes: Vec<String>,
+    files: Hashed,
+}
+
+/// Hashing gigabytes takes as long as sampling, so that the first pictures are made meanwhile.
+enum Hashed {
+    Running(JoinHandle<Result<generate::Files>>),
+    Known(generate::Files),
+}
+
+impl Hashed {
+    /// Waits for the hashes.
+    fn get(&mut self) -> Result<&generate::Files> {
+        if let Hashed::Running(_) = self {
+            let running = std::mem::replace(self, Hashed::Known(generate::Files::new()));
+            let Hashed::Running(thread) = running else { unreachable!("it was running above") };
+            *self = Hashed::Known(thread.join().expect("hashing files cannot panic")?);
+        }
+        match self {
+            Hashed::Known(files) => Ok(files),
+            Hashed::Running(_) => unreachable!("it was joined above"),
+        }
+    }
+}
+
+/// How a run ended.
+enum Ended {
+    Done(HostTensor),
+    /// All were asked to end early; this is the estimate of their pictures by then.
+    Early(HostTensor),
+}
+
+impl Worker {
+    /// For a device that is open.
+    pub fn new(app: Arc<App>, device: Device, load: LoadOptions) -> Self {
+        Self { app, device, load, open: Vec::new(), hashes: Hashes::default() }
+    }
+
+    /// Does one job after another until the server ends.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost: the process has to begin anew.
+    pub fn run(mut self) -> Result<()> {
+        let most = self.app.options.batch;
+        while let Some(jobs) = self.app.jobs.take(most, alike) {
+            let lost = self.work(&jobs);
+            self.app.jobs.done();
+            self.account();
+            if let Some(error) = lost {
+                self.app.metrics.device_lost();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the device holds, for all to see.
+    fn account(&self) {
+        #[cfg(feature = "gpu")]
+        if let Device::Gpu(gpu) = &self.device {
+            self.app.metrics.store(gpu.store().stats());
+        }
+        self.app
+            .metrics
+            .open(self.open.iter().map(|opened| opened.models.model.checkpoint.path()), &self.app.catalogue);
+    }
+
+    /// Makes the pictures of some jobs at once; returns the error that lost the device.
+    fn work(&mut self, jobs: &[Arc<Job>]) -> Option<Error> {
+        let jobs: Vec<_> = jobs.iter().filter(|job| !skip_cancelled(job)).cloned().collect();
+        if jobs.is_empty() {
+            return None;
+        }
+        let began = Instant::now();
+        jobs.iter().for_each(|job| {
+            job.update(|state| (state.status, state.started) = (Status::Running, Some(began)));
+            self.app.metrics.begun(job.state().queued.elapsed());
+        });
+        let error = match self.make(&jobs) {
+            Ok(()) => None,
+            Err(Error::Cancelled) => {
+                jobs.iter().for_each(|job| job.update(|state| state.status = Status::Cancelled));
+                None
+            }
+            Err(error) => Some(Arc::new(error)),
+        };
+        let lost = error.filter(|error| {
+            jobs.iter().for_each(|job| {
+                job.update(|state| (state.status, state.error) = (Status::Failed, Some(error.clone())));
+            });
+            matches!(**error, Error::Device(_))
+        });
+        jobs.iter().for_each(|job| self.app.metrics.over(job.state().status, began.elapsed()));
+        lost.map(|error| Error::Device(error.to_string().into()))
+    }
+
+    fn make(&mut self, jobs: &[Arc<Job>]) -> Result<()> {
+        let first = &jobs[0].order;
+        let named = together(jobs);
+        let app = self.app.clone();
+        let name = app.catalogue.model(&named)?.to_owned();
+        let request = app.catalogue.with_paths(&named)?;
+        self.open(&named, &request)?;
+        let (device, load) = (self.device.clone(), self.load.clone());
+        let opened = self.open.last_mut().expect("it was opened above");
+
+        let mut notes = Notes::default();
+        opened.notes.iter().for_each(|note| notes.add(note.clone()));
+        let asked = Asked::from(request);
+        let mut resolved = opened.models.resolve(&asked, None)?;
+        app.options.limits.check_resolved(&resolved, opened.models.model.pipeline.size(&resolved.options).ok())?;
+        resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
+        read_inputs(&mut resolved.options, &resolved.request, &first.files, &mut notes)?;
+        let models = &opened.models;
+        let dtype = resolved.request.precision.unwrap_or_default().dtype();
+        let runtime = Runtime::new(&device, &load, dtype);
+        let steps = models.steps(&resolved.options)?;
+        let settings: serde_json::Map<_, _> =
+            resolved.settings.iter().map(|setting| (setting.field.clone(), setting.value.clone())).collect();
+        let settings = serde_json::Value::from(settings);
+        let settings: serde_json::Value =
+            serde_json::from_str(&app.catalogue.without_paths(&settings.to_string())).unwrap_or_default();
+        let told = notes.take().iter().map(|note| app.catalogue.without_paths(note)).collect::<Vec<_>>();
+        jobs.iter().for_each(|job| {
+            job.update(|state| {
+                (state.steps, state.model) = (steps, name.clone());
+                (state.notes, state.settings) = (told.clone(), settings.clone());
+            });
+        });
+
+        let images = match run(&app, models, &runtime, &resolved, jobs, &mut notes)? {
+            Ended::Done(latents) => models.decode(&runtime, &latents)?,
+            Ended::Early(images) => images,
+        };
+        let pictures = Picture::from_tensor(&images)?;
+        models.take_notes(&mut notes);
+        let record = Record {
+            version: Record::version(),
+            device: device.describe(),
+            tuned: load.plan.choice.tuned.id(),
+            options: with_names(&resolved.request, &named, &name),
+            scheduler: models.schedulers().0,
+            refiner_scheduler: models.schedulers().1,
+            files: with_pictures(opened.files.get()?.clone(), jobs),
+        };
+        give(jobs, &record, pictures, &notes.take())?;
+        app.metrics.made(images.shape[0]);
+        Ok(())
+    }
+
+    /// Opens the models of a request, unless they are; they are the last of `open` then.
+    fn open(&mut self, named: &Request, request: &Request) -> Result<()> {
+        let key = key(named);
+        if let Some(at) = self.open.iter().position(|opened| opened.key == key) {
+            let opened = self.open.remove(at);
+            self.open.push(opened);
+            return Ok(());
+        }
+        if self.open.len() >= MOST_OPEN {
+            self.open.remove(0);
+        }
+        let mut notes = Notes::default();
+        let models = Models::open(request, &mut notes)?;
+        let paths = models.paths(&Request { image: None, mask: None, ..request.clone() })?;
+        let hashes = self.hashes.clone();
+        let files = Hashed::Running(std::thread::spawn(move || hash(paths, &hashes)));
+        self.open.push(Opened { key, models, notes: notes.take(), files });
+        Ok(())
+    }
+}
+
+/// Hashes files. They are named as their folders do; those that a request names, without their folders.
+fn hash(paths: Paths, known: &Hashes) -> Result<generate::Files> {
+    let mut files = generate::Files::new();
+    for (field, paths) in paths {
+        let mut hashed = BTreeMap::new();
+        for (name, path) in paths {
+            let hash = known.lock().expect("no holder of this lock panics").get(&path).cloned();
+            let hash = hash.map_or_else(|| sha256(&path), Ok)?;
+            known.lock().expect("no holder of this lock panics").insert(path, hash.clone());
+            let name = Path::new(&name);
+            let name = if name.is_absolute() { name.file_name().map_or(name, Path::new) } else { name };
+            hashed.insert(name.display().to_string(), hash);
+        }
+        files.insert(field, hashed);
+    }
+    Ok(files)
+}
+
+/// Whether a job was cancelled before it began.
+fn skip_cancelled(job: &Job) -> bool {
+    if job.cancel.is_cancelled() {
+        job.update(|state| state.status = Status::Cancelled);
+    }
+    job.state().status.is_over()
+}
+
+/// What models are opened by.
+fn key(named: &Request) -> String {
+    let opened = Request {
+        model: named.model.clone(),
+        vae: named.vae.clone(),
+        lora: named.lora.clone(),
+        embedding: named.embedding.clone(),
+        prediction_type: named.prediction_type.clone(),
+        refiner: named.refiner.clone(),
+        refiner_lora: named.refiner_lora.clone(),
+        // A scheduler that is asked for is not read from the model's files.
+        scheduler: named.scheduler.as_ref().map(|_| String::new()),
+        // Without a model, texts and classes have different ones.
+        prompt: if named.prompt.is_empty() { vec![] } else { vec![String::new()] },
+        ..Request::default()
+    };
+    opened.to_json().map(|json| json.to_string()).unwrap_or_default()
+}
+
+/// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of
+/// their own.
+fn alike(a: &Job, b: &Job) -> bool {
+    let one = |request: &Request| {
+        request.pictures() == 1
+            && request.prompt.len() == 1
+            && request.seed.len() == 1
+            && request.negative_prompt.len() <= 1
+            && request.prompt_2.is_empty()
+            && request.negative_prompt_2.is_empty()
+            && request.class.is_empty()
+            && !request.weighting
+            && request.image.is_none()
+    };
+    let rest = |request: &Request| Request { prompt: vec![], negative_prompt: vec![], seed: vec![], ..request.clone() };
+    let (a, b) = (&a.order.request, &b.order.request);
+    one(a) && one(b) && rest(a) == rest(b)
+}
+
+/// The request of a batch.
+fn together(jobs: &[Arc<Job>]) -> Request {
+    let first = &jobs[0].order.request;
+    if jobs.len() == 1 {
+        return first.clone();
+    }
+    let each = |field: fn(&Request) -> &Vec<String>| -> Vec<String> {
+        let texts = jobs.iter().map(|job| field(&job.order.request).first().cloned());
+        if jobs.iter().all(|job| field(&job.order.request).is_empty()) {
+            vec![]
+        } else {
+            texts.map(Option::unwrap_or_default).collect()
+        }
+    };
+    Request {
+        prompt: each(|request| &request.prompt),
+        negative_prompt: each(|request| &request.negative_prompt),
+        seed: jobs.iter().flat_map(|job| job.order.request.seed.clone()).collect(),
+        batch_size: None,
+        ..first.clone()
+    }
+}
+
+/// All steps. A job of a batch that is cancelled only loses its pictures; the run goes on while anybody waits for it.
+fn run(
+    app: &App,
+    models: &Models,
+    runtime: &Runtime<'_>,
+    resolved: &Resolved,
+    jobs: &[Arc<Job>],
+    notes: &mut Notes,
+) -> Result<Ended> {
+    let mut early = None;
+    let ended = models.run(runtime, resolved, notes, &mut |event| {
+        let Event::Step(mut step) = event else { return Ok(()) };
+        app.metrics.step();
+        if jobs.iter().all(|job| job.cancel.is_cancelled()) {
+            return Err(Error::Cancelled);
+        }
+        jobs.iter().for_each(|job| {
+            job.update(|state| {
+                state.step = step.done;
+                if step.done == 1 {
+                    state.first_step = Some(Instant::now());
+                }
+            });
+        });
+        if step.done < step.total {
+            let finish = jobs.iter().all(|job| job.cancel.is_cancelled() || job.ends_early());
+            let wanted: Vec<_> = jobs.iter().map(|job| job.wants_preview(step.done)).collect();
+            if finish || wanted.contains(&true) {
+                let images = estimate(runtime, &mut step)?;
+                show(jobs, &wanted, step.done, &images)?;
+                if finish {
+                    early = Some(images);
+                    return Err(Error::Cancelled);
+                }
+            }
+        }
+        Ok(())
+    });
+    match (ended, early) {
+        (Ok(latents), _) => Ok(Ended::Done(latents)),
+        (Err(Error::Cancelled), Some(images)) => Ok(Ended::Early(images)),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The pictures as far as can be said after a step.
+fn estimate(runtime: &Runtime<'_>, step: &mut Step<'_, '_>) -> Result<HostTensor> {
+    step.progress.wait()?;
+    let x0 = step.progress.pred_original_sample()?;
+    step.pipeline.decode(runtime, &x0)
+}
+
+fn show(jobs: &[Arc<Job>], wanted: &[bool], step: usize, images: &HostTensor) -> Result<()> {
+    let pictures: Vec<_> = Picture::from_tensor(images)?.into_iter().map(Arc::new).collect();
+    let each = pictures.len() / jobs.len();
+    for (i, job) in jobs.iter().enumerate().filter(|(i, _)| wanted[*i]) {
+        let picture = pictures[i * each].clone();
+        job.update(|state| state.preview = Some(Preview { step, picture }));
+    }
+    Ok(())
+}
+
+/// The request as a picture remembers it: with names, not paths.
+fn with_names(resolved: &Request, named: &Request, model: &str) -> Request {
+    Request {
+        model: Some(model.into()),
+        vae: named.vae.clone(),
+        lora: named.lora.clone(),
+        embedding: named.embedding.clone(),
+        refiner: named.refiner.clone(),
+        refiner_lora: named.refiner_lora.clone(),
+        ..resolved.clone()
+    }
+}
+
+/// The files' hashes, with those of the pictures that came with the request.
+fn with_pictures(mut files: generate::Files, jobs: &[Arc<Job>]) -> generate::Files {
+    use crate::files::Files as _;
+    let order = &jobs[0].order;
+    for (field, path) in [("image", &order.request.image), ("mask", &order.request.mask)] {
+        if let Some((path, bytes)) = path.as_ref().and_then(|path| Some((path, order.files.open(path).ok()?))) {
+            let hash = sha256_of(&bytes);
+            files.insert(field.to_owned(), BTreeMap::from([(path.display().to_string(), hash)]));
+        }
+    }
+    files
+}
+
+/// Gives each job its pictures.
+fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[String]) -> Result<()> {
+    let each = pictures.len() / jobs.len();
+    let mut pictures = pictures.into_iter().map(Arc::new);
+    for (i, job) in jobs.iter().enumerate() {
+        let mut made = Vec::new();
+        let own = own_record(record, i, jobs.len());
+        let json = own.to_json()?;
+        for n in 0..each {
+            let picture = pictures.next().expect("the pictures were counted");
+            let of = (each > 1).then_some(n);
+            let texts = vec![
+                ("parameters".to_owned(), parameters(&own, of, (picture.width, picture.height))),
+                (KEYWORD.to_owned(), json.clone()),
+            ];
+            let seeds = &own.options.seed;
+            let seed = seeds.get(n).or(seeds.first()).copied().unwrap_or_default();
+            made.push(Made { picture, texts: Arc::new(texts), seed });
+        }
+        job.update(|state| {
+            state.notes.extend(notes.iter().cloned());
+            state.pictures = made;
+            state.status = if job.cancel.is_cancelled() { Status::Cancelled } else { Status::Finished };
+            if state.status == Status::Cancelled {
+                state.pictures.clear();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The record of one of several jobs that were a batch: as if it had been alone.
+fn own_record(record: &Record, job: usize, jobs: usize) -> Record {
+    if jobs == 1 {
+        return record.clone();
+    }
+    let one = |all: &[String]| all.get(job).or(all.first()).cloned().into_iter().collect::<Vec<_>>();
+    let options = Request {
+        prompt: one(&record.options.prompt),
+        negative_prompt: one(&record.options.negative_prompt),
+        seed: vec![record.options.seed[job]],
+        batch_size: Some(1),
+        ..record.options.clone()
+    };
+    Record { options, ..record.clone() }
+}
