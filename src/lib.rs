@@ -59,6 +59,7 @@
 //! | --- | --- | --- |
 //! | `gpu` | running on graphics adapters (wgpu) | yes |
 //! | `cli` | the command line, `unmist::cli` | yes |
+//! | `clip-merges` | CLIP's list of merges, for models that come without a tokenizer | yes |
 //! | `serve` | the server, `unmist::serve` | yes |
 //! | `threads` | the reference on all cores, weights mapped into memory | yes |
 //!

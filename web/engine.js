@@ -27,7 +27,7 @@ export async function whyNot() {
   }
   if (!('Suspending' in WebAssembly)) {
     return 'This browser has WebGPU, but not yet JavaScript Promise Integration (JSPI), with which the engine waits ' +
-      'for the GPU. Chrome and Edge have it from version 137 on.';
+      'for the GPU. Chrome and Edge have it from version 137 on, Firefox from 153, Safari from 27.';
   }
   if (!await navigator.gpu.requestAdapter()) {
     return 'The browser offers no GPU. Its settings may have hardware acceleration switched off, or it does not ' +

@@ -62,7 +62,8 @@ function showSteps({ done, total }) {
   // The first step may include compiling; the time left is worked out from the others.
   if (done === 1) firstStep = performance.now();
   const left = done > 1 ? (performance.now() - firstStep) / (done - 1) * (total - done) / 1000 : NaN;
-  status(`Step ${done} of ${total}` + (left >= 1 ? `, about ${Math.round(left)} s left` : ''));
+  const about = left >= 100 ? `${Math.round(left / 60)} min` : `${Math.round(left)} s`;
+  status(`Step ${done} of ${total}` + (left >= 1 ? `, about ${about} left` : ''));
 }
 
 function clearProblems() {
@@ -268,6 +269,7 @@ async function working(work) {
   notes = [];
   cancelled = false;
   setBusy(true);
+  $('progress').scrollIntoView({ block: 'nearest' }); // on a phone it is below the form
   try {
     await work();
   } catch (error) {

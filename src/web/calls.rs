@@ -70,7 +70,20 @@ fn described(error: &Error) -> serde_json::Value {
         Error::Refused(refusal) => Some(refusal.field),
         _ => None,
     };
-    json!({"kind": kind, "field": field, "message": error.to_string()})
+    // Fields have labels there, in words; the kind is said apart.
+    let message = match error {
+        Error::Refused(refusal) => refusal.in_words(&in_words),
+        other => {
+            let message = other.in_words(&in_words);
+            message.split_once(": ").map_or(message.clone(), |(_, rest)| rest.to_owned())
+        }
+    };
+    json!({"kind": kind, "field": field, "message": message})
+}
+
+/// The name of a field in a sentence.
+fn in_words(field: &str) -> String {
+    field.replace('_', " ")
 }
 
 /// Bytes that the page has put into memory for this call.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{Checkpoint, Tensors, safetensors};
 use unmist::gpu::Checks;
-use unmist::image_io::read;
+use unmist::image_io::{decode, read};
 use unmist::models::{LoadedModel, NamedTensors, prepare};
 use unmist::rng::{TorchCpu, randn_tensor};
 use unmist::tokenizer::{Padding, Tokenizer};
@@ -15,6 +15,7 @@ use unmist::verify::{Tolerance, compare};
 use unmist::{DType, HostTensor};
 
 use super::Engine;
+use crate::checkpoints::single_file::{folder_with_clip_vocabulary, write_single_file};
 use crate::commands::usage::succeeds;
 use crate::device::{gpu, selector};
 
@@ -135,6 +136,38 @@ fn a_picture_is_the_native_one() {
     // The same kernels on two CPU drivers give the same bits; GPUs round some operations in their own ways.
     let most = if account["is_fallback_adapter"] == true { 0 } else { expected_pixels.data.len() / 50 };
     assert!(off <= most, "{off} levels differ");
+}
+
+#[test]
+fn a_model_in_one_file_takes_clips_list() {
+    let mut engine = Engine::start();
+    let (folder, file) = (engine.files.path().join("folder"), engine.files.path().join("model.safetensors"));
+    folder_with_clip_vocabulary(&folder);
+    write_single_file(&folder, &file);
+    let open = |list: &str| {
+        format!(
+            "Promise.all([{list}].map(async url => \
+               ({{name: url.split('/').pop(), id: url, blob: await (await fetch(url)).blob()}})))
+             .then(files => ask('open', {{files, path: 'model.safetensors'}}))"
+        )
+    };
+    // Without the list it says what is missing.
+    let said =
+        engine.page.evaluate(&format!("{}.then(() => '', error => error.message)", open("'/test/model.safetensors'")));
+    assert!(said.as_str().expect("text").contains("CLIP's list of merges"), "{said}");
+    let facts = engine.page.evaluate(&open("'/test/model.safetensors', '/clip-merges.txt'"));
+    assert_eq!(facts["text"], true);
+    let request = json!({"model": "model.safetensors", "prompt": ["a photo of a cat"], "steps": 1, "seed": [3],
+        "width": 16, "height": 16});
+    let png = engine.bytes(&format!("ask('sample', {{request: {request}}})"));
+    let found = decode(Path::new("found"), &png, 3).expect("a picture");
+    let (expected, device) = (engine.files.path().join("expected.png"), selector());
+    let sample = ["sample", "a photo of a cat", "--steps", "1", "--seed", "3", "--width", "16", "--height", "16"];
+    let paths = [file.to_str().expect("UTF-8"), expected.to_str().expect("UTF-8")];
+    succeeds(&[&sample[..], &["--model", paths[0], "--output", paths[1], "--device", &device]].concat());
+    let expected = read(&expected, 3).expect("a picture");
+    let far = found.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(found.data.len() == expected.data.len() && far <= Some(1), "levels differ by up to {far:?}");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Chromium's compiler on every kernel.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -16,8 +15,9 @@ const COMPILE: &str = r#"async (texts) => {
   const said = await Promise.all(texts.map(async ([name, code]) => {
     device.pushErrorScope('validation');
     const module = device.createShaderModule({ code });
+    const scope = device.popErrorScope(); // before the next one begins
     const { messages } = await module.getCompilationInfo();
-    const error = await device.popErrorScope();
+    const error = await scope;
     const all = messages.map((m) => `${m.type} in line ${m.lineNum}: ${m.message}`);
     if (error && all.length === 0) all.push(error.message);
     return all.map((text) => `${name}: ${text}`);
@@ -57,6 +57,4 @@ fn every_kernel_is_taken_by_tint_without_a_word() {
     for some in texts.chunks(100) {
         assert_eq!(compile(&mut page, some).1, [""; 0]);
     }
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/engine.js");
-    assert!(shipped.is_file());
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use unmist::image_io::read_text;
 
 use super::{RUN, site};
+use crate::commands::usage::fixture;
 use crate::harness::browser::{FileServer, Page};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -83,7 +84,16 @@ fn a_visitor_makes_a_picture_and_cancels_another() {
     assert_eq!(page.evaluate(&visible("#result")), true);
     assert_eq!(page.evaluate(&visible("#progress")), false);
 
-    // 3. another model, which needs other fields
+    // 3. a model of the visitor's own, from a folder
+    page.choose_files("#folder", &[fixture("odd_channels")]);
+    page.wait_until(RUN, "document.querySelector('#status').textContent === 'The model is open.'");
+    assert_eq!(page.evaluate("document.querySelector('#model').value"), "own");
+    page.fill("#steps", "1");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('#status').textContent.startsWith('Done')");
+    photograph(&mut page, "own model");
+
+    // 4. another model, which needs other fields
     page.evaluate(
         "(() => { const m = document.querySelector('#model'); m.value = 'ddpm-fashion-32'; \
                    m.dispatchEvent(new Event('change', {bubbles: true})); })()",

@@ -58,7 +58,12 @@ impl Page {
         let profile = tempfile::tempdir().expect("a folder");
         let process = Command::new(program())
             .args(["--headless=new", "--no-sandbox", "--no-first-run", "--disable-quic", "--disable-sync"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-extensions"])
+            .args([
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-extensions",
+                "--hide-scrollbars",
+            ])
             // A small /dev/shm, as containers have it, must not end a page; WebGPU on CPU drivers is behind a flag.
             .args(["--disable-dev-shm-usage", "--enable-unsafe-webgpu", "--remote-debugging-port=0"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
