@@ -62,6 +62,7 @@
 //! | `clip-merges` | CLIP's list of merges, for models that come without a tokenizer | yes |
 //! | `serve` | the server, `unmist::serve` | yes |
 //! | `threads` | the reference on all cores, weights mapped into memory | yes |
+//! | `web` | in a browser: running on a page's WebGPU, and what the page calls | no |
 //!
 //! Without any of them the library builds for `wasm32-unknown-unknown`, too.
 

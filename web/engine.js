@@ -22,8 +22,8 @@ export async function whyNot() {
     return 'Browsers offer the GPU only to pages from https:// or from this computer (http://127.0.0.1).';
   }
   if (!navigator.gpu) {
-    return 'This browser has no WebGPU. Chrome and Edge have it from version 113 on, Safari from 26, Firefox from 141 ' +
-      'on Windows.';
+    return 'This browser has no WebGPU. Chrome and Edge have it from version 113 on, Safari from 26, Firefox ' +
+      'from 141 on Windows.';
   }
   if (!('Suspending' in WebAssembly)) {
     return 'This browser has WebGPU, but not yet JavaScript Promise Integration (JSPI), with which the engine waits ' +
@@ -109,7 +109,9 @@ function hostOf(device, memory, file, report) {
     const layout = device.createBindGroupLayout({ label, entries: bindings.map(entry) });
     const module = device.createShaderModule({ label, code });
     const pipeline = await device.createComputePipelineAsync({
-      label, layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }), compute: { module, entryPoint: 'main' },
+      label,
+      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module, entryPoint: 'main' },
     });
     pipelines.set(number, { pipeline, layout });
   };
@@ -211,7 +213,9 @@ function hostOf(device, memory, file, report) {
 }
 
 // The engine, started. `say(kind, value)` hears notes ('note', a sentence) and progress ('progress', { done, total }).
-export async function startEngine({ url = new URL('unmist.wasm', import.meta.url), memory = null, say = () => {} } = {}) {
+// `memory` is how many bytes it may take on the GPU, if that is known.
+export async function startEngine({ memory = null, say = () => {} } = {}) {
+  const url = new URL('unmist.wasm', import.meta.url);
   const why = await whyNot();
   if (why) throw new Unsupported(why);
   const { device, account } = await openDevice(memory);

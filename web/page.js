@@ -251,7 +251,8 @@ function request() {
   number('steps', 'steps');
   number('guidance_scale', 'guidance', list);
   number('seed', 'seed', list);
-  for (const [field, value] of [['width', wish.width], ['height', wish.height], ['steps', wish.steps], ['seed', wish.seed?.[0]]]) {
+  const whole = { width: wish.width, height: wish.height, steps: wish.steps, seed: wish.seed?.[0] };
+  for (const [field, value] of Object.entries(whole)) {
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 0)) {
       throw { field, message: 'Expected a whole number, 0 or more.' };
     }
@@ -296,7 +297,8 @@ async function make() {
   $('picture').alt = shown || 'A picture without a prompt';
   $('caption').textContent = [shown, `seed ${wish.seed?.[0] ?? 0}`].filter(Boolean).join(' · ');
   $('download').href = link;
-  $('download').download = `${(shown || 'picture').slice(0, 60).replace(/[^\p{L}\p{N}]+/gu, '-')}-${wish.seed?.[0] ?? 0}.png`;
+  const name = (shown || 'picture').slice(0, 60).replace(/[^\p{L}\p{N}]+/gu, '-');
+  $('download').download = `${name}-${wish.seed?.[0] ?? 0}.png`;
   $('result').hidden = false;
   $('empty').hidden = true;
   status([`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s.`, ...notes].join(' '));

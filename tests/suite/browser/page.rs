@@ -85,7 +85,7 @@ fn a_visitor_makes_a_picture_and_cancels_another() {
     assert_eq!(page.evaluate(&visible("#progress")), false);
 
     // 3. a model of the visitor's own, from a folder
-    page.choose_files("#folder", &[fixture("odd_channels")]);
+    page.choose_files("#folder", &[fixture("pipeline")]);
     page.wait_until(RUN, "document.querySelector('#status').textContent === 'The model is open.'");
     assert_eq!(page.evaluate("document.querySelector('#model').value"), "own");
     page.fill("#steps", "1");
