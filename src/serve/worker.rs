@@ -1,18 +1,20 @@
 //! The one thread that owns the device and the models, and makes the pictures.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::App;
 use super::jobs::{Job, Made, Preview, Status};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
-use crate::generate::{self, Event, KEYWORD, Models, Notes, Paths, Record, Step, parameters, read_inputs};
-use crate::image_io::Picture;
-use crate::output::{sha256, sha256_of};
+use crate::generate::{
+    self, Event, Hashes, KEYWORD, Models, Notes, Paths, Record, Step, opening_key, parameters, read_inputs,
+};
+use crate::image_io::{Picture, write_png};
+use crate::output::sha256_of;
 use crate::pipelines::Runtime;
 use crate::request::{Asked, Request, Resolved};
 use crate::tensor::HostTensor;
@@ -27,11 +29,8 @@ pub struct Worker {
     load: LoadOptions,
     /// The latest used last.
     open: Vec<Opened>,
-    hashes: Hashes,
+    hashes: Arc<Hashes>,
 }
-
-/// sha256 of every file that was read, so that none is read twice for it.
-type Hashes = Arc<Mutex<HashMap<PathBuf, String>>>;
 
 /// Models as a request wants them: with these LoRAs, this autoencoder.
 struct Opened {
@@ -72,7 +71,7 @@ enum Ended {
 impl Worker {
     /// For a device that is open.
     pub fn new(app: Arc<App>, device: Device, load: LoadOptions) -> Self {
-        Self { app, device, load, open: Vec::new(), hashes: Hashes::default() }
+        Self { app, device, load, open: Vec::new(), hashes: Arc::default() }
     }
 
     /// Does one job after another until the server ends.
@@ -182,14 +181,14 @@ impl Worker {
             refiner_scheduler: models.schedulers().1,
             files: with_pictures(opened.files.get()?.clone(), jobs),
         };
-        give(jobs, &record, pictures, &notes.take())?;
+        give(&app, jobs, &record, pictures, &notes.take())?;
         app.metrics.made(images.shape[0]);
         Ok(())
     }
 
     /// Opens the models of a request, unless they are; they are the last of `open` then.
     fn open(&mut self, named: &Request, request: &Request) -> Result<()> {
-        let key = key(named);
+        let key = opening_key(named);
         if let Some(at) = self.open.iter().position(|opened| opened.key == key) {
             let opened = self.open.remove(at);
             self.open.push(opened);
@@ -202,28 +201,22 @@ impl Worker {
         let models = Models::open(request, &mut notes)?;
         let paths = models.paths(&Request { image: None, mask: None, ..request.clone() })?;
         let hashes = self.hashes.clone();
-        let files = Hashed::Running(std::thread::spawn(move || hash(paths, &hashes)));
+        let files = Hashed::Running(std::thread::spawn(move || hash(&paths, &hashes)));
         self.open.push(Opened { key, models, notes: notes.take(), files });
         Ok(())
     }
 }
 
 /// Hashes files. They are named as their folders do; those that a request names, without their folders.
-fn hash(paths: Paths, known: &Hashes) -> Result<generate::Files> {
-    let mut files = generate::Files::new();
-    for (field, paths) in paths {
-        let mut hashed = BTreeMap::new();
-        for (name, path) in paths {
-            let hash = known.lock().expect("no holder of this lock panics").get(&path).cloned();
-            let hash = hash.map_or_else(|| sha256(&path), Ok)?;
-            known.lock().expect("no holder of this lock panics").insert(path, hash.clone());
-            let name = Path::new(&name);
-            let name = if name.is_absolute() { name.file_name().map_or(name, Path::new) } else { name };
-            hashed.insert(name.display().to_string(), hash);
-        }
-        files.insert(field, hashed);
-    }
-    Ok(files)
+fn hash(paths: &Paths, known: &Hashes) -> Result<generate::Files> {
+    let name = |name: String| match Path::new(&name) {
+        path if path.is_absolute() => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        _ => name,
+    };
+    let files = generate::hash(paths, known)?.into_iter();
+    Ok(files
+        .map(|(field, files)| (field, files.into_iter().map(|(file, hash)| (name(file), hash)).collect()))
+        .collect())
 }
 
 /// Whether a job was cancelled before it began.
@@ -232,25 +225,6 @@ fn skip_cancelled(job: &Job) -> bool {
         job.update(|state| state.status = Status::Cancelled);
     }
     job.state().status.is_over()
-}
-
-/// What models are opened by.
-fn key(named: &Request) -> String {
-    let opened = Request {
-        model: named.model.clone(),
-        vae: named.vae.clone(),
-        lora: named.lora.clone(),
-        embedding: named.embedding.clone(),
-        prediction_type: named.prediction_type.clone(),
-        refiner: named.refiner.clone(),
-        refiner_lora: named.refiner_lora.clone(),
-        // A scheduler that is asked for is not read from the model's files.
-        scheduler: named.scheduler.as_ref().map(|_| String::new()),
-        // Without a model, texts and classes have different ones.
-        prompt: if named.prompt.is_empty() { vec![] } else { vec![String::new()] },
-        ..Request::default()
-    };
-    opened.to_json().map(|json| json.to_string()).unwrap_or_default()
 }
 
 /// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of
@@ -384,7 +358,7 @@ fn with_pictures(mut files: generate::Files, jobs: &[Arc<Job>]) -> generate::Fil
 }
 
 /// Gives each job its pictures.
-fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[String]) -> Result<()> {
+fn give(app: &App, jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[String]) -> Result<()> {
     let each = pictures.len() / jobs.len();
     let mut pictures = pictures.into_iter().map(Arc::new);
     for (i, job) in jobs.iter().enumerate() {
@@ -402,6 +376,7 @@ fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[Str
             let seed = seeds.get(n).or(seeds.first()).copied().unwrap_or_default();
             made.push(Made { picture, texts: Arc::new(texts), seed });
         }
+        save(app, job, &made);
         job.update(|state| {
             state.notes.extend(notes.iter().cloned());
             state.pictures = made;
@@ -412,6 +387,18 @@ fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[Str
         });
     }
     Ok(())
+}
+
+/// Writes pictures into the folder where all are kept, if there is one. That this fails costs nobody their pictures.
+fn save(app: &App, job: &Job, pictures: &[Made]) {
+    let Some(folder) = app.options.save.as_ref().filter(|_| !job.cancel.is_cancelled()) else { return };
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for (n, made) in pictures.iter().enumerate() {
+        let path = folder.join(format!("{time}-{}-{n}.png", &job.id[..8]));
+        if let Err(error) = write_png(&path, &made.picture, &made.texts) {
+            app.options.log.line("save", &[("error", error.to_string().into())]);
+        }
+    }
 }
 
 /// The record of one of several jobs that were a batch: as if it had been alone.

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,20 +24,25 @@ const OPENAI: Dialect = Dialect::OpenAi;
 
 /// What is asked for. Fields that say nothing about the picture (`user`, `moderation`, `quality`, `style`) are left
 /// out: like all others that are not known, they are ignored, as clients expect.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Asked {
+pub struct Asked {
+    #[schemars(required)]
     prompt: Option<String>,
     model: Option<String>,
+    #[schemars(range(min = 1, max = 10))]
     n: Option<usize>,
+    #[schemars(regex(pattern = "^([0-9]+x[0-9]+|auto)$"))]
     size: Option<String>,
     response_format: Option<String>,
     output_format: Option<String>,
     output_compression: Option<u8>,
     background: Option<String>,
     stream: Option<bool>,
+    #[schemars(range(max = 3))]
     partial_images: Option<usize>,
     negative_prompt: Option<String>,
+    #[schemars(range(min = 1))]
     num_inference_steps: Option<usize>,
     guidance_scale: Option<f64>,
     seed: Option<i64>,
@@ -46,9 +52,9 @@ struct Asked {
 }
 
 /// A LoRA: `"name"`, `"name:0.8"` or `{"name": "name", "scale": 0.8}`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-enum Lora {
+pub enum Lora {
     Text(String),
     Object { name: String, scale: Option<f64> },
 }

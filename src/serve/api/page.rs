@@ -4,6 +4,8 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::serve::failure::{Dialect, Failure};
+
 /// The page's files: name, media type, content.
 const FILES: &[(&str, &str, &str)] = &[
     ("index.html", "text/html; charset=utf-8", include_str!("../page/index.html")),
@@ -29,7 +31,7 @@ pub async fn file(Path(name): Path<String>) -> Response {
 
 fn give(name: &str) -> Response {
     let Some((_, kind, content)) = FILES.iter().find(|(file, ..)| *file == name) else {
-        return StatusCode::NOT_FOUND.into_response();
+        return Failure::new(Dialect::Own, StatusCode::NOT_FOUND, "not_found", "there is no such file").into_response();
     };
     ([(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::CONTENT_SECURITY_POLICY, POLICY)], *content)
         .into_response()

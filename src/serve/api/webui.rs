@@ -6,8 +6,10 @@ use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -35,9 +37,9 @@ pub struct Chosen {
 pub type Options = Mutex<Chosen>;
 
 /// What is asked for. Every field may be missing; those that are not known are ignored, as clients expect.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Asked {
+pub struct Asked {
     prompt: Option<String>,
     negative_prompt: Option<String>,
     styles: Option<Vec<String>>,
@@ -309,7 +311,7 @@ pub async fn extras() -> Failure {
 }
 
 /// A picture in base64.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct PngInfo {
     image: String,
 }
@@ -332,7 +334,8 @@ pub struct Look {
 }
 
 /// How far the job is that runs.
-pub async fn progress(State(app): State<Arc<App>>, Query(look): Query<Look>) -> Answer<Json<Value>> {
+pub async fn progress(State(app): State<Arc<App>>, look: Result<Query<Look>, QueryRejection>) -> Answer<Json<Value>> {
+    let look = body::query(WEBUI, look)?;
     let running = app.jobs.running();
     let Some(job) = running.first() else {
         let state = json!({
