@@ -37,7 +37,7 @@ export async function whyNot() {
 }
 
 // The adapter's device, with all that kernels may use, and the engine's account of it.
-async function openDevice(memory) {
+async function openDevice() {
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) throw new Unsupported(await whyNot());
   const has = (name) => adapter.features.has(name);
@@ -57,7 +57,8 @@ async function openDevice(memory) {
     subgroups: has('subgroups') && info.subgroupMinSize > 0,
     subgroup_min_size: info.subgroupMinSize ?? 0,
     subgroup_max_size: info.subgroupMaxSize ?? 0,
-    memory,
+    // No browser says how much memory a GPU has. A CPU driver takes the computer's, of which others need some.
+    memory: info.isFallbackAdapter && navigator.deviceMemory ? navigator.deviceMemory * 2 ** 29 : null,
   };
   for (const [name, limit] of Object.entries(LIMITS)) account[name] = device.limits[limit];
   return { device, account };
@@ -213,12 +214,11 @@ function hostOf(device, memory, file, report) {
 }
 
 // The engine, started. `say(kind, value)` hears notes ('note', a sentence) and progress ('progress', { done, total }).
-// `memory` is how many bytes it may take on the GPU, if that is known.
-export async function startEngine({ memory = null, say = () => {} } = {}) {
+export async function startEngine({ say = () => {} } = {}) {
   const url = new URL('unmist.wasm', import.meta.url);
   const why = await whyNot();
   if (why) throw new Unsupported(why);
-  const { device, account } = await openDevice(memory);
+  const { device, account } = await openDevice();
   let wasm, files = [], panic = null;
   const report = (kind, text) => {
     if (kind === 0) say('note', text);

@@ -112,7 +112,11 @@ async function fetchFile(url, onBytes) {
   const answer = await fetch(url);
   if (!answer.ok) throw { kind: 'failed', message: `${url}: ${answer.status} ${answer.statusText}` };
   const parts = [];
-  for await (const part of answer.body) { parts.push(part); onBytes(part.length); }
+  const reader = answer.body.getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    parts.push(part.value);
+    onBytes(part.value.length);
+  }
   return new Blob(parts);
 }
 

@@ -6,16 +6,16 @@ let engine = null, starting = null;
 
 const say = (kind, value) => postMessage({ [kind]: value });
 
-function start(memory) {
-  starting ??= startEngine({ memory, say }).then((started) => { engine = started; });
+function start() {
+  starting ??= startEngine({ say }).then((started) => { engine = started; });
   return starting;
 }
 
 const asks = {
   whyNot: () => whyNot(),
-  async start({ memory = null }) { await start(memory); return engine.account; },
+  async start() { await start(); return engine.account; },
   async open({ files, path }) {
-    await start(null);
+    await start();
     engine.setFiles(files);
     return engine.describe(path);
   },
