@@ -5,11 +5,11 @@ use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use crate::graph::{Graph, Node, NodeKind, WeightSource, passes};
-#[cfg(feature = "gpu")]
-use crate::plan::{BufferRole, Program};
-use crate::plan::{Lack, PlanOptions};
+use crate::plan::{BufferRole, Lack, PlanOptions, Program};
 use crate::reference::ReferenceSession;
 pub use crate::session::Session;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+use crate::web::{WebDevice, WebSession};
 
 /// A device that runs graphs. Cheap to clone.
 #[derive(Clone)]
@@ -19,6 +19,9 @@ pub enum Device {
     /// A graphics adapter.
     #[cfg(feature = "gpu")]
     Gpu(GpuDevice),
+    /// A page's WebGPU.
+    #[cfg(all(feature = "web", target_arch = "wasm32"))]
+    Web(WebDevice),
 }
 
 /// How graphs are prepared for a device.
@@ -63,7 +66,6 @@ pub struct MemoryPlan {
     pub total: u64,
 }
 
-#[cfg(feature = "gpu")]
 impl MemoryPlan {
     fn of(program: &Program) -> Self {
         let parameters = program.role_bytes(BufferRole::Parameter) + program.role_bytes(BufferRole::Prepared);
@@ -112,6 +114,8 @@ impl Device {
             Device::Reference => "CPU reference".into(),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.describe(),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => web.describe(),
         }
     }
 
@@ -123,6 +127,8 @@ impl Device {
     pub fn end_trace(&self) -> Result<()> {
         match self {
             Device::Reference => Ok(()), // its work is the host's
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(_) => Ok(()), // pages record nothing
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.end_trace(),
         }
@@ -147,6 +153,8 @@ impl Device {
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Ok(MemoryPlan::of(&*gpu.program(&graph, &options.plan)?)),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => Ok(MemoryPlan::of(&*web.program(&graph, &options.plan)?)),
         }
     }
 
@@ -156,7 +164,14 @@ impl Device {
             Device::Reference => host_memory_bytes(),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.caps().memory_bytes,
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => web.caps().memory_bytes,
         })
+    }
+
+    /// The bytes that kept parameters and a new session may take together.
+    fn store_limit(&self, options: &LoadOptions) -> Option<u64> {
+        if options.forget_parameters { Some(0) } else { self.available_memory(options) }
     }
 
     /// Prepares `graph` and loads its parameters.
@@ -184,9 +199,13 @@ impl Device {
             Device::Gpu(gpu) => {
                 let program = gpu.program(&graph, &options.plan)?;
                 program.check_memory(gpu.caps(), &options.plan)?;
-                let available = self.available_memory(options);
-                let limit = if options.forget_parameters { Some(0) } else { available };
-                Box::new(GpuSession::within(gpu, program, weights, limit)?)
+                Box::new(GpuSession::within(gpu, program, weights, self.store_limit(options))?)
+            }
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => {
+                let program = web.program(&graph, &options.plan)?;
+                program.check_memory(web.caps(), &options.plan)?;
+                Box::new(WebSession::within(web, program, weights, self.store_limit(options))?)
             }
         })
     }
@@ -222,6 +241,8 @@ impl Device {
             Device::Reference => graph.map(drop), // it has nothing to compile
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.compile(&*gpu.program(&graph?, &options.plan)?),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => web.compile(&*web.program(&graph?, &options.plan)?),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the files of a checkpoint come from: the disk, or memory.
+//! Where the files of a checkpoint come from: the disk, memory, or a page.
 //!
 //! Everything that reads a checkpoint asks a [`Files`] and nothing else, so that a browser, a test or another program
 //! can hand a model over as bytes:
@@ -17,14 +17,18 @@
 //! # }
 //! ```
 
-use std::collections::BTreeMap;
+mod listing;
+mod parts;
+
 use std::fmt;
 use std::io;
-use std::ops::{Bound, Deref};
-use std::path::{Component, Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::content::ContentId;
+pub(crate) use listing::Listing;
+pub use parts::{Parts, ReadAt};
 
 /// What is at a path. In messages: `a file`, `a folder`, `a device, pipe or socket`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,14 @@ pub trait Files: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if nothing is there, [`io::ErrorKind::InvalidInput`] if it is not a file.
     fn open(&self, path: &Path) -> io::Result<Bytes>;
+
+    /// A file of which parts are wanted, such as one of tensors.
+    ///
+    /// # Errors
+    /// As [`Files::open`].
+    fn parts(&self, path: &Path) -> io::Result<Parts> {
+        self.open(path).map(Parts::from)
+    }
 
     /// Whether a file is at a path.
     fn is_file(&self, path: &Path) -> bool {
@@ -203,21 +215,12 @@ impl Files for Disk {
 /// Files in memory, by names with `/` between folder and file; the folders follow from the names. The root is the
 /// empty path.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// By path without `.`, as [`plain`] gives it: what a folder holds then follows it without a gap.
-    files: BTreeMap<PathBuf, Bytes>,
-}
+pub struct Memory(Listing<Bytes>);
 
 impl Memory {
     /// Adds a file, in place of one with the same name.
     pub fn insert(&mut self, name: impl AsRef<Path>, bytes: impl Into<Bytes>) {
-        self.files.insert(plain(name.as_ref()), bytes.into());
-    }
-
-    /// Paths below a folder, without the folder, in order.
-    fn below<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = &'a Path> {
-        let after = (Bound::Excluded(folder), Bound::Unbounded);
-        self.files.range::<Path, _>(after).map_while(move |(path, _)| path.strip_prefix(folder).ok())
+        self.0.insert(name, bytes.into());
     }
 }
 
@@ -229,41 +232,17 @@ impl<N: AsRef<Path>, B: Into<Bytes>> FromIterator<(N, B)> for Memory {
     }
 }
 
-/// The path without `.` and doubled separators.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| *part != Component::CurDir).collect()
-}
-
 impl Files for Memory {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
-        let path = plain(path);
-        if let Some(bytes) = self.files.get(&path) {
-            return Ok(Kind::File(bytes.len() as u64));
-        }
-        if self.below(&path).next().is_some() {
-            return Ok(Kind::Folder);
-        }
-        Err(io::Error::new(io::ErrorKind::NotFound, "there is no such file or folder in memory"))
+        self.0.kind(path, |bytes| bytes.len() as u64)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let found = self.kind(folder)?;
-        if found != Kind::Folder {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("expected a folder, found {found}")));
-        }
-        let folder = plain(folder);
-        let first = |path: &Path| Some(path.components().next()?.as_os_str().to_str()?.to_owned());
-        let mut names: Vec<_> = self.below(&folder).filter_map(first).collect();
-        names.sort();
-        names.dedup();
-        Ok(names)
+        self.0.list(folder)
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {
-        match self.files.get(&plain(path)) {
-            Some(bytes) => Ok(bytes.clone()),
-            None => Err(no_file(self.kind(path)?)),
-        }
+        self.0.file(path).cloned()
     }
 }
 

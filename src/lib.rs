@@ -59,8 +59,10 @@
 //! | --- | --- | --- |
 //! | `gpu` | running on graphics adapters (wgpu) | yes |
 //! | `cli` | the command line, `unmist::cli` | yes |
+//! | `clip-merges` | CLIP's list of merges, for models that come without a tokenizer | yes |
 //! | `serve` | the server, `unmist::serve` | yes |
 //! | `threads` | the reference on all cores, weights mapped into memory | yes |
+//! | `web` | in a browser: running on a page's WebGPU, and what the page calls | no |
 //!
 //! Without any of them the library builds for `wasm32-unknown-unknown`, too.
 
@@ -73,6 +75,7 @@ pub mod caps;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod clock;
 pub mod content;
 pub mod encode;
 pub mod error;
@@ -84,6 +87,7 @@ pub mod gpu;
 pub mod graph;
 pub mod image_io;
 pub mod kernel;
+mod load;
 #[cfg(feature = "gpu")]
 pub mod measure;
 pub mod models;
@@ -107,6 +111,8 @@ pub mod tensor;
 pub mod tokenizer;
 pub mod trace;
 pub mod verify;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+pub mod web;
 
 pub use error::{Error, Result};
 pub use tensor::{DType, HostTensor};

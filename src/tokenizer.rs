@@ -26,6 +26,7 @@ const MAX_TEXT: usize = 1 << 16;
 const BYTES: usize = 2 * 256;
 /// CLIP's vocabulary: the bytes, 48894 merges, start and end.
 pub const CLIP_VOCABULARY: u32 = 49408;
+const CLIP_MERGES: usize = CLIP_VOCABULARY as usize - BYTES - 2;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
@@ -56,13 +57,34 @@ pub enum Padding {
 
 impl Tokenizer {
     /// CLIP's own vocabulary of 49408 tokens, for models that come without a tokenizer.
+    #[cfg(feature = "clip-merges")]
     pub fn clip(padding: Padding) -> Self {
+        Self::with_clips_ids(BytePairs::new(), padding)
+    }
+
+    /// As `Tokenizer::clip`, from the text of CLIP's own list of merges, for programs that do not hold it (the feature
+    /// `clip-merges`): the lines of its `merges.txt`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is another list.
+    pub fn clip_of(merges: &str, padding: Padding) -> Result<Self> {
+        let lines: Vec<String> = merge_lines(merges).into_iter().take(CLIP_MERGES).collect();
+        let bad = |why: String| Error::Config(format!("CLIP's list of merges: {why}; fetch it again"));
+        if lines.len() < CLIP_MERGES {
+            return Err(bad(format!("expected {CLIP_MERGES} merges, found {}", lines.len())));
+        }
+        let text = format!("#version: 0.2\n{}\n", lines.join("\n"));
+        let byte_pairs = BytePairs::with_vocabulary(text.as_bytes(), CLIP_VOCABULARY as u16);
+        Ok(Self::with_clips_ids(byte_pairs.map_err(|error| bad(error.to_string()))?, padding))
+    }
+
+    fn with_clips_ids(byte_pairs: BytePairs, padding: Padding) -> Self {
         let mut special = vec![(START.into(), CLIP_VOCABULARY - 2), (END.into(), CLIP_VOCABULARY - 1)];
         if padding == Padding::Zero {
             special.push(("!".into(), 0)); // as transformers treats any padding token
         }
         Self {
-            byte_pairs: Arc::new(BytePairs::new()),
+            byte_pairs: Arc::new(byte_pairs),
             ids: None,
             special,
             added: vec![],

@@ -16,6 +16,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use super::element::ElementType;
 use super::{gguf, quoted};
 use crate::error::{Error, Result};
+use crate::files::Parts;
 
 /// Longest header accepted; in memory it can take ten times that. SDXL's is 0.3 MB. The format's own reader takes
 /// 100 MB.
@@ -35,17 +36,39 @@ pub(super) struct Stored {
 pub(super) struct Header {
     pub tensors: BTreeMap<String, Stored>,
     pub metadata: BTreeMap<String, String>,
+    /// Whether it is that of a GGUF file.
+    pub is_gguf: bool,
 }
 
-/// Parses and validates the header of `file`, the whole content of the file at `path` (which is only named in
-/// messages).
-pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
+/// Longest header of a GGUF file that is not in memory, whose length it does not say. Those of image models, which have
+/// no vocabulary in it, take a tenth of a megabyte.
+const MAX_GGUF_HEADER_BYTES: usize = 32 << 20;
+
+/// Reads the header of the file at `path` (which is only named in messages).
+pub(super) fn read(file: &Parts, path: &Path) -> Result<Header> {
+    if let Some(whole) = file.whole() {
+        return parse(whole, whole.len(), path);
+    }
+    let beginning = file.beginning(8).map_err(Error::io(path))?;
+    let length = match beginning.first_chunk::<8>() {
+        Some(first) if first.starts_with(gguf::MAGIC) => MAX_GGUF_HEADER_BYTES,
+        // One that is longer than allowed is refused by its first bytes.
+        Some(first) => 8 + u64::from_le_bytes(*first).min(MAX_HEADER_BYTES) as usize,
+        None => 8,
+    };
+    parse(&file.beginning(length).map_err(Error::io(path))?, file.length(), path)
+}
+
+/// Parses and validates the header of a file of `length` bytes that begins with `file`: all of it, or at least its
+/// header.
+fn parse(file: &[u8], length: usize, path: &Path) -> Result<Header> {
     if file.starts_with(gguf::MAGIC) {
-        return gguf::parse(file).map_err(|problem| Error::Checkpoint(format!("{}: {problem}", path.display())));
+        return gguf::parse(file, length)
+            .map_err(|problem| Error::Checkpoint(format!("{}: {problem}", path.display())));
     }
     // The length may begin like another format by chance, so the header is read first; only a file without a sound one
     // is taken for what its first bytes say.
-    framed(file).map_err(|problem| {
+    framed(file, length).map_err(|problem| {
         let problem = match foreign_format(file) {
             Some(known) => known.to_owned(),
             None if is_pickle(file) => format!("this is {}", pickle(path)),
@@ -59,7 +82,7 @@ pub(super) fn parse(file: &[u8], path: &Path) -> Result<Header> {
 }
 
 /// Parses and validates a header by the length that stands before it.
-fn framed(file: &[u8]) -> std::result::Result<Header, String> {
+fn framed(file: &[u8], file_length: usize) -> std::result::Result<Header, String> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(format!(
             "a .safetensors file begins with an 8-byte length, this one has {} bytes; it is truncated, fetch it again",
@@ -84,7 +107,7 @@ fn framed(file: &[u8]) -> std::result::Result<Header, String> {
         .map_err(|e| format!("the header is not UTF-8 ({e}); the file is damaged, fetch it again"))?;
     let raw: RawHeader = serde_json::from_str(json)
         .map_err(|e| format!("the header is not valid ({e}); the file is damaged, fetch it again"))?;
-    place(raw, 8 + length, file.len())
+    place(raw, 8 + length, file_length)
         .map_err(|problem| format!("{problem}; the file is damaged, fetch or convert it again"))
 }
 
@@ -144,7 +167,7 @@ fn place(raw: RawHeader, data_start: usize, file_len: usize) -> std::result::Res
         let bytes = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
         (name, Stored { dtype: info.dtype.into(), shape: info.shape, bytes })
     });
-    Ok(Header { tensors: tensors.collect(), metadata: raw.metadata })
+    Ok(Header { tensors: tensors.collect(), metadata: raw.metadata, is_gguf: false })
 }
 
 /// Why a file of PyTorch's is not read, and the one command that converts it. It opens nothing but tensors.

@@ -26,6 +26,8 @@ pub struct Checkpoint {
     tokenizers: BTreeMap<String, Tokenizer>,
     /// The config of another scheduler than the model's own.
     scheduler: Option<Json>,
+    /// CLIP's own list of merges, where the program does not hold it.
+    clip_merges: Option<Arc<str>>,
     /// What may be left unread.
     ignore: Arc<Ignore>,
 }
@@ -86,6 +88,7 @@ impl Checkpoint {
             given: BTreeMap::new(),
             tokenizers: BTreeMap::new(),
             scheduler: None,
+            clip_merges: None,
             ignore: Arc::default(),
         })
     }
@@ -95,6 +98,13 @@ impl Checkpoint {
     #[must_use]
     pub fn with_ignored(self, ignore: Arc<Ignore>) -> Self {
         Self { ignore, ..self }
+    }
+
+    /// With CLIP's own list of merges, for a model without a tokenizer in a program that does not hold the list
+    /// ([`Tokenizer::clip_of`]).
+    #[must_use]
+    pub fn with_clip_merges(self, merges: impl Into<Arc<str>>) -> Self {
+        Self { clip_merges: Some(merges.into()), ..self }
     }
 
     /// Takes the scheduler's config from a file of its own.
@@ -343,7 +353,25 @@ impl Checkpoint {
                 vocabulary.map_or("unknown".into(), |tokens| tokens.to_string())
             )));
         }
-        Ok(Tokenizer::clip(if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End }))
+        let padding = if config.value["hidden_act"] == "gelu" { Padding::Zero } else { Padding::End };
+        match &self.clip_merges {
+            Some(merges) => Tokenizer::clip_of(merges, padding),
+            None => self.clips_own(padding),
+        }
+    }
+
+    #[cfg(feature = "clip-merges")]
+    fn clips_own(&self, padding: Padding) -> Result<Tokenizer> {
+        Ok(Tokenizer::clip(padding))
+    }
+
+    #[cfg(not(feature = "clip-merges"))]
+    fn clips_own(&self, _padding: Padding) -> Result<Tokenizer> {
+        Err(Error::Config(format!(
+            "{}: it comes without a tokenizer, and this program without CLIP's list of merges; add the tokenizer's \
+             files",
+            self.path().display()
+        )))
     }
 
     /// The folder of a tokenizer, if the checkpoint has its own.

@@ -14,10 +14,10 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::element::ElementType;
 use super::header::{self, Stored};
-use super::{Json, TensorSource, convert, gguf, quoted};
+use super::{Json, TensorSource, convert, quoted};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
-use crate::files::{Bytes, Disk, Files, Kind};
+use crate::files::{Bytes, Disk, Files, Kind, Parts};
 use crate::graph::{self, StoredType};
 use crate::tensor::HostTensor;
 
@@ -40,7 +40,8 @@ pub struct Tensors {
 
 struct Shard {
     path: PathBuf,
-    bytes: Bytes,
+    is_gguf: bool,
+    bytes: Parts,
 }
 
 /// What stands in place of `.weight` in the name of a weight's scale.
@@ -68,7 +69,7 @@ impl Tensors {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_sharded(files, path);
         }
-        Self::from_bytes(path, bytes_of(files, path)?)
+        Self::from_parts(path, parts_of(files, path)?)
     }
 
     /// Tensors of a `.safetensors` or GGUF file that is already in memory; `path` only names it in messages.
@@ -76,11 +77,14 @@ impl Tensors {
     /// # Errors
     /// As [`Tensors::open`].
     pub fn from_bytes(path: impl AsRef<Path>, bytes: impl Into<Bytes>) -> Result<Self> {
-        let (path, bytes) = (path.as_ref(), bytes.into());
-        let header = header::parse(&bytes, path)?;
+        Self::from_parts(path.as_ref(), Parts::from(bytes.into()))
+    }
+
+    fn from_parts(path: &Path, bytes: Parts) -> Result<Self> {
+        let header = header::read(&bytes, path)?;
         Ok(Self {
             path: path.to_owned(),
-            shards: vec![Shard { path: path.to_owned(), bytes }],
+            shards: vec![Shard { path: path.to_owned(), is_gguf: header.is_gguf, bytes }],
             tensors: header.tensors.into_iter().map(|(name, stored)| (name, (0, stored))).collect(),
             metadata: header.metadata,
         })
@@ -93,8 +97,8 @@ impl Tensors {
             Self { path: path.to_owned(), shards: vec![], tensors: BTreeMap::new(), metadata: BTreeMap::new() };
         for (file, names) in shards {
             let shard_path = folder.join(&file);
-            let bytes = bytes_of(files, &shard_path)?;
-            let header = header::parse(&bytes, &shard_path)?;
+            let bytes = parts_of(files, &shard_path)?;
+            let header = header::read(&bytes, &shard_path)?;
             let bad = |message| Error::Checkpoint(format!("{}: {message}", path.display()));
             if let Some(name) = names.iter().find(|&name| !header.tensors.contains_key(name)) {
                 return Err(bad(format!(
@@ -111,7 +115,7 @@ impl Tensors {
                 }
                 all.tensors.insert(name, (all.shards.len(), stored));
             }
-            all.shards.push(Shard { path: shard_path, bytes });
+            all.shards.push(Shard { path: shard_path, is_gguf: header.is_gguf, bytes });
             all.metadata.extend(header.metadata);
         }
         Ok(all)
@@ -190,7 +194,7 @@ impl Tensors {
         let (shard, stored) = self.tensors.get(name)?;
         let meant = match stored.dtype {
             ElementType::Number(Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::I8 | Dtype::U8) => true,
-            _ => self.shards[*shard].bytes.starts_with(gguf::MAGIC),
+            _ => self.shards[*shard].is_gguf,
         };
         meant.then_some(scale)
     }
@@ -200,9 +204,9 @@ impl Tensors {
         let Some((shard, stored)) = self.tensors.get(name) else {
             return Err(self.no_tensor(name));
         };
-        let Shard { path, bytes } = &self.shards[*shard];
-        let bytes = &bytes[stored.bytes.clone()];
-        let data = convert::to_f32(bytes, stored.dtype, &|| format!("{}: tensor {}", path.display(), quoted(name)))?;
+        let Shard { path, bytes, .. } = &self.shards[*shard];
+        let bytes = bytes.read(stored.bytes.clone()).map_err(Error::io(path))?;
+        let data = convert::to_f32(&bytes, stored.dtype, &|| format!("{}: tensor {}", path.display(), quoted(name)))?;
         HostTensor::new(stored.shape.clone(), data)
     }
 }
@@ -231,17 +235,22 @@ impl TensorSource for Tensors {
     }
 
     fn stored(&self, name: &str) -> Option<graph::Stored<'_>> {
-        let (shard, stored) = self.tensors.get(name)?;
+        let dtype = TensorSource::stored_as(self, name)?;
+        let (shard, stored) = &self.tensors[name];
+        Some(graph::Stored { dtype, bytes: self.shards[*shard].bytes.whole()?.get(stored.bytes.clone())? })
+    }
+
+    fn stored_as(&self, name: &str) -> Option<StoredType> {
+        let (_, stored) = self.tensors.get(name)?;
         if self.scale_of(name).is_some() {
             return None;
         }
-        let dtype = match stored.dtype {
-            ElementType::Number(Dtype::F32) => StoredType::F32,
-            ElementType::Number(Dtype::F16) => StoredType::F16,
-            ElementType::Number(Dtype::BF16) => StoredType::Bf16,
-            _ => return None,
-        };
-        Some(graph::Stored { dtype, bytes: &self.shards[*shard].bytes[stored.bytes.clone()] })
+        match stored.dtype {
+            ElementType::Number(Dtype::F32) => Some(StoredType::F32),
+            ElementType::Number(Dtype::F16) => Some(StoredType::F16),
+            ElementType::Number(Dtype::BF16) => Some(StoredType::Bf16),
+            _ => None,
+        }
     }
 
     fn content(&self, name: &str) -> Result<ContentId> {
@@ -257,10 +266,10 @@ impl TensorSource for Tensors {
     }
 }
 
-/// The bytes of one file. An empty one is refused by the check of its header.
-fn bytes_of(files: &dyn Files, path: &Path) -> Result<Bytes> {
+/// One file. An empty one is refused by the check of its header.
+fn parts_of(files: &dyn Files, path: &Path) -> Result<Parts> {
     match files.kind(path).map_err(Error::io(path))? {
-        Kind::File(_) => files.open(path).map_err(Error::io(path)),
+        Kind::File(_) => files.parts(path).map_err(Error::io(path)),
         found => {
             Err(Error::Checkpoint(format!("{}: expected a .safetensors or .gguf file, found {found}", path.display())))
         }

@@ -60,7 +60,14 @@ impl OpenModel {
     }
 
     fn open_at(path: &Path, request: &Request, ignore: &Arc<Ignore>, notes: &mut Notes) -> Result<Self> {
-        let checkpoint = put_together(path, request, ignore)?;
+        Self::of(put_together(path, request, ignore)?, request, notes)
+    }
+
+    /// A model whose files are there already, with what a request changes about it besides its components.
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`].
+    pub fn of(checkpoint: Checkpoint, request: &Request, notes: &mut Notes) -> Result<Self> {
         DiffusionPipeline::check_class(&checkpoint)?;
         checkpoint.component_config("unet")?; // what is missing first of all is said first of all
         note_assumed(&checkpoint, request, notes)?;

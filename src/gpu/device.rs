@@ -1,7 +1,6 @@
 //! One opened device: features, limits, compiled pipelines.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::cache::DiskCache;
@@ -13,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Access, Binding, Kernel, file_name};
 use crate::parallel::*;
-use crate::plan::{Pace, PlanOptions, Program};
+use crate::plan::{Pace, PlanOptions, Program, Programs};
 use crate::refusal::{Advised, Remedy};
 use crate::store::Store;
 use crate::trace;
@@ -30,9 +29,6 @@ pub enum Checks {
 /// Bytes of a driver's cache that holds nothing: wgpu's header and Vulkan's. Drivers that have a cache of their own,
 /// such as Mesa's, leave it so.
 const EMPTY_CACHE: usize = 64 + 32;
-
-/// Programs that a device remembers: those of a few models at a few sizes.
-const MAX_PROGRAMS: usize = 64;
 
 /// An opened GPU (or CPU driver), its compiled kernels, programs and parameters. Cheap to clone.
 #[derive(Clone)]
@@ -51,10 +47,7 @@ struct Inner {
     /// Each is compiled once, for whoever asks first; the others wait.
     pipelines: Mutex<Pipelines>,
     cache: Option<DiskCache>,
-    /// By graph and options; the oldest are dropped first.
-    programs: Mutex<Vec<(ContentId, Arc<Program>)>>,
-    /// How many programs were ever planned.
-    planned: AtomicU64,
+    programs: Programs,
     store: Store<Memory>,
     /// How fast it has been.
     pace: Pace,
@@ -159,8 +152,7 @@ impl GpuDevice {
             identity,
             pipelines: Mutex::default(),
             cache: caches.then(|| DiskCache::open(identity)).flatten(),
-            programs: Mutex::default(),
-            planned: AtomicU64::new(0),
+            programs: Programs::default(),
             store: Store::default(),
             pace: Pace::default(),
             anchor: OnceLock::new(),
@@ -201,38 +193,12 @@ impl GpuDevice {
     /// # Errors
     /// As [`Program::of_any_size`].
     pub fn program(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
-        let program = self.remembered(graph, options)?;
-        match options.smaller(&program, self.caps()) {
-            Some(options) => self.remembered(graph, &options),
-            None => Ok(program),
-        }
-    }
-
-    fn remembered(&self, graph: &Graph, options: &PlanOptions) -> Result<Arc<Program>> {
-        // The amount of memory decides whether a program may run, not what it is.
-        let options = PlanOptions { max_memory_bytes: None, ..options.clone() };
-        let id = ContentId::of_debug(&(graph, &options));
-        let known = |programs: &[(ContentId, Arc<Program>)]| {
-            programs.iter().find(|(known, _)| *known == id).map(|(_, program)| program.clone())
-        };
-        if let Some(program) = known(&self.inner.programs.lock().expect("no holder of this lock panics")) {
-            return Ok(program);
-        }
-        let span = trace::span("plan");
-        let program = Arc::new(Program::of_any_size(graph, &self.inner.caps, &options)?);
-        drop(span);
-        self.inner.planned.fetch_add(1, Ordering::Relaxed);
-        let mut programs = self.inner.programs.lock().expect("no holder of this lock panics");
-        if programs.len() == MAX_PROGRAMS {
-            programs.remove(0);
-        }
-        programs.push((id, program.clone()));
-        Ok(program)
+        self.inner.programs.program(graph, self.caps(), options)
     }
 
     /// How many programs were planned on this device so far.
     pub fn programs_planned(&self) -> u64 {
-        self.inner.planned.load(Ordering::Relaxed)
+        self.inner.programs.planned()
     }
 
     /// Features and limits as plans see them.

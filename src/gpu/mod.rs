@@ -9,7 +9,6 @@ mod profile;
 mod session;
 mod tables;
 mod timed;
-mod upload;
 
 pub use adapters::{AdapterReport, adapters, select_adapter};
 pub use device::{Checks, GpuDevice};

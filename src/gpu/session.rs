@@ -1,15 +1,15 @@
 //! A program on a device: its buffers, bind groups, and one command stream per run.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::device::{GpuDevice, Pipeline};
-use super::load::{Buffers, Loader, bind_groups};
+use super::load::{Target, bind_groups};
 use super::memory::Memory;
 use crate::encode::{decode, encode, padded_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Rate, WeightSource};
-use crate::plan::{BufferIndex, Port, Program, Value, submissions};
+use crate::load::{Buffers, Loader};
+use crate::plan::{BufferIndex, InFlight, Port, Program, Value, submissions};
 use crate::session::{Session, check_input, check_output};
 use crate::tensor::{DType, HostTensor};
 use crate::trace;
@@ -38,27 +38,19 @@ pub struct GpuSession {
     pub(super) gpu: GpuDevice,
     program: Arc<Program>,
     /// By index; `None` for those that existed only while the program was loaded.
-    buffers: Buffers,
+    buffers: Buffers<Memory>,
     pipelines: Vec<Pipeline>,
     condition: List,
     step: List,
     /// An input of the condition was written since its list has run.
     condition_changed: bool,
-    last: Option<Submitted>,
+    in_flight: InFlight<wgpu::SubmissionIndex>,
     /// Where each buffer's contents begin: [`GUARD_BYTES`] with guard bands, else 0.
     base: u64,
 }
 
 /// Bind groups of the launches of one rate.
 type List = Vec<wgpu::BindGroup>;
-
-/// What the device has last been given to do.
-struct Submitted {
-    index: wgpu::SubmissionIndex,
-    flops: u64,
-    /// When it was submitted, or when the one before was seen to have ended if that was later.
-    since: Instant,
-}
 
 impl GpuSession {
     /// Compiles the program's kernels, creates its buffers, uploads the parameters that the device does not hold yet,
@@ -116,7 +108,8 @@ impl GpuSession {
         gpu.check()?;
         gpu.compile(program)?;
         let pipelines = program.kernels.iter().map(|kernel| gpu.pipeline(kernel)).collect::<Result<Vec<_>>>()?;
-        let buffers = Loader::new(gpu, program, &pipelines, weights, base).load(limit)?;
+        let target = Target { gpu, program, pipelines: &pipelines, weights, base, pending: 0 };
+        let buffers = Loader::new(target, program, weights).load(limit)?;
         let list = |rate: Rate| bind_groups(gpu, program, program.list(rate), &pipelines, &buffers, base);
         let (condition, step): (List, List) = (list(Rate::Condition)?, list(Rate::Step)?);
         gpu.check()?;
@@ -128,7 +121,7 @@ impl GpuSession {
             condition,
             step,
             condition_changed: true,
-            last: None,
+            in_flight: InFlight::default(),
             base,
         })
     }
@@ -248,29 +241,13 @@ impl GpuSession {
             let span = trace::span("submit");
             let index = self.gpu.queue().submit([commands]);
             drop(span);
-            let submitted = Submitted { index, flops, since: Instant::now() };
-            // Encode one submission while another runs, no more: progress stays honest and the queue short.
-            if let Some(previous) = self.last.replace(submitted) {
-                self.finish(previous)?;
-            }
+            self.in_flight.push(index, flops, self.gpu.pace(), |index| self.gpu.wait_for(index))?;
         }
         Ok(())
     }
 
-    /// Waits for what was submitted last, so that the time until more is submitted does not count as its own.
-    fn finish_last(&mut self) -> Result<()> {
-        self.last.take().map_or(Ok(()), |last| self.finish(last))
-    }
-
-    /// Waits for a submission, and learns from it how fast the device is.
-    fn finish(&mut self, submitted: Submitted) -> Result<()> {
-        self.gpu.wait_for(submitted.index)?;
-        let now = Instant::now();
-        self.gpu.pace().took(submitted.flops, now - submitted.since);
-        if let Some(next) = &mut self.last {
-            next.since = now;
-        }
-        Ok(())
+    fn finish(&mut self) -> Result<()> {
+        self.in_flight.finish(self.gpu.pace(), |index| self.gpu.wait_for(index))
     }
 }
 
@@ -311,12 +288,12 @@ impl Session for GpuSession {
         self.gpu.check()?;
         let program = self.program.clone();
         let port = check_output(&program.outputs, output)?;
-        self.finish_last()?;
+        self.finish()?;
         self.tensor(port.buffer, &port.shape, port.dtype)
     }
 
     fn wait(&mut self) -> Result<()> {
-        self.finish_last()?;
+        self.finish()?;
         self.gpu.wait()
     }
 }

@@ -1,9 +1,8 @@
 //! The denoise loop that all pipelines share: one graph does a whole step, and its state stays on the device from the
 //! first step to the last.
 
-use std::time::Instant;
-
 use super::Cancel;
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::models::Layers;

@@ -7,6 +7,7 @@ mod joins;
 mod lower;
 mod memory;
 mod program;
+mod programs;
 mod rules;
 mod submissions;
 mod text;
@@ -19,9 +20,10 @@ pub use forced::{Forced, Target};
 #[cfg(feature = "gpu")]
 pub(crate) use lower::encode_params;
 pub use program::{
-    Buffer, BufferIndex, BufferRole, Carry, Content, Launch, PARAMS_STRIDE, Parameter, Port, Program, Value,
+    Buffer, BufferIndex, BufferRole, Carry, Content, Launch, PARAMS_STRIDE, Parameter, Port, Program, Value, params_of,
 };
-pub use submissions::{Pace, SUBMISSION_FLOPS, submissions};
+pub use programs::Programs;
+pub use submissions::{InFlight, Pace, SUBMISSION_FLOPS, submissions};
 pub use text::Summary;
 pub use tuned::{Found, Table, Trial, Tuned, TunedEntry};
 

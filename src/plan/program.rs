@@ -161,6 +161,15 @@ pub struct Launch {
 /// Bytes from one launch's parameters to the next's in the uniform buffer: the strictest alignment of any backend.
 pub const PARAMS_STRIDE: usize = 256;
 
+/// The parameters of some launches as they lie in one uniform buffer, each at a multiple of [`PARAMS_STRIDE`].
+pub fn params_of(launches: &[Launch]) -> Vec<u8> {
+    let mut bytes = vec![0; PARAMS_STRIDE * launches.len()];
+    for (slot, launch) in bytes.chunks_exact_mut(PARAMS_STRIDE).zip(launches) {
+        slot[..launch.params.len()].copy_from_slice(&launch.params);
+    }
+    bytes
+}
+
 /// A graph made executable for one device.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Program {

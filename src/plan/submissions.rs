@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::Launch;
+use crate::clock::Instant;
+use crate::error::Result;
 
 /// Work per submission on a device of unknown speed: like [`super::PlanOptions::max_launch_flops`], for the sum of many
 /// launches.
@@ -56,6 +58,59 @@ impl Pace {
     pub fn submission_flops(&self) -> u64 {
         let slowest = *self.slowest.lock().expect("no holder of this lock panics");
         slowest.map_or(SUBMISSION_FLOPS, |flops| SUBMISSION_FLOPS.max((SUBMISSION_SECONDS * flops) as u64))
+    }
+}
+
+/// What a session has last given its device to do. Each submission is encoded while another runs, no more: progress
+/// stays honest and the queue short.
+#[derive(Debug)]
+pub struct InFlight<S> {
+    last: Option<Submitted<S>>,
+}
+
+#[derive(Debug)]
+struct Submitted<S> {
+    submission: S,
+    flops: u64,
+    /// When it was submitted, or when the one before was seen to have ended if that was later.
+    since: Instant,
+}
+
+impl<S> Default for InFlight<S> {
+    fn default() -> Self {
+        Self { last: None }
+    }
+}
+
+impl<S> InFlight<S> {
+    /// A submission of this much work was made: waits for the one before it.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn push(&mut self, submission: S, flops: u64, pace: &Pace, wait: impl FnOnce(S) -> Result<()>) -> Result<()> {
+        match self.last.replace(Submitted { submission, flops, since: Instant::now() }) {
+            Some(previous) => self.end(previous, pace, wait),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for what was submitted last, so that the time until more is submitted does not count as its own.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn finish(&mut self, pace: &Pace, wait: impl FnOnce(S) -> Result<()>) -> Result<()> {
+        self.last.take().map_or(Ok(()), |last| self.end(last, pace, wait))
+    }
+
+    /// Waits for a submission, and learns from it how fast the device is.
+    fn end(&mut self, submitted: Submitted<S>, pace: &Pace, wait: impl FnOnce(S) -> Result<()>) -> Result<()> {
+        wait(submitted.submission)?;
+        let now = Instant::now();
+        pace.took(submitted.flops, now - submitted.since);
+        if let Some(next) = &mut self.last {
+            next.since = now;
+        }
+        Ok(())
     }
 }
 

@@ -108,6 +108,8 @@ impl DeviceRequest {
                 Ok((tuned, notes))
             }
             (None, Device::Reference) => Ok(Default::default()),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            (None, Device::Web(_)) => Ok(Default::default()), // tables are found on disk
         }
     }
 }

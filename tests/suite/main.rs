@@ -2,6 +2,7 @@
 //! prove (`tests/README.md`). `tests/fixtures` holds numbers that other programs computed; `tools/make_fixtures.py`
 //! makes them.
 
+mod browser;
 mod checkpoints;
 mod commands;
 mod common;

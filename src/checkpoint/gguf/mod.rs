@@ -84,8 +84,9 @@ const TYPES: &[(u32, &str, Option<ElementType>)] = &[
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Parses and validates the header of `file`, which begins with [`MAGIC`].
-pub(super) fn parse(file: &[u8]) -> Result<Header> {
+/// Parses and validates the header of a file of `length` bytes that begins with `file`: all of it, or at least its
+/// header. It begins with [`MAGIC`].
+pub(super) fn parse(file: &[u8], length: usize) -> Result<Header> {
     let mut reader = Reader::new(file);
     reader.take(MAGIC.len() as u64, "its magic")?;
     match reader.u32("its version")? {
@@ -111,7 +112,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header> {
     let tensors = (0..tensors).map(|_| Info::read(&mut reader)).collect::<Result<Vec<_>>>()?;
     let alignment = metadata.alignment()?;
     let start = (reader.position() as u64).next_multiple_of(alignment);
-    place(file.len() as u64, start, alignment, tensors, metadata)
+    place(length as u64, start, alignment, tensors, metadata)
 }
 
 /// Checks where the tensors lie and gives them their shapes.
@@ -165,7 +166,7 @@ fn place(length: u64, start: u64, alignment: u64, infos: Vec<Info>, mut metadata
     if surplus > 0 {
         return Err(format!("{surplus} bytes after the last tensor belong to no tensor"));
     }
-    Ok(Header { tensors, metadata: metadata.texts })
+    Ok(Header { tensors, metadata: metadata.texts, is_gguf: true })
 }
 
 fn product(shape: &[usize]) -> Option<usize> {

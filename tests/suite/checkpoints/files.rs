@@ -3,15 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 use unmist::backend::{Device, LoadOptions};
 use unmist::checkpoint::{
     Checkpoint, Folder, Json, Lora, SingleFile, TensorSource, Tensors, TextualInversion, safetensors,
 };
-use unmist::files::{Disk, Files, Memory};
+use unmist::content::ContentId;
+use unmist::files::{Bytes, Disk, Files, Kind, Memory, Parts, ReadAt};
 use unmist::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use unmist::request::GenerationConfig;
 use unmist::rng::TorchCpu;
@@ -364,6 +367,85 @@ fn only_files_asks_the_disk() {
     paths.extend(["tokenizer.rs", "request/generation_config.rs"].map(|name| source.join(name)));
     for path in paths {
         assert_eq!(asks_the_disk(&path), None, "{}", path.display());
+    }
+}
+
+/// The disk, as a page has files: of those of tensors only parts are read.
+#[derive(Debug, Default)]
+struct InParts(Arc<AtomicU64>);
+
+struct Part(fs::File, Arc<AtomicU64>);
+
+impl ReadAt for Part {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let mut file = &self.0;
+        file.seek(SeekFrom::Start(offset))?;
+        self.1.fetch_add(out.len() as u64, Ordering::Relaxed);
+        file.read_exact(out)
+    }
+}
+
+impl Files for InParts {
+    fn kind(&self, path: &Path) -> std::io::Result<Kind> {
+        Disk.kind(path)
+    }
+
+    fn list(&self, folder: &Path) -> std::io::Result<Vec<String>> {
+        Disk.list(folder)
+    }
+
+    fn open(&self, path: &Path) -> std::io::Result<Bytes> {
+        let tensors = path.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
+        assert!(!tensors, "{}: a file of tensors must not be read as a whole", path.display());
+        Disk.open(path)
+    }
+
+    fn parts(&self, path: &Path) -> std::io::Result<Parts> {
+        let file = fs::File::open(path)?;
+        let id = ContentId::of(&[path.as_os_str().as_encoded_bytes()]);
+        Parts::elsewhere(file.metadata()?.len(), id, Part(file, self.0.clone()))
+    }
+}
+
+#[test]
+fn tensors_are_read_in_parts() {
+    let read = Arc::new(AtomicU64::new(0));
+    for name in ["weights/emoji-64/unet/diffusion_pytorch_model.safetensors", "tests/fixtures/gguf/types.gguf"] {
+        let path = root().join(name);
+        let whole = Tensors::open(&path).expect("sound");
+        read.store(0, Ordering::Relaxed);
+        let parts = Tensors::open_in(&InParts(read.clone()), &path).expect("sound");
+        let header = read.load(Ordering::Relaxed);
+        assert!(name.ends_with("gguf") || header < 100_000, "{name}: {header} bytes of its header");
+        assert!(whole.names().eq(parts.names()) && whole.metadata() == parts.metadata(), "{name}");
+        for tensor in whole.names() {
+            assert_eq!(whole.info(tensor), parts.info(tensor), "{name}: {tensor}");
+            assert_eq!(TensorSource::stored_as(&whole, tensor), TensorSource::stored_as(&parts, tensor), "{tensor}");
+            match (whole.read_f32(tensor), parts.read_f32(tensor)) {
+                (Ok(a), Ok(b)) => assert!(bits(&a) == bits(&b), "{name}: {tensor}"),
+                (Err(a), Err(b)) => assert_eq!(a.to_string(), b.to_string(), "{name}: {tensor}"),
+                _ => panic!("{name}: {tensor} is read in one way only"),
+            }
+        }
+    }
+    // A whole model, with all that is asked of it; and every way in which a file can be wrong says the same.
+    let folder = shipped();
+    let model = Checkpoint::open_in(Arc::new(InParts(read.clone())), &folder).expect("sound");
+    let (a, b) = (model.component("unet").expect("sound"), Checkpoint::open(&folder).expect("sound"));
+    let b = b.component("unet").expect("sound");
+    a.tensors.names().iter().for_each(|name| {
+        assert!(bits(&a.tensors.read_f32(name).expect("sound")) == bits(&b.tensors.read_f32(name).expect("sound")));
+    });
+    let work = tempfile::tempdir().expect("a folder");
+    let sound = fs::read(folder.join("unet/diffusion_pytorch_model.safetensors")).expect("readable");
+    let path = work.path().join("x.safetensors");
+    let long = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
+    for bytes in [&sound[..sound.len() - 1], &sound[..100], &sound[..7], b"", b"<html>", b"PK\x03\x04 and more", &long]
+    {
+        fs::write(&path, bytes).expect("writes");
+        let [whole, parts] = [&Disk as &dyn Files, &InParts::default()]
+            .map(|files| Tensors::open_in(files, &path).map(drop).expect_err("it is damaged").to_string());
+        assert_eq!(whole, parts);
     }
 }
 

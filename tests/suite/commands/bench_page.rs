@@ -1,41 +1,16 @@
 //! The page that `unmist bench --html` writes, as a browser shows it.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use serde_json::Value;
 
 use super::bench::bench;
+use crate::harness::browser::Page;
 
-/// What `UNMIST_TEST_BROWSER` names, or a browser at one of its usual places.
-fn browser() -> PathBuf {
-    if let Some(path) = std::env::var_os("UNMIST_TEST_BROWSER") {
-        return path.into();
-    }
-    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge"];
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&folders).flat_map(|folder| names.map(|name| folder.join(name)));
-    let elsewhere = [
-        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-        "/Applications/Chromium.app/Contents/MacOS/Chromium",
-        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-        r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-    ];
-    on_path
-        .chain(elsewhere.map(PathBuf::from))
-        .find(|path| path.is_file())
-        .expect("no Chromium, Chrome or Edge: install one, or set UNMIST_TEST_BROWSER")
-}
-
-/// Asks the page where things are, when it has been laid out, and leaves the answer in its text.
-const PROBE: &str = r#"
-<script>
-addEventListener("load", () => {
+/// Where things are on the page.
+const PROBE: &str = r#"(() => {
   const box = (e) => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
   const all = (selector) => [...document.querySelectorAll(selector)];
   const style = getComputedStyle(document.body);
-  const answer = {
-    problems,
+  return {
     frame: box(document.querySelector(".frame")),
     roofs: all(".roof").map(box),
     points: all(".point").map((p) => ({
@@ -46,35 +21,13 @@ addEventListener("load", () => {
     rows: all("tbody tr").length, width: document.documentElement.scrollWidth, window: innerWidth,
     colours: [style.backgroundColor, style.color],
   };
-  const pre = document.createElement("pre");
-  pre.id = "answer";
-  pre.textContent = JSON.stringify(answer);
-  document.body.append(pre);
-});
-</script>"#;
+})()"#;
 
 /// What the page says when it is shown in light or dark colours.
-fn shown(page: &Path, dark: bool, width: u32) -> Value {
-    let html = std::fs::read_to_string(page).expect("it was written");
-    let watch = "<head>\n<script>const problems = []; addEventListener('error', e => problems.push(String(e.message)), \
-                 true);</script>";
-    let probed = page.with_file_name(format!("probed-{dark}.html"));
-    let text = html.replacen("<head>", watch, 1).replacen("</body>", &format!("{PROBE}</body>"), 1);
-    std::fs::write(&probed, text).expect("writes");
-    let profile = tempfile::tempdir().expect("a folder");
-    let output = Command::new(browser())
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--blink-settings=preferredColorScheme={}", if dark { 0 } else { 1 }))
-        .arg(format!("--window-size={width},1000"))
-        .arg(format!("file://{}", probed.display()))
-        .output()
-        .expect("the browser starts");
-    let dom = String::from_utf8_lossy(&output.stdout);
-    let answer = dom.split("<pre id=\"answer\">").nth(1).and_then(|rest| rest.split("</pre>").next());
-    let answer = answer.unwrap_or_else(|| panic!("no answer in {dom}\n{}", String::from_utf8_lossy(&output.stderr)));
-    let answer = answer.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(&answer).expect("JSON")
+fn shown(page: &mut Page, dark: bool, width: u32) -> Value {
+    page.dark(dark);
+    page.viewport(width, 1000);
+    page.evaluate(PROBE)
 }
 
 /// Brightness of `rgb(r, g, b)`, as WCAG 2 defines it.
@@ -98,8 +51,8 @@ fn the_page_shows_every_operation_where_it_belongs() {
         assert!(!html.contains(outside), "the page must hold everything itself: {outside}");
     }
 
-    let light = shown(&page, false, 1200);
-    assert_eq!(light["problems"], serde_json::json!([]));
+    let mut page = Page::open(&format!("file://{}", page.display()));
+    let light = shown(&mut page, false, 1200);
     let numbers = |value: &Value| -> Vec<f64> {
         value.as_array().expect("a list").iter().map(|n| n.as_f64().expect("a number")).collect()
     };
@@ -139,8 +92,7 @@ fn the_page_shows_every_operation_where_it_belongs() {
     }
 
     // Light and dark, both legible; a narrow window scrolls no more than the table.
-    let dark = shown(&page, true, 1200);
-    assert_eq!(dark["problems"], serde_json::json!([]));
+    let dark = shown(&mut page, true, 1200);
     let colours =
         |answer: &Value| -> [f64; 2] { [0, 1].map(|i| luminance(answer["colours"][i].as_str().expect("a colour"))) };
     let ([paper, ink], [dark_paper, dark_ink]) = (colours(&light), colours(&dark));
@@ -149,6 +101,7 @@ fn the_page_shows_every_operation_where_it_belongs() {
     assert!(contrast(paper, ink) > 7.0 && contrast(dark_paper, dark_ink) > 7.0);
     let fills: std::collections::BTreeSet<_> = points.iter().map(|p| p["fill"].as_str().expect("a colour")).collect();
     assert!(fills.len() >= 3, "kinds of operations have colours of their own: {fills:?}");
-    let narrow = shown(&page, false, 500);
+    let narrow = shown(&mut page, false, 500);
     assert!(narrow["width"].as_f64() <= narrow["window"].as_f64(), "{narrow}");
+    assert_eq!(page.problems(), [""; 0]);
 }

@@ -44,10 +44,12 @@ fn fixtures_are_small_and_hold_each_vocabulary_once() {
 fn lines_are_at_most_120_wide() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![];
-    for folder in ["src", "tests/suite", "tests/fuzz", "wgsl", "examples", "benches", "tools"] {
+    for folder in ["src", "tests/suite", "tests/fuzz", "wgsl", "examples", "benches", "tools", "web"] {
         files(&root.join(folder), &mut found);
     }
-    found.retain(|file| file.extension().is_some_and(|e| ["rs", "wgsl", "py"].iter().any(|source| e == *source)));
+    found.retain(|file| {
+        file.extension().is_some_and(|e| ["rs", "wgsl", "py", "js", "css", "html"].iter().any(|source| e == *source))
+    });
     found.sort();
     assert!(found.len() > 300, "only {} source files were found", found.len());
 

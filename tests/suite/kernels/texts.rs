@@ -37,7 +37,7 @@ fn devices() -> Vec<Caps> {
 
 /// Every distinct kernel that any variant of any operation launches for any parity case, in either precision, on any of
 /// the devices.
-pub(super) fn kernels() -> &'static [Kernel] {
+pub fn kernels() -> &'static [Kernel] {
     static KERNELS: OnceLock<Vec<Kernel>> = OnceLock::new();
     KERNELS.get_or_init(collect_kernels)
 }

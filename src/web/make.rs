@@ -1,0 +1,174 @@
+//! What a page asks for: pictures, one forward pass, what a model can do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::device::WebDevice;
+use super::files::PageFiles;
+use super::host::{self, Report};
+use crate::backend::{Device, LoadOptions};
+use crate::checkpoint::{Checkpoint, Tensors, safetensors};
+use crate::error::{Error, Result};
+use crate::files::Files as _;
+use crate::generate::{Event, Files, KEYWORD, Models, Notes, OpenModel, Record, parameters};
+use crate::image_io::{PARAMETERS, Picture, PictureFormat, encode, grid};
+use crate::models::{LoadedModel, NamedTensors, prepare};
+use crate::pipelines::{Cancel, Kind, Runtime};
+use crate::refusal::Refusal;
+use crate::request::{Precision, Request};
+
+/// Where the page puts CLIP's list of merges for a model that comes without a tokenizer.
+const CLIP_MERGES: &str = "clip-merges.txt";
+
+/// Bytes of files that are hashed for what a picture remembers: some seconds of work.
+const MOST_HASHED: u64 = 1 << 30;
+
+fn checkpoint(files: &PageFiles, path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open_in(Arc::new(files.clone()), path)?;
+    if !files.is_file(Path::new(CLIP_MERGES)) {
+        return Ok(checkpoint);
+    }
+    let merges = files.open(Path::new(CLIP_MERGES)).map_err(Error::io(CLIP_MERGES))?;
+    Ok(checkpoint.with_clip_merges(String::from_utf8_lossy(&merges)))
+}
+
+/// Opens the model that a request names.
+fn open(files: &PageFiles, request: &Request, notes: &mut Notes) -> Result<Models> {
+    let path = request.model.as_deref().ok_or_else(|| Refusal::of("model", "none was chosen"))?;
+    Ok(Models { model: OpenModel::of(checkpoint(files, path)?, request, notes)?, refiner: None })
+}
+
+/// What can be asked of a model, and what it does by itself, as JSON: `text` (it takes prompts), `classes` (how many,
+/// or null), `multiple` (of which width and height must be), and the settings of a request that asks for nothing.
+///
+/// # Errors
+/// As opening the model; [`Error::Unsupported`] for a model that needs a picture to begin with.
+pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
+    let asked = Request { model: Some(path.into()), ..Request::default() };
+    let mut models = open(files, &asked, &mut Notes::default())?;
+    let traits = models.model.pipeline.traits;
+    let text = traits.kind != Kind::Pixels;
+    let asked = Request { prompt: text.then(String::new).into_iter().collect(), ..asked };
+    let defaults = models.resolve(&asked.into(), None)?.request;
+    let (height, width) = traits.own_size.map_or((defaults.height, defaults.width), |(h, w)| (Some(h), Some(w)));
+    let answer = json!({
+        "text": text,
+        "classes": traits.classes,
+        "multiple": traits.multiple,
+        "width": width,
+        "height": height,
+        "steps": defaults.steps,
+        "guidance_scale": defaults.guidance_scale.first(),
+        "scheduler": defaults.scheduler,
+    });
+    Ok(answer.to_string().into_bytes())
+}
+
+/// Makes pictures; the answer is a PNG.
+///
+/// # Errors
+/// As the library.
+pub(super) fn sample(device: WebDevice, files: &PageFiles, request: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
+    let request: Request =
+        serde_json::from_slice(request).map_err(|error| Error::Usage(format!("the request: {error}")))?;
+    // 1. the model, and what is asked of it
+    let mut notes = Notes::default();
+    let mut models = open(files, &request, &mut notes)?;
+    let resolved = models.resolve(&request.into(), None)?;
+    resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
+    let device = Device::Web(device);
+    let (load, told) = resolved.request.device.load_options(&device)?;
+    told.into_iter().for_each(|note| notes.add(format!("note: {note}")));
+    let hashes = hashes(files, &models, &resolved.request, &mut notes)?;
+
+    // 2. the pictures
+    let dtype = resolved.request.precision.unwrap_or_default().dtype();
+    let runtime = Runtime::new(&device, &load, dtype).with_cancel(cancel);
+    let progress = |done: usize, total: usize| {
+        host::report(Report::Progress, &json!({"done": done, "total": total}).to_string());
+    };
+    progress(0, models.steps(&resolved.options)?);
+    let latents = models.run(&runtime, &resolved, &mut notes, &mut |event| {
+        if let Event::Step(mut step) = event {
+            step.progress.wait()?;
+            progress(step.done, step.total);
+        }
+        Ok(())
+    })?;
+    let pictures = Picture::from_tensor(&models.decode(&runtime, &latents)?)?;
+    models.take_notes(&mut notes);
+    notes.take().iter().for_each(|note| host::report(Report::Note, note));
+
+    // 3. their own account of how they were made
+    let (scheduler, refiner_scheduler) = models.schedulers();
+    let record = Record {
+        version: Record::version(),
+        device: device.describe(),
+        tuned: None,
+        options: resolved.request,
+        scheduler,
+        refiner_scheduler,
+        files: hashes,
+    };
+    let (size, several) = ((pictures[0].width, pictures[0].height), pictures.len() > 1);
+    let text = vec![
+        (PARAMETERS.to_owned(), parameters(&record, (!several).then_some(0), size)),
+        (KEYWORD.to_owned(), record.to_json()?),
+    ];
+    encode(Path::new("the picture"), &grid(&pictures, None)?, &text, PictureFormat::Png)
+}
+
+/// The sha256 of the model's files, which pictures remember; of larger ones it would take too long.
+fn hashes(files: &PageFiles, models: &Models, request: &Request, notes: &mut Notes) -> Result<Files> {
+    let paths = models.paths(request)?;
+    let all = paths.values().flatten();
+    let bytes: u64 = all.filter_map(|(_, path)| files.length(path)).sum();
+    if bytes > MOST_HASHED {
+        notes.add("note: the model is large; the picture does not remember the hashes of its files".into());
+        return Ok(Files::new());
+    }
+    let hash = |(name, path): &(String, PathBuf)| Ok((name.clone(), files.sha256(path).map_err(Error::io(path))?));
+    paths.iter().map(|(option, list)| Ok((option.clone(), list.iter().map(hash).collect::<Result<_>>()?))).collect()
+}
+
+/// What [`run`] is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pass {
+    model: String,
+    component: String,
+    #[serde(default)]
+    precision: Precision,
+}
+
+/// One forward pass of a component on the tensors of a `.safetensors` file; the answer is such a file.
+///
+/// # Errors
+/// As the library.
+pub(super) fn run(device: WebDevice, files: &PageFiles, request: &[u8], inputs: Vec<u8>) -> Result<Vec<u8>> {
+    let pass: Pass = serde_json::from_slice(request).map_err(|error| Error::Usage(format!("the request: {error}")))?;
+    let checkpoint = checkpoint(files, Path::new(&pass.model))?;
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&checkpoint, &pass.component)?;
+    let file = Tensors::from_bytes("the inputs", inputs)?;
+    let given = file.names().map(|n| Ok((n.to_owned(), file.read_f32(n)?))).collect::<Result<NamedTensors>>()?;
+    let (graph, inputs) = prepare(model.as_ref(), given, pass.precision.dtype())?;
+    let names: Vec<_> = graph.outputs().iter().map(|(name, _)| name.clone()).collect();
+    let mut session = Device::Web(device).load(graph, &weights, &LoadOptions::default())?;
+    for (name, tensor) in &inputs {
+        session.write(name, tensor)?;
+    }
+    session.run()?;
+    let mut outputs = NamedTensors::new();
+    for name in names {
+        let tensor = model.layout(&name).to_public(session.read(&name)?);
+        outputs.insert(name, tensor);
+    }
+    let listed: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = Vec::new();
+    safetensors::write(&mut out, &listed, &BTreeMap::new()).expect("memory takes all bytes");
+    Ok(out)
+}

@@ -1,0 +1,186 @@
+//! Models and pictures on the browser's WebGPU are those of the native engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use unmist::backend::{Device, LoadOptions};
+use unmist::checkpoint::{Checkpoint, Tensors, safetensors};
+use unmist::gpu::Checks;
+use unmist::image_io::{decode, read};
+use unmist::models::{LoadedModel, NamedTensors, prepare};
+use unmist::rng::{TorchCpu, randn_tensor};
+use unmist::tokenizer::{Padding, Tokenizer};
+use unmist::verify::{Tolerance, compare};
+use unmist::{DType, HostTensor};
+
+use super::Engine;
+use crate::checkpoints::single_file::{folder_with_clip_vocabulary, write_single_file};
+use crate::commands::usage::succeeds;
+use crate::device::{gpu, selector};
+
+fn weights(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(model)
+}
+
+/// What a component is run on.
+fn inputs(component: &str) -> NamedTensors {
+    let noise = |seed: u64, shape: &[usize]| randn_tensor(&mut [TorchCpu::new(seed)], shape);
+    let numbers = |values: &[f32]| HostTensor { shape: vec![values.len()], data: values.to_vec() };
+    let given: Vec<(&str, HostTensor)> = match component {
+        "fashion unet" => vec![
+            ("sample", noise(1, &[2, 1, 32, 32])),
+            ("timestep", numbers(&[437.0])),
+            ("class_labels", numbers(&[3.0, 10.0])),
+        ],
+        "text_encoder" => vec![("input_ids", HostTensor::from_fn([2, 32], |i| ((i * 997) % 4295) as f32))],
+        "unet" => vec![
+            ("sample", noise(2, &[2, 16, 8, 8])),
+            ("timestep", numbers(&[812.0])),
+            ("encoder_hidden_states", noise(3, &[2, 32, 128])),
+        ],
+        "vae.decoder" => vec![("latent", noise(4, &[1, 16, 8, 8]))],
+        _ => vec![("sample", noise(5, &[1, 3, 64, 64]))],
+    };
+    given.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
+}
+
+/// The same on this machine.
+fn native(model: &str, component: &str, given: &NamedTensors) -> NamedTensors {
+    let checkpoint = Checkpoint::open(weights(model)).expect("it ships");
+    let LoadedModel { model, weights, .. } = LoadedModel::open(&checkpoint, component).expect("it has this");
+    let (graph, inputs) = prepare(model.as_ref(), given.clone(), DType::F32).expect("they fit");
+    let names: Vec<String> = graph.outputs().iter().map(|(name, _)| name.clone()).collect();
+    let device = Device::Gpu(gpu().with_checks(Checks::Off));
+    let mut session = device.load(graph, &weights, &LoadOptions::default()).expect("loads");
+    inputs.iter().for_each(|(name, tensor)| session.write(name, tensor).expect("it fits"));
+    session.run().expect("runs");
+    names
+        .into_iter()
+        .map(|name| {
+            let read = session.read(&name).expect("it was computed");
+            let tensor = model.layout(&name).to_public(read);
+            (name, tensor)
+        })
+        .collect()
+}
+
+#[test]
+fn one_pass_of_every_shipped_model_is_the_native_one() {
+    let mut engine = Engine::start();
+    for (model, components) in
+        [("ddpm-fashion-32", &["unet"][..]), ("emoji-64", &["text_encoder", "unet", "vae.encoder", "vae.decoder"])]
+    {
+        let facts = engine.open(model);
+        let listed: Value = serde_json::from_str(include_str!("../../../web/models.json")).expect("JSON");
+        let listed = listed.as_array().expect("a list").iter().find(|m| m["name"] == model).expect("it is listed");
+        assert_eq!(facts, listed["facts"], "what web/models.json says of {model}");
+        for component in components {
+            let what = if model == "ddpm-fashion-32" { "fashion unet" } else { component };
+            let given = inputs(what);
+            let list: Vec<_> = given.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            let mut file = Vec::new();
+            safetensors::write(&mut file, &list, &BTreeMap::new()).expect("writes");
+            std::fs::write(engine.files.path().join("inputs"), file).expect("writes");
+            let request = json!({"model": model, "component": component});
+            let found = engine.bytes(&format!(
+                "fetch('/test/inputs', {{cache: 'no-store'}}).then(file => file.arrayBuffer())
+                   .then(inputs => ask('run', {{request: {request}, inputs}}))"
+            ));
+            let found = Tensors::from_bytes("answer", found).expect("sound");
+            let expected = native(model, component, &given);
+            assert!(!expected.is_empty());
+            for (name, expected) in expected {
+                let found = found.read_f32(&name).expect("it was computed");
+                let tolerance = Tolerance::near(1e-5);
+                let same = compare(&found, &expected, tolerance);
+                let same = same.unwrap_or_else(|e| panic!("{model} {component} {name}: {e}"));
+                println!("{model} {component} {name}: relative L2 {:.1e}", same.relative_l2);
+            }
+        }
+    }
+    assert_eq!(engine.page.problems(), [""; 0]);
+}
+
+#[test]
+fn a_picture_is_the_native_one() {
+    let mut engine = Engine::start();
+    let account = engine.page.evaluate("ask('start')");
+    engine.open("emoji-64");
+    let request = json!({"model": "emoji-64", "prompt": ["flat fox, green background"], "steps": 3, "seed": [7]});
+    let png = engine.bytes(&format!("ask('sample', {{request: {request}}})"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (found, expected) = (folder.path().join("found.png"), folder.path().join("expected.png"));
+    std::fs::write(&found, png).expect("writes");
+    let model = weights("emoji-64");
+    let output = expected.to_str().expect("UTF-8");
+    let device = selector();
+    succeeds(&[
+        "sample",
+        "flat fox, green background",
+        "--steps",
+        "3",
+        "--seed",
+        "7",
+        "--model",
+        model.to_str().expect("UTF-8"),
+        "--output",
+        output,
+        "--device",
+        &device,
+    ]);
+    let [found_pixels, expected_pixels] = [&found, &expected].map(|path| read(path, 3).expect("a picture"));
+    let off = found_pixels.data.iter().zip(&expected_pixels.data).filter(|(a, b)| a != b).count();
+    println!("{off} of {} levels differ", expected_pixels.data.len());
+    assert_eq!(found_pixels.data.len(), expected_pixels.data.len());
+    // The same kernels on two CPU drivers give the same bits; GPUs round some operations in their own ways.
+    let most = if account["is_fallback_adapter"] == true { 0 } else { expected_pixels.data.len() / 50 };
+    assert!(off <= most, "{off} levels differ");
+}
+
+#[test]
+fn a_model_in_one_file_takes_clips_list() {
+    let mut engine = Engine::start();
+    let (folder, file) = (engine.files.path().join("folder"), engine.files.path().join("model.safetensors"));
+    folder_with_clip_vocabulary(&folder);
+    write_single_file(&folder, &file);
+    let open = |list: &str| {
+        format!(
+            "Promise.all([{list}].map(async url => \
+               ({{name: url.split('/').pop(), id: url, blob: await (await fetch(url)).blob()}})))
+             .then(files => ask('open', {{files, path: 'model.safetensors'}}))"
+        )
+    };
+    // Without the list it says what is missing.
+    let said =
+        engine.page.evaluate(&format!("{}.then(() => '', error => error.message)", open("'/test/model.safetensors'")));
+    assert!(said.as_str().expect("text").contains("CLIP's list of merges"), "{said}");
+    let facts = engine.page.evaluate(&open("'/test/model.safetensors', '/clip-merges.txt'"));
+    assert_eq!(facts["text"], true);
+    let request = json!({"model": "model.safetensors", "prompt": ["a photo of a cat"], "steps": 1, "seed": [3],
+        "width": 16, "height": 16});
+    let png = engine.bytes(&format!("ask('sample', {{request: {request}}})"));
+    let found = decode(Path::new("found"), &png, 3).expect("a picture");
+    let (expected, device) = (engine.files.path().join("expected.png"), selector());
+    let sample = ["sample", "a photo of a cat", "--steps", "1", "--seed", "3", "--width", "16", "--height", "16"];
+    let paths = [file.to_str().expect("UTF-8"), expected.to_str().expect("UTF-8")];
+    succeeds(&[&sample[..], &["--model", paths[0], "--output", paths[1], "--device", &device]].concat());
+    let expected = read(&expected, 3).expect("a picture");
+    let far = found.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(found.data.len() == expected.data.len() && far <= Some(1), "levels differ by up to {far:?}");
+}
+
+#[test]
+fn clips_list_beside_the_page_is_the_one_in_the_program() {
+    let list = std::fs::read_to_string(super::site().join("clip-merges.txt")).expect("it is there");
+    for padding in [Padding::End, Padding::Zero] {
+        let (read, own) = (Tokenizer::clip_of(&list, padding).expect("sound"), Tokenizer::clip(padding));
+        for text in ["A photo of a cat, 4k!", "naïve café, 红色 🍎", "  don't <|endoftext|> 12345 supercalifragilistic"]
+        {
+            let [read, own] = [&read, &own].map(|t| t.window(&t.encode(text).expect("short"), 77));
+            assert_eq!(read, own, "{text}");
+        }
+    }
+    let short = Tokenizer::clip_of("#version: 0.2\na b\n", Padding::End).map(drop).expect_err("too short").to_string();
+    assert!(short.contains("expected 48894 merges, found 1"), "{short}");
+}
