@@ -215,6 +215,10 @@ pub struct Progress<'a> {
     pub timestep: f64,
     /// When the first step began: the model was loaded, its inputs were there, and the device had nothing left to do.
     pub loaded: Instant,
+    /// The sample before the first step, `[N, C, ..]`.
+    pub start: &'a HostTensor,
+    /// The run.
+    pub schedule: &'a Schedule,
     session: &'a mut dyn Session,
 }
 
@@ -320,6 +324,8 @@ impl DenoiseLoop<'_> {
                 total: self.schedule.steps.len(),
                 timestep: step.timestep,
                 loaded,
+                start: sample,
+                schedule: self.schedule,
                 session: self.session.as_mut(),
             })?;
             if self.cancel.is_some_and(Cancel::is_cancelled) {

@@ -255,7 +255,7 @@ fn key(named: &Request) -> String {
 
 /// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of
 /// their own.
-fn alike(a: &Job, b: &Job) -> bool {
+fn alike(first: &Job, second: &Job) -> bool {
     let one = |request: &Request| {
         request.pictures() == 1
             && request.prompt.len() == 1
@@ -268,8 +268,9 @@ fn alike(a: &Job, b: &Job) -> bool {
             && request.image.is_none()
     };
     let rest = |request: &Request| Request { prompt: vec![], negative_prompt: vec![], seed: vec![], ..request.clone() };
-    let (a, b) = (&a.order.request, &b.order.request);
-    one(a) && one(b) && rest(a) == rest(b)
+    let (a, b) = (&first.order.request, &second.order.request);
+    let inside = first.order.inside || second.order.inside;
+    !inside && one(a) && one(b) && rest(a) == rest(b)
 }
 
 /// The request of a batch.
@@ -305,6 +306,7 @@ fn run(
     notes: &mut Notes,
 ) -> Result<Ended> {
     let mut early = None;
+    let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device));
     let ended = models.run(runtime, resolved, notes, &mut |event| {
         let Event::Step(mut step) = event else { return Ok(()) };
         app.metrics.step();
@@ -319,6 +321,9 @@ fn run(
                 }
             });
         });
+        if let Some(inside) = &mut inside {
+            inside.step(runtime, &mut step)?;
+        }
         if step.done < step.total {
             let finish = jobs.iter().all(|job| job.cancel.is_cancelled() || job.ends_early());
             let wanted: Vec<_> = jobs.iter().map(|job| job.wants_preview(step.done)).collect();
