@@ -1,5 +1,6 @@
 //! The harness itself must be able to fail.
 
+pub mod browser;
 pub mod controls;
 pub mod faulty_kernels;
 pub mod references;
