@@ -93,6 +93,9 @@ pub fn run(args: Args) -> Result<()> {
             args.host
         )));
     }
+    if let Some(folder) = args.save.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Error::Usage(format!("--save {}: there is no such folder; create it", folder.display())));
+    }
     let device = args.device.open()?;
     say(format_args!("device: {}", device.describe()));
     let load = load_options(&args.device, &device)?;

@@ -19,6 +19,7 @@ const OFF: &str = "off";
 /// Which device, and how kernels are chosen for it.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceRequest {
     /// auto (the best adapter, else the reference), reference (the CPU, no kernels), an adapter's index or part of its

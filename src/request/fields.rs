@@ -39,6 +39,7 @@ use heading::{MODEL, PICTURES, PROMPTS, SAMPLING, SIZE};
 /// default is `None` or empty. In JSON, fields have the names that they have here.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// What the picture shows (models with a text encoder); several prompts make several pictures

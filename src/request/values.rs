@@ -8,6 +8,7 @@ use crate::tensor::DType;
 /// Element type of weights and activations.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit
@@ -30,6 +31,7 @@ impl Precision {
 /// A switch. Not a flag, because a model's default may be either.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Switch {
     /// Done.
@@ -47,6 +49,7 @@ impl From<bool> for Switch {
 /// Whose random numbers a seed starts.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Rng {
     /// `torch.Generator("cpu")`
@@ -59,6 +62,7 @@ pub enum Rng {
 /// What of a mask's file is painted over.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MaskReading {
     /// What is opaque, if parts are; else what is bright in red, green or blue. A latent is painted over if any of its
@@ -87,6 +91,7 @@ impl MaskReading {
 /// Kinds of machines that kernels are written for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "serve", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FamilyName {
     /// Tiles in workgroup memory

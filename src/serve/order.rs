@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::Catalogue;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Memory;
 use crate::generate::{Notes, take_from_prompts};
 use crate::image_io::dimensions;
@@ -187,9 +187,12 @@ impl Limits {
     /// Looks at a picture's size in its header: a few bytes can stand for a picture that no memory holds.
     ///
     /// # Errors
-    /// A refusal of one that is too large; as [`dimensions`].
+    /// A refusal of one that is too large, and of what is no picture.
     pub fn check_picture(&self, field: &'static str, bytes: &[u8]) -> Result<()> {
-        let (width, height) = dimensions(Path::new(field), bytes)?;
+        let (width, height) = dimensions(Path::new(field), bytes).map_err(|error| match error {
+            Error::Unsupported(why) => Refusal::of(field, why.trim_start_matches(&format!("{field}: "))).into(),
+            other => other,
+        })?;
         let pixels = width as u64 * height as u64;
         if pixels > self.pixels as u64 {
             let why = format!("it has {width} x {height} pixels, this server takes at most {}", self.pixels);

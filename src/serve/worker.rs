@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::App;
 use super::jobs::{Job, Made, Preview, Status};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::generate::{self, Event, KEYWORD, Models, Notes, Paths, Record, Step, parameters, read_inputs};
-use crate::image_io::Picture;
+use crate::image_io::{Picture, write_png};
 use crate::output::{sha256, sha256_of};
 use crate::pipelines::Runtime;
 use crate::request::{Asked, Request, Resolved};
@@ -182,7 +182,7 @@ impl Worker {
             refiner_scheduler: models.schedulers().1,
             files: with_pictures(opened.files.get()?.clone(), jobs),
         };
-        give(jobs, &record, pictures, &notes.take())?;
+        give(&app, jobs, &record, pictures, &notes.take())?;
         app.metrics.made(images.shape[0]);
         Ok(())
     }
@@ -389,7 +389,7 @@ fn with_pictures(mut files: generate::Files, jobs: &[Arc<Job>]) -> generate::Fil
 }
 
 /// Gives each job its pictures.
-fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[String]) -> Result<()> {
+fn give(app: &App, jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[String]) -> Result<()> {
     let each = pictures.len() / jobs.len();
     let mut pictures = pictures.into_iter().map(Arc::new);
     for (i, job) in jobs.iter().enumerate() {
@@ -407,6 +407,7 @@ fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[Str
             let seed = seeds.get(n).or(seeds.first()).copied().unwrap_or_default();
             made.push(Made { picture, texts: Arc::new(texts), seed });
         }
+        save(app, job, &made);
         job.update(|state| {
             state.notes.extend(notes.iter().cloned());
             state.pictures = made;
@@ -417,6 +418,18 @@ fn give(jobs: &[Arc<Job>], record: &Record, pictures: Vec<Picture>, notes: &[Str
         });
     }
     Ok(())
+}
+
+/// Writes pictures into the folder where all are kept, if there is one. That this fails costs nobody their pictures.
+fn save(app: &App, job: &Job, pictures: &[Made]) {
+    let Some(folder) = app.options.save.as_ref().filter(|_| !job.cancel.is_cancelled()) else { return };
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for (n, made) in pictures.iter().enumerate() {
+        let path = folder.join(format!("{time}-{}-{n}.png", &job.id[..8]));
+        if let Err(error) = write_png(&path, &made.picture, &made.texts) {
+            app.options.log.line("save", &[("error", error.to_string().into())]);
+        }
+    }
 }
 
 /// The record of one of several jobs that were a batch: as if it had been alone.

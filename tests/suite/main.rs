@@ -12,3 +12,5 @@ mod kernels;
 mod models;
 mod pipelines;
 mod schedulers;
+#[cfg(feature = "serve")]
+mod serve;

@@ -3,6 +3,7 @@
 mod body;
 mod events;
 mod openai;
+mod openapi;
 mod operation;
 mod own;
 mod page;

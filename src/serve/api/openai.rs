@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,9 +24,9 @@ const OPENAI: Dialect = Dialect::OpenAi;
 
 /// What is asked for. Fields that say nothing about the picture (`user`, `moderation`, `quality`, `style`) are left
 /// out: like all others that are not known, they are ignored, as clients expect.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Asked {
+pub struct Asked {
     prompt: Option<String>,
     model: Option<String>,
     n: Option<usize>,
@@ -46,9 +47,9 @@ struct Asked {
 }
 
 /// A LoRA: `"name"`, `"name:0.8"` or `{"name": "name", "scale": 0.8}`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-enum Lora {
+pub enum Lora {
     Text(String),
     Object { name: String, scale: Option<f64> },
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{OriginalUri, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 
 use crate::serve::App;
 use crate::serve::failure::{Dialect, Failure};
@@ -33,11 +35,8 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
 }
 
 /// The description of all routes.
-pub const OPENAPI: &str = include_str!("openapi.json");
-
-/// The description of all routes.
-pub async fn openapi() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+pub async fn openapi() -> Json<Value> {
+    Json(super::openapi::description())
 }
 
 /// What there is not.

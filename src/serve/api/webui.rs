@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -35,9 +36,9 @@ pub struct Chosen {
 pub type Options = Mutex<Chosen>;
 
 /// What is asked for. Every field may be missing; those that are not known are ignored, as clients expect.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Asked {
+pub struct Asked {
     prompt: Option<String>,
     negative_prompt: Option<String>,
     styles: Option<Vec<String>>,
@@ -309,7 +310,7 @@ pub async fn extras() -> Failure {
 }
 
 /// A picture in base64.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct PngInfo {
     image: String,
 }

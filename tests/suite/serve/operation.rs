@@ -1,0 +1,106 @@
+//! What those who run a server rely on.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use unmist::Error;
+use unmist::gpu::{Checks, GpuDevice, select_adapter};
+
+use super::{PROMPT, Running, events, options, receive, send};
+
+#[test]
+fn the_second_request_of_a_model_loads_nothing() {
+    let server = Running::new(options());
+    let body = json!({"prompt": PROMPT, "num_inference_steps": 2, "seed": 1});
+    let first = server.post("/v1/images/generations", &body).good().json();
+    let uploaded = server.counter("unmist_uploaded_bytes_total");
+    let second = server.post("/v1/images/generations", &body).good().json();
+    assert_eq!(first["data"], second["data"]);
+    assert_eq!(server.counter("unmist_uploaded_bytes_total"), uploaded, "nothing is sent to the device again");
+    assert_eq!(server.counter("unmist_model_loaded{model=\"emoji-64\"}"), 1.0);
+    assert_eq!(server.counter("unmist_images_total"), 2.0);
+    assert_eq!(server.counter("unmist_requests_total{route=\"/v1/images/generations\",code=\"200\"}"), 2.0);
+}
+
+#[test]
+fn counters_are_what_prometheus_reads() {
+    let server = Running::new(options());
+    server.get("/no/such\"thing").body.clear();
+    let text = server.get("/metrics").good().text();
+    let mut kinds = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a name and a kind");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
+        } else if !line.starts_with('#') {
+            let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+            value.parse::<f64>().expect("a number");
+            let name = series.split('{').next().unwrap();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(kinds.contains_key(name) || kinds.get(base).is_some_and(|kind| kind == "histogram"), "{line}");
+        }
+    }
+    assert!(text.contains("route=\"other\",code=\"404\""), "clients make no new series: {text}");
+}
+
+#[test]
+fn it_ends_in_good_order() {
+    let server = Running::new(options());
+    let json = [("content-type", "application/json")];
+    let body = json!({"prompt": PROMPT, "num_inference_steps": 30, "seed": 1}).to_string();
+    let running = send(server.address, "POST", "/v1/images/generations", &json, body.as_bytes());
+    server.until("it runs", |server| server.counter("unmist_requests_running") == 1.0);
+    let waiting = json!({"prompt": PROMPT, "num_inference_steps": 31, "seed": 1}).to_string();
+    let waiting = send(server.address, "POST", "/v1/images/generations", &json, waiting.as_bytes());
+    let watched = send(server.address, "POST", "/v1/jobs", &json, br#"{"prompt": ["a"], "steps": 29}"#);
+    let id = receive(watched).json()["id"].as_str().expect("a name").to_owned();
+    let watched = send(server.address, "GET", &format!("/v1/jobs/{id}/events"), &[], b"");
+    server.until("two wait", |server| server.counter("unmist_requests_waiting") == 2.0);
+    server.stop();
+    // What runs is finished, what waits is turned away to come again elsewhere, streams end.
+    let turned = receive(waiting);
+    assert_eq!((turned.status, turned.headers["retry-after"].as_str()), (503, "5"), "{}", turned.text());
+    assert_eq!(events(&receive(watched)).last().expect("an end").0, "cancelled");
+    assert_eq!(receive(running).good().json()["data"].as_array().unwrap().len(), 1);
+    server.ended().expect("a good end");
+}
+
+#[test]
+fn too_long_a_job_does_not_hold_the_end_up() {
+    let server = Running::new(unmist::serve::Options { drain_timeout: Duration::from_millis(300), ..options() });
+    let json = [("content-type", "application/json")];
+    let body = json!({"prompt": PROMPT, "num_inference_steps": 500}).to_string();
+    let running = send(server.address, "POST", "/v1/images/generations", &json, body.as_bytes());
+    server.until("it runs", |server| server.counter("unmist_requests_running") == 1.0);
+    let began = Instant::now();
+    server.stop();
+    server.ended().expect("a good end");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    drop(running);
+}
+
+#[test]
+fn a_lost_device_ends_the_server() {
+    let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let (_, adapter) = select_adapter(&selector).expect("a name").expect("an adapter");
+    let device = GpuDevice::open(adapter, Checks::Off).expect("it opens");
+    let server = Running::on(device.clone(), options());
+    let json = [("content-type", "application/json")];
+    let body = json!({"prompt": PROMPT, "num_inference_steps": 400, "seed": 1}).to_string();
+    let running = send(server.address, "POST", "/v1/images/generations", &json, body.as_bytes());
+    server.until("it runs", |server| server.counter("unmist_steps_total") > 1.0);
+    device.destroy();
+    let answer = receive(running);
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (500, &json!("device")), "{}", answer.text());
+    assert!(matches!(server.ended(), Err(Error::Device(_))), "the process ends with an error");
+}
+
+#[test]
+fn everything_is_saved_where_that_is_wanted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Running::new(unmist::serve::Options { save: Some(folder.path().to_owned()), ..options() });
+    let body = json!({"prompt": PROMPT, "num_inference_steps": 2, "n": 2});
+    server.post("/v1/images/generations", &body).good();
+    let saved = std::fs::read_dir(folder.path()).expect("it is there").count();
+    assert_eq!(saved, 2);
+}
