@@ -34,10 +34,11 @@ async function makeOne(recorded = $("record").checked) {
 
 /** Makes a request's pictures, and shows them. */
 async function start(asked, recorded) {
+  const making = run(asked, recorded);
   // On a phone the picture is below the form, and a long form's end far below the picture.
   const { top, bottom } = $("frame").getBoundingClientRect();
   if (top > innerHeight / 2 || bottom < innerHeight / 3) $("stage").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
-  const id = await run(asked, recorded);
+  const id = await making;
   if (id && recorded) await showInside(id);
   if (!id && document.querySelector("#form [aria-invalid]")) openTab("make");
   return id;
