@@ -44,20 +44,20 @@ export async function ask(path, options = {}) {
   throw new Failure(body.error ?? { message: `The server answered ${answer.status}.`, code: "unknown" });
 }
 
-/** JSON that the server answers. */
-export const read = async (path) => (await ask(path)).json();
-
-/** JSON that the server answers, as often as it takes to get one. */
-export async function readSurely(path) {
+/** An answer of the server, asked for as often as it takes to get one. */
+export async function askSurely(path) {
   for (;;) {
     try {
-      return await read(path);
+      return await ask(path);
     } catch (failure) {
       if (failure.code !== "lost") throw failure;
       await untilBack();
     }
   }
 }
+
+/** JSON that the server answers, asked for as often as it takes to get it. */
+export const readSurely = async (path) => (await askSurely(path)).json();
 
 /** Asks for a job; its state. */
 export async function create(request, inside) {

@@ -1,7 +1,7 @@
 // What this session made: the picture that is shown, its settings, and all others.
 
 import { $, make, say, sharpen } from "./dom.js";
-import { ask } from "./api.js";
+import { ask, askSurely } from "./api.js";
 import { showError } from "./errors.js";
 import { words } from "./form.js";
 
@@ -21,7 +21,7 @@ export const shownPicture = () => current;
 export async function add(state, request, recorded) {
   const made = await Promise.all(state.pictures.map(async ({ seed }, index) => {
     // The server forgets jobs; the page keeps its pictures.
-    const blob = await (await ask(`v1/jobs/${state.id}/pictures/${index}`)).blob();
+    const blob = await (await askSurely(`v1/jobs/${state.id}/pictures/${index}`)).blob();
     const { settings, notes, seconds, id: job } = state;
     return { url: URL.createObjectURL(blob), blob, seed, request, settings, notes, seconds, job, index, recorded };
   }));

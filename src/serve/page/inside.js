@@ -1,7 +1,7 @@
 // What happened inside a run: its chain to scrub, its noise levels and norms, and where the time went.
 
 import { $, make, say, sharpen } from "./dom.js";
-import { read } from "./api.js";
+import { readSurely } from "./api.js";
 import { showError } from "./errors.js";
 import { plot, short } from "./plot.js";
 
@@ -25,7 +25,7 @@ export function setUp() {
 /** Shows what was recorded of a job. */
 export async function showInside(id) {
   try {
-    if (!known.has(id)) known.set(id, await read(`v1/jobs/${id}/inside`));
+    if (!known.has(id)) known.set(id, await readSurely(`v1/jobs/${id}/inside`));
   } catch (failure) {
     return showError({ message: failure.message });
   }

@@ -1,6 +1,8 @@
 //! The page, as a browser shows it and people use it.
 
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,11 +16,15 @@ use crate::harness::browser::Page;
 const RUN: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(20);
 
+/// The pixels of the picture that is shown, as text.
+const PIXELS: &str = "(async () => { await shown.decode();
+    const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
+    context.drawImage(shown, 0, 0, 64, 64); return context.getImageData(0, 0, 64, 64).data.join(); })()";
 const READY: &str = "document.documentElement.dataset.ready";
 const IDLE: &str = "document.getElementById('running').hidden && !document.getElementById('make').disabled";
 
-fn open(server: &Running) -> Page {
-    let mut page = Page::open(&format!("http://{}/", server.address));
+fn open(address: SocketAddr) -> Page {
+    let mut page = Page::open(&format!("http://{address}/"));
     page.wait_until(SOON, READY);
     page
 }
@@ -71,7 +77,7 @@ fn stroke(page: &mut Page, selector: &str, from: [f64; 2], to: [f64; 2]) {
 #[test]
 fn a_run_an_edit_a_cancel_and_an_error() {
     let server = Running::new(options());
-    let mut page = open(&server);
+    let mut page = open(server.address);
     assert_eq!(value(&mut page, "model"), "emoji-64", "a model for texts is offered first");
     assert_eq!(page.evaluate("document.getElementById('steps').placeholder"), "25", "the model's own");
 
@@ -91,18 +97,17 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     assert!(shown.contains(&format!("seed {}", seed.as_str().expect("text"))), "{seed} {shown:?}");
 
     // Again is the same picture, varied is another one.
-    let pixels = "(async () => [...new Uint8Array(await (await fetch(shown.src)).arrayBuffer())].join())()";
-    let first = page.evaluate(pixels);
+    let first = page.evaluate(PIXELS);
     page.click("#again");
     assert_eq!(finished(&mut page), 2);
-    assert_eq!(page.evaluate(pixels), first);
+    assert_eq!(page.evaluate(PIXELS), first);
     page.click("#vary");
     assert_eq!(finished(&mut page), 3);
-    assert_ne!(page.evaluate(pixels), first);
+    assert_ne!(page.evaluate(PIXELS), first);
 
     // A click on another picture shows it with its settings.
     page.click("#gallery li:last-child button");
-    assert_eq!(page.evaluate(pixels), first);
+    assert_eq!(page.evaluate(PIXELS), first);
     assert_eq!(settings(&mut page), shown);
 
     // A part of it is painted anew: the mask is white where it was painted, black elsewhere.
@@ -119,12 +124,10 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     assert_eq!(finished(&mut page), 4);
     let mask = page.evaluate(
         "(async () => { const body = JSON.parse(sent.at(-1)[1]);
-           const image = await createImageBitmap(await (await own(body.mask)).blob());
-           const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d');
+           const image = Object.assign(new Image(), {src: body.mask}); await image.decode();
+           const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
            context.drawImage(image, 0, 0); const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
-           return [image.width, image.height, at(32, 16), at(32, 48), body.mask_reading, body.image.slice(0, 22)]; })()"
-            .replace("own(body.mask)", "fetch(body.mask)")
-            .as_str(),
+           return [image.width, image.height, at(32, 16), at(32, 48), body.mask_reading, body.image.slice(0, 22)]; })()",
     );
     let (white, black) = (json!([255, 255, 255, 255]), json!([0, 0, 0, 255]));
     assert_eq!(mask, json!([64, 64, white, black, "auto", "data:image/png;base64,"]));
@@ -132,7 +135,7 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     let far = page.evaluate(
         "(async () => { const all = await Promise.all([original, shown].map(async (image) => {
              await image.decode();
-             const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d');
+             const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
              context.drawImage(image, 0, 0); return context.getImageData(0, 40, 64, 24).data; }));
            return all[0].reduce((sum, v, i) => sum + Math.abs(v - all[1][i]), 0) / all[0].length; })()",
     );
@@ -191,27 +194,30 @@ fn a_run_an_edit_a_cancel_and_an_error() {
 #[test]
 fn a_dropped_picture_tells_its_settings() {
     let server = Running::new(options());
-    let mut page = open(&server);
+    let mut page = open(server.address);
+    // The files that the page shows, and saves.
+    page.evaluate(
+        "window.files = []; const own = URL.createObjectURL;
+         URL.createObjectURL = (file) => { files.push(file); return own.call(URL, file); }",
+    );
     page.evaluate("model.value = 'ddpm-fashion-32'; model.dispatchEvent(new Event('change'))");
     assert_eq!(page.evaluate("getComputedStyle(document.querySelector('[data-field=prompt]')).display"), "none");
     for (field, to) in [("#class", "3, 7"), ("#steps", "5"), ("#seed", "11"), ("#guidance_scale", "1.5")] {
         page.fill(field, to);
     }
-    page.evaluate("scheduler.value = 'DPM++ 2M'; scheduler.dispatchEvent(new Event('change')); schedule.value = 'Karras'");
+    page.evaluate("const one = document.getElementById('scheduler'); one.value = 'DPM++ 2M'; one.dispatchEvent(new Event('change')); schedule.value = 'Karras'");
     page.click("#make");
     assert_eq!(finished(&mut page), 2);
     assert_eq!(page.problems(), [""; 0]);
     let names = page.evaluate("[...document.querySelectorAll('#gallery button')].map((one) => one.title).sort()");
     assert_eq!(names, json!(["class 3, seed 11", "class 7, seed 12"]));
-    page.evaluate("fetch(shown.src).then((answer) => answer.blob()).then((blob) => { window.kept = blob; })");
-    page.wait_until(SOON, "window.kept");
 
     // Another form; the picture is dropped onto it.
     page.evaluate("model.value = 'emoji-64'; model.dispatchEvent(new Event('change'))");
     for (field, to) in [("#steps", "9"), ("#seed", "1"), ("#guidance_scale", "")] {
         page.fill(field, to);
     }
-    let drop = "(() => { const data = new DataTransfer(); data.items.add(new File([kept], 'a.png', {type: 'image/png'}));
+    let drop = "(() => { const data = new DataTransfer(); data.items.add(new File([files[0]], 'a.png', {type: 'image/png'}));
         document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data})); })()";
     page.evaluate(drop);
     page.wait_until(SOON, "about.innerText.includes('settings of a.png')");
@@ -219,11 +225,10 @@ fn a_dropped_picture_tells_its_settings() {
     let found = fields.map(|field| value(&mut page, field).as_str().unwrap_or_default().to_owned());
     assert_eq!(found, ["ddpm-fashion-32", "3, 7", "5", "11", "1.5", "DPM++ 2M", "Karras"]);
     // And they make the same picture.
-    let pixels = "(async () => [...new Uint8Array(await (await fetch(shown.src)).arrayBuffer())].join())()";
-    let before = page.evaluate(pixels);
+    let before = page.evaluate(PIXELS);
     page.click("#make");
     assert_eq!(finished(&mut page), 4);
-    assert_eq!(page.evaluate(pixels), before);
+    assert_eq!(page.evaluate(PIXELS), before);
 
     // One without settings is what to start from, where the model can.
     page.evaluate("model.value = 'emoji-64'; model.dispatchEvent(new Event('change'))");
@@ -235,31 +240,72 @@ fn a_dropped_picture_tells_its_settings() {
     assert!(page.problems().iter().all(|problem| problem.contains("400")), "only the refusal");
 }
 
+/// A line to a server that can be cut.
+struct Line {
+    address: SocketAddr,
+    /// What is connected; None while it is cut.
+    ends: Arc<Mutex<Option<Vec<TcpStream>>>>,
+}
+
+impl Line {
+    fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let ends = Arc::new(Mutex::new(Some(Vec::new())));
+        let all = ends.clone();
+        // It ends with the process of the tests.
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(server) else { continue };
+                let Some(ends) = &mut *all.lock().expect("no holder panics") else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+                ends.extend([near, far]);
+            }
+        });
+        Self { address, ends }
+    }
+
+    fn cut(&self) {
+        let ends = self.ends.lock().expect("no holder panics").take();
+        ends.into_iter().flatten().for_each(|end| drop(end.shutdown(Shutdown::Both)));
+    }
+
+    fn mend(&self) {
+        *self.ends.lock().expect("no holder panics") = Some(Vec::new());
+    }
+}
+
 #[test]
 fn a_server_that_goes_away_is_waited_for() {
     let server = Running::new(options());
-    let address = server.address;
-    let mut page = open(&server);
+    let line = Line::to(server.address);
+    let mut page = open(line.address);
     page.fill("#prompt", "a red apple");
     page.fill("#steps", "60");
     page.click("#make");
     page.wait_until(RUN, "document.getElementById('status').innerText.startsWith('Step ')");
-    // The network fails while it runs.
-    page.call("Network.enable", json!({}));
-    let network = |offline: bool| json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
-    page.call("Network.emulateNetworkConditions", network(true));
+    // The line is cut while it runs.
+    line.cut();
     page.wait_until(RUN, "!document.getElementById('lost').hidden");
     assert!(text(&mut page, "#lost").contains("does not answer"));
-    page.call("Network.emulateNetworkConditions", network(false));
+    line.mend();
     assert_eq!(finished(&mut page), 1, "the job went on, and the page found it again");
     assert_eq!(page.evaluate("document.getElementById('lost').hidden"), true);
 
     // The server itself ends, and begins anew.
+    let port = server.address.port();
     drop(server);
     page.click("#vary");
     page.wait_until(SOON, "!document.getElementById('lost').hidden");
     page.wait_until(SOON, IDLE);
-    let again = Running::new(Options { port: address.port(), ..options() });
+    assert_eq!(text(&mut page, "#message"), "The server does not answer.");
+    let again = Running::new(Options { port, ..options() });
     page.wait_until(SOON, "document.getElementById('lost').hidden");
     page.click("#vary");
     assert_eq!(finished(&mut page), 2);
@@ -322,7 +368,7 @@ fn it_looks_well_at_every_size_in_the_dark_and_in_the_light() {
     std::fs::create_dir_all(&kept).expect("a folder");
     let one = std::env::var_os("UNMIST_PAGE_PICTURE").map(PathBuf::from);
     let server = Running::new(options());
-    let mut page = open(&server);
+    let mut page = open(server.address);
     page.viewport(1280, 860);
     page.dark(false);
     assert_eq!(page.evaluate(FAULTS), json!([]));
