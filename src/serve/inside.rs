@@ -4,6 +4,7 @@
 //! All of it costs time, so that only a job that asks for it is recorded: `POST /v1/jobs?inside=true`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use base64::Engine;
@@ -13,7 +14,7 @@ use crate::backend::Device;
 use crate::error::Result;
 use crate::generate::Step;
 use crate::image_io::{Picture, PictureFormat, encode, resize_lanczos};
-use crate::pipelines::Runtime;
+use crate::pipelines::{Runtime, SampleOptions};
 use crate::schedulers::{self, Noising, Schedule};
 use crate::tensor::HostTensor;
 use crate::trace;
@@ -37,6 +38,8 @@ struct Seen {
     total: usize,
     /// The noise level before each step.
     levels: Vec<(f64, Noising)>,
+    /// The words of the first picture's prompt whose attention is shown, and their tokens.
+    words: Vec<(String, Range<usize>)>,
     frames: Vec<Frame>,
     /// Launches and seconds of each kernel, in the steps so far.
     kernels: BTreeMap<String, (usize, f64)>,
@@ -50,6 +53,16 @@ struct Frame {
     sample: View,
     /// None before the first step.
     x0: Option<View>,
+    /// Of each word.
+    attention: Vec<Map>,
+}
+
+/// Where the picture looks at a word.
+struct Map {
+    /// The largest share of a place's attention, 0 to 1.
+    peak: f64,
+    /// As a `data:` URL, grey: white is `peak`.
+    picture: String,
 }
 
 /// A tensor as it is shown.
@@ -62,16 +75,20 @@ struct View {
 
 impl Inside {
     /// Records a run on `device`, until the answer is dropped.
-    pub fn watch<'a>(&'a self, device: &'a Device) -> Watch<'a> {
-        let watch = Watch { inside: self, device, timing: false };
+    pub fn watch<'a>(&'a self, device: &'a Device, options: &'a SampleOptions) -> Watch<'a> {
+        let watch = Watch { inside: self, device, options, timing: false };
         watch.time()
     }
 
     /// Bytes of its pictures.
     pub fn bytes(&self) -> usize {
         let seen = self.lock();
-        let views = seen.frames.iter().flat_map(|frame| [Some(&frame.sample), frame.x0.as_ref()]);
-        views.flatten().map(|view| view.picture.len()).sum()
+        let of_frame = |frame: &Frame| {
+            let views = [Some(&frame.sample), frame.x0.as_ref()].into_iter().flatten();
+            let maps = frame.attention.iter().map(|map| map.picture.len());
+            views.map(|view| view.picture.len()).chain(maps).sum::<usize>()
+        };
+        seen.frames.iter().map(of_frame).sum()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -81,7 +98,8 @@ impl Inside {
     /// As JSON: `steps`; `schedule`, for each step the `timestep` and the level of the noise before it; `frames`, after
     /// some of the steps (`step` 0 is before the first) the first picture's x_t as `sample`, divided by √(signal² +
     /// noise²) so that it can be shown, and the estimate of x_0 as `pred_original_sample`, each with the root of its
-    /// mean square, `sample_rms` as it was before that division; `kernels`, the longest first.
+    /// mean square, `sample_rms` as it was before that division; `words` of its prompt, and in each frame its
+    /// `attention`: where it looks at each of them, grey, and the share at the `peak`; `kernels`, the longest first.
     pub fn json(&self) -> Value {
         let seen = self.lock();
         let schedule = seen.levels.iter().map(|(timestep, level)| {
@@ -95,22 +113,25 @@ impl Inside {
             })
         });
         let frames = seen.frames.iter().map(|frame| {
+            let attention = frame.attention.iter().map(|map| json!({"map": map.picture, "peak": map.peak}));
             json!({
                 "step": frame.done,
                 "sample": frame.sample.picture,
                 "sample_rms": frame.sample.rms,
                 "pred_original_sample": frame.x0.as_ref().map(|x0| &x0.picture),
                 "pred_original_sample_rms": frame.x0.as_ref().map(|x0| x0.rms),
+                "attention": attention.collect::<Vec<_>>(),
             })
         });
         let mut kernels: Vec<_> = seen.kernels.iter().collect();
         kernels.sort_by(|(_, a), (_, b)| b.1.total_cmp(&a.1));
-        let kernels = kernels.into_iter().map(|(kernel, (launches, seconds))| {
-            json!({"kernel": kernel, "launches": launches, "seconds": seconds})
-        });
+        let kernels = kernels
+            .into_iter()
+            .map(|(kernel, (launches, seconds))| json!({"kernel": kernel, "launches": launches, "seconds": seconds}));
         json!({
             "steps": seen.total,
             "schedule": schedule.collect::<Vec<_>>(),
+            "words": seen.words.iter().map(|(word, _)| word).collect::<Vec<_>>(),
             "frames": frames.collect::<Vec<_>>(),
             "kernels": kernels.collect::<Vec<_>>(),
             "untimed": seen.untimed,
@@ -122,6 +143,7 @@ impl Inside {
 pub struct Watch<'a> {
     inside: &'a Inside,
     device: &'a Device,
+    options: &'a SampleOptions,
     /// Whether kernels are timed: by a recording, of which a process has one.
     timing: bool,
 }
@@ -159,6 +181,12 @@ impl Watch<'_> {
         ended
     }
 
+    /// The words of the first picture's prompt. One that changes, or is weighted, has other tokens than its text.
+    fn words(&self, step: &Step<'_, '_>) -> Result<Vec<(String, Range<usize>)>> {
+        let prompt = self.options.prompts.first().filter(|_| !self.options.weighting);
+        prompt.map_or(Ok(vec![]), |prompt| step.pipeline.words(prompt))
+    }
+
     /// Records a step that was done.
     ///
     /// # Errors
@@ -172,19 +200,22 @@ impl Watch<'_> {
             let levels = schedule.steps.iter().map(|step| (step.timestep, step.add_noise));
             self.inside.lock().levels.extend(levels);
         }
+        let words = self.words(step)?;
         let mut frames = Vec::new();
         if step.done == 1 {
             let sample = view(runtime, step, step.progress.start, level(schedule, 0))?;
-            frames.push(Frame { done: 0, sample, x0: None });
+            frames.push(Frame { done: 0, sample, x0: None, attention: vec![] });
         }
         let every = step.total.div_ceil(MOST_FRAMES);
         if step.done.is_multiple_of(every) || step.done == step.total {
             let (x, x0) = (step.progress.sample()?, step.progress.pred_original_sample()?);
             let sample = view(runtime, step, &x, level(schedule, step.progress.done))?;
-            frames.push(Frame { done: step.done, sample, x0: Some(view(runtime, step, &x0, CLEAN)?) });
+            let x0 = Some(view(runtime, step, &x0, CLEAN)?);
+            let attention = step.progress.attention()?.map_or(Ok(vec![]), |weights| maps(&weights, &words))?;
+            frames.push(Frame { done: step.done, sample, x0, attention });
         }
         let mut seen = self.inside.lock();
-        seen.total = step.total;
+        (seen.total, seen.words) = (step.total, words);
         seen.frames.extend(frames);
         drop(seen);
         self.begin();
@@ -222,7 +253,27 @@ fn view(runtime: &Runtime<'_>, step: &Step<'_, '_>, samples: &HostTensor, level:
         let small = resize_lanczos(&picture, side(picture.width), side(picture.height));
         (small, PictureFormat::Jpeg(90), "jpeg")
     };
-    let bytes = encode(std::path::Path::new("the picture"), &small, &[], format)?;
+    Ok(View { rms, picture: url(&small, format, kind)? })
+}
+
+/// Where the picture looks at each word, by the `weights` `[tokens, h, w]`.
+fn maps(weights: &HostTensor, words: &[(String, Range<usize>)]) -> Result<Vec<Map>> {
+    let (height, width) = (weights.shape[1], weights.shape[2]);
+    let places = height * width;
+    let map = |tokens: &Range<usize>| {
+        let at = |place: usize| tokens.clone().map(|token| weights.data[token * places + place]).sum::<f32>();
+        let map: Vec<f32> = (0..places).map(at).collect();
+        let peak = map.iter().copied().fold(0.0, f32::max);
+        let data = map.iter().map(|v| (255.0 * v / peak.max(f32::MIN_POSITIVE)).round() as u8).collect();
+        let picture = Picture { width, height, channels: 1, data };
+        Ok(Map { peak: f64::from(peak), picture: url(&picture, PictureFormat::Png, "png")? })
+    };
+    words.iter().map(|(_, tokens)| map(tokens)).collect()
+}
+
+/// A picture as a `data:` URL.
+fn url(picture: &Picture, format: PictureFormat, kind: &str) -> Result<String> {
+    let bytes = encode(std::path::Path::new("the picture"), picture, &[], format)?;
     let data = base64::engine::general_purpose::STANDARD.encode(bytes);
-    Ok(View { rms, picture: format!("data:image/{kind};base64,{data}") })
+    Ok(format!("data:image/{kind};base64,{data}"))
 }

@@ -153,6 +153,7 @@ impl Worker {
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, &load, dtype);
+        let runtime = if first.inside { runtime.with_attention() } else { runtime };
         let steps = models.steps(&resolved.options)?;
         let settings: serde_json::Map<_, _> =
             resolved.settings.iter().map(|setting| (setting.field.clone(), setting.value.clone())).collect();
@@ -306,7 +307,7 @@ fn run(
     notes: &mut Notes,
 ) -> Result<Ended> {
     let mut early = None;
-    let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device));
+    let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device, &resolved.options));
     let ended = models.run(runtime, resolved, notes, &mut |event| {
         let Event::Step(mut step) = event else { return Ok(()) };
         app.metrics.step();

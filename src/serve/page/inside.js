@@ -10,6 +10,8 @@ const known = new Map();
 let seen = null;
 let marks = [];
 let playing = null;
+/** The word whose attention is shown, by its place in the prompt. */
+let word = null;
 
 /** Prepares the controls. */
 export function setUp() {
@@ -40,6 +42,8 @@ export async function showInside(id) {
     images.filter((image) => image.src).forEach(sharpen);
     return make("li", { onclick: () => (pause(), go(i)) }, ...images);
   }));
+  word = null;
+  showWords();
   showPlots();
   showKernels();
   showNumbers();
@@ -60,6 +64,7 @@ function go(i) {
   const where = `Step ${step} of ${seen.steps}: timestep ${short(level.timestep)}, ᾱ ${short(level.alpha_bar)} ` +
     `(${percent} % picture), σ ${short(level.sigma)}, SNR ${short(level.snr)}`;
   $("where").textContent = where;
+  showLooks(frame);
   $("scrub").setAttribute("aria-valuetext", where);
   [...$("strip").children].forEach((item, at) => item.classList.toggle("now", at === i));
   marks.forEach((mark) => mark(step));
@@ -70,6 +75,29 @@ function show(id, url, text) {
   else $(id).removeAttribute("src");
   $(id).alt = url ? `${id.replace("-", "")} ${text}` : "";
   $(`${id}-text`).textContent = text;
+}
+
+function showWords() {
+  const any = seen.frames.some((frame) => frame.attention.length);
+  $("looks").hidden = !any;
+  $("words").replaceChildren(...seen.words.map((text, i) => {
+    const choose = () => {
+      word = word === i ? null : i;
+      [...$("words").children].forEach((button, at) => button.setAttribute("aria-pressed", String(at === word)));
+      go(Number($("scrub").value));
+    };
+    return make("button", { type: "button", "aria-pressed": "false", onclick: choose }, text);
+  }));
+}
+
+/** Shows of x_0 what looks at the chosen word, and of the rest a little. */
+function showLooks({ attention }) {
+  const map = word === null ? null : attention[word];
+  $("x-0").classList.toggle("looked", Boolean(map));
+  const text = word === null ? "" : map ? `At most ${(100 * map.peak).toFixed(1)} % of a place’s attention.`
+    : "Nothing is known before the first step.";
+  $("looks-at").textContent = text;
+  $("x-0").style.maskImage = map ? `url("${map.map}"), linear-gradient(#222 0 0)` : "";
 }
 
 function play() {

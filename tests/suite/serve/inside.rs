@@ -73,7 +73,8 @@ fn by_library(request: Request) -> Run {
             let (sample, x0) = (step.progress.sample()?, step.progress.pred_original_sample()?);
             let views = [&sample, &x0].map(|x| {
                 // √(ᾱ + 1 − ᾱ) is 1: nothing has to be scaled in these runs.
-                Picture::from_tensor(&step.pipeline.decode(&runtime, x).expect("decodes")).expect("a picture")[0].clone()
+                Picture::from_tensor(&step.pipeline.decode(&runtime, x).expect("decodes")).expect("a picture")[0]
+                    .clone()
             });
             run.samples.push(sample);
             run.x0.push(x0);
@@ -119,7 +120,10 @@ fn a_recorded_run_is_the_librarys() {
     assert_eq!(frames.iter().map(|frame| number(&frame["step"])).collect::<Vec<_>>(), [0.0, 1.0, 2.0, 3.0, 4.0]);
     let noise = randn_tensor(&mut [TorchCpu::new(5)], &expected.samples[0].shape);
     assert!((number(&frames[0]["sample_rms"]) - rms(&noise.data)).abs() < 1e-9, "the run begins with this noise");
-    assert_eq!((&frames[0]["pred_original_sample"], &frames[0]["pred_original_sample_rms"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&frames[0]["pred_original_sample"], &frames[0]["pred_original_sample_rms"]),
+        (&Value::Null, &Value::Null)
+    );
     for (i, frame) in frames[1..].iter().enumerate() {
         let [sample, x0] = &expected.pictures[i];
         assert!((number(&frame["sample_rms"]) - rms(&expected.samples[i].data)).abs() < 1e-9, "{frame}");
@@ -143,8 +147,7 @@ fn a_recorded_run_is_the_librarys() {
     }
     // Looking changes nothing.
     let plain = run(&server, "/v1/jobs", &body);
-    let [seen, unseen] =
-        [&id, &plain].map(|id| pixels(&server.get(&format!("/v1/jobs/{id}/pictures/0")).good().body));
+    let [seen, unseen] = [&id, &plain].map(|id| pixels(&server.get(&format!("/v1/jobs/{id}/pictures/0")).good().body));
     assert!(seen == unseen, "a recorded run makes another picture");
     let answer = server.get(&format!("/v1/jobs/{plain}/inside"));
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!("not_recorded")));
@@ -171,6 +174,20 @@ fn noise_of_other_scales_is_shown_and_long_runs_are_thinned() {
     // Latents of 14 times the scale would be decoded to black and white.
     assert!((10.0..90.0).contains(&spread(&frames[0]["sample"])), "{}", spread(&frames[0]["sample"]));
     assert_eq!(picture(&frames[3]["sample"]), picture(&frames[3]["pred_original_sample"]), "the end is x_0");
+
+    // Of a prompt's words, where the picture looks at each.
+    assert_eq!(inside["words"], json!(["a", "3d", "red", "apple", "blue", "background"]));
+    assert_eq!(list(&frames[0]["attention"]).len(), 0);
+    for frame in &frames[1..] {
+        let maps = list(&frame["attention"]);
+        assert_eq!(maps.len(), 6);
+        for map in maps {
+            let (peak, map) = (number(&map["peak"]), picture(&map["map"]));
+            assert!(peak > 0.0 && peak < 1.0, "{peak}");
+            assert_eq!((map.width, map.height, map.data.iter().max()), (8, 8, Some(&255)));
+        }
+        assert_ne!(maps[3], maps[5], "the apple is not everywhere where the background is");
+    }
 
     let long = run(&server, "/v1/jobs?inside=true", &json!({"model": "ddpm-fashion-32", "steps": 65, "seed": [1]}));
     let inside = server.get(&format!("/v1/jobs/{long}/inside")).good().json();

@@ -54,7 +54,8 @@ fn settings(page: &mut Page) -> Vec<String> {
 
 /// Presses Ctrl and Enter.
 fn ctrl_enter(page: &mut Page) {
-    let key = json!({"type": "rawKeyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 2});
+    let key =
+        json!({"type": "rawKeyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 2});
     page.call("Input.dispatchKeyEvent", key);
 }
 
@@ -142,7 +143,8 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     assert!(far.as_f64().expect("a number") < 8.0, "the rest changed by {far} of 255");
 
     // The brush by keyboard, undone, erased and cleared.
-    let painted = "mask.getContext('2d').getImageData(0, 0, 64, 64).data.filter((v, i) => i % 4 === 3 && v > 127).length";
+    let painted =
+        "mask.getContext('2d').getImageData(0, 0, 64, 64).data.filter((v, i) => i % 4 === 3 && v > 127).length";
     let before = page.evaluate(painted).as_f64().expect("a number");
     page.evaluate("mask.focus()");
     page.press("ArrowDown");
@@ -171,14 +173,19 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     assert_eq!(page.problems(), [""; 0]);
 
     // Errors stand at their fields: of the server at once, of the job, of the page itself.
-    let wrong = "document.querySelector('[aria-invalid]')?.id === document.activeElement.id && document.activeElement.id";
+    let wrong =
+        "document.querySelector('[aria-invalid]')?.id === document.activeElement.id && document.activeElement.id";
     page.fill("#steps", "4000");
     page.click("#make");
     page.wait_until(SOON, "document.querySelector('.problem')");
     assert_eq!(page.evaluate(wrong), "steps");
     assert!(text(&mut page, "[data-field=steps] .problem").contains("at most 500"));
     page.fill("#steps", "6");
-    assert_eq!(page.evaluate("document.querySelector('.problem')"), Value::Null, "what is changed is not wrong any more");
+    assert_eq!(
+        page.evaluate("document.querySelector('.problem')"),
+        Value::Null,
+        "what is changed is not wrong any more"
+    );
     page.fill("#width", "63");
     page.click("#make");
     page.wait_until(RUN, "document.querySelector('.problem')");
