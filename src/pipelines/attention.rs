@@ -57,8 +57,9 @@ impl CrossAttention {
         Self { layers, row }
     }
 
-    /// How much each place of the picture looks at each token in the last step: `[tokens, h, w]`, the mean of all heads
-    /// and layers, those of fewer places enlarged by repeating; 1 in sum over the tokens. `None` if no layer is exposed.
+    /// How much each place of the picture looks at each token in the last step: `[tokens, h, w]`, 1 in sum over the
+    /// tokens; the mean of all heads and layers, those of fewer places enlarged by repeating. `None` if no layer is
+    /// exposed.
     pub(super) fn read(&self, session: &mut dyn Session) -> Result<Option<HostTensor>> {
         let mut maps = Vec::new();
         for layer in &self.layers {

@@ -48,7 +48,7 @@ const ROUTES: &[Route] = &[
     ("/v1/jobs/{id}", "get", "What has become of a job", Body::None, Reply::Json(200), &[404]),
     ("/v1/jobs/{id}", "delete", "Stops a job and forgets it", Body::None, Reply::Nothing, &[404]),
     ("/v1/jobs/{id}/events", "get", "A job's steps, unfinished pictures and end, as they happen", Body::None, Reply::Events, &[400, 404]),
-    ("/v1/jobs/{id}/inside", "get", "What was recorded of a job: samples, noise levels, time by kernel", Body::None, Reply::Json(200), &[404]),
+    ("/v1/jobs/{id}/inside", "get", "What was recorded of a job", Body::None, Reply::Json(200), &[404]),
     ("/v1/jobs/{id}/pictures/{index}", "get", "A finished picture with its settings inside", Body::None, Reply::File, &[400, 404]),
     ("/v1/settings", "post", "The request that made a picture", Body::Picture, Reply::Json(200), &[400, 408, 413, 415, 500]),
     ("/v1/models", "get", "OpenAI: the models", Body::None, Reply::Json(200), &[]),

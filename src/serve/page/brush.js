@@ -31,7 +31,8 @@ export class Brush {
   /** Where a pointer is, in pixels of the canvas. */
   at({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
-    return [(clientX - box.left) / box.width * this.canvas.width, (clientY - box.top) / box.height * this.canvas.height];
+    const { width, height } = this.canvas;
+    return [(clientX - box.left) / box.width * width, (clientY - box.top) / box.height * height];
   }
 
   radius() {

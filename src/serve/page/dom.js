@@ -8,7 +8,8 @@ export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (typeof value === "function") element[key] = value;
-    else if (value !== undefined && value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== undefined && value !== null && value !== false) element.setAttribute(key, value);
   }
   element.append(...children);
   return element;

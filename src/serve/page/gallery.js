@@ -62,7 +62,8 @@ export function show(picture) {
   $("notes").replaceChildren(...picture.notes.map((note) => make("p", {}, note)));
   const first = Object.fromEntries(FIRST.map((field) => [field, null]));
   const rows = { ...first, ...picture.settings, seed: picture.seed, seconds: Math.round(picture.seconds * 10) / 10 };
-  $("settings").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== null).flatMap(([field, value]) =>
+  const given = Object.entries(rows).filter(([, value]) => value !== null);
+  $("settings").replaceChildren(...given.flatMap(([field, value]) =>
     [make("dt", {}, words(field)), make("dd", {}, [value].flat().join("\n"))]));
   for (const { thumbnail } of pictures) {
     if (thumbnail === picture.thumbnail) thumbnail.setAttribute("aria-current", "true");
@@ -85,7 +86,7 @@ export async function download(format) {
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
     say(`Saved as ${format.toUpperCase()}`);
   } catch (failure) {
-    const gone = failure.code === "no_job" ? "The server has forgotten this picture; it can still be saved as PNG." : null;
-    showError({ message: gone ?? failure.message });
+    const gone = "The server has forgotten this picture; it can still be saved as PNG.";
+    showError({ message: failure.code === "no_job" ? gone : failure.message });
   }
 }

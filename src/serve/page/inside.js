@@ -60,7 +60,7 @@ function go(i) {
   $("scrub").value = i;
   const percent = Math.round(100 * level.alpha_bar);
   show("x-t", frame.sample, `after ${step} of ${seen.steps} steps`);
-  show("x-0", frame.pred_original_sample, step === 0 ? "is not known before the first step" : "as the model sees it now");
+  show("x-0", frame.pred_original_sample, step ? "as the model sees it now" : "is not known before the first step");
   const where = `Step ${step} of ${seen.steps}: timestep ${short(level.timestep)}, ᾱ ${short(level.alpha_bar)} ` +
     `(${percent} % picture), σ ${short(level.sigma)}, SNR ${short(level.snr)}`;
   $("where").textContent = where;
@@ -155,7 +155,8 @@ function showKernels() {
   document.querySelector("#kernels table").hidden = seen.kernels.length === 0;
   $("kernel-rows").replaceChildren(...seen.kernels.map(({ kernel, launches, seconds }) => {
     const share = seconds / total;
-    return make("tr", {}, make("td", {}, kernel), make("td", {}, String(launches)), make("td", {}, `${short(1e3 * seconds)} ms`),
+    return make("tr", {}, make("td", {}, kernel), make("td", {}, String(launches)),
+      make("td", {}, `${short(1e3 * seconds)} ms`),
       make("td", {}, make("meter", { value: share, "aria-hidden": "true" }), ` ${(100 * share).toFixed(1)} %`));
   }));
 }

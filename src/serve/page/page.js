@@ -11,7 +11,8 @@ import { setUp as setUpStart, startFrom } from "./start.js";
 import { setUp as setUpInside, showInside } from "./inside.js";
 import { setUp as setUpTabs, openTab } from "./tabs.js";
 
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+/** How to scroll. */
+const pace = () => (matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth");
 
 /** Makes what the form says. */
 async function makeOne(recorded = $("record").checked) {
@@ -37,7 +38,7 @@ async function start(asked, recorded) {
   const making = run(asked, recorded);
   // On a phone the picture is below the form, and a long form's end far below the picture.
   const { top, bottom } = $("frame").getBoundingClientRect();
-  if (top > innerHeight / 2 || bottom < innerHeight / 3) $("stage").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+  if (top > innerHeight / 2 || bottom < innerHeight / 3) $("stage").scrollIntoView({ behavior: pace() });
   const id = await making;
   if (id && recorded) await showInside(id);
   if (!id && document.querySelector("#form [aria-invalid]")) openTab("make");
@@ -110,7 +111,7 @@ function setUpResult() {
     const { blob } = shownPicture();
     if (!takesPictures()) return showError({ message: "The chosen model cannot start from a picture." });
     await startFrom(new File([blob], "the picture", { type: blob.type }));
-    $("start").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+    $("start").scrollIntoView({ block: "nearest", behavior: pace() });
     $("mask").focus({ preventScroll: true });
   };
   $("look-inside").onclick = async () => {
@@ -122,7 +123,9 @@ function setUpResult() {
     openTab("make");
     if (await makeOne(true)) openTab("inside");
   };
-  for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => download(button.dataset.format);
+  for (const button of document.querySelectorAll("[data-format]")) {
+    button.onclick = () => download(button.dataset.format);
+  }
 }
 
 function setUpKeys() {

@@ -36,8 +36,8 @@ function ticks(low, high, log) {
 }
 
 /**
- * A plot of `lines`, `{name, points: [[x, y], …]}`, at most two, over the steps 0 to `last`. Values that a logarithm has
- * no place for, and infinite ones (null), are left out. Returns the figure and a function that marks a step.
+ * A plot of `lines`, `{name, points: [[x, y], …]}`, at most two, over the steps 0 to `last`. Values that a logarithm
+ * has no place for, and infinite ones (null), are left out. Returns the figure and a function that marks a step.
  */
 export function plot({ title, caption, lines, last, log = false }) {
   const shown = lines.map(({ name, points }) =>
@@ -71,8 +71,8 @@ export function plot({ title, caption, lines, last, log = false }) {
   });
   const now = svg("line", { class: "now", y1: TOP, y2: HEIGHT - BOTTOM });
   drawing.append(now);
-  const figure = make("figure", {}, make("figcaption", {}, make("h2", {}, title), make("p", { class: "soft" }, caption)),
-    drawing);
+  const about = make("figcaption", {}, make("h2", {}, title), make("p", { class: "soft" }, caption));
+  const figure = make("figure", {}, about, drawing);
   const mark = (step) => {
     now.setAttribute("x1", x(step));
     now.setAttribute("x2", x(step));

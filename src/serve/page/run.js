@@ -67,7 +67,8 @@ export async function run(request, recorded) {
     const cancelled = stopping || failure.code === "cancelled";
     restore(before);
     if (cancelled) say("Cancelled");
-    else showError(failure.code === "no_job" ? { message: "The server has forgotten the job: it was started anew." } : failure);
+    else if (failure.code === "no_job") showError({ message: "The server has forgotten the job." });
+    else showError(failure);
     return null;
   } finally {
     job = null;

@@ -3,6 +3,7 @@
 import { $, dataUrl } from "./dom.js";
 import { Brush } from "./brush.js";
 import { Failure } from "./api.js";
+import { showError } from "./errors.js";
 import { model, server } from "./form.js";
 
 /** What is sent: the file as it came, unless the server would not read it. */
@@ -35,7 +36,7 @@ export function setUp() {
   $("image").onchange = async () => {
     const [file] = $("image").files;
     $("image").value = "";
-    if (file) await startFrom(file).catch(() => {});
+    if (file) await startFrom(file).catch(showError);
   };
   $("original").addEventListener("load", () => {
     const { naturalWidth: width, naturalHeight: height } = $("original");
@@ -49,7 +50,8 @@ export async function startFrom(file) {
   try {
     image = await readable(file);
   } catch {
-    throw new Failure({ field: "image", message: `${file.name || "This"} is not a picture that this browser can read.` });
+    const message = `${file.name || "This"} is not a picture that this browser can read.`;
+    throw new Failure({ field: "image", message });
   }
   await show();
   fitSize();

@@ -24,7 +24,7 @@ fn words_are_looked_at_where_diffusers_does() {
     options.guidance_scale = vec![call["guidance_scale"].as_f64().expect("a number")];
     options.sampling.num_inference_steps = call["num_inference_steps"].as_u64().expect("a number") as usize;
     let load = LoadOptions::default();
-    let mut maps = |runtime: &Runtime<'_>| -> Vec<Option<HostTensor>> {
+    let maps = |runtime: &Runtime<'_>| -> Vec<Option<HostTensor>> {
         let mut maps = Vec::new();
         pipeline
             .sample_latents(runtime, &options, &mut [TorchCpu::new(0)], &mut |mut progress| {

@@ -16,16 +16,18 @@ use crate::harness::browser::Page;
 const RUN: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(20);
 
-/// The pixels of the picture that is shown, as text.
-const PIXELS: &str = "(async () => { await shown.decode();
-    const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
-    context.drawImage(shown, 0, 0, 64, 64); return context.getImageData(0, 0, 64, 64).data.join(); })()";
+/// The numbers of a picture's 64 × 64 pixels; and those of the picture that is shown, as text.
+const BYTES: &str = "window.bytes = async (image) => { await image.decode();
+    const context = new OffscreenCanvas(64, 64).getContext('2d', {willReadFrequently: true});
+    context.drawImage(image, 0, 0, 64, 64); return context.getImageData(0, 0, 64, 64).data; }; 0";
+const PIXELS: &str = "bytes(shown).then((all) => all.join())";
 const READY: &str = "document.documentElement.dataset.ready";
 const IDLE: &str = "document.getElementById('running').hidden && !document.getElementById('make').disabled";
 
 fn open(address: SocketAddr) -> Page {
     let mut page = Page::open(&format!("http://{address}/"));
     page.wait_until(SOON, READY);
+    page.evaluate(BYTES);
     page
 }
 
@@ -114,7 +116,10 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     // A part of it is painted anew: the mask is white where it was painted, black elsewhere.
     page.evaluate(
         "window.sent = []; const own = fetch;
-         window.fetch = (path, how) => { if (how?.method === 'POST') sent.push([path, how.body]); return own(path, how); }",
+         window.fetch = (path, how) => {
+           if (how?.method === 'POST') sent.push([path, how.body]);
+           return own(path, how);
+         }",
     );
     page.click("#use-start");
     page.wait_until(SOON, "!document.getElementById('painting').hidden && mask.width === 64");
@@ -125,20 +130,18 @@ fn a_run_an_edit_a_cancel_and_an_error() {
     assert_eq!(finished(&mut page), 4);
     let mask = page.evaluate(
         "(async () => { const body = JSON.parse(sent.at(-1)[1]);
-           const image = Object.assign(new Image(), {src: body.mask}); await image.decode();
-           const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
-           context.drawImage(image, 0, 0); const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
-           return [image.width, image.height, at(32, 16), at(32, 48), body.mask_reading, body.image.slice(0, 22)]; })()",
+           const image = Object.assign(new Image(), {src: body.mask}), all = await bytes(image);
+           const at = (x, y) => [...all.slice(4 * (64 * y + x), 4 * (64 * y + x) + 4)];
+           return [image.width, image.height, at(32, 16), at(32, 48), body.mask_reading, body.image.slice(0, 22)];
+         })()",
     );
     let (white, black) = (json!([255, 255, 255, 255]), json!([0, 0, 0, 255]));
     assert_eq!(mask, json!([64, 64, white, black, "auto", "data:image/png;base64,"]));
     // What was not painted over is as it was: the picture's lower half lies beyond the reach of the mask.
     let far = page.evaluate(
-        "(async () => { const all = await Promise.all([original, shown].map(async (image) => {
-             await image.decode();
-             const context = Object.assign(document.createElement('canvas'), {width: 64, height: 64}).getContext('2d', {willReadFrequently: true});
-             context.drawImage(image, 0, 0); return context.getImageData(0, 40, 64, 24).data; }));
-           return all[0].reduce((sum, v, i) => sum + Math.abs(v - all[1][i]), 0) / all[0].length; })()",
+        "Promise.all([original, shown].map(bytes)).then(([before, after]) => { const lower = 4 * 64 * 40;
+           const changes = after.slice(lower).map((v, i) => Math.abs(v - before[lower + i]));
+           return changes.reduce((sum, v) => sum + v, 0) / changes.length; })",
     );
     assert!(far.as_f64().expect("a number") < 8.0, "the rest changed by {far} of 255");
 
@@ -212,7 +215,10 @@ fn a_dropped_picture_tells_its_settings() {
     for (field, to) in [("#class", "3, 7"), ("#steps", "5"), ("#seed", "11"), ("#guidance_scale", "1.5")] {
         page.fill(field, to);
     }
-    page.evaluate("const one = document.getElementById('scheduler'); one.value = 'DPM++ 2M'; one.dispatchEvent(new Event('change')); schedule.value = 'Karras'");
+    page.evaluate(
+        "const one = document.getElementById('scheduler'); one.value = 'DPM++ 2M';
+         one.dispatchEvent(new Event('change')); schedule.value = 'Karras'",
+    );
     page.click("#make");
     assert_eq!(finished(&mut page), 2);
     assert_eq!(page.problems(), [""; 0]);
@@ -224,8 +230,11 @@ fn a_dropped_picture_tells_its_settings() {
     for (field, to) in [("#steps", "9"), ("#seed", "1"), ("#guidance_scale", "")] {
         page.fill(field, to);
     }
-    let drop = "(() => { const data = new DataTransfer(); data.items.add(new File([files[0]], 'a.png', {type: 'image/png'}));
-        document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data})); })()";
+    let drop = "(() => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([files[0]], 'a.png', {type: 'image/png'}));
+        document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer}));
+    })()";
     page.evaluate(drop);
     page.wait_until(SOON, "about.innerText.includes('settings of a.png')");
     let fields = ["model", "class", "steps", "seed", "guidance_scale", "scheduler", "schedule"];
@@ -334,7 +343,8 @@ const FAULTS: &str = r"(() => {
   };
   const faults = [];
   for (const e of document.querySelectorAll('body *')) {
-    if (!e.checkVisibility({visibilityProperty: true}) || e.closest('.unseen, svg, :disabled, noscript, option')) continue;
+    if (!e.checkVisibility({visibilityProperty: true})) continue;
+    if (e.closest('.unseen, svg, :disabled, noscript, option')) continue;
     const own = [...e.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
     const box = e.getBoundingClientRect();
     const name = `${e.tagName} ${e.id || e.innerText?.slice(0, 30)}`;
@@ -348,7 +358,8 @@ const FAULTS: &str = r"(() => {
     }
     if (box.right > innerWidth + 1 && !e.closest('.wide-table')) faults.push(`${name}: ends at ${box.right}`);
   }
-  if (document.documentElement.scrollWidth > innerWidth) faults.push(`scrolls to ${document.documentElement.scrollWidth}`);
+  const width = document.documentElement.scrollWidth;
+  if (width > innerWidth) faults.push(`scrolls to ${width}`);
   return faults;
 })()";
 
@@ -382,6 +393,7 @@ fn it_looks_well_at_every_size_in_the_dark_and_in_the_light() {
     assert_eq!(nameless(&mut page), [""; 0]);
 
     // Recorded, for the other view.
+    page.fill("#prompt", "a yellow fish");
     page.click("#tab-inside");
     page.click("#record-now");
     page.wait_until(SOON, "!document.getElementById('view-make').hidden");
@@ -428,6 +440,15 @@ fn it_looks_well_at_every_size_in_the_dark_and_in_the_light() {
         }
     }
     assert_eq!(nameless(&mut page), [""; 0]);
+
+    // A word is looked at, a click on it again ends that.
+    let looked = "[document.querySelectorAll('#words [aria-pressed=true]').length,
+        getComputedStyle(document.getElementById('x-0')).maskImage.slice(0, 20)]";
+    page.click("#words button:last-child");
+    assert_eq!(page.evaluate(looked), json!([1, "url(\"data:image/png"]));
+    assert!(text(&mut page, "#looks-at").contains("% of a place"));
+    page.click("#words button:last-child");
+    assert_eq!(page.evaluate(looked), json!([0, "none"]));
 
     // The chain is scrubbed: its beginning is noise of which nothing is known yet.
     page.evaluate("scrub.value = 0; scrub.dispatchEvent(new Event('input'))");
