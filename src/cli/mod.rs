@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod batch;
 mod bench;
 mod convert;
 mod devices;
@@ -40,6 +41,8 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Writes a model again, as a folder of diffusers or as a single file, with LoRAs merged in
     Convert(convert::Args),
+    /// Makes the pictures of many requests, a request a line
+    Batch(Box<batch::Args>),
     /// Makes pictures for other programs over HTTP, and has a page for people
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Sample(args) => sample::run(*args),
+        Command::Batch(args) => batch::run(*args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(*args),
         Command::Convert(args) => convert::run(args),

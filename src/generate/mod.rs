@@ -20,10 +20,10 @@ mod source;
 pub use foreign::{Foreign, find_sampler};
 pub use inputs::read_into as read_inputs;
 pub use model::{OpenModel, adapted, named_files, named_paths, put_together};
-pub use models::{Event, Models, Step};
+pub use models::{Event, Models, Step, opening_key};
 pub use networks::{in_folder_of, take_from_prompts};
 pub use parameters::{model_hash, parameters};
-pub use record::{Files, KEYWORD, Paths, Record, hash};
+pub use record::{Files, Hashes, KEYWORD, Paths, Record, hash};
 pub use source::Source;
 
 /// Lines for the user: what was assumed, left out, or might surprise. They begin with `note:`, `assumed:` or `hint:`,

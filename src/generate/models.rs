@@ -182,6 +182,31 @@ impl Models {
     }
 }
 
+/// What of a request decides which models are opened, and how: requests of the same key share them.
+pub fn opening_key(request: &Request) -> String {
+    let opened = Request {
+        model: request.model.clone(),
+        unet: request.unet.clone(),
+        vae: request.vae.clone(),
+        text_encoder: request.text_encoder.clone(),
+        text_encoder_2: request.text_encoder_2.clone(),
+        variant: request.variant.clone(),
+        lora: request.lora.clone(),
+        embedding: request.embedding.clone(),
+        scheduler_config: request.scheduler_config.clone(),
+        ignore_unused: request.ignore_unused.clone(),
+        prediction_type: request.prediction_type.clone(),
+        refiner: request.refiner.clone(),
+        refiner_lora: request.refiner_lora.clone(),
+        // A scheduler that is asked for is not read from the model's files.
+        scheduler: request.scheduler.as_ref().map(|_| String::new()),
+        // Without a model, texts and classes have different ones.
+        prompt: if request.prompt.is_empty() { vec![] } else { vec![String::new()] },
+        ..Request::default()
+    };
+    opened.to_json().map(|json| json.to_string()).unwrap_or_default()
+}
+
 /// The refiner's options, but for the latents, in which the first model ended.
 fn rest(options: &SampleOptions) -> SampleOptions {
     SampleOptions {

@@ -1,8 +1,9 @@
 //! What a picture remembers, so that it can be made again: every option, the scheduler, and the hashes of all files
 //! that went into it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,13 +65,29 @@ pub type Files = BTreeMap<String, BTreeMap<String, String>>;
 /// The files of each option that names some: `(name in the record, path)`.
 pub type Paths = BTreeMap<String, Vec<(String, PathBuf)>>;
 
-/// Reads and hashes files.
+/// sha256 of files, each read once.
+#[derive(Debug, Default)]
+pub struct Hashes(Mutex<HashMap<PathBuf, String>>);
+
+impl Hashes {
+    fn of(&self, path: &Path) -> Result<String> {
+        let known = || self.0.lock().expect("no holder of this lock panics");
+        if let Some(hash) = known().get(path) {
+            return Ok(hash.clone());
+        }
+        let hash = sha256(path)?;
+        known().insert(path.to_owned(), hash.clone());
+        Ok(hash)
+    }
+}
+
+/// Reads and hashes files that are not yet `known`.
 ///
 /// # Errors
 /// [`Error::Io`] if one cannot be read.
-pub fn hash(paths: &Paths) -> Result<Files> {
+pub fn hash(paths: &Paths, known: &Hashes) -> Result<Files> {
     let hash_all = |files: &Vec<(String, PathBuf)>| -> Result<BTreeMap<String, String>> {
-        files.iter().map(|(name, path)| Ok((name.clone(), sha256(path)?))).collect()
+        files.iter().map(|(name, path)| Ok((name.clone(), known.of(path)?))).collect()
     };
     paths.iter().map(|(option, files)| Ok((option.clone(), hash_all(files)?))).collect()
 }

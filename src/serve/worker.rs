@@ -1,8 +1,8 @@
 //! The one thread that owns the device and the models, and makes the pictures.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,9 +10,11 @@ use super::App;
 use super::jobs::{Job, Made, Preview, Status};
 use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
-use crate::generate::{self, Event, KEYWORD, Models, Notes, Paths, Record, Step, parameters, read_inputs};
+use crate::generate::{
+    self, Event, Hashes, KEYWORD, Models, Notes, Paths, Record, Step, opening_key, parameters, read_inputs,
+};
 use crate::image_io::{Picture, write_png};
-use crate::output::{sha256, sha256_of};
+use crate::output::sha256_of;
 use crate::pipelines::Runtime;
 use crate::request::{Asked, Request, Resolved};
 use crate::tensor::HostTensor;
@@ -27,11 +29,8 @@ pub struct Worker {
     load: LoadOptions,
     /// The latest used last.
     open: Vec<Opened>,
-    hashes: Hashes,
+    hashes: Arc<Hashes>,
 }
-
-/// sha256 of every file that was read, so that none is read twice for it.
-type Hashes = Arc<Mutex<HashMap<PathBuf, String>>>;
 
 /// Models as a request wants them: with these LoRAs, this autoencoder.
 struct Opened {
@@ -72,7 +71,7 @@ enum Ended {
 impl Worker {
     /// For a device that is open.
     pub fn new(app: Arc<App>, device: Device, load: LoadOptions) -> Self {
-        Self { app, device, load, open: Vec::new(), hashes: Hashes::default() }
+        Self { app, device, load, open: Vec::new(), hashes: Arc::default() }
     }
 
     /// Does one job after another until the server ends.
@@ -190,7 +189,7 @@ impl Worker {
 
     /// Opens the models of a request, unless they are; they are the last of `open` then.
     fn open(&mut self, named: &Request, request: &Request) -> Result<()> {
-        let key = key(named);
+        let key = opening_key(named);
         if let Some(at) = self.open.iter().position(|opened| opened.key == key) {
             let opened = self.open.remove(at);
             self.open.push(opened);
@@ -203,28 +202,22 @@ impl Worker {
         let models = Models::open(request, &mut notes)?;
         let paths = models.paths(&Request { image: None, mask: None, ..request.clone() })?;
         let hashes = self.hashes.clone();
-        let files = Hashed::Running(std::thread::spawn(move || hash(paths, &hashes)));
+        let files = Hashed::Running(std::thread::spawn(move || hash(&paths, &hashes)));
         self.open.push(Opened { key, models, notes: notes.take(), files });
         Ok(())
     }
 }
 
 /// Hashes files. They are named as their folders do; those that a request names, without their folders.
-fn hash(paths: Paths, known: &Hashes) -> Result<generate::Files> {
-    let mut files = generate::Files::new();
-    for (field, paths) in paths {
-        let mut hashed = BTreeMap::new();
-        for (name, path) in paths {
-            let hash = known.lock().expect("no holder of this lock panics").get(&path).cloned();
-            let hash = hash.map_or_else(|| sha256(&path), Ok)?;
-            known.lock().expect("no holder of this lock panics").insert(path, hash.clone());
-            let name = Path::new(&name);
-            let name = if name.is_absolute() { name.file_name().map_or(name, Path::new) } else { name };
-            hashed.insert(name.display().to_string(), hash);
-        }
-        files.insert(field, hashed);
-    }
-    Ok(files)
+fn hash(paths: &Paths, known: &Hashes) -> Result<generate::Files> {
+    let name = |name: String| match Path::new(&name) {
+        path if path.is_absolute() => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        _ => name,
+    };
+    let files = generate::hash(paths, known)?.into_iter();
+    Ok(files
+        .map(|(field, files)| (field, files.into_iter().map(|(file, hash)| (name(file), hash)).collect()))
+        .collect())
 }
 
 /// Whether a job was cancelled before it began.
@@ -233,25 +226,6 @@ fn skip_cancelled(job: &Job) -> bool {
         job.update(|state| state.status = Status::Cancelled);
     }
     job.state().status.is_over()
-}
-
-/// What models are opened by.
-fn key(named: &Request) -> String {
-    let opened = Request {
-        model: named.model.clone(),
-        vae: named.vae.clone(),
-        lora: named.lora.clone(),
-        embedding: named.embedding.clone(),
-        prediction_type: named.prediction_type.clone(),
-        refiner: named.refiner.clone(),
-        refiner_lora: named.refiner_lora.clone(),
-        // A scheduler that is asked for is not read from the model's files.
-        scheduler: named.scheduler.as_ref().map(|_| String::new()),
-        // Without a model, texts and classes have different ones.
-        prompt: if named.prompt.is_empty() { vec![] } else { vec![String::new()] },
-        ..Request::default()
-    };
-    opened.to_json().map(|json| json.to_string()).unwrap_or_default()
 }
 
 /// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of

@@ -88,7 +88,7 @@ fn make(mut args: Args) -> Result<()> {
     // 2. the hashes of all files; hashing gigabytes takes as long as sampling, so only a replay waits for it
     resolved.request.model = Some(places::remembered(models.model.checkpoint.path()));
     let paths = models.paths(&resolved.request)?;
-    let hashes = std::thread::spawn(move || generate::hash(&paths));
+    let hashes = std::thread::spawn(move || generate::hash(&paths, &generate::Hashes::default()));
     let hashes = match &source {
         Some(Source::Record(record)) => {
             let files = joined(hashes)?;

@@ -4,7 +4,8 @@ use std::hash::BuildHasher;
 use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
-use axum::extract::{FromRequest, Multipart, Request};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, Multipart, Query, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,18 @@ pub fn understood<T>(dialect: Dialect, read: Result<T, serde_path_to_error::Erro
         let why = why.split(" at line ").next().unwrap_or_default().to_owned();
         match field {
             Some(field) => Failure::bad(dialect, format!("{path}: {why}")).of(field),
+            None => Failure::bad(dialect, why),
+        }
+    })
+}
+
+/// What stands behind the question mark.
+pub fn query<T>(dialect: Dialect, read: Result<Query<T>, QueryRejection>) -> Answer<T> {
+    read.map(|Query(value)| value).map_err(|error| {
+        let text = error.body_text();
+        let why = text.trim_start_matches("Failed to deserialize query string: ");
+        match why.split_once(": ") {
+            Some((field, _)) => Failure::bad(dialect, why).of(field),
             None => Failure::bad(dialect, why),
         }
     })

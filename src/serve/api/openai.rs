@@ -27,17 +27,22 @@ const OPENAI: Dialect = Dialect::OpenAi;
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Asked {
+    #[schemars(required)]
     prompt: Option<String>,
     model: Option<String>,
+    #[schemars(range(min = 1, max = 10))]
     n: Option<usize>,
+    #[schemars(regex(pattern = "^([0-9]+x[0-9]+|auto)$"))]
     size: Option<String>,
     response_format: Option<String>,
     output_format: Option<String>,
     output_compression: Option<u8>,
     background: Option<String>,
     stream: Option<bool>,
+    #[schemars(range(max = 3))]
     partial_images: Option<usize>,
     negative_prompt: Option<String>,
+    #[schemars(range(min = 1))]
     num_inference_steps: Option<usize>,
     guidance_scale: Option<f64>,
     seed: Option<i64>,

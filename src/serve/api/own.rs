@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -168,8 +169,9 @@ pub struct Watch {
 pub async fn events(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    Query(watch): Query<Watch>,
+    watch: Result<Query<Watch>, QueryRejection>,
 ) -> Answer<Response> {
+    let watch = body::query(OWN, watch)?;
     let job = find(&app, &id)?;
     Ok(stream(move |events| tell(app, job, watch, events)))
 }
@@ -253,12 +255,14 @@ pub fn media_type(format: PictureFormat) -> &'static str {
 /// A finished picture's file.
 pub async fn picture(
     State(app): State<Arc<App>>,
-    Path((id, index)): Path<(String, usize)>,
-    Query(form): Query<Form>,
+    Path((id, index)): Path<(String, String)>,
+    form: Result<Query<Form>, QueryRejection>,
 ) -> Answer<Response> {
+    let form = body::query(OWN, form)?;
     let job = find(&app, &id)?;
     let format = format_of(OWN, "format", form.format.as_deref(), form.quality)?;
-    let made = job.state().pictures.get(index).cloned().ok_or_else(|| {
+    let made = index.parse().ok().and_then(|index: usize| job.state().pictures.get(index).cloned());
+    let made = made.ok_or_else(|| {
         Failure::new(OWN, StatusCode::NOT_FOUND, "no_picture", "the job has no such picture, or not yet")
     })?;
     let bytes = encoded(made, format).await.map_err(|error| Failure::from_error(OWN, &error, &app.catalogue))?;

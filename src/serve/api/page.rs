@@ -4,6 +4,8 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::serve::failure::{Dialect, Failure};
+
 macro_rules! files {
     ($($name:literal),*) => { &[$(($name, include_str!(concat!("../page/", $name)))),*] };
 }
@@ -47,7 +49,7 @@ pub async fn file(Path(name): Path<String>) -> Response {
 
 fn give(name: &str) -> Response {
     let Some((_, content)) = FILES.iter().find(|(file, _)| *file == name) else {
-        return StatusCode::NOT_FOUND.into_response();
+        return Failure::new(Dialect::Own, StatusCode::NOT_FOUND, "not_found", "there is no such file").into_response();
     };
     let kind = match name.rsplit_once('.') {
         Some((_, "html")) => "text/html; charset=utf-8",

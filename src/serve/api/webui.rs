@@ -6,6 +6,7 @@ use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use schemars::JsonSchema;
@@ -333,7 +334,8 @@ pub struct Look {
 }
 
 /// How far the job is that runs.
-pub async fn progress(State(app): State<Arc<App>>, Query(look): Query<Look>) -> Answer<Json<Value>> {
+pub async fn progress(State(app): State<Arc<App>>, look: Result<Query<Look>, QueryRejection>) -> Answer<Json<Value>> {
+    let look = body::query(WEBUI, look)?;
     let running = app.jobs.running();
     let Some(job) = running.first() else {
         let state = json!({

@@ -2,6 +2,7 @@
 
 mod advice;
 mod advice_cases;
+mod batch;
 mod bench;
 mod bench_lab;
 mod bench_page;
