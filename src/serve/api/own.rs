@@ -70,9 +70,10 @@ pub struct How {
 /// A job from a [`Request`] as JSON; `image` and `mask` are pictures in base64.
 pub async fn create(
     State(app): State<Arc<App>>,
-    Query(how): Query<How>,
+    how: Result<Query<How>, QueryRejection>,
     request: axum::extract::Request,
 ) -> Answer<Response> {
+    let how = body::query(OWN, how)?;
     let mut fields: Map<String, Value> = body::json(&app, OWN, request).await?;
     let mut picture = |field: &str| -> Answer<Option<Vec<u8>>> {
         match fields.remove(field) {
