@@ -170,6 +170,7 @@ impl Worker {
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, &load, dtype);
+        let runtime = if first.inside { runtime.with_attention() } else { runtime };
         let steps = models.steps(&resolved.options)?;
         let settings: serde_json::Map<_, _> =
             resolved.settings.iter().map(|setting| (setting.field.clone(), setting.value.clone())).collect();
@@ -247,7 +248,7 @@ fn skip_cancelled(job: &Job) -> bool {
 
 /// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of
 /// their own.
-fn alike(a: &Job, b: &Job) -> bool {
+fn alike(first: &Job, second: &Job) -> bool {
     let one = |request: &Request| {
         request.pictures() == 1
             && request.prompt.len() == 1
@@ -260,8 +261,9 @@ fn alike(a: &Job, b: &Job) -> bool {
             && request.image.is_none()
     };
     let rest = |request: &Request| Request { prompt: vec![], negative_prompt: vec![], seed: vec![], ..request.clone() };
-    let (a, b) = (&a.order.request, &b.order.request);
-    one(a) && one(b) && rest(a) == rest(b)
+    let (a, b) = (&first.order.request, &second.order.request);
+    let inside = first.order.inside || second.order.inside;
+    !inside && one(a) && one(b) && rest(a) == rest(b)
 }
 
 /// The request of a batch.
@@ -297,6 +299,7 @@ fn run(
     notes: &mut Notes,
 ) -> Result<Ended> {
     let mut early = None;
+    let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device, &resolved.options));
     let ended = models.run(runtime, resolved, notes, &mut |event| {
         let Event::Step(mut step) = event else { return Ok(()) };
         app.metrics.step();
@@ -311,6 +314,9 @@ fn run(
                 }
             });
         });
+        if let Some(inside) = &mut inside {
+            inside.step(runtime, &mut step)?;
+        }
         if step.done < step.total {
             let finish = jobs.iter().all(|job| job.cancel.is_cancelled() || job.ends_early());
             let wanted: Vec<_> = jobs.iter().map(|job| job.wants_preview(step.done)).collect();

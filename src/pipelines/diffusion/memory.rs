@@ -65,7 +65,7 @@ impl DiffusionPipeline {
         }
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
-        graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?));
+        graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?.0));
         if let Some(vae) = &self.vae {
             graphs.push(("vae.decoder", vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?));
         }
