@@ -210,6 +210,27 @@ impl Device {
         })
     }
 
+    /// Whether each sample of `batch` is computed with the same bits as the only one of `single`.
+    ///
+    /// # Errors
+    /// As [`Device::load`], except for parameters and memory.
+    pub fn computes_each_as(
+        &self,
+        batch: &Graph,
+        single: &Graph,
+        samples: usize,
+        options: &LoadOptions,
+    ) -> Result<bool> {
+        match self {
+            Device::Reference => Ok(true), // one loop after another
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => {
+                let program = |graph| gpu.program(&passes::optimize(graph, &options.disabled_passes)?, &options.plan);
+                Ok(program(batch)?.computes_each_as(&*program(single)?, samples as u32))
+            }
+        }
+    }
+
     /// Compiles what a graph needs on this device, before its parameters are loaded.
     ///
     /// # Errors

@@ -166,6 +166,12 @@ impl Recording {
         &self.notes
     }
 
+    /// What the device did: each launch's kernel, and its seconds.
+    pub fn launches(&self) -> impl Iterator<Item = (&str, f64)> {
+        let device = self.events.iter().filter(|event| event.process == DEVICE);
+        device.map(|event| (event.name.as_ref(), event.length / 1e6))
+    }
+
     /// It as JSON: an object with `traceEvents`, all of them of the kind "X" (a span: `ts` and `dur` in microseconds)
     /// but for the names of processes and threads; the host is the process 1, the device the process 2.
     pub fn to_json(&self) -> String {
@@ -215,6 +221,7 @@ mod tests {
         note("said".into());
         let recording = finish().expect("it began");
         assert!(finish().is_none() && !is_on());
+        assert_eq!(recording.launches().collect::<Vec<_>>(), [("kernel", 2e-6)]);
         let json: Value = serde_json::from_str(&recording.to_json()).expect("JSON");
         assert_eq!(json["otherData"]["notes"], json!(["said"]));
         let events = json["traceEvents"].as_array().expect("a list");

@@ -35,6 +35,7 @@ GROUPS = [
     "lora",
     "gguf",
     "tokenizer",
+    "attention",
 ]
 
 

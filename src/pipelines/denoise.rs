@@ -2,6 +2,7 @@
 //! first step to the last.
 
 use super::Cancel;
+use super::attention::CrossAttention;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -214,6 +215,11 @@ pub struct Progress<'a> {
     pub timestep: f64,
     /// When the first step began: the model was loaded, its inputs were there, and the device had nothing left to do.
     pub loaded: Instant,
+    /// The sample before the first step, `[N, C, ..]`.
+    pub start: &'a HostTensor,
+    /// The run.
+    pub schedule: &'a Schedule,
+    attention: &'a CrossAttention,
     session: &'a mut dyn Session,
 }
 
@@ -232,6 +238,16 @@ impl Progress<'_> {
     /// [`Error::Device`] if the device was lost.
     pub fn sample(&mut self) -> Result<HostTensor> {
         Ok(sample_of(&self.session.read("state")?))
+    }
+
+    /// How much each place of the first picture looks at each token of its text in this step: `[tokens, h, w]`, 1 in
+    /// sum over the tokens; the mean of the heads of all coarse layers. `None` without text, or without
+    /// [`super::Runtime::with_attention`]. Reads from the device, which then waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn attention(&mut self) -> Result<Option<HostTensor>> {
+        self.attention.read(self.session)
     }
 
     /// The current estimate of the clean picture, `[N, C, ..]`. Reads from the device, which then waits.
@@ -258,6 +274,8 @@ pub struct DenoiseLoop<'a> {
     pub schedule: &'a Schedule,
     /// Inputs that the loop writes when they change.
     pub changing: &'a Changing,
+    /// What of its attention over a text the graph shows.
+    pub attention: &'a CrossAttention,
     /// Asked after each step whether to go on.
     pub cancel: Option<&'a Cancel>,
 }
@@ -319,6 +337,9 @@ impl DenoiseLoop<'_> {
                 total: self.schedule.steps.len(),
                 timestep: step.timestep,
                 loaded,
+                start: sample,
+                schedule: self.schedule,
+                attention: self.attention,
                 session: self.session.as_mut(),
             })?;
             if self.cancel.is_some_and(Cancel::is_cancelled) {

@@ -1,5 +1,6 @@
 //! Pipelines: a model, a scheduler and noise, put together so that they read like the paper.
 
+mod attention;
 mod autoencoder;
 mod denoise;
 mod diffusion;
@@ -12,6 +13,7 @@ use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
+pub use attention::CrossAttention;
 pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph,
@@ -33,17 +35,24 @@ pub struct Runtime<'a> {
     pub dtype: DType,
     /// Asked between the steps of a run, and between its stages, whether to go on.
     pub cancel: Option<&'a Cancel>,
+    /// Whether [`Progress::attention`] can be read after each step; without, a step reads and keeps less.
+    pub attention: bool,
 }
 
 impl<'a> Runtime<'a> {
     /// A runtime whose runs go on to their end.
     pub fn new(device: &'a Device, load: &'a LoadOptions, dtype: DType) -> Self {
-        Self { device, load, dtype, cancel: None }
+        Self { device, load, dtype, cancel: None, attention: false }
     }
 
     /// The same, whose runs end with [`Error::Cancelled`] soon after `cancel` says so.
     pub fn with_cancel(self, cancel: &'a Cancel) -> Self {
         Self { cancel: Some(cancel), ..self }
+    }
+
+    /// The same, whose runs show where the picture looks at the text.
+    pub fn with_attention(self) -> Self {
+        Self { attention: true, ..self }
     }
 
     /// Whether to go on.

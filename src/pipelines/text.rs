@@ -1,6 +1,8 @@
 //! Turns prompts into what a U-Net sees of them: one vector for each token, and for Stable Diffusion XL one for the
 //! whole text.
 
+use std::ops::Range;
+
 use super::Runtime;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::content::ContentId;
@@ -120,6 +122,26 @@ impl TextEncoders {
             most = most.max(encoder.windows(prompt, weighting)?.len());
         }
         Ok(most)
+    }
+
+    /// The words of a prompt, without the punctuation after them, and the places of each one's tokens in the window;
+    /// none if the prompt fills more than one window, or if its tokens are not those of its words.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn words(&self, prompt: &str) -> Result<Vec<(String, Range<usize>)>> {
+        let tokenizer = &self.encoders[0].tokenizer;
+        let (mut words, mut ids) = (Vec::new(), Vec::new());
+        for word in prompt.split_whitespace() {
+            // The window begins with a token of its own.
+            let first = ids.len() + 1;
+            let bare = word.trim_end_matches(|c: char| c.is_ascii_punctuation());
+            let bare = if bare.is_empty() { word } else { bare };
+            words.push((bare.to_owned(), first..first + tokenizer.encode(bare)?.len()));
+            ids.extend(tokenizer.encode(word)?);
+        }
+        let whole = ids == tokenizer.encode(prompt)? && ids.len() + 2 <= self.window();
+        Ok(if whole { words } else { vec![] })
     }
 
     /// Tokens of one window.

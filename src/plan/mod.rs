@@ -1,5 +1,6 @@
 //! Turns a graph into a [`Program`]: kernels and buffers for every node, chosen before anything runs.
 
+mod batch;
 mod choose;
 mod forced;
 mod joins;

@@ -18,11 +18,18 @@ const MOST: usize = 512;
 /// How long a client may take to send the head of a request, or to begin the next one.
 const HEAD: Duration = Duration::from_secs(20);
 
-/// Answers until the server ends; whether all that ran came to its end in time.
+/// How long a server that is about to end still answers those who have not heard of it, at the least.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long answers that are on their way may take then.
+const LAST: Duration = Duration::from_secs(5);
+
+/// Answers until the server ends, and says so to those who come late; whether what ran came to its end in time.
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> bool {
     let service = TowerToHyperService::new(api::routes(app.clone()));
     let places = Arc::new(Semaphore::new(MOST));
-    let mut ending = app.ending.subscribe();
+    let ended = drained(app.clone());
+    tokio::pin!(ended);
     let mut connections = JoinSet::new();
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -36,7 +43,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> bool {
                     continue;
                 }
             },
-            _ = ending.wait_for(|ending| *ending) => break,
+            () = ended.as_mut() => break,
         };
         while connections.try_join_next().is_some() {}
         let (service, mut ending) = (service.clone(), app.ending.subscribe());
@@ -56,6 +63,22 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> bool {
         });
     }
     drop(listener);
+    if app.jobs.counts().0 > 0 {
+        return false;
+    }
     let all = async { while connections.join_next().await.is_some() {} };
-    tokio::time::timeout(app.options.drain_timeout, all).await.is_ok()
+    let _ = tokio::time::timeout(LAST, all).await;
+    true
+}
+
+/// Waits until the server is to end, and then until nothing runs, or for too long.
+async fn drained(app: Arc<App>) {
+    let _ = app.ending.subscribe().wait_for(|ending| *ending).await;
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < FAREWELL || app.jobs.counts().0 > 0 {
+        if began.elapsed() >= app.options.drain_timeout {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

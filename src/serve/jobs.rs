@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::inside::Inside;
 use super::order::Order;
 use crate::error::Error;
 use crate::image_io::Picture;
@@ -107,6 +108,8 @@ pub struct Job {
     pub id: String,
     /// What is asked for.
     pub order: Order,
+    /// What happens inside, if that was asked for.
+    pub inside: Option<Inside>,
     /// Stops it.
     pub cancel: Cancel,
     /// Ends it with what there is.
@@ -139,6 +142,7 @@ impl Job {
         };
         Arc::new(Self {
             id,
+            inside: order.inside.then(Inside::default),
             order,
             cancel: Cancel::default(),
             finish: AtomicBool::new(false),
@@ -225,7 +229,8 @@ impl Job {
 
     /// Bytes of its pictures.
     fn bytes(&self) -> usize {
-        self.lock().pictures.iter().map(|made| made.picture.data.len()).sum()
+        let pictures: usize = self.lock().pictures.iter().map(|made| made.picture.data.len()).sum();
+        pictures + self.inside.as_ref().map_or(0, Inside::bytes)
     }
 }
 

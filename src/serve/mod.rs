@@ -9,6 +9,7 @@ mod catalogue;
 mod connections;
 mod failure;
 mod guard;
+mod inside;
 mod jobs;
 mod log;
 mod metrics;

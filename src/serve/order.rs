@@ -39,6 +39,8 @@ pub struct Order {
     pub request: Request,
     /// The pictures that came with it.
     pub files: Memory,
+    /// Whether the run is recorded, see [`super::inside`].
+    pub inside: bool,
 }
 
 /// Pictures that come with a request, in their files' bytes.
@@ -88,7 +90,7 @@ impl Order {
             let seed = std::hash::RandomState::new().hash_one(std::time::Instant::now()) & u64::from(u32::MAX);
             request.seed = seeds(seed, request.pictures());
         }
-        Ok(Self { request, files: files.into_iter().collect() })
+        Ok(Self { request, files: files.into_iter().collect(), inside: false })
     }
 }
 

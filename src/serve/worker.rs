@@ -81,7 +81,13 @@ impl Worker {
     pub fn run(mut self) -> Result<()> {
         let most = self.app.options.batch;
         while let Some(jobs) = self.app.jobs.take(most, alike) {
-            let lost = self.work(&jobs);
+            let mut rest: Vec<_> = jobs.into_iter().filter(|job| !skip_cancelled(job)).collect();
+            let mut lost = None;
+            while !rest.is_empty() && lost.is_none() {
+                let others = rest.split_off(self.at_once(&rest));
+                lost = self.work(&rest);
+                rest = others;
+            }
             self.app.jobs.done();
             self.account();
             if let Some(error) = lost {
@@ -105,16 +111,12 @@ impl Worker {
 
     /// Makes the pictures of some jobs at once; returns the error that lost the device.
     fn work(&mut self, jobs: &[Arc<Job>]) -> Option<Error> {
-        let jobs: Vec<_> = jobs.iter().filter(|job| !skip_cancelled(job)).cloned().collect();
-        if jobs.is_empty() {
-            return None;
-        }
         let began = Instant::now();
         jobs.iter().for_each(|job| {
             job.update(|state| (state.status, state.started) = (Status::Running, Some(began)));
             self.app.metrics.begun(job.state().queued.elapsed());
         });
-        let error = match self.make(&jobs) {
+        let error = match self.make(jobs) {
             Ok(()) => None,
             Err(Error::Cancelled) => {
                 jobs.iter().for_each(|job| job.update(|state| state.status = Status::Cancelled));
@@ -130,6 +132,22 @@ impl Worker {
         });
         jobs.iter().for_each(|job| self.app.metrics.over(job.state().status, began.elapsed()));
         lost.map(|error| Error::Device(error.to_string().into()))
+    }
+
+    /// How many of the first jobs can be made at once so that each picture has the bits that it has by itself.
+    fn at_once(&mut self, jobs: &[Arc<Job>]) -> usize {
+        let exact = |worker: &mut Self, jobs: &[Arc<Job>]| -> Result<bool> {
+            let named = together(jobs);
+            let request = worker.app.catalogue.with_paths(&named)?;
+            worker.open(&named, &request)?;
+            let opened = worker.open.last_mut().expect("it was opened above");
+            let resolved = opened.models.resolve(&Asked::from(request), None)?;
+            let dtype = resolved.request.precision.unwrap_or_default().dtype();
+            let runtime = Runtime::new(&worker.device, &worker.load, dtype);
+            opened.models.model.pipeline.batch_is_exact(&runtime, &resolved.options)
+        };
+        // What goes wrong is said when the first is made.
+        (2..=jobs.len()).rev().find(|count| exact(self, &jobs[..*count]).unwrap_or(false)).unwrap_or(1)
     }
 
     fn make(&mut self, jobs: &[Arc<Job>]) -> Result<()> {
@@ -152,6 +170,7 @@ impl Worker {
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, &load, dtype);
+        let runtime = if first.inside { runtime.with_attention() } else { runtime };
         let steps = models.steps(&resolved.options)?;
         let settings: serde_json::Map<_, _> =
             resolved.settings.iter().map(|setting| (setting.field.clone(), setting.value.clone())).collect();
@@ -229,7 +248,7 @@ fn skip_cancelled(job: &Job) -> bool {
 
 /// Whether two jobs can be one batch: one picture each, alike in everything but what pictures of a batch can have of
 /// their own.
-fn alike(a: &Job, b: &Job) -> bool {
+fn alike(first: &Job, second: &Job) -> bool {
     let one = |request: &Request| {
         request.pictures() == 1
             && request.prompt.len() == 1
@@ -242,8 +261,9 @@ fn alike(a: &Job, b: &Job) -> bool {
             && request.image.is_none()
     };
     let rest = |request: &Request| Request { prompt: vec![], negative_prompt: vec![], seed: vec![], ..request.clone() };
-    let (a, b) = (&a.order.request, &b.order.request);
-    one(a) && one(b) && rest(a) == rest(b)
+    let (a, b) = (&first.order.request, &second.order.request);
+    let inside = first.order.inside || second.order.inside;
+    !inside && one(a) && one(b) && rest(a) == rest(b)
 }
 
 /// The request of a batch.
@@ -279,6 +299,7 @@ fn run(
     notes: &mut Notes,
 ) -> Result<Ended> {
     let mut early = None;
+    let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device, &resolved.options));
     let ended = models.run(runtime, resolved, notes, &mut |event| {
         let Event::Step(mut step) = event else { return Ok(()) };
         app.metrics.step();
@@ -293,6 +314,9 @@ fn run(
                 }
             });
         });
+        if let Some(inside) = &mut inside {
+            inside.step(runtime, &mut step)?;
+        }
         if step.done < step.total {
             let finish = jobs.iter().all(|job| job.cancel.is_cancelled() || job.ends_early());
             let wanted: Vec<_> = jobs.iter().map(|job| job.wants_preview(step.done)).collect();

@@ -65,11 +65,38 @@ impl DiffusionPipeline {
         }
         let schedule = self.schedule(options)?;
         let spec = self.spec(options, &schedule, &shape);
-        graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?));
+        graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?.0));
         if let Some(vae) = &self.vae {
             graphs.push(("vae.decoder", vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?));
         }
         Ok(graphs)
+    }
+
+    /// Whether pictures of a batch from prompts have the bits that each has by itself. Kernels and how they cut sums are
+    /// chosen by size, so that it depends on the device and on the number.
+    ///
+    /// # Errors
+    /// As [`DiffusionPipeline::graphs`].
+    pub fn batch_is_exact(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<bool> {
+        let first = |texts: &[String]| texts.iter().take(1).cloned().collect();
+        let single = SampleOptions {
+            batch_size: 1,
+            prompts: first(&options.prompts),
+            negative_prompts: first(&options.negative_prompts),
+            prompts_2: first(&options.prompts_2),
+            negative_prompts_2: first(&options.negative_prompts_2),
+            classes: options.classes.iter().take(1).copied().collect(),
+            guidance_scale: options.guidance_scale.iter().take(1).copied().collect(),
+            ..options.clone()
+        };
+        let (all, one) = (self.graphs(runtime, options)?, self.graphs(runtime, &single)?);
+        for ((name, all), (_, one)) in all.iter().zip(&one) {
+            let samples = if *name == "vae.decoder" { 1 } else { options.batch_size };
+            if !runtime.device.computes_each_as(all, one, samples, runtime.load)? {
+                return Ok(false);
+            }
+        }
+        Ok(all.len() == one.len())
     }
 
     /// The memory that [`DiffusionPipeline::sample`] with these options would take, stage by stage. Loads nothing.

@@ -21,7 +21,10 @@ pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
 pub use traits::{Kind, Traits};
 
+use std::ops::Range;
+
 use super::Runtime;
+use super::attention::CrossAttention;
 use super::autoencoder::{Autoencoder, Half, Tiling};
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
 use super::text::TextEncoders;
@@ -257,6 +260,15 @@ impl DiffusionPipeline {
         encoders.windows(&texts, weighting)
     }
 
+    /// The words of a prompt, and which of the tokens that the U-Net sees belong to each; none of a prompt that fills
+    /// more than one window of the text encoder, and none without text.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::windows`].
+    pub fn words(&self, prompt: &str) -> Result<Vec<(String, Range<usize>)>> {
+        self.text.as_ref().map_or(Ok(vec![]), |text| text.words(prompt))
+    }
+
     /// Tokens of text that the U-Net sees for each picture; 0 without text.
     fn tokens(&self, options: &SampleOptions) -> Result<usize> {
         self.text.as_ref().map_or(Ok(0), |text| Ok(self.windows(options)? * text.window()))
@@ -297,7 +309,8 @@ impl DiffusionPipeline {
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
         drop(span);
-        let graph = self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
+        let (graph, attention) =
+            self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
             runtime.device.compile(&graph, runtime.load)?;
@@ -323,7 +336,11 @@ impl DiffusionPipeline {
                 session.write(name, tensor)?;
             }
             let (schedule, changing, cancel) = (&schedule, &condition.text, runtime.cancel);
-            DenoiseLoop { session, schedule, changing, cancel }.run(&start.latents, sources, observe)
+            DenoiseLoop { session, schedule, changing, attention: &attention, cancel }.run(
+                &start.latents,
+                sources,
+                observe,
+            )
         })
     }
 
@@ -354,14 +371,27 @@ impl DiffusionPipeline {
         }
     }
 
-    fn graph_of_step(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<Graph> {
+    /// The graph of one step, and what of its attention over `tokens` tokens it shows.
+    fn graph_of_step(
+        &self,
+        runtime: &Runtime<'_>,
+        spec: &DenoiseSpec<'_>,
+        tokens: usize,
+    ) -> Result<(Graph, CrossAttention)> {
         let time_ids = match (self.unet.has_text_time(), self.traits.aesthetic) {
             (false, _) => 0,
             (true, true) => 5,
             (true, false) => 6,
         };
         let sizes = Sizes { batch: spec.model_batch(), height: spec.shape[1], width: spec.shape[2], tokens, time_ids };
-        step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))
+        let mut graph = step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))?;
+        if !runtime.attention || self.text.is_none() {
+            return Ok((graph, CrossAttention::default()));
+        }
+        // The first picture's prompt: the branch of the prompts is the last one, but for editing the first.
+        let row = if self.traits.kind == Kind::Edit { 0 } else { (spec.branches - 1) * spec.batch() };
+        let attention = CrossAttention::expose(&mut graph, tokens, row);
+        Ok((graph, attention))
     }
 }
 

@@ -36,6 +36,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/jobs", post(own::create))
         .route("/v1/jobs/{id}", get(own::show).delete(own::forget))
         .route("/v1/jobs/{id}/events", get(own::events))
+        .route("/v1/jobs/{id}/inside", get(own::inside))
         .route("/v1/jobs/{id}/pictures/{index}", get(own::picture))
         .route("/v1/settings", post(own::settings))
         // OpenAI

@@ -48,6 +48,7 @@ const ROUTES: &[Route] = &[
     ("/v1/jobs/{id}", "get", "What has become of a job", Body::None, Reply::Json(200), &[404]),
     ("/v1/jobs/{id}", "delete", "Stops a job and forgets it", Body::None, Reply::Nothing, &[404]),
     ("/v1/jobs/{id}/events", "get", "A job's steps, unfinished pictures and end, as they happen", Body::None, Reply::Events, &[400, 404]),
+    ("/v1/jobs/{id}/inside", "get", "What was recorded of a job", Body::None, Reply::Json(200), &[404]),
     ("/v1/jobs/{id}/pictures/{index}", "get", "A finished picture with its settings inside", Body::None, Reply::File, &[400, 404]),
     ("/v1/settings", "post", "The request that made a picture", Body::Picture, Reply::Json(200), &[400, 408, 413, 415, 500]),
     ("/v1/models", "get", "OpenAI: the models", Body::None, Reply::Json(200), &[]),
@@ -109,7 +110,7 @@ pub fn description() -> Value {
         if let Some(body) = sent(*body) {
             operation["requestBody"] = json!({"required": true, "content": body});
         }
-        let parameters = parameters(path);
+        let parameters = parameters(path, method);
         if !parameters.is_empty() {
             operation["parameters"] = parameters.into();
         }
@@ -174,7 +175,7 @@ fn responses(reply: Reply, ends: &[u16]) -> Value {
     all.into()
 }
 
-fn parameters(path: &str) -> Vec<Value> {
+fn parameters(path: &str, method: &str) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
     let mut add = |name: &str, place: &str, schema: Value| {
         all.push(json!({"name": name, "in": place, "required": place == "path", "schema": schema}));
@@ -192,6 +193,9 @@ fn parameters(path: &str) -> Vec<Value> {
     }
     if path.ends_with("/events") {
         add("preview_every", "query", json!({"type": "integer", "minimum": 1}));
+    }
+    if (path, method) == ("/v1/jobs", "post") {
+        add("inside", "query", json!({"type": "boolean"}));
     }
     if path.ends_with("/progress") {
         add("skip_current_image", "query", json!({"type": "boolean"}));

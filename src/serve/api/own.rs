@@ -59,8 +59,21 @@ pub async fn server(State(app): State<Arc<App>>) -> Json<Value> {
     }))
 }
 
+/// How a job is done.
+#[derive(Deserialize)]
+pub struct How {
+    /// Whether the run is recorded, for `inside`.
+    #[serde(default)]
+    inside: bool,
+}
+
 /// A job from a [`Request`] as JSON; `image` and `mask` are pictures in base64.
-pub async fn create(State(app): State<Arc<App>>, request: axum::extract::Request) -> Answer<Response> {
+pub async fn create(
+    State(app): State<Arc<App>>,
+    how: Result<Query<How>, QueryRejection>,
+    request: axum::extract::Request,
+) -> Answer<Response> {
+    let how = body::query(OWN, how)?;
     let mut fields: Map<String, Value> = body::json(&app, OWN, request).await?;
     let mut picture = |field: &str| -> Answer<Option<Vec<u8>>> {
         match fields.remove(field) {
@@ -71,8 +84,9 @@ pub async fn create(State(app): State<Arc<App>>, request: axum::extract::Request
     };
     let pictures = Pictures { image: picture("image")?, mask: picture("mask")? };
     let request: Request = body::understood(OWN, serde_path_to_error::deserialize(Value::from(fields)))?;
-    let order = Order::new(request, pictures, &app.catalogue, &app.options.limits)
+    let mut order = Order::new(request, pictures, &app.catalogue, &app.options.limits)
         .map_err(|error| Failure::from_error(OWN, &error, &app.catalogue))?;
+    order.inside = how.inside;
     let job = submit(&app, OWN, order)?;
     let mut response = (StatusCode::ACCEPTED, Json(shown(&app, &job, &job.state()))).into_response();
     let place = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).expect("an id is of hexadecimal digits");
@@ -133,6 +147,16 @@ pub async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer
 pub async fn forget(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer<StatusCode> {
     app.jobs.forget(&*find(&app, &id)?);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What was recorded inside a job so far.
+pub async fn inside(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer<Json<Value>> {
+    let job = find(&app, &id)?;
+    let inside = job.inside.as_ref().ok_or_else(|| {
+        let message = "the job was not recorded: ask for it with POST /v1/jobs?inside=true";
+        Failure::new(OWN, StatusCode::NOT_FOUND, "not_recorded", message)
+    })?;
+    Ok(Json(inside.json()))
 }
 
 /// How the events of a job shall be.

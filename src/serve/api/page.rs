@@ -6,11 +6,29 @@ use axum::response::{IntoResponse, Response};
 
 use crate::serve::failure::{Dialect, Failure};
 
-/// The page's files: name, media type, content.
-const FILES: &[(&str, &str, &str)] = &[
-    ("index.html", "text/html; charset=utf-8", include_str!("../page/index.html")),
-    ("page.css", "text/css; charset=utf-8", include_str!("../page/page.css")),
-    ("page.js", "text/javascript; charset=utf-8", include_str!("../page/page.js")),
+macro_rules! files {
+    ($($name:literal),*) => { &[$(($name, include_str!(concat!("../page/", $name)))),*] };
+}
+
+/// The page's files: name and content.
+const FILES: &[(&str, &str)] = files![
+    "index.html",
+    "page.css",
+    "parts.css",
+    // What happens when something is pressed; it uses the others.
+    "page.js",
+    "api.js",
+    "brush.js",
+    "dom.js",
+    "errors.js",
+    "form.js",
+    "gallery.js",
+    "inside.js",
+    "loras.js",
+    "plot.js",
+    "run.js",
+    "start.js",
+    "tabs.js"
 ];
 
 /// Scripts, styles and pictures of this server alone.
@@ -30,8 +48,13 @@ pub async fn file(Path(name): Path<String>) -> Response {
 }
 
 fn give(name: &str) -> Response {
-    let Some((_, kind, content)) = FILES.iter().find(|(file, ..)| *file == name) else {
+    let Some((_, content)) = FILES.iter().find(|(file, _)| *file == name) else {
         return Failure::new(Dialect::Own, StatusCode::NOT_FOUND, "not_found", "there is no such file").into_response();
+    };
+    let kind = match name.rsplit_once('.') {
+        Some((_, "html")) => "text/html; charset=utf-8",
+        Some((_, "css")) => "text/css; charset=utf-8",
+        _ => "text/javascript; charset=utf-8",
     };
     ([(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::CONTENT_SECURITY_POLICY, POLICY)], *content)
         .into_response()

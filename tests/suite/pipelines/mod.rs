@@ -1,6 +1,7 @@
 //! From prompt or class to picture, against diffusers' pipelines.
 
-pub mod classes;
+pub mod attention;
+mod classes;
 pub mod options;
 pub mod stable_diffusion;
 pub mod tokenizer;

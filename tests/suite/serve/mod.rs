@@ -1,11 +1,13 @@
 //! `unmist serve`: three APIs that make the same pictures as the command line, and a server that nobody can hurt.
 
+mod inside;
 mod jobs;
 mod limits;
 mod load;
 mod openai;
 mod openapi;
 mod operation;
+mod page;
 mod webui;
 
 use std::collections::BTreeMap;
