@@ -1,5 +1,7 @@
 //! What can run a graph: a GPU or the CPU reference, behind one interface.
 
+use std::sync::Arc;
+
 use crate::caps::host_memory_bytes;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
@@ -141,21 +143,16 @@ impl Device {
     /// variant that does not exist.
     pub fn memory(&self, graph: &Graph, options: &LoadOptions) -> Result<MemoryPlan> {
         let graph = passes::optimize(graph, &options.disabled_passes)?;
-        match self {
-            Device::Reference => {
-                let bytes = |kind: fn(&NodeKind) -> bool| {
-                    graph.nodes().iter().filter(|n| kind(&n.kind)).map(|n| 4 * n.desc.elements() as u64).sum()
-                };
-                let parameters = bytes(|kind| matches!(kind, NodeKind::Weight(_) | NodeKind::Constant(_)));
-                let inputs = bytes(|kind| matches!(kind, NodeKind::Input(_)));
-                let total = graph.reference_bytes();
-                Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, loading: 0, total })
-            }
-            #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => Ok(MemoryPlan::of(&*gpu.program(&graph, &options.plan)?)),
-            #[cfg(all(feature = "web", target_arch = "wasm32"))]
-            Device::Web(web) => Ok(MemoryPlan::of(&*web.program(&graph, &options.plan)?)),
+        if let Some(program) = self.program(&graph, &options.plan)? {
+            return Ok(MemoryPlan::of(&program));
         }
+        let bytes = |kind: fn(&NodeKind) -> bool| {
+            graph.nodes().iter().filter(|n| kind(&n.kind)).map(|n| 4 * n.desc.elements() as u64).sum()
+        };
+        let parameters = bytes(|kind| matches!(kind, NodeKind::Weight(_) | NodeKind::Constant(_)));
+        let inputs = bytes(|kind| matches!(kind, NodeKind::Input(_)));
+        let total = graph.reference_bytes();
+        Ok(MemoryPlan { parameters, inputs, values: total - parameters - inputs, loading: 0, total })
     }
 
     /// The memory that a plan may take, bytes, where it is known.
@@ -221,13 +218,21 @@ impl Device {
         samples: usize,
         options: &LoadOptions,
     ) -> Result<bool> {
+        let program = |graph| self.program(&passes::optimize(graph, &options.disabled_passes)?, &options.plan);
+        match (program(batch)?, program(single)?) {
+            (Some(batch), Some(single)) => Ok(batch.computes_each_as(&single, samples as u32)),
+            _ => Ok(true), // one loop after another
+        }
+    }
+
+    /// The program of a graph that the passes have rewritten; the reference has none.
+    fn program(&self, _graph: &Graph, _options: &PlanOptions) -> Result<Option<Arc<Program>>> {
         match self {
-            Device::Reference => Ok(true), // one loop after another
+            Device::Reference => Ok(None),
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => {
-                let program = |graph| gpu.program(&passes::optimize(graph, &options.disabled_passes)?, &options.plan);
-                Ok(program(batch)?.computes_each_as(&*program(single)?, samples as u32))
-            }
+            Device::Gpu(gpu) => gpu.program(_graph, _options).map(Some),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => web.program(_graph, _options).map(Some),
         }
     }
 

@@ -401,6 +401,8 @@ pub const SAID: &[Said] = &[
     ("src/schedulers/edm.rs", "see \\", Err("about a config that contradicts itself")),
     ("src/schedulers/read.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
     ("src/schedulers/sigmas.rs", "see \\", Err("about a config that contradicts itself")),
+    ("src/files/parts.rs", "give it in shards", Err("a file of 4 GiB in a browser")),
+    ("src/tokenizer.rs", "fetch it again", SOUND),
     ("src/tokenizer.rs", "fetch the tokenizer again", SOUND),
     ("src/tokenizer.rs", "give it another name", Err("about a word that there is already")),
 ];
@@ -413,6 +415,7 @@ pub const UNREACHED: &[(&str, &str, &str)] = &[
     ("src/gpu/device.rs", r#"Remedy::Set("precision", "f16".into())"#, "a driver that lacks memory"),
     ("src/gpu/device.rs", "or_less_work()", "a driver that lacks memory"),
     ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
+    ("src/web/host.rs", "or_less_work()", "a browser's GPU that lacks memory"),
     ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
     ("src/schedulers/ipndm.rs", r#"Remedy::Give(&["steps"])"#, "levels of its own, which no command gives"),
     (
