@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = files![
     "gallery.js",
     "inside.js",
     "loras.js",
+    "models.js",
     "plot.js",
     "run.js",
     "start.js",

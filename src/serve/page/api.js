@@ -85,6 +85,7 @@ export async function follow(id, previewEvery, on) {
   for (;;) {
     const ended = await events(id, previewEvery, on);
     if (ended) return ended;
+    await pause(500);
     const state = await readSurely(`v1/jobs/${id}`);
     if (!["queued", "running"].includes(state.status)) return state;
   }

@@ -3,10 +3,8 @@
 import { $, make } from "./dom.js";
 import { Failure } from "./api.js";
 import { clearLoras, fillLoras, lorasOf, offerLoras } from "./loras.js";
+import { know, model, server, takesPictures } from "./models.js";
 import { fillStart, startOf } from "./start.js";
-
-/** What the server has and allows. */
-export let server;
 
 const KINDS = {
   text: "It paints what a text says.",
@@ -23,7 +21,7 @@ let others = {};
 
 /** Offers what the server has. */
 export function offer(answer) {
-  server = answer;
+  know(answer);
   const usable = server.models.filter((model) => !model.error);
   $("model").replaceChildren(...server.models.map((model) =>
     make("option", { value: model.name, disabled: Boolean(model.error) }, model.name)));
@@ -38,12 +36,6 @@ export function offer(answer) {
   offerLoras(server.loras);
   showModel();
 }
-
-/** The chosen model's facts. */
-export const model = () => server.models.find((model) => model.name === $("model").value);
-
-/** Whether the model can begin with a picture. */
-export const takesPictures = () => !["classes", "pixels"].includes(model().kind);
 
 /** Shows the fields that the chosen model has, with its defaults. */
 export function showModel() {
@@ -148,8 +140,12 @@ export function keepSeed(keep) {
   $("lock").setAttribute("aria-pressed", String(keep));
 }
 
-/** Puts a request's values into the fields. What has no field is kept, and shown. */
+/**
+ * Puts a request's values into the fields. What has no field is kept, and shown. Returns sentences about what cannot be
+ * kept.
+ */
 export function fill(request) {
+  const remarks = [];
   if (server.models.some((one) => one.name === request.model && !one.error)) $("model").value = request.model;
   showModel();
   const defaults = model().defaults;
@@ -160,19 +156,31 @@ export function fill(request) {
     return value;
   };
   take("model");
-  const texts = (field) => [take(field) ?? []].flat().join("\n");
-  $("prompt").value = texts("prompt");
-  $("negative_prompt").value = texts("negative_prompt");
+  for (const field of ["prompt", "negative_prompt"]) {
+    const [text = "", ...more] = [take(field) ?? []].flat();
+    $(field).value = text;
+    if (more.length) remarks.push(`Of several texts, the first is the ${words(field)} here.`);
+  }
   $("class").value = (take("class") ?? []).join(", ");
   for (const field of Object.keys(NUMBERS)) $(field).value = [take(field) ?? ""].flat()[0] ?? "";
   fillScheduler(take("scheduler") ?? "");
-  showSeed(take("seed") ?? [], true);
+  const seeds = take("seed") ?? [];
+  const exact = seeds.every(Number.isSafeInteger);
+  showSeed(exact ? seeds : [], exact);
+  if (!exact) remarks.push("Its seed is larger than a browser can count.");
   clearLoras();
   fillLoras(take("lora") ?? []);
-  fillStart({ image: take("image"), mask: take("mask") });
+  const start = { image: take("image"), mask: take("mask") };
+  fillStart(start);
+  if (start.image && !start.image.startsWith("data:")) {
+    ["mask_reading", "strength"].forEach(take);
+    $("strength").value = "";
+    remarks.push("It began with a picture, which it does not hold.");
+  }
   others = Object.fromEntries(Object.entries(rest).filter(([field, value]) =>
     value !== null && JSON.stringify(value) !== JSON.stringify(defaults[field])));
   showOthers();
+  return remarks;
 }
 
 function fillScheduler(name) {

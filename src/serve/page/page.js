@@ -3,9 +3,11 @@
 import { $, say } from "./dom.js";
 import { readSurely, settingsOf } from "./api.js";
 import { clearErrors, showError } from "./errors.js";
-import { anySeed, fill, forgetOthers, keepSeed, offer, request, showModel, showSchedule, showSeed, successors,
-  takesPictures } from "./form.js";
+import {
+  anySeed, fill, forgetOthers, keepSeed, offer, request, showModel, showSchedule, showSeed, successors,
+} from "./form.js";
 import { download, shownPicture } from "./gallery.js";
+import { takesPictures } from "./models.js";
 import { cancel, isRunning, run } from "./run.js";
 import { setUp as setUpStart, startFrom } from "./start.js";
 import { setUp as setUpInside, showInside } from "./inside.js";
@@ -51,8 +53,7 @@ async function take(file) {
   let reason;
   try {
     const { request: past } = await settingsOf(file);
-    fill(past);
-    tell(`These are the settings of ${file.name || "the picture"}.`);
+    tell([`These are the settings of ${file.name || "the picture"}.`, ...fill(past)].join(" "));
     return;
   } catch (failure) {
     if (failure.code === "lost") return showError(failure);

@@ -4,7 +4,7 @@ import { $, dataUrl } from "./dom.js";
 import { Brush } from "./brush.js";
 import { Failure } from "./api.js";
 import { showError } from "./errors.js";
-import { model, server } from "./form.js";
+import { model, server } from "./models.js";
 
 /** What is sent: the file as it came, unless the server would not read it. */
 let image = null;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use unmist::serve::Options;
+use unmist::serve::{Folders, Options};
 
 use super::inside::turn;
 use super::{Running, options, start};
@@ -203,7 +203,11 @@ fn a_run_an_edit_a_cancel_and_an_error() {
 
 #[test]
 fn a_dropped_picture_tells_its_settings() {
-    let server = Running::new(options());
+    // A LoRA of another model, which is enough to be offered.
+    let loras = tempfile::tempdir().expect("a folder");
+    std::fs::write(loras.path().join("bright.safetensors"), []).expect("writes");
+    let folders = Folders { loras: vec![loras.path().to_owned()], ..Folders::default() };
+    let server = Running::new(Options { folders, ..options() });
     let mut page = open(server.address);
     // The files that the page shows, and saves.
     page.evaluate(
@@ -245,6 +249,23 @@ fn a_dropped_picture_tells_its_settings() {
     page.click("#make");
     assert_eq!(finished(&mut page), 4);
     assert_eq!(page.evaluate(PIXELS), before);
+
+    // What a picture says beyond the fields is kept, and can be left out.
+    page.evaluate(
+        "import('/page/form.js').then(({ fill }) => { window.remarks = fill({
+           model: 'emoji-64', prompt: ['a', 'b'], eta: 0.5, seed: [2 ** 60], image: 'a.png', strength: 0.5,
+           lora: ['bright:0.5'], scheduler: 'euler_ancestral'}); })",
+    );
+    let remarks = page.evaluate("remarks.map((one) => one.split(' ').slice(0, 3).join(' '))");
+    assert_eq!(remarks, json!(["Of several texts,", "Its seed is", "It began with"]));
+    assert_eq!(text(&mut page, "#others"), "eta 0.5 ×");
+    let request = "import('/page/form.js').then(({ request }) => request())";
+    let mut expected = json!({"model": "emoji-64", "prompt": ["a"], "eta": 0.5, "lora": ["bright:0.5"]});
+    expected["scheduler"] = json!("euler_ancestral");
+    assert_eq!(page.evaluate(request), expected);
+    page.click("#others button");
+    expected.as_object_mut().expect("an object").remove("eta");
+    assert_eq!(page.evaluate(request), expected);
 
     // One without settings is what to start from, where the model can.
     page.evaluate("model.value = 'emoji-64'; model.dispatchEvent(new Event('change'))");
