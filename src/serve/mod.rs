@@ -1,8 +1,8 @@
 //! `unmist serve`: pictures for other programs over HTTP, and a page for people.
 //!
-//! One thread ([`worker`]) owns the device and the models; handlers put jobs into a bounded queue and wait. Three APIs
-//! ask for the same things in different words ([`api`]): this server's own, OpenAI's and AUTOMATIC1111's. Everything
-//! that comes in passes [`guard`] first.
+//! One thread (`worker`) owns the device and the models; handlers put jobs into a bounded queue and wait. Three APIs
+//! ask for the same things in different words (`api`): this server's own, OpenAI's and AUTOMATIC1111's. Everything
+//! that comes in passes `guard` first.
 
 mod api;
 mod catalogue;
