@@ -150,7 +150,8 @@ def slurm(program):
 
 def syntax(program):
     """What cannot run here: its syntax, and that its flags and routes are there."""
-    options = set(re.findall(r"--[a-z-]+", subprocess.run([program, "serve", "--help"], capture_output=True, text=True).stdout))
+    told = subprocess.run([program, "serve", "--help"], capture_output=True, text=True).stdout
+    options = set(re.findall(r"--[a-z-]+", told))
     routes = (ROOT / "src/serve/api/mod.rs").read_text()
     ray = (SCALING / "ray_serve.py").read_text()
     ast.parse(ray)

@@ -171,7 +171,10 @@ def fuzz(server, cases):
         # Not ready is 503, and no failure.
         "--exclude-path-regex", "health/ready",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
+    # It keeps what it found in the folder where it runs.
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"NO_COLOR": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     if done.returncode != 0:
         sys.exit(done.stdout[-20_000:] + done.stderr)
     print(next((line for line in done.stdout.splitlines() if "generated" in line), done.stdout[-500:]).strip())

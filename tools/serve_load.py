@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Load on `unmist serve`: many clients at once, clients that vanish, send half a body or stay silent, cancels, changes of
-models, for as long as is asked; and what a request costs beside the steps: see tools/README.md.
+"""Load on `unmist serve`: many clients at once, clients that vanish, send half a body or stay silent, cancels, changes
+of models, for as long as is asked; and what a request costs beside the steps: see tools/README.md.
 
 python3 tools/serve_load.py target/release/unmist --minutes 30
 """
@@ -112,7 +112,8 @@ def vanish(server, number):
 def cancel(server, number):
     job = post(server, "/v1/jobs", {"prompt": [PROMPT], "seed": [number], "steps": 300})
     time.sleep(random.random() / 2)
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/jobs/{job['id']}", method="DELETE"), timeout=60)
+    stop = urllib.request.Request(f"{server.url}/v1/jobs/{job['id']}", method="DELETE")
+    urllib.request.urlopen(stop, timeout=60)
     return "cancelled"
 
 
@@ -124,7 +125,8 @@ def idle(server):
 
 
 def crowd(program, server):
-    """200 requests by 32 clients; each answer is the picture that its seed has by itself, as the command line makes it."""
+    """200 requests by 32 clients; each answer is the picture that its seed has by itself, and the command
+    line's."""
     expected = {seed: picture(server, seed) for seed in range(8)}
     own = by_command(program, PROMPT, "--seed", "3", "--steps", "4")
     from serve_clients import pixels
@@ -177,7 +179,8 @@ def soak(server, minutes):
                     return cancel(server, i)
                 if i % 8 == 5:
                     job = post(server, "/v1/jobs", clothes)
-                    while (state := json.loads(get(server, f"/v1/jobs/{job['id']}")))["status"] in ["queued", "running"]:
+                    place = f"/v1/jobs/{job['id']}"
+                    while (state := json.loads(get(server, place)))["status"] in ["queued", "running"]:
                         time.sleep(0.02)
                     return state["status"]
                 return "right" if picture(server, i % 4) == expected[i % 4] else "wrong"

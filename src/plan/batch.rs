@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{Launch, Program};
 
-/// Parameters that count samples, or rows, pixels and elements of all samples together. What else differs between two
-/// programs may be where a sum is cut.
-const COUNTS: [&str; 12] =
-    ["N", "M", "B", "images", "rows", "elements", "vectors", "positions", "pixels", "lines", "whole_rows", "samples"];
+/// Parameters that count samples, or rows, pixels and elements of all samples together; a product has its rows in W and
+/// OW. What else differs between two programs may be where a sum is cut.
+const COUNTS: &[&str] =
+    &["N", "M", "B", "images", "rows", "elements", "vectors", "positions", "pixels", "lines", "samples", "W", "OW"];
 
 /// How many rows a table has, of which the same ones are read.
 const TABLE: &str = "table_rows";

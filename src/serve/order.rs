@@ -32,6 +32,9 @@ impl Default for Limits {
     }
 }
 
+/// Pixels that a side may have.
+const SIDE: usize = 1 << 14;
+
 /// A request with the pictures that it names.
 #[derive(Debug)]
 pub struct Order {
@@ -141,7 +144,7 @@ impl Limits {
         };
         let (width, height) = (request.width.unwrap_or(1), request.height.unwrap_or(1));
         for (field, side) in [("width", width), ("height", height)] {
-            most(field, side, self.pixels, " pixels a picture")?;
+            most(field, side, SIDE.min(self.pixels), " pixels here")?;
         }
         if width * height > self.pixels {
             let why = format!("with height {height} it is more than this server's {} pixels a picture", self.pixels);

@@ -200,8 +200,10 @@ impl Worker {
             refiner_scheduler: models.schedulers().1,
             files: with_pictures(opened.files.get()?.clone(), jobs),
         };
-        give(&app, jobs, &record, pictures, &notes.take())?;
+        // Before anybody hears of the pictures.
         app.metrics.made(images.shape[0]);
+        self.account();
+        give(&app, jobs, &record, pictures, &notes.take())?;
         Ok(())
     }
 

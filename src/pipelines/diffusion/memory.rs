@@ -72,8 +72,8 @@ impl DiffusionPipeline {
         Ok(graphs)
     }
 
-    /// Whether pictures of a batch from prompts have the bits that each has by itself. Kernels and how they cut sums are
-    /// chosen by size, so that it depends on the device and on the number.
+    /// Whether pictures of a batch from prompts have the bits that each has by itself. Kernels, and how they cut sums,
+    /// are chosen by size, so that it depends on the device and on the number.
     ///
     /// # Errors
     /// As [`DiffusionPipeline::graphs`].

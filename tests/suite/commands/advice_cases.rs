@@ -283,6 +283,7 @@ pub const SMALL: &str = "--width 24 | --height 16 | --steps 1";
 const PICTURES: Result<(&str, &str), &str> =
     Err("about a picture that cannot be read, whose sound form other tests read");
 const TUNED: Result<(&str, &str), &str> = Err("of `tune`, followed in commands/tune.rs");
+const SERVER: Result<(&str, &str), &str> = Err("what a server says: tests/suite/serve");
 const SOUND: Result<(&str, &str), &str> = Err("about a damaged file, whose sound form every other test reads");
 
 const FOLDER: Result<(&str, &str), &str> = Err("a model that one file cannot describe, of which there is no other");
@@ -402,6 +403,14 @@ pub const SAID: &[Said] = &[
     ("src/schedulers/read.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
     ("src/schedulers/sigmas.rs", "see \\", Err("about a config that contradicts itself")),
     ("src/files/parts.rs", "give it in shards", Err("a file of 4 GiB in a browser")),
+    ("src/cli/serve.rs", "create it", SERVER),
+    ("src/cli/serve.rs", "give --api-key KEY, or --no-auth to let everybody in", SERVER),
+    ("src/serve/api/webui.rs", "give one", SERVER),
+    ("src/serve/api/webui.rs", "use img2img with a larger size", SERVER),
+    ("src/serve/api/webui.rs", "write their words into the prompt", SERVER),
+    ("src/serve/failure.rs", "try again later", SERVER),
+    ("src/serve/failure.rs", "try again later, or another one", SERVER),
+    ("src/serve/guard.rs", "see cors-origin", SERVER),
     ("src/tokenizer.rs", "fetch it again", SOUND),
     ("src/tokenizer.rs", "fetch the tokenizer again", SOUND),
     ("src/tokenizer.rs", "give it another name", Err("about a word that there is already")),

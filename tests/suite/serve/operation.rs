@@ -8,9 +8,17 @@ use unmist::gpu::{Checks, GpuDevice, select_adapter};
 
 use super::{PROMPT, Running, events, options, receive, send};
 
+/// The device under test, opened anew.
+fn device() -> GpuDevice {
+    let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let (_, adapter) = select_adapter(&selector).expect("a name").expect("an adapter");
+    GpuDevice::open(adapter, Checks::Off).expect("it opens")
+}
+
 #[test]
 fn the_second_request_of_a_model_loads_nothing() {
-    let server = Running::new(options());
+    // A device of its own: what other tests send to theirs would count.
+    let server = Running::on(device(), options());
     let body = json!({"prompt": PROMPT, "num_inference_steps": 2, "seed": 1});
     let first = server.post("/v1/images/generations", &body).good().json();
     let uploaded = server.counter("unmist_uploaded_bytes_total");
@@ -81,9 +89,7 @@ fn too_long_a_job_does_not_hold_the_end_up() {
 
 #[test]
 fn a_lost_device_ends_the_server() {
-    let selector = std::env::var("UNMIST_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-    let (_, adapter) = select_adapter(&selector).expect("a name").expect("an adapter");
-    let device = GpuDevice::open(adapter, Checks::Off).expect("it opens");
+    let device = device();
     let server = Running::on(device.clone(), options());
     let json = [("content-type", "application/json")];
     let body = json!({"prompt": PROMPT, "num_inference_steps": 400, "seed": 1}).to_string();
