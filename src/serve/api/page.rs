@@ -13,6 +13,7 @@ macro_rules! files {
 /// The page's files: name and content.
 const FILES: &[(&str, &str)] = files![
     "index.html",
+    "icon.svg",
     "page.css",
     "parts.css",
     // What happens when something is pressed; it uses the others.
@@ -54,6 +55,7 @@ fn give(name: &str) -> Response {
     };
     let kind = match name.rsplit_once('.') {
         Some((_, "html")) => "text/html; charset=utf-8",
+        Some((_, "svg")) => "image/svg+xml",
         Some((_, "css")) => "text/css; charset=utf-8",
         _ => "text/javascript; charset=utf-8",
     };

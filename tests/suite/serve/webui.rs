@@ -23,8 +23,8 @@ fn pictures_from_prompts() {
     let body = json!({
         "prompt": format!("({PROMPT}:1.2)"), "negative_prompt": "fog", "sampler_name": "DPM++ 2M",
         "scheduler": "Karras", "steps": 3, "cfg_scale": 2, "width": 64, "height": 64,
-        "restore_faces": false, "enable_hr": false, "hr_upscaler": "Latent", "hr_scale": 2, "denoising_strength": 0.7, "hr_second_pass_steps": 0,
-        "seed": 5,
+        "restore_faces": false, "enable_hr": false, "hr_upscaler": "Latent", "hr_scale": 2,
+        "denoising_strength": 0.7, "hr_second_pass_steps": 0, "seed": 5,
         "override_settings": {"sd_model_checkpoint": "emoji-64", "CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"},
         "override_settings_restore_afterwards": true, "clip_skip": 1, "save_images": true, "send_images": true,
         "do_not_save_grid": false, "do_not_save_samples": false, "n_iter": 2,
