@@ -131,29 +131,25 @@ fn has_word(text: &str, word: &str) -> bool {
 
 impl Limits {
     fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let most = |field, found: usize, most: usize, what: &str| {
+        let most = |fields: &'static [&'static str], found: usize, most: usize, what: &str| {
             if found > most {
                 let why = format!("this server takes at most {most}{what}");
-                return Err(Refusal::of_value(field, found, why).instead(Remedy::Lower(match field {
-                    "steps" => &["steps"],
-                    "batch_size" => &["batch_size"],
-                    _ => &["width", "height"],
-                })));
+                return Err(Refusal::of_value(fields[0], found, why).instead(Remedy::Lower(fields)));
             }
             Ok(())
         };
         let (width, height) = (request.width.unwrap_or(1), request.height.unwrap_or(1));
-        for (field, side) in [("width", width), ("height", height)] {
+        for (field, side) in [(&["width"][..], width), (&["height"], height)] {
             most(field, side, SIDE.min(self.pixels), " pixels here")?;
         }
         if width * height > self.pixels {
             let why = format!("with height {height} it is more than this server's {} pixels a picture", self.pixels);
             return Err(Refusal::of_value("width", width, why).instead(Remedy::Lower(&["width", "height"])));
         }
-        most("steps", request.steps.unwrap_or(0), self.steps, " steps")?;
+        most(&["steps"], request.steps.unwrap_or(0), self.steps, " steps")?;
         let (prompts, batch) = (request.prompt.len().max(1), request.batch_size.unwrap_or(1));
         let pictures = prompts.saturating_mul(batch).max(request.seed.len()).max(request.class.len());
-        most("batch_size", pictures, self.pictures, " pictures at once")?;
+        most(&["batch_size"], pictures, self.pictures, " pictures at once")?;
         let texts = [
             ("prompt", &request.prompt),
             ("negative_prompt", &request.negative_prompt),

@@ -5,8 +5,8 @@
 //! functions ([`host`], [`calls`]); no binding generator is involved.
 //!
 //! WebGPU answers later, [`Session::read`](crate::session::Session::read) at once: calls that wait for the device
-//! suspend the module's stack (JavaScript Promise Integration,
-//! <https://github.com/WebAssembly/js-promise-integration>).
+//! suspend the module's stack by JavaScript Promise Integration
+//! (<https://github.com/WebAssembly/js-promise-integration>).
 
 mod calls;
 mod device;

@@ -418,6 +418,8 @@ pub const SAID: &[Said] = &[
 
 /// Places that no command of this test reaches.
 pub const UNREACHED: &[(&str, &str, &str)] = &[
+    ("src/serve/order.rs", r#"Remedy::Lower(&["width", "height"])"#, "a server's limit: serve/openai.rs"),
+    ("src/serve/order.rs", "Remedy::Lower(fields)", "a server's limits: serve/jobs.rs"),
     ("src/generate/places.rs", r#"Remedy::Give(&["model"])"#, "where no model is in `weights`, or no such folder"),
     ("src/generate/foreign/mod.rs", r#"Remedy::Give(&["model"])"#, "pictures of other programs: commands/sources.rs"),
     ("src/gpu/adapters.rs", r#"Remedy::Set("device", "reference".into())"#, "below, without a driver"),
