@@ -67,6 +67,9 @@ pub struct Args {
     /// Also saves every picture in this folder, with its settings inside [default: none is saved]
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
+    /// The folder that `tools/web` builds: gives the engine for visitors' own GPUs under /web/ [default: none]
+    #[arg(long, value_name = "DIR")]
+    web: Option<PathBuf>,
     /// The log on standard error: text, json (an object a line) or off
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
@@ -117,6 +120,7 @@ pub fn run(args: Args) -> Result<()> {
         precision: args.precision,
         drain_timeout: Duration::from_secs(args.drain_timeout),
         save: args.save,
+        web: args.web,
         log: match args.log {
             Log::Text => LogFormat::Text,
             Log::Json => LogFormat::Json,

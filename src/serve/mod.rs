@@ -64,6 +64,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Where every picture is also saved.
     pub save: Option<PathBuf>,
+    /// The engine for visitors' own GPUs, as `tools/web` builds it, to be given under `/web/`.
+    pub web: Option<PathBuf>,
     /// How lines of the log look.
     pub log: LogFormat,
 }
@@ -83,6 +85,7 @@ impl Default for Options {
             precision: None,
             drain_timeout: Duration::from_secs(30),
             save: None,
+            web: None,
             log: LogFormat::Text,
         }
     }
@@ -96,6 +99,8 @@ pub(crate) struct App {
     metrics: Metrics,
     /// The device in one line.
     device: String,
+    /// Files of the engine for browsers.
+    web: api::WebFiles,
     /// What clients of AUTOMATIC1111's API have chosen.
     webui: api::Chosen,
     /// Whether the server is about to end.
@@ -134,6 +139,7 @@ impl Server {
     /// address cannot be listened at, or is open to others without a key.
     pub fn new(options: Options, device: Device, load: LoadOptions) -> Result<Self> {
         let catalogue = Catalogue::scan(&options.folders)?;
+        let web = options.web.as_deref().map(api::web_files).transpose()?.unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(Error::io("threads of the server"))?;
         let address = SocketAddr::new(options.host, options.port);
@@ -145,6 +151,7 @@ impl Server {
             jobs: Jobs::new(options.queue),
             metrics: Metrics::default(),
             device: device.describe(),
+            web,
             webui: api::Chosen::default(),
             ending: watch::Sender::new(false),
             options,

@@ -7,6 +7,7 @@ mod openapi;
 mod operation;
 mod own;
 mod page;
+mod web;
 mod webui;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::order::Order;
 use crate::image_io::{PictureFormat, encode};
 
 pub use body::random_id;
+pub use web::{Files as WebFiles, list as web_files};
 pub use webui::Options as Chosen;
 
 /// Every route: the one list of them.
@@ -31,6 +33,8 @@ pub fn routes(app: Arc<App>) -> Router {
         // people
         .route("/", get(page::index))
         .route("/page/{file}", get(page::file))
+        .route("/web/", get(web::index))
+        .route("/web/{*path}", get(web::file))
         // this server's own
         .route("/v1/server", get(own::server))
         .route("/v1/jobs", post(own::create))

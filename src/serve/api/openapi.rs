@@ -42,6 +42,8 @@ const READS: &[u16] = &[400, 408, 413, 415];
 const ROUTES: &[Route] = &[
     ("/", "get", "The page", Body::None, Reply::Page, &[]),
     ("/page/{file}", "get", "What the page needs", Body::None, Reply::Page, &[404]),
+    ("/web/", "get", "The engine for visitors' own GPUs", Body::None, Reply::Page, &[404]),
+    ("/web/{path}", "get", "What it needs", Body::None, Reply::Page, &[404]),
     ("/v1/server", "get", "Models, samplers, LoRAs, limits", Body::None, Reply::Json(200), &[]),
     ("/v1/jobs", "post", "Asks for pictures; answers at once", Body::Json("Request"), Reply::Json(202), MAKES),
     ("/v1/jobs/{id}", "get", "What has become of a job", Body::None, Reply::Json(200), &[404]),
@@ -258,6 +260,9 @@ fn parameters(path: &str, method: &str) -> Vec<Value> {
     };
     if path.contains("{id}") {
         add("id", "path", json!({"type": "string"}));
+    }
+    if path.contains("{path}") {
+        add("path", "path", json!({"type": "string"}));
     }
     if path.contains("{file}") {
         add("file", "path", json!({"type": "string"}));

@@ -8,6 +8,7 @@ mod openai;
 mod openapi;
 mod operation;
 mod page;
+mod web;
 mod webui;
 
 use std::collections::BTreeMap;
