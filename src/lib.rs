@@ -4,13 +4,17 @@
 //! the same seeds, on Vulkan, Metal and DX12, or on the CPU. Data flows one way:
 //!
 //! ```text
-//! cli ──> request ──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu        the only code that names wgpu
-//!                        │                                   │         └────> store      weights on a device, once
-//!                        ├──> checkpoint, tokenizer, rng     ├─ ops               shapes, cost, kernels, test cases
-//!                        └──> image_io                       └─ reference         the same graph in plain CPU loops
+//! cli, serve, a page ──> generate ──> request, pictures that remember how they were made
+//!                           │
+//!                           └──> pipelines ──> models, schedulers ──> graph ──> plan ──> gpu    alone names wgpu
+//!                                   │                                   │         ├────> web    a page's WebGPU
+//!                                   ├──> checkpoint, tokenizer, rng     │         └────> store  weights, once
+//!                                   └──> image_io                       ├─ ops                  shapes, kernels, cases
+//!                                                                       └─ reference            plain CPU loops
 //! ```
 //!
-//! - A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest.
+//! - A [`request::Request`] is the one list of what can be asked for; [`request::resolve`] fills in the rest, and
+//!   [`generate`] makes pictures of it for whoever asks: the command line, the server, a page in a browser.
 //! - A [`checkpoint`] is read from [`files`], on the disk or in memory.
 //! - [`pipelines`] write the denoise loop out, so that it reads like the paper; [`schedulers`] say which noise levels
 //!   it visits.

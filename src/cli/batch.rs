@@ -156,7 +156,7 @@ impl Maker {
         read_inputs(&mut resolved.options, &resolved.request, &Disk, notes)?;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&self.device, &self.load, dtype);
-        let latents = models.run(&runtime, &resolved, notes, &mut |_| Ok(()))?;
+        let latents = models.run(&runtime, &resolved, &mut |_| Ok(()))?;
         let images = models.decode(&runtime, &latents)?;
         models.take_notes(notes);
         let (scheduler, refiner_scheduler) = models.schedulers();

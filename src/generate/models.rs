@@ -55,7 +55,7 @@ impl Models {
     /// Resolves the request, and prepares the pipelines for it. `record` is the picture's that is made again.
     ///
     /// # Errors
-    /// As [`request::resolve`].
+    /// As [`request::resolve`] and [`DiffusionPipeline::windows`].
     pub fn resolve(&mut self, asked: &Asked, record: Option<&Record>) -> Result<Resolved> {
         let own = self.model.pipeline.traits;
         let refined = self.refiner.as_ref().is_some_and(|refiner| refiner.pipeline.traits.aesthetic);
@@ -63,7 +63,7 @@ impl Models {
         let mut generation = self.model.generation.clone();
         generation.denoising_end = generation.denoising_end.or_else(|| self.share_of_the_base());
         let facts = request::ModelFacts { traits: &traits, generation: &generation, scheduler: &self.model.scheduler };
-        let resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
+        let mut resolved = request::resolve(asked, &facts).map_err(|mut refusal| {
             // "This model" says little to someone who did not choose one.
             if asked.request.model.is_none() && refusal.why.contains("this model") {
                 refusal.why += &format!(" (the model is {})", self.model.checkpoint.path().display());
@@ -81,6 +81,12 @@ impl Models {
             let (config, _) = request::scheduler(&asked, &refiner.scheduler, &refiner.generation)?;
             refiner.pipeline.scheduler = Scheduler::new(config)?;
             refiner.pipeline.set_tiling(resolved.tiling);
+        }
+        let windows = self.model.pipeline.windows(&resolved.options)?;
+        if windows > 1 {
+            resolved.notes.push(format!(
+                "the prompt is longer than the text encoder's window; it is read in {windows} windows side by side"
+            ));
         }
         Ok(resolved)
     }
@@ -134,17 +140,9 @@ impl Models {
         &self,
         runtime: &Runtime<'_>,
         resolved: &Resolved,
-        notes: &mut Notes,
         observe: &mut dyn FnMut(Event<'_, '_>) -> Result<()>,
     ) -> Result<HostTensor> {
         let options = &resolved.options;
-        let windows = self.model.pipeline.windows(options)?;
-        if windows > 1 {
-            notes.add(format!(
-                "note: the prompt is longer than the text encoder's window; it is read in {windows} windows side by \
-                 side"
-            ));
-        }
         let mut sources = resolved.noise_sources();
         let total = self.steps(options)?;
         let mut done = 0;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Ignore};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::{Models, Notes, places};
 use crate::pipelines::{Kind, PIXEL_PIPELINES, Traits};
@@ -47,7 +47,7 @@ pub struct Catalogue {
 #[derive(Debug)]
 struct Model {
     path: PathBuf,
-    /// Whether it paints what a text says. Told by its files' names, without opening them.
+    /// Whether it paints what a text says, as its pipeline's class has it.
     text: bool,
     facts: OnceLock<Arc<Facts>>,
 }
@@ -231,8 +231,7 @@ fn is_weights(path: &Path) -> bool {
 }
 
 fn class_of(path: &Path) -> Option<String> {
-    let checkpoint = Checkpoint::open(path).ok()?.with_ignored(Arc::new(Ignore::new(&[])));
-    checkpoint.pipeline_class().map(str::to_owned)
+    Checkpoint::open(path).ok()?.pipeline_class().map(str::to_owned)
 }
 
 fn kind(traits: &Traits) -> &'static str {

@@ -329,6 +329,22 @@ impl Jobs {
         Some(taken)
     }
 
+    /// Gives jobs that were taken and not begun their places at the front again.
+    pub fn put_back(&self, jobs: &[Arc<Job>]) {
+        let mut inner = self.lock();
+        inner.running.retain(|job| !jobs.iter().any(|other| other.id == job.id));
+        self.running.store(inner.running.len(), Ordering::Relaxed);
+        let draining = inner.draining;
+        if !draining {
+            jobs.iter().rev().for_each(|job| inner.waiting.push_front(job.clone()));
+        }
+        drop(inner);
+        for job in jobs.iter().filter(|job| draining || job.cancel.is_cancelled()) {
+            self.cancel(job);
+            job.update(|state| state.status = Status::Cancelled);
+        }
+    }
+
     /// Nothing runs any more.
     pub fn done(&self) {
         self.lock().running.clear();

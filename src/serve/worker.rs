@@ -41,23 +41,23 @@ struct Opened {
 }
 
 /// Hashing gigabytes takes as long as sampling, so that the first pictures are made meanwhile.
-enum Hashed {
-    Running(JoinHandle<Result<generate::Files>>),
-    Known(generate::Files),
+struct Hashed {
+    running: Option<JoinHandle<Result<generate::Files>>>,
+    /// The hashes, or why there are none.
+    known: std::result::Result<generate::Files, String>,
 }
 
 impl Hashed {
+    fn begin(paths: Paths, known: Arc<Hashes>) -> Self {
+        Self { running: Some(std::thread::spawn(move || hash(&paths, &known))), known: Ok(generate::Files::new()) }
+    }
+
     /// Waits for the hashes.
-    fn get(&mut self) -> Result<&generate::Files> {
-        if let Hashed::Running(_) = self {
-            let running = std::mem::replace(self, Hashed::Known(generate::Files::new()));
-            let Hashed::Running(thread) = running else { unreachable!("it was running above") };
-            *self = Hashed::Known(thread.join().expect("hashing files cannot panic")?);
+    fn get(&mut self) -> std::result::Result<generate::Files, String> {
+        if let Some(thread) = self.running.take() {
+            self.known = thread.join().expect("hashing files cannot panic").map_err(|error| error.to_string());
         }
-        match self {
-            Hashed::Known(files) => Ok(files),
-            Hashed::Running(_) => unreachable!("it was joined above"),
-        }
+        self.known.clone()
     }
 }
 
@@ -80,14 +80,11 @@ impl Worker {
     /// [`Error::Device`] if the device was lost: the process has to begin anew.
     pub fn run(mut self) -> Result<()> {
         let most = self.app.options.batch;
-        while let Some(jobs) = self.app.jobs.take(most, alike) {
-            let mut rest: Vec<_> = jobs.into_iter().filter(|job| !skip_cancelled(job)).collect();
-            let mut lost = None;
-            while !rest.is_empty() && lost.is_none() {
-                let others = rest.split_off(self.at_once(&rest));
-                lost = self.work(&rest);
-                rest = others;
-            }
+        while let Some(mut jobs) = self.app.jobs.take(most, alike) {
+            let others = jobs.split_off(self.at_once(&jobs));
+            self.app.jobs.put_back(&others);
+            jobs.retain(|job| !skip_cancelled(job));
+            let lost = if jobs.is_empty() { None } else { self.work(&jobs) };
             self.app.jobs.done();
             self.account();
             if let Some(error) = lost {
@@ -171,6 +168,8 @@ impl Worker {
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, &load, dtype);
         let runtime = if first.inside { runtime.with_attention() } else { runtime };
+        // Of several jobs, one that is cancelled only loses its pictures: `run` looks after that.
+        let runtime = if let [only] = jobs { runtime.with_cancel(&only.cancel) } else { runtime };
         let steps = models.steps(&resolved.options)?;
         let settings: serde_json::Map<_, _> =
             resolved.settings.iter().map(|setting| (setting.field.clone(), setting.value.clone())).collect();
@@ -185,12 +184,18 @@ impl Worker {
             });
         });
 
-        let images = match run(&app, models, &runtime, &resolved, jobs, &mut notes)? {
+        let images = match run(&app, models, &runtime, &resolved, jobs)? {
             Ended::Done(latents) => models.decode(&runtime, &latents)?,
             Ended::Early(images) => images,
         };
         let pictures = Picture::from_tensor(&images)?;
         models.take_notes(&mut notes);
+        // A file that has gone away meanwhile is no reason to lose the pictures.
+        let files = opened.files.get().unwrap_or_else(|error| {
+            notes
+                .add(format!("note: {}; the picture does not remember its files", app.catalogue.without_paths(&error)));
+            generate::Files::new()
+        });
         let record = Record {
             version: Record::version(),
             device: device.describe(),
@@ -198,7 +203,7 @@ impl Worker {
             options: with_names(&resolved.request, &named, &name),
             scheduler: models.schedulers().0,
             refiner_scheduler: models.schedulers().1,
-            files: with_pictures(opened.files.get()?.clone(), jobs),
+            files: with_pictures(files, jobs),
         };
         // Before anybody hears of the pictures.
         app.metrics.made(images.shape[0]);
@@ -221,8 +226,7 @@ impl Worker {
         let mut notes = Notes::default();
         let models = Models::open(request, &mut notes)?;
         let paths = models.paths(&Request { image: None, mask: None, ..request.clone() })?;
-        let hashes = self.hashes.clone();
-        let files = Hashed::Running(std::thread::spawn(move || hash(&paths, &hashes)));
+        let files = Hashed::begin(paths, self.hashes.clone());
         self.open.push(Opened { key, models, notes: notes.take(), files });
         Ok(())
     }
@@ -292,17 +296,10 @@ fn together(jobs: &[Arc<Job>]) -> Request {
 }
 
 /// All steps. A job of a batch that is cancelled only loses its pictures; the run goes on while anybody waits for it.
-fn run(
-    app: &App,
-    models: &Models,
-    runtime: &Runtime<'_>,
-    resolved: &Resolved,
-    jobs: &[Arc<Job>],
-    notes: &mut Notes,
-) -> Result<Ended> {
+fn run(app: &App, models: &Models, runtime: &Runtime<'_>, resolved: &Resolved, jobs: &[Arc<Job>]) -> Result<Ended> {
     let mut early = None;
     let mut inside = jobs[0].inside.as_ref().map(|inside| inside.watch(runtime.device, &resolved.options));
-    let ended = models.run(runtime, resolved, notes, &mut |event| {
+    let ended = models.run(runtime, resolved, &mut |event| {
         let Event::Step(mut step) = event else { return Ok(()) };
         app.metrics.step();
         if jobs.iter().all(|job| job.cancel.is_cancelled()) {

@@ -92,7 +92,7 @@ pub(super) fn sample(device: WebDevice, files: &PageFiles, request: &[u8], cance
         host::report(Report::Progress, &json!({"done": done, "total": total}).to_string());
     };
     progress(0, models.steps(&resolved.options)?);
-    let latents = models.run(&runtime, &resolved, &mut notes, &mut |event| {
+    let latents = models.run(&runtime, &resolved, &mut |event| {
         if let Event::Step(mut step) = event {
             step.progress.wait()?;
             progress(step.done, step.total);

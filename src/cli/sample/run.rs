@@ -32,8 +32,7 @@ impl Job<'_> {
         let runtime = Runtime::new(self.device, &self.load, dtype);
         let steps = models.steps(&resolved.options)?;
         let mut reporter = Reporter::new(steps, matches!(self.device, Device::Reference));
-        let mut notes = Notes::default();
-        let latents = models.run(&runtime, resolved, &mut notes, &mut |event| {
+        let latents = models.run(&runtime, resolved, &mut |event| {
             let Event::Step(mut step) = event else {
                 reporter.settle();
                 return Ok(());
@@ -52,7 +51,6 @@ impl Job<'_> {
             }
             Ok(())
         })?;
-        tell(&mut notes);
         if let Some(path) = &self.args.save_latents {
             let write = |out: &mut dyn Write| safetensors::write(out, &[("latents", &latents)], &BTreeMap::new());
             self.failures.keep(write_atomic(path, write));
@@ -60,6 +58,7 @@ impl Job<'_> {
         reporter.decode();
         let images = models.decode(&runtime, &latents)?;
         reporter.finish(resolved.options.batch_size);
+        let mut notes = Notes::default();
         models.take_notes(&mut notes);
         tell(&mut notes);
         Ok(images)

@@ -68,7 +68,7 @@ fn by_library(request: Request) -> Run {
     let resolved = models.resolve(&Asked::from(request), None).expect("resolves");
     let mut run = Run { samples: vec![], x0: vec![], pictures: vec![], levels: vec![] };
     models
-        .run(&runtime, &resolved, &mut notes, &mut |event| {
+        .run(&runtime, &resolved, &mut |event| {
             let Event::Step(mut step) = event else { return Ok(()) };
             let (sample, x0) = (step.progress.sample()?, step.progress.pred_original_sample()?);
             let views = [&sample, &x0].map(|x| {

@@ -1,5 +1,6 @@
 //! `unmist serve`: three APIs that make the same pictures as the command line, and a server that nobody can hurt.
 
+mod command;
 mod inside;
 mod jobs;
 mod limits;

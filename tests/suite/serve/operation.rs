@@ -91,13 +91,26 @@ fn too_long_a_job_does_not_hold_the_end_up() {
 fn a_lost_device_ends_the_server() {
     let device = device();
     let server = Running::on(device.clone(), options());
-    let json = [("content-type", "application/json")];
-    let body = json!({"prompt": PROMPT, "num_inference_steps": 400, "seed": 1}).to_string();
-    let running = send(server.address, "POST", "/v1/images/generations", &json, body.as_bytes());
+    let make = |steps: usize, seed: usize| {
+        let body = json!({"prompt": PROMPT, "num_inference_steps": steps, "seed": seed}).to_string();
+        let json = [("content-type", "application/json")];
+        send(server.address, "POST", "/v1/images/generations", &json, body.as_bytes())
+    };
+    // Two that are alike come up together.
+    let first = make(300, 0);
     server.until("it runs", |server| server.counter("unmist_steps_total") > 1.0);
+    let (running, waiting) = (make(400, 1), make(400, 2));
+    server.until("two wait", |server| server.counter("unmist_requests_waiting") == 2.0);
+    drop(first);
+    server.until("the first is gone", |server| server.counter("unmist_jobs_total{status=\"cancelled\"}") == 1.0);
+    let steps = server.counter("unmist_steps_total");
+    server.until("the next one runs", |server| server.counter("unmist_steps_total") > steps + 2.0);
     device.destroy();
     let answer = receive(running);
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (500, &json!("device")), "{}", answer.text());
+    // On a device that makes both at once it has the first one's end.
+    let answer = receive(waiting);
+    assert!([500, 503].contains(&answer.status), "{}", answer.text());
     assert!(matches!(server.ended(), Err(Error::Device(_))), "the process ends with an error");
 }
 
