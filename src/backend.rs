@@ -1,13 +1,16 @@
 //! What can run a graph: a GPU or the CPU reference, behind one interface.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::caps::host_memory_bytes;
+use crate::caps::{Caps, host_memory_bytes};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Checks, GpuDevice, GpuSession, select_adapter};
 use crate::graph::{Graph, Node, NodeKind, WeightSource, passes};
-use crate::plan::{BufferRole, Lack, PlanOptions, Program};
+use crate::plan::{BufferRole, Forced, Lack, PlanOptions, Program, Target, explain};
 use crate::reference::ReferenceSession;
 pub use crate::session::Session;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
@@ -36,9 +39,21 @@ pub struct LoadOptions {
     /// Drops parameters from the device as soon as another model is loaded, instead of keeping them for the next run
     /// while there is room. For a process that makes one picture.
     pub forget_parameters: bool,
+    /// Kernels for the nodes of certain graphs, by the contents of these as the passes leave them: those of another
+    /// program, before what the rules would choose ([`Device::choices`]).
+    pub chosen: Arc<HashMap<ContentId, Vec<Forced>>>,
 }
 
 impl LoadOptions {
+    /// How to plan a graph that the passes have rewritten.
+    fn plan_of(&self, graph: &Graph) -> Cow<'_, PlanOptions> {
+        let chosen = if self.chosen.is_empty() { None } else { self.chosen.get(&ContentId::of_debug(graph)) };
+        let Some(chosen) = chosen else { return Cow::Borrowed(&self.plan) };
+        let mut plan = self.plan.clone();
+        plan.choice.forced.extend_from_slice(chosen);
+        Cow::Owned(plan)
+    }
+
     /// Refuses kernels that are forced on nodes which none of `graphs` has when the passes have rewritten them.
     ///
     /// # Errors
@@ -143,7 +158,7 @@ impl Device {
     /// variant that does not exist.
     pub fn memory(&self, graph: &Graph, options: &LoadOptions) -> Result<MemoryPlan> {
         let graph = passes::optimize(graph, &options.disabled_passes)?;
-        if let Some(program) = self.program(&graph, &options.plan)? {
+        if let Some(program) = self.program(&graph, options)? {
             return Ok(MemoryPlan::of(&program));
         }
         let bytes = |kind: fn(&NodeKind) -> bool| {
@@ -157,12 +172,9 @@ impl Device {
 
     /// The memory that a plan may take, bytes, where it is known.
     pub fn available_memory(&self, options: &LoadOptions) -> Option<u64> {
-        options.plan.max_memory_bytes.or_else(|| match self {
-            Device::Reference => host_memory_bytes(),
-            #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.caps().memory_bytes,
-            #[cfg(all(feature = "web", target_arch = "wasm32"))]
-            Device::Web(web) => web.caps().memory_bytes,
+        options.plan.max_memory_bytes.or_else(|| match self.caps() {
+            None => host_memory_bytes(),
+            Some(caps) => caps.memory_bytes,
         })
     }
 
@@ -194,17 +206,45 @@ impl Device {
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
-                let program = gpu.program(&graph, &options.plan)?;
+                let program = gpu.program(&graph, &options.plan_of(&graph))?;
                 program.check_memory(gpu.caps(), &options.plan)?;
                 Box::new(GpuSession::within(gpu, program, weights, self.store_limit(options))?)
             }
             #[cfg(all(feature = "web", target_arch = "wasm32"))]
             Device::Web(web) => {
-                let program = web.program(&graph, &options.plan)?;
+                let program = web.program(&graph, &options.plan_of(&graph))?;
                 program.check_memory(web.caps(), &options.plan)?;
                 Box::new(WebSession::within(web, program, weights, self.store_limit(options))?)
             }
         })
+    }
+
+    /// The kernel that is chosen for each node of `graph`; the reference chooses none.
+    ///
+    /// # Errors
+    /// As [`Device::load`], except for parameters and memory.
+    pub fn choices(&self, graph: &Graph, options: &LoadOptions) -> Result<Vec<Forced>> {
+        let Some(caps) = self.caps() else { return Ok(Vec::new()) };
+        let graph = passes::optimize(graph, &options.disabled_passes)?;
+        let chosen = explain(&graph, caps, &options.plan_of(&graph).choice)?.into_iter();
+        Ok(chosen
+            .map(|(node, decision)| Forced {
+                target: Target::Node(node),
+                variant: decision.variant.into(),
+                knobs: decision.knobs,
+            })
+            .collect())
+    }
+
+    /// What the kernels may use; the reference has no kernels.
+    fn caps(&self) -> Option<&Caps> {
+        match self {
+            Device::Reference => None,
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => Some(gpu.caps()),
+            #[cfg(all(feature = "web", target_arch = "wasm32"))]
+            Device::Web(web) => Some(web.caps()),
+        }
     }
 
     /// Whether each sample of `batch` is computed with the same bits as the only one of `single`.
@@ -218,7 +258,7 @@ impl Device {
         samples: usize,
         options: &LoadOptions,
     ) -> Result<bool> {
-        let program = |graph| self.program(&passes::optimize(graph, &options.disabled_passes)?, &options.plan);
+        let program = |graph| self.program(&passes::optimize(graph, &options.disabled_passes)?, options);
         match (program(batch)?, program(single)?) {
             (Some(batch), Some(single)) => Ok(batch.computes_each_as(&single, samples as u32)),
             _ => Ok(true), // one loop after another
@@ -226,13 +266,13 @@ impl Device {
     }
 
     /// The program of a graph that the passes have rewritten; the reference has none.
-    fn program(&self, _graph: &Graph, _options: &PlanOptions) -> Result<Option<Arc<Program>>> {
+    fn program(&self, _graph: &Graph, _options: &LoadOptions) -> Result<Option<Arc<Program>>> {
         match self {
             Device::Reference => Ok(None),
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.program(_graph, _options).map(Some),
+            Device::Gpu(gpu) => gpu.program(_graph, &_options.plan_of(_graph)).map(Some),
             #[cfg(all(feature = "web", target_arch = "wasm32"))]
-            Device::Web(web) => web.program(_graph, _options).map(Some),
+            Device::Web(web) => web.program(_graph, &_options.plan_of(_graph)).map(Some),
         }
     }
 
@@ -241,13 +281,13 @@ impl Device {
     /// # Errors
     /// As [`Device::load`], except for parameters and memory.
     pub fn compile(&self, graph: &Graph, options: &LoadOptions) -> Result<()> {
-        let graph = passes::optimize(graph, &options.disabled_passes);
-        match self {
-            Device::Reference => graph.map(drop), // it has nothing to compile
+        let program = self.program(&passes::optimize(graph, &options.disabled_passes)?, options)?;
+        match (self, program) {
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.compile(&*gpu.program(&graph?, &options.plan)?),
+            (Device::Gpu(gpu), Some(program)) => gpu.compile(&*program),
             #[cfg(all(feature = "web", target_arch = "wasm32"))]
-            Device::Web(web) => web.compile(&*web.program(&graph?, &options.plan)?),
+            (Device::Web(web), Some(program)) => web.compile(&*program),
+            _ => Ok(()), // the reference has nothing to compile
         }
     }
 }

@@ -5,13 +5,30 @@ use std::collections::BTreeMap;
 
 use super::{Launch, Program};
 
-/// Parameters that count samples, or rows, pixels and elements of all samples together; a product has its rows in W and
-/// OW. What else differs between two programs may be where a sum is cut.
-const COUNTS: &[&str] =
-    &["N", "M", "B", "images", "rows", "elements", "vectors", "positions", "pixels", "lines", "samples", "W", "OW"];
+/// Parameters that count samples, or rows, pixels and elements of all samples together. A product has its rows in W and
+/// OW, and those of one frequency of a Winograd form in rows_per_image; an elementwise operation has its outermost axis
+/// in size_0. What else differs between two programs may be where a sum is cut.
+const COUNTS: &[&str] = &[
+    "N",
+    "M",
+    "B",
+    "images",
+    "rows",
+    "elements",
+    "vectors",
+    "positions",
+    "pixels",
+    "lines",
+    "samples",
+    "sample",
+    "W",
+    "OW",
+    "rows_per_image",
+    "size_0",
+];
 
-/// How many rows a table has, of which the same ones are read.
-const TABLE: &str = "table_rows";
+/// How many rows an embedding's table has, of which each sample reads its own.
+const TABLE: &str = "V";
 
 impl Program {
     /// Whether each of this program's `samples` is computed as `single` computes its only one: the same launches of the

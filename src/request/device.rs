@@ -78,7 +78,7 @@ impl DeviceRequest {
             max_memory_bytes,
             ..PlanOptions::default()
         };
-        let load = LoadOptions { plan, disabled_passes: self.disable_pass.clone(), forget_parameters: false };
+        let load = LoadOptions { plan, disabled_passes: self.disable_pass.clone(), ..LoadOptions::default() };
         Ok((load, notes))
     }
 

@@ -81,10 +81,11 @@ impl Worker {
     pub fn run(mut self) -> Result<()> {
         let most = self.app.options.batch;
         while let Some(mut jobs) = self.app.jobs.take(most, alike) {
-            let others = jobs.split_off(self.at_once(&jobs));
+            let (count, load) = self.at_once(&jobs);
+            let others = jobs.split_off(count);
             self.app.jobs.put_back(&others);
             jobs.retain(|job| !skip_cancelled(job));
-            let lost = if jobs.is_empty() { None } else { self.work(&jobs) };
+            let lost = if jobs.is_empty() { None } else { self.work(&jobs, &load) };
             self.app.jobs.done();
             self.account();
             if let Some(error) = lost {
@@ -107,13 +108,13 @@ impl Worker {
     }
 
     /// Makes the pictures of some jobs at once; returns the error that lost the device.
-    fn work(&mut self, jobs: &[Arc<Job>]) -> Option<Error> {
+    fn work(&mut self, jobs: &[Arc<Job>], load: &LoadOptions) -> Option<Error> {
         let began = Instant::now();
         jobs.iter().for_each(|job| {
             job.update(|state| (state.status, state.started) = (Status::Running, Some(began)));
             self.app.metrics.begun(job.state().queued.elapsed());
         });
-        let error = match self.make(jobs) {
+        let error = match self.make(jobs, load) {
             Ok(()) => None,
             Err(Error::Cancelled) => {
                 jobs.iter().for_each(|job| job.update(|state| state.status = Status::Cancelled));
@@ -131,9 +132,9 @@ impl Worker {
         lost.map(|error| Error::Device(error.to_string().into()))
     }
 
-    /// How many of the first jobs can be made at once so that each picture has the bits that it has by itself.
-    fn at_once(&mut self, jobs: &[Arc<Job>]) -> usize {
-        let exact = |worker: &mut Self, jobs: &[Arc<Job>]| -> Result<bool> {
+    /// How many of the first jobs can be made at once so that each picture has the bits that it has by itself, and how.
+    fn at_once(&mut self, jobs: &[Arc<Job>]) -> (usize, LoadOptions) {
+        let as_alone = |worker: &mut Self, jobs: &[Arc<Job>]| -> Result<Option<LoadOptions>> {
             let named = together(jobs);
             let request = worker.app.catalogue.with_paths(&named)?;
             worker.open(&named, &request)?;
@@ -141,20 +142,22 @@ impl Worker {
             let resolved = opened.models.resolve(&Asked::from(request), None)?;
             let dtype = resolved.request.precision.unwrap_or_default().dtype();
             let runtime = Runtime::new(&worker.device, &worker.load, dtype);
-            opened.models.model.pipeline.batch_is_exact(&runtime, &resolved.options)
+            opened.models.model.pipeline.as_alone(&runtime, &resolved.options)
         };
         // What goes wrong is said when the first is made.
-        (2..=jobs.len()).rev().find(|count| exact(self, &jobs[..*count]).unwrap_or(false)).unwrap_or(1)
+        let found =
+            (2..=jobs.len()).rev().find_map(|count| Some((count, as_alone(self, &jobs[..count]).unwrap_or(None)?)));
+        found.unwrap_or_else(|| (1, self.load.clone()))
     }
 
-    fn make(&mut self, jobs: &[Arc<Job>]) -> Result<()> {
+    fn make(&mut self, jobs: &[Arc<Job>], load: &LoadOptions) -> Result<()> {
         let first = &jobs[0].order;
         let named = together(jobs);
         let app = self.app.clone();
         let name = app.catalogue.model(&named)?.to_owned();
         let request = app.catalogue.with_paths(&named)?;
         self.open(&named, &request)?;
-        let (device, load) = (self.device.clone(), self.load.clone());
+        let device = self.device.clone();
         let opened = self.open.last_mut().expect("it was opened above");
 
         let mut notes = Notes::default();
@@ -166,7 +169,7 @@ impl Worker {
         read_inputs(&mut resolved.options, &resolved.request, &first.files, &mut notes)?;
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
-        let runtime = Runtime::new(&device, &load, dtype);
+        let runtime = Runtime::new(&device, load, dtype);
         let runtime = if first.inside { runtime.with_attention() } else { runtime };
         // Of several jobs, one that is cancelled only loses its pictures: `run` looks after that.
         let runtime = if let [only] = jobs { runtime.with_cancel(&only.cancel) } else { runtime };
@@ -265,6 +268,7 @@ fn alike(first: &Job, second: &Job) -> bool {
             && request.class.is_empty()
             && !request.weighting
             && request.image.is_none()
+            && request.refiner.is_none()
     };
     let rest = |request: &Request| Request { prompt: vec![], negative_prompt: vec![], seed: vec![], ..request.clone() };
     let (a, b) = (&first.order.request, &second.order.request);

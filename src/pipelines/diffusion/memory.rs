@@ -1,12 +1,15 @@
 //! The memory of a whole run, known before anything is loaded: text encoders, U-Net and autoencoder are loaded, used
 //! and freed in turn.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{DiffusionPipeline, Kind, SampleOptions};
-use crate::backend::{Device, MemoryPlan};
+use crate::backend::{Device, LoadOptions, MemoryPlan};
+use crate::content::ContentId;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, passes};
 use crate::pipelines::Runtime;
 use crate::pipelines::autoencoder::Half;
 use crate::plan::{Lack, mib};
@@ -72,12 +75,13 @@ impl DiffusionPipeline {
         Ok(graphs)
     }
 
-    /// Whether pictures of a batch from prompts have the bits that each has by itself. Kernels, and how they cut sums,
-    /// are chosen by size, so that it depends on the device and on the number.
+    /// How to load, so that each picture of a batch has the bits that it has by itself: with the kernels that are chosen
+    /// for one picture, where the same ones run for several; `None` where they do not, or where memory is too short
+    /// for all at once.
     ///
     /// # Errors
     /// As [`DiffusionPipeline::graphs`].
-    pub fn batch_is_exact(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<bool> {
+    pub fn as_alone(&self, runtime: &Runtime<'_>, options: &SampleOptions) -> Result<Option<LoadOptions>> {
         let first = |texts: &[String]| texts.iter().take(1).cloned().collect();
         let single = SampleOptions {
             batch_size: 1,
@@ -89,14 +93,26 @@ impl DiffusionPipeline {
             guidance_scale: options.guidance_scale.iter().take(1).copied().collect(),
             ..options.clone()
         };
+        let Runtime { device, load, .. } = *runtime;
         let (all, one) = (self.graphs(runtime, options)?, self.graphs(runtime, &single)?);
+        let mut chosen = HashMap::new();
+        for ((_, all), (_, one)) in all.iter().zip(&one).filter(|(all, one)| all != one) {
+            let all = passes::optimize(all, &load.disabled_passes)?;
+            chosen.insert(ContentId::of_debug(&all), device.choices(one, load)?);
+        }
+        let load = LoadOptions { chosen: Arc::new(chosen), ..load.clone() };
         for ((name, all), (_, one)) in all.iter().zip(&one) {
+            // Autoencoders take one picture after the other.
             let samples = if *name == "vae.decoder" { 1 } else { options.batch_size };
-            if !runtime.device.computes_each_as(all, one, samples, runtime.load)? {
-                return Ok(false);
+            match device.computes_each_as(all, one, samples, &load) {
+                Ok(true) => {}
+                // A kernel that runs for one picture may be too large for several.
+                Ok(false) | Err(Error::Usage(_) | Error::Limits(_)) => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
-        Ok(all.len() == one.len())
+        let room = self.plan(&Runtime { load: &load, ..*runtime }, options)?.check();
+        Ok((all.len() == one.len() && room.is_ok()).then_some(load))
     }
 
     /// The memory that [`DiffusionPipeline::sample`] with these options would take, stage by stage. Loads nothing.

@@ -1,6 +1,7 @@
 //! From prompt or class to picture, against diffusers' pipelines.
 
 pub mod attention;
+mod batches;
 mod classes;
 pub mod options;
 pub mod stable_diffusion;
