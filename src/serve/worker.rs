@@ -237,9 +237,13 @@ impl Worker {
 
 /// Hashes files. They are named as their folders do; those that a request names, without their folders.
 fn hash(paths: &Paths, known: &Hashes) -> Result<generate::Files> {
-    let name = |name: String| match Path::new(&name) {
-        path if path.is_absolute() => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        _ => name,
+    // A component's own file is named after it: `vae: FILE`.
+    let name = |name: String| {
+        let own = ["", "vae: ", "text_encoder: ", "text_encoder_2: ", "unet: "].into_iter().find_map(|component| {
+            let path = name.strip_prefix(component).map(Path::new).filter(|path| path.is_absolute())?;
+            Some(format!("{component}{}", path.file_name().unwrap_or_default().to_string_lossy()))
+        });
+        own.unwrap_or(name)
     };
     let files = generate::hash(paths, known)?.into_iter();
     Ok(files

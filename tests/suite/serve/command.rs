@@ -103,3 +103,59 @@ fn models_and_networks_are_known_by_their_names() {
     assert!(!facts.text().contains(&place), "{}", facts.text());
     assert_eq!(facts.json()["models"].as_array().expect("a list").len(), 4);
 }
+
+#[test]
+fn other_autoencoders_and_words_are_known_by_their_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    copy(&stable_diffusion("sd1"), &at("models/tiny"));
+    copy(&Path::new(&stable_diffusion("taesd")).join("vae"), &at("vaes/small"));
+    std::fs::create_dir_all(at("words")).expect("a folder");
+    std::fs::copy(lora("embedding_webui.safetensors"), at("words/dappled.safetensors")).expect("copies");
+    let folders = Folders {
+        models: vec![at("models")],
+        vaes: vec![at("vaes")],
+        embeddings: vec![at("words")],
+        ..Folders::default()
+    };
+    let server = Running::new(unmist::serve::Options { folders, ..options() });
+    let prompt = "a dappled fox";
+    let [tiny, small, word] = ["models/tiny", "vaes/small", "words/dappled.safetensors"].map(at);
+    let named = format!("{}:dappled", word.display());
+    let common = [prompt, "--model", tiny.to_str().unwrap(), "--steps", "2", "--seed", "3"];
+    let common = [&common[..], &["--width", "24", "--height", "16"]].concat();
+    let (plain, other) = (by_command(&common), ["--vae", small.to_str().unwrap()]);
+    let with_word = by_command(&[&common[..], &["--embedding", &named]].concat());
+    let with_both = by_command(&[&common[..], &["--embedding", &named], &other].concat());
+    assert!(plain != with_word && with_word != with_both, "each counts");
+
+    // A word that is a name is found in the prompt.
+    let own = json!({
+        "prompt": [prompt], "model": "tiny", "vae": "small", "width": 24, "height": 16, "steps": 2, "seed": [3]
+    });
+    let file = server.job(&own);
+    assert_eq!(pixels(&file), with_both);
+    let texts = text_of(Path::new("answer"), &file).expect("settings");
+    let place = folder.path().display().to_string();
+    assert!(texts.iter().all(|(_, text)| !text.contains(&place)), "no path of this machine: {texts:?}");
+    let mut webui = json!({
+        "prompt": prompt, "steps": 2, "seed": 3, "width": 24, "height": 16,
+        "override_settings": {"sd_model_checkpoint": "tiny", "sd_vae": "small"}
+    });
+    let made = |body: &Value| {
+        let answer = server.post("/sdapi/v1/txt2img", body).good().json();
+        pixels(&from_base64(answer["images"][0].as_str().expect("a picture")))
+    };
+    assert_eq!(made(&webui), with_both);
+    webui["override_settings"]["sd_vae"] = "Automatic".into();
+    assert_eq!(made(&webui), with_word);
+    assert_eq!(server.get("/sdapi/v1/sd-vae").good().json()[0]["model_name"], "small");
+    assert!(server.get("/sdapi/v1/embeddings").good().json()["loaded"]["dappled"].is_object());
+
+    for (field, name) in [("vae", "none"), ("embedding", "none")] {
+        let mut body = own.clone();
+        body[field] = if field == "vae" { name.into() } else { json!([name]) };
+        let answer = server.post("/v1/jobs", &body);
+        assert!(answer.status == 400 && answer.text().contains(field), "{}: {}", answer.status, answer.text());
+    }
+}

@@ -25,6 +25,7 @@ use unmist::Result;
 use unmist::backend::{Device, LoadOptions};
 use unmist::gpu::{Checks, GpuDevice};
 use unmist::image_io::{Picture, decode};
+use unmist::plan::PlanOptions;
 use unmist::serve::{LogFormat, Options, Server, Stop};
 
 use crate::device::gpu;
@@ -48,7 +49,14 @@ impl Running {
     }
 
     pub fn on(device: GpuDevice, options: Options) -> Self {
-        let server = Server::new(options, Device::Gpu(device), LoadOptions::default()).expect("it listens");
+        Self::within(device, options, None)
+    }
+
+    /// A server that may use so many bytes of the device's memory.
+    pub fn within(device: GpuDevice, options: Options, max_memory_bytes: Option<u64>) -> Self {
+        let plan = PlanOptions { max_memory_bytes, ..PlanOptions::default() };
+        let load = LoadOptions { plan, ..LoadOptions::default() };
+        let server = Server::new(options, Device::Gpu(device), load).expect("it listens");
         let (address, stop) = (server.address(), server.stopper());
         Self { address, stop, thread: Some(std::thread::spawn(move || server.run())) }
     }
@@ -73,6 +81,13 @@ impl Running {
 
     pub fn delete(&self, path: &str) -> Answer {
         ask(self.address, "DELETE", path, &[], b"")
+    }
+
+    /// The first picture of a job, as PNG.
+    pub fn job(&self, body: &Value) -> Vec<u8> {
+        let job = self.post("/v1/jobs", body).good().json()["id"].as_str().expect("an id").to_owned();
+        self.get(&format!("/v1/jobs/{job}/events")).good();
+        self.get(&format!("/v1/jobs/{job}/pictures/0")).good().body
     }
 
     /// The value of a counter, with its labels as they are written.

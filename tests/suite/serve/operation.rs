@@ -6,7 +6,7 @@ use serde_json::json;
 use unmist::Error;
 use unmist::gpu::{Checks, GpuDevice, select_adapter};
 
-use super::{PROMPT, Running, events, options, receive, send};
+use super::{PROMPT, Running, events, from_base64, options, pixels, receive, send};
 
 /// The device under test, opened anew.
 fn device() -> GpuDevice {
@@ -28,6 +28,33 @@ fn the_second_request_of_a_model_loads_nothing() {
     assert_eq!(server.counter("unmist_model_loaded{model=\"emoji-64\"}"), 1.0);
     assert_eq!(server.counter("unmist_images_total"), 2.0);
     assert_eq!(server.counter("unmist_requests_total{route=\"/v1/images/generations\",code=\"200\"}"), 2.0);
+}
+
+#[test]
+fn models_give_way_to_others_where_memory_is_short() {
+    let text = json!({"prompt": PROMPT, "num_inference_steps": 2, "seed": 1});
+    let class = json!({"model": "ddpm-fashion-32", "class": [7], "steps": 2, "seed": [1]});
+    let run = |server: &Running, limit: u64| {
+        let mut pictures = Vec::new();
+        for _ in 0..2 {
+            let answer = server.post("/v1/images/generations", &text).good().json();
+            pictures.push(from_base64(answer["data"][0]["b64_json"].as_str().expect("a picture")));
+            pictures.push(server.job(&class));
+            let held = server.counter("unmist_device_memory_bytes");
+            assert!(held <= limit as f64, "{held} bytes of {limit}");
+        }
+        (pictures.iter().map(|file| pixels(file)).collect::<Vec<_>>(), server.counter("unmist_uploaded_bytes_total"))
+    };
+    let roomy = Running::on(device(), options());
+    let (expected, uploaded) = run(&roomy, u64::MAX);
+    // Room for either of them, not for both.
+    let held = roomy.counter("unmist_device_memory_bytes");
+    let limit = held as u64 * 19 / 20;
+    let server = Running::within(device(), options(), Some(limit));
+    let (pictures, again) = run(&server, limit);
+    assert!(pictures == expected, "they are the same pictures");
+    assert!(again > uploaded, "{again} bytes sent within {limit}, {uploaded} where there is room");
+    assert!(server.counter("unmist_evicted_bytes_total") > roomy.counter("unmist_evicted_bytes_total"));
 }
 
 #[test]
