@@ -22,6 +22,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import kubernetes_validate
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 SCALING = ROOT / "docs/scaling"
 FRONT = "http://127.0.0.1:7800"
@@ -162,14 +165,12 @@ def syntax(program):
         for route in re.findall(r"/(?:v1|health)/[a-z/]+", text):
             assert f'"{route}"' in routes, route
     assert "unmist_requests_waiting" in (ROOT / "src/serve/metrics.rs").read_text()
-    try:
-        import yaml
-    except ImportError:
-        print("kubernetes.yaml: not parsed, there is no PyYAML")
-    else:
-        kinds = [part["kind"] for part in yaml.safe_load_all(kubernetes)]
-        assert kinds == ["Deployment", "Service", "ScaledObject"], kinds
-    print("ray_serve.py, kubernetes.yaml: syntax, flags, routes")
+    parts = {part["kind"]: part for part in yaml.safe_load_all(kubernetes)}
+    assert list(parts) == ["Deployment", "Service", "ScaledObject"], parts.keys()
+    # The third is KEDA's, of which Kubernetes knows nothing.
+    for kind in ["Deployment", "Service"]:
+        kubernetes_validate.validate(parts[kind], kubernetes_validate.latest_version(), strict=True)
+    print("ray_serve.py: syntax; kubernetes.yaml: Kubernetes' schema; both: flags, routes")
 
 
 def main():

@@ -1,6 +1,7 @@
 """Replicas of `unmist serve` under Ray Serve: serve run ray_serve:app. Each replica has a GPU and a server of its own,
 and passes requests on to it."""
 
+import os
 import subprocess
 
 import httpx
@@ -21,7 +22,8 @@ api = FastAPI()
 @serve.ingress(api)
 class Worker:
     def __init__(self):
-        command = ["unmist", "serve", "--port", "0", "--models", "/models", "--log", "off"]
+        models = os.environ.get("MODELS", "/models")
+        command = ["unmist", "serve", "--port", "0", "--models", models, "--log", "off"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         lines = iter(self.process.stderr.readline, "")
         url = next(line.split()[-1] for line in lines if line.startswith("listening at "))
