@@ -50,16 +50,22 @@ pub struct SchedulerConfig {
     pub interpolation_type: InterpolationType,
     /// Euler: what the model is told.
     pub timestep_type: TimestepType,
-    /// Euler and UniPC: smallest σ of Karras, exponential and beta spacing. EDM: smallest σ.
+    /// Euler and UniPC: smallest σ of Karras, exponential and beta spacing. EDM, consistency models: smallest σ.
     pub sigma_min: Option<f64>,
-    /// Euler and UniPC: largest σ of Karras, exponential and beta spacing. EDM: largest σ.
+    /// Euler and UniPC: largest σ of Karras, exponential and beta spacing. EDM, consistency models: largest σ.
     pub sigma_max: Option<f64>,
     /// EDM: how the noise levels are spaced.
     pub sigma_schedule: SigmaSchedule,
-    /// EDM: standard deviation of the data.
+    /// EDM, consistency models: standard deviation of the data.
     pub sigma_data: f64,
-    /// EDM: exponent of Karras spacing.
+    /// EDM, consistency models: exponent of Karras spacing.
     pub rho: f64,
+    /// Flow matching: s in σ ↦ sσ / (1 + (s − 1)σ), which keeps a run longer where there is more noise.
+    pub shift: f64,
+    /// Flow matching: each step goes to x_0 and noises it afresh.
+    pub stochastic_sampling: bool,
+    /// Consistency models: factor on the noise between jumps.
+    pub s_noise: f64,
     /// The noise level after the last step.
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solvers, SA-Solver: timesteps with a log SNR (λ) below this are not visited.
@@ -152,7 +158,8 @@ impl SchedulerConfig {
             (given, fields.boolean("predict_x0", true)?)
         };
 
-        let num_train_timesteps = fields.integer("num_train_timesteps", 1000, 1..=1_000_000)?;
+        let trained = if class == CmStochasticIterative { 40 } else { 1000 };
+        let num_train_timesteps = fields.integer("num_train_timesteps", trained, 1..=1_000_000)?;
         let config = Self {
             class,
             num_train_timesteps,
@@ -162,7 +169,11 @@ impl SchedulerConfig {
             trained_betas: fields.numbers("trained_betas", num_train_timesteps)?,
             rescale_betas_zero_snr: fields.boolean("rescale_betas_zero_snr", false)?,
             prediction_type: fields.one_of("prediction_type", Some(prediction_type))?,
-            clip: clip(&fields, matches!(class, Ddpm | Ddim))?,
+            clip: if class == CmStochasticIterative {
+                if fields.boolean("clip_denoised", true)? { Clip::Range(1.0) } else { Clip::None }
+            } else {
+                clip(&fields, matches!(class, Ddpm | Ddim))?
+            },
             variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
             timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,
             steps_offset: fields.integer("steps_offset", 0, 0..=num_train_timesteps)?,
@@ -175,6 +186,9 @@ impl SchedulerConfig {
             sigma_schedule: fields.one_of("sigma_schedule", Some(SigmaSchedule::Karras))?,
             sigma_data: fields.positive("sigma_data")?.unwrap_or(0.5),
             rho: fields.positive("rho")?.unwrap_or(7.0),
+            shift: fields.positive("shift")?.unwrap_or(1.0),
+            stochastic_sampling: fields.boolean("stochastic_sampling", false)?,
+            s_noise: fields.number("s_noise", 1.0, 0.0..=f64::MAX)?,
             lambda_min_clipped: fields.number("lambda_min_clipped", f64::NEG_INFINITY, -1e9..=1e9)?,
             set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
             skip_prk_steps: fields.boolean("skip_prk_steps", false)?,
@@ -269,9 +283,9 @@ impl SchedulerConfig {
     }
 }
 
-/// Flow matching, nested solvers and functions, which some classes of diffusers also do.
+/// Flow matching by solvers of other frames, or shifted by the picture's size; nested solvers; functions.
 fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
-    for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
+    for key in ["use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"] {
         if fields.boolean(key, false)? {
             return Err(Error::Unsupported(format!(
                 "scheduler config: \"{key}\": true is not supported (flow matching)"

@@ -55,14 +55,7 @@ fn step(config: &SchedulerConfig, sigma: f64) -> Step {
 /// # Errors
 /// [`Error::Usage`] for timesteps, which these models do not count; [`Error::Config`] for levels that rise.
 fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
-    for (field, given) in [("timesteps", sampling.timesteps.is_some()), ("sigmas", sampling.sigmas.is_some())] {
-        if given {
-            return Err(Error::Usage(format!(
-                "{} has its own noise levels; it takes a number of steps, not custom {field}",
-                config.class.name()
-            )));
-        }
-    }
+    sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
     let n = sampling.num_inference_steps;
     check_steps(config, n)?;
     let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));

@@ -14,18 +14,12 @@ use super::step::{Schedule, Step, X0};
 use super::timesteps::check_steps;
 use super::{Sampling, Scheduler};
 use crate::Result;
-use crate::refusal::{Refusal, Remedy};
 
 /// Memory: the last three ε, most recent first.
 const MEMORY: usize = 3;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
-    for (field, given) in [("timesteps", sampling.timesteps.is_some()), ("sigmas", sampling.sigmas.is_some())] {
-        if given {
-            let why = format!("{} has its own noise levels", scheduler.config.class.name());
-            return Err(Refusal::of(field, why).instead(Remedy::Give(&["steps"])).into());
-        }
-    }
+    sampling.refuse_custom(scheduler.config.class, &["timesteps", "sigmas"])?;
     let n = sampling.num_inference_steps;
     check_steps(&scheduler.config, n)?;
     let levels: Vec<Level> = linspace(1.0, 0.0, n + 1).into_iter().map(Level::new).collect();

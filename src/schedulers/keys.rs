@@ -24,20 +24,25 @@ const FLOW: &[&str] = &["use_flow_sigmas", "flow_shift", "use_dynamic_shifting",
 const SOLVER: &[&str] = &["solver_order", "solver_type", "lower_order_final"];
 const SA_SOLVER: &[&str] = &["predictor_order", "corrector_order", "tau_func", "lower_order_final"];
 const DPM: &[&str] = &["algorithm_type", "lambda_min_clipped", "variance_type"];
+const FLOW_MATCH: &[&str] = &[
+    "num_train_timesteps",
+    "shift",
+    "use_dynamic_shifting",
+    "time_shift_type",
+    "invert_sigmas",
+    "shift_terminal",
+    "stochastic_sampling",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+];
+const CONSISTENCY: &[&str] =
+    &["num_train_timesteps", "sigma_min", "sigma_max", "sigma_data", "s_noise", "rho", "clip_denoised"];
 const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
 
 /// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
-const FOREIGN: &[&str] = &[
-    "base_image_seq_len",
-    "base_shift",
-    "invert_sigmas",
-    "max_image_seq_len",
-    "max_shift",
-    "shift",
-    "stochastic_sampling",
-    "tensor_format",
-    "timestep_values",
-];
+const FOREIGN: &[&str] =
+    &["base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift", "tensor_format", "timestep_values"];
 
 /// The keys that a class reads.
 pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
@@ -67,6 +72,9 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
         DpmSolverSde => &[SPACING, SIGMAS, &["noise_sampler_seed"]],
         SaSolver => &[SPACING, SIGMAS, THRESHOLD, SA_SOLVER, FLOW, DPM],
         Ipndm => return vec!["num_train_timesteps", "trained_betas", "prediction_type"],
+        FlowMatchEulerDiscrete => return FLOW_MATCH.to_vec(),
+        FlowMatchHeunDiscrete => return vec!["num_train_timesteps", "shift"],
+        CmStochasticIterative => return CONSISTENCY.to_vec(),
         UniPcMultistep => &[
             SPACING,
             SIGMAS,

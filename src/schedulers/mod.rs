@@ -9,6 +9,7 @@ mod beta_quantile;
 mod betas;
 mod combination;
 mod config;
+mod consistency;
 mod ddim;
 mod ddpm;
 mod deis_multistep;
@@ -19,6 +20,7 @@ mod edm;
 mod euler_discrete;
 mod exponential;
 mod fields;
+mod flow_match;
 mod heun_discrete;
 mod ipndm;
 mod kdpm2_discrete;
@@ -182,6 +184,10 @@ impl Scheduler {
             SchedulerClass::SaSolver => sasolver::schedule(self, sampling)?,
             SchedulerClass::Ipndm => ipndm::schedule(self, sampling)?,
             SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => edm::schedule(self, sampling)?,
+            SchedulerClass::FlowMatchEulerDiscrete | SchedulerClass::FlowMatchHeunDiscrete => {
+                flow_match::schedule(self, sampling)?
+            }
+            SchedulerClass::CmStochasticIterative => consistency::schedule(self, sampling)?,
             SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
             SchedulerClass::Tcd => tcd::schedule(self, sampling)?,
         })
@@ -229,6 +235,20 @@ impl Sampling {
             eta: 0.0,
             use_clipped_model_output: false,
         }
+    }
+
+    /// Refuses timesteps or noise levels of the user's own, where a class takes none.
+    ///
+    /// # Errors
+    /// A refusal of the field.
+    fn refuse_custom(&self, class: SchedulerClass, fields: &[&'static str]) -> Result<()> {
+        let given = |field: &&&'static str| match **field {
+            "timesteps" => self.timesteps.is_some(),
+            _ => self.sigmas.is_some(),
+        };
+        let Some(field) = fields.iter().find(given) else { return Ok(()) };
+        let why = format!("{} has its own noise levels", class.name());
+        Err(Refusal::of(field, why).instead(Remedy::Give(&["steps"])).into())
     }
 
     /// The index of the first of `steps` steps that is done under this strength.

@@ -71,25 +71,37 @@ pub fn schedules() -> impl Iterator<Item = &'static str> {
     SCHEDULES.iter().map(|(names, _)| names[0])
 }
 
-/// Samplers of models in the frame of Karras et al. 2022, which have levels of their own.
-const EDM_SAMPLERS: &[(&str, SchedulerClass)] = &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep)];
+/// Names of samplers, and the scheduler that each means.
+type Samplers = &'static [(&'static str, SchedulerClass)];
+
+/// Samplers of models that have noise levels of their own, and what those models were trained on.
+const OWN_SAMPLERS: &[(Frame, &str, Samplers)] = &[
+    (Frame::Edm, "EDM's noise levels", &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep)]),
+    (Frame::ContinuousTime, "a continuous time from 0 to 1", &[("IPNDMScheduler", Ipndm)]),
+    (Frame::Flow, "a flow", &[("Euler", FlowMatchEulerDiscrete), ("Heun", FlowMatchHeunDiscrete)]),
+    (Frame::Consistency, "jumps from noise levels", &[("CMStochasticIterativeScheduler", CmStochasticIterative)]),
+];
+
+/// What the models of a frame were trained on, and their samplers; `None` for timesteps.
+fn own(frame: Frame) -> Option<(&'static str, Samplers)> {
+    OWN_SAMPLERS.iter().find(|(of, ..)| *of == frame).map(|(_, trained_on, samplers)| (*trained_on, *samplers))
+}
 
 /// Refuses a scheduler whose samples the model does not understand.
 fn check_frame(name: &str, class: SchedulerClass, base: &SchedulerConfig) -> Result<()> {
     if class.frame() == base.class.frame() {
         return Ok(());
     }
-    let samplers: Vec<_> = EDM_SAMPLERS.iter().map(|(name, _)| *name).collect();
-    let why = match (base.class.frame(), class.frame()) {
-        (Frame::Edm, _) => {
-            format!("this model was trained on EDM's noise levels, for which there are {}", samplers.join(" and "))
+    let why = match (own(base.class.frame()), own(class.frame())) {
+        (Some((trained_on, samplers)), _) => {
+            let names: Vec<_> = samplers.iter().map(|(name, _)| *name).collect();
+            let there =
+                if let [only] = names[..] { format!("is {only}") } else { format!("are {}", names.join(" and ")) };
+            format!("this model was trained on {trained_on}, for which there {there}")
         }
-        (Frame::ContinuousTime, _) => {
-            format!("this model was trained on a continuous time, for which there is {}", Ipndm.name())
-        }
-        (Frame::Timesteps, Frame::Edm) => "it is for models trained on EDM's noise levels, and this one was not".into(),
-        (Frame::Timesteps, _) => {
-            "it is for models trained on a continuous time from 0 to 1, and this one counts timesteps".into()
+        (None, trained) => {
+            let trained_on = trained.map_or("timesteps", |(trained_on, _)| trained_on);
+            format!("it is for models trained on {trained_on}, and this one counts timesteps")
         }
     };
     Err(Refusal::of_value("scheduler", format!("{name:?}"), why).into())
@@ -111,8 +123,8 @@ pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<Scheduler
         check_frame(name, *class, base)?;
         return base.with_class(*class, &[]);
     }
-    if base.class.frame() == Frame::Edm
-        && let Some((_, class)) = EDM_SAMPLERS.iter().find(|(sampler, _)| plain(sampler) == wanted)
+    if let Some((_, samplers)) = own(base.class.frame())
+        && let Some((_, class)) = samplers.iter().find(|(sampler, _)| plain(sampler) == wanted)
     {
         return base.with_class(*class, &[]);
     }
@@ -159,18 +171,21 @@ pub fn sampler_of(config: &SchedulerConfig) -> (&'static str, Option<&'static st
         let named = SchedulerConfig::from_json(&Value::Object(keys).to_string());
         named.is_ok_and(|named| solver(&named) == solver(config))
     };
-    let edm = EDM_SAMPLERS.iter().find(|(_, class)| *class == config.class).map(|(name, _)| *name);
+    let frame = config.class.frame();
+    let own = own(frame).and_then(|(_, samplers)| samplers.iter().find(|(_, class)| *class == config.class));
+    let own = own.map(|(name, _)| *name);
     let named = SAMPLERS.iter().find(|(_, class, keys)| *class == config.class && is_this(keys));
-    let sampler = edm.or(named.map(|(names, ..)| names[0])).unwrap_or(config.class.name());
+    let sampler = own.or(named.map(|(names, ..)| names[0])).unwrap_or(config.class.name());
     // Samplers that choose timesteps themselves have no schedule there.
     let has_schedule = !matches!(config.class, Ddpm | Ddim | Pndm | UniPcMultistep | Lcm | Tcd);
     let schedule = match (config.sigma_spacing, config.timestep_spacing, config.sigma_schedule) {
-        (_, _, SigmaSchedule::Exponential) if edm.is_some() => Some("Exponential"),
-        _ if edm.is_some() => Some("Karras"),
+        (_, _, SigmaSchedule::Exponential) if frame == Frame::Edm => Some("Exponential"),
+        _ if frame == Frame::Edm => Some("Karras"),
         (SigmaSpacing::Karras, ..) => Some("Karras"),
         (SigmaSpacing::Exponential, ..) => Some("Exponential"),
         (SigmaSpacing::Beta, ..) => Some("Beta"),
         (SigmaSpacing::Lu, ..) => None,
+        _ if frame != Frame::Timesteps => None,
         (_, TimestepSpacing::Linspace, _) => has_schedule.then_some("Uniform"),
         (_, TimestepSpacing::Leading, _) => has_schedule.then_some("DDIM"),
         (_, TimestepSpacing::Trailing, _) => has_schedule.then_some("SGM Uniform"),

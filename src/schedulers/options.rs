@@ -58,6 +58,12 @@ named_values! {
         EdmEuler = "EDMEulerScheduler",
         /// The same models with DPM-Solver++.
         EdmDpmSolverMultistep = "EDMDPMSolverMultistepScheduler",
+        /// Lipman et al. 2022, Liu et al. 2022: Euler steps along straight lines.
+        FlowMatchEulerDiscrete = "FlowMatchEulerDiscreteScheduler",
+        /// The same with Heun's steps.
+        FlowMatchHeunDiscrete = "FlowMatchHeunDiscreteScheduler",
+        /// Song et al. 2023: jumps of a consistency model.
+        CmStochasticIterative = "CMStochasticIterativeScheduler",
         /// Luo et al. 2023.
         Lcm = "LCMScheduler",
         /// Zheng et al. 2024.
@@ -74,6 +80,10 @@ pub enum Frame {
     Edm,
     /// A continuous time from 0 to 1, an angle (Dance Diffusion).
     ContinuousTime,
+    /// A way from noise to picture, whose velocity the model returns (Lipman et al. 2022).
+    Flow,
+    /// Noise levels σ from which the model jumps to the clean picture (Song et al. 2023).
+    Consistency,
 }
 
 impl SchedulerClass {
@@ -82,6 +92,8 @@ impl SchedulerClass {
         match self {
             Self::EdmEuler | Self::EdmDpmSolverMultistep => Frame::Edm,
             Self::Ipndm => Frame::ContinuousTime,
+            Self::FlowMatchEulerDiscrete | Self::FlowMatchHeunDiscrete => Frame::Flow,
+            Self::CmStochasticIterative => Frame::Consistency,
             _ => Frame::Timesteps,
         }
     }

@@ -428,7 +428,7 @@ pub const UNREACHED: &[(&str, &str, &str)] = &[
     ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
     ("src/web/host.rs", "or_less_work()", "a browser's GPU that lacks memory"),
     ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
-    ("src/schedulers/ipndm.rs", r#"Remedy::Give(&["steps"])"#, "levels of its own, which no command gives"),
+    ("src/schedulers/mod.rs", r#"Remedy::Give(&["steps"])"#, "levels of its own, which no command gives"),
     (
         "src/plan/lower.rs",
         r#"Remedy::Set("force", format!("{}=naive", op.name()).into())"#,

@@ -157,6 +157,9 @@ runs! {
     deis_multistep: "DEISMultistepScheduler", 45 cases, 3e-5;
     edm_euler: "EDMEulerScheduler", 14 cases, 1e-5;
     edm_dpmsolver_multistep: "EDMDPMSolverMultistepScheduler", 38 cases, 1e-5;
+    flow_match_euler_discrete: "FlowMatchEulerDiscreteScheduler", 22 cases, 1e-5;
+    flow_match_heun_discrete: "FlowMatchHeunDiscreteScheduler", 11 cases, 1e-5;
+    cm_stochastic_iterative: "CMStochasticIterativeScheduler", 14 cases, 1e-5;
     lcm: "LCMScheduler", 30 cases, 1e-5;
     tcd: "TCDScheduler", 30 cases, 1e-5;
     ddim: "DDIMScheduler", 2 cases, 1e-5;
