@@ -8,6 +8,7 @@ mod inspect;
 mod noise;
 mod run;
 mod sample;
+mod schedule;
 #[cfg(feature = "serve")]
 mod serve;
 mod tune;
@@ -50,6 +51,8 @@ enum Command {
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
     Noise(noise::Args),
+    /// Shows noise levels: those that a model was trained on, and those that a run visits
+    Schedule(schedule::Args),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
     /// Shows what unmist understands of a model: config, graph, kernels, memory
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
+        Command::Schedule(args) => schedule::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),

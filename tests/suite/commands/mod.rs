@@ -13,6 +13,7 @@ pub mod requests;
 mod results;
 pub mod sample;
 pub mod sample_pictures;
+mod schedule;
 mod settings;
 mod sources;
 mod trace;
