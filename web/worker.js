@@ -1,5 +1,6 @@
 // Runs the engine away from the page, which stays responsive. The page sends { id, ask, ... }; the worker answers
-// { id, answer } or { id, error: { kind, field, message } }, and in between says { note }, { progress } and { preview }.
+// { id, answer } or { id, error: { kind, field, message } }, and in between says { note }, { progress } and
+// { preview }.
 import { Unsupported, startEngine, whyNot } from './engine.js';
 
 let engine = null, starting = null;

@@ -75,9 +75,9 @@ impl DiffusionPipeline {
         Ok(graphs)
     }
 
-    /// How to load, so that each picture of a batch has the bits that it has by itself: with the kernels that are chosen
-    /// for one picture, where the same ones run for several; `None` where they do not, or where memory is too short
-    /// for all at once.
+    /// How to load, so that each picture of a batch has the bits that it has by itself: with the kernels that are
+    /// chosen for one picture, where the same ones run for several; `None` where they do not, or where memory is too
+    /// short for all at once.
     ///
     /// # Errors
     /// As [`DiffusionPipeline::graphs`].

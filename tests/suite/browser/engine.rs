@@ -104,8 +104,9 @@ fn one_pass_of_every_shipped_model_is_the_native_one() {
     assert_eq!(engine.page.problems(), [""; 0]);
 }
 
-/// Compares a PNG with the one that the command line makes of these arguments. `account` is the device's.
-fn assert_native(engine: &Engine, account: &Value, png: &[u8], args: &[&str]) {
+/// Compares a PNG with the one that the command line makes of these arguments. `account` is the device's; on a CPU
+/// driver so many of the `levels` may be the next one.
+fn assert_native(engine: &Engine, account: &Value, png: &[u8], args: &[&str], levels: usize) {
     let expected = engine.files.path().join("expected.png");
     let (model, device) = (weights("emoji-64"), selector());
     let output =
@@ -114,12 +115,16 @@ fn assert_native(engine: &Engine, account: &Value, png: &[u8], args: &[&str]) {
     succeeds(&[&["sample"], args, &output, &["--device", &device]].concat());
     let found = decode(Path::new("found"), png, 3).expect("a picture");
     let expected = read(&expected, 3).expect("a picture");
-    let off = found.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
-    println!("{args:?}: {off} of {} levels differ", expected.data.len());
     assert_eq!(found.data.len(), expected.data.len());
-    // The same kernels on two CPU drivers give the same bits; GPUs round some operations in their own ways.
-    let most = if account["is_fallback_adapter"] == true { 0 } else { expected.data.len() / 50 };
-    assert!(off <= most, "{args:?}: {off} levels differ");
+    let far: Vec<u8> =
+        found.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).filter(|far| *far > 0).collect();
+    println!("{args:?}: {} of {} levels differ, by {:?}", far.len(), expected.data.len(), far.iter().max());
+    // The same kernels on two CPU drivers give nearly the same bits; GPUs round some operations in their own ways.
+    if account["is_fallback_adapter"] == true {
+        assert!(far.len() <= levels && far.iter().all(|far| *far == 1), "{args:?}: {far:?}");
+    } else {
+        assert!(far.len() <= expected.data.len() / 50, "{args:?}: {} levels differ", far.len());
+    }
 }
 
 #[test]
@@ -130,7 +135,7 @@ fn a_picture_is_the_native_one() {
     let request = json!({"model": "emoji-64", "prompt": ["flat fox, green background"], "steps": 3, "seed": [7]});
     let png = engine.bytes(&format!("ask('sample', {{request: {request}}})"));
     assert_eq!(engine.page.evaluate("previews.length"), 0, "nobody asked for them");
-    assert_native(&engine, &account, &png, &["flat fox, green background", "--steps", "3", "--seed", "7"]);
+    assert_native(&engine, &account, &png, &["flat fox, green background", "--steps", "3", "--seed", "7"], 0);
 }
 
 /// Asks for pictures with those that the request names, which lie below `/test/`.
@@ -167,7 +172,7 @@ fn a_picture_of_a_picture_is_the_native_one_and_seen_before_it_is_done() {
 
     // 1. image to image, which shows what there is after each of its steps but the last
     let png = engine.bytes(&with_pictures(&request(json!({})), 4));
-    assert_native(&engine, &account, &png, &[&args[..], &["--image", &paths[0]]].concat());
+    assert_native(&engine, &account, &png, &[&args[..], &["--image", &paths[0]]].concat(), 0);
     let previews = engine.page.evaluate("previews.splice(0).map(base64)");
     let previews: Vec<String> = serde_json::from_value(previews).expect("texts");
     let levels: Vec<Vec<u8>> = previews
@@ -189,18 +194,22 @@ fn a_picture_of_a_picture_is_the_native_one_and_seen_before_it_is_done() {
     let hash = sha256_of(&std::fs::read(&start).expect("it is there"));
     assert!(texts.iter().any(|(_, text)| text.contains(&hash)), "{texts:?}");
 
-    // 2. inpainting; one preview of two is after the second step
+    // 2. inpainting; one preview of two is after the second step, and changes nothing
     let inpaint = request(json!({"mask": "mask.png"}));
     let png = engine.bytes(&with_pictures(&inpaint, 1));
-    assert_native(&engine, &account, &png, &[&args[..], &["--image", &paths[0], "--mask", &paths[1]]].concat());
     assert_eq!(engine.page.evaluate("previews.splice(0).length"), 1);
+    assert!(engine.bytes(&with_pictures(&inpaint, 0)) == png, "with and without a preview");
+    assert_eq!(engine.page.evaluate("previews.length"), 0);
+    // One pass of the drivers differs by 6e-7, so that of 12288 values some lie on two sides of a half.
+    let args = [&args[..], &["--image", &paths[0], "--mask", &paths[1]]].concat();
+    assert_native(&engine, &account, &png, &args, 12);
 
     // 3. what is no picture, is broken or missing is refused at its field
     let whole = std::fs::read(&start).expect("it is there");
     let mut refused = |request: &Value, field: &str, part: &str| {
         let said = engine.page.evaluate(&format!("{}.then(() => '', e => e.message)", with_pictures(request, 0)));
         let said = said.as_str().expect("text");
-        assert!(said.starts_with(&format!("usage {field}: {field}: ")) && said.contains(part), "{said}");
+        assert!(said.starts_with(&format!("usage {field}: {field}")) && said.contains(part), "{said}");
     };
     std::fs::write(&mask, "<html>not found</html>").expect("writes");
     refused(&inpaint, "mask", "mask.png: expected a PNG, JPEG or WebP picture");
