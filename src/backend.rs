@@ -284,9 +284,9 @@ impl Device {
         let program = self.program(&passes::optimize(graph, &options.disabled_passes)?, options)?;
         match (self, program) {
             #[cfg(feature = "gpu")]
-            (Device::Gpu(gpu), Some(program)) => gpu.compile(&*program),
+            (Device::Gpu(gpu), Some(program)) => gpu.compile(&program),
             #[cfg(all(feature = "web", target_arch = "wasm32"))]
-            (Device::Web(web), Some(program)) => web.compile(&*program),
+            (Device::Web(web), Some(program)) => web.compile(&program),
             _ => Ok(()), // the reference has nothing to compile
         }
     }
