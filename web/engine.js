@@ -64,8 +64,8 @@ async function openDevice() {
   return { device, account };
 }
 
-// The functions that the module imports. `memory()` is the module's memory, `file(n)` a Blob, `report(kind, text)` what
-// the engine says.
+// The functions that the module imports. `memory()` is the module's memory, `file(n)` a Blob, `report(kind, bytes)`
+// what the engine says.
 function hostOf(device, memory, file, report) {
   const bytes = (start, length) => new Uint8Array(memory().buffer, start, length);
   const text = (start, length) => new TextDecoder().decode(bytes(start, length));
@@ -123,7 +123,7 @@ function hostOf(device, memory, file, report) {
 
   return {
     now: () => performance.now(),
-    report: (kind, start, length) => report(kind, text(start, length)),
+    report: (kind, start, length) => report(kind, bytes(start, length).slice()),
     message_length: () => message.length,
     message: (out) => bytes(out, message.length).set(message),
     read_file(number, offset, out, length) {
@@ -213,17 +213,20 @@ function hostOf(device, memory, file, report) {
   };
 }
 
-// The engine, started. `say(kind, value)` hears notes ('note', a sentence) and progress ('progress', { done, total }).
+// The engine, started. `say(kind, value)` hears notes ('note', a sentence), progress ('progress', { done, total }) and
+// the picture as it would be after that step ('preview', a PNG as bytes).
 export async function startEngine({ say = () => {} } = {}) {
   const url = new URL('unmist.wasm', import.meta.url);
   const why = await whyNot();
   if (why) throw new Unsupported(why);
   const { device, account } = await openDevice();
   let wasm, files = [], panic = null;
-  const report = (kind, text) => {
-    if (kind === 0) say('note', text);
-    if (kind === 1) say('progress', JSON.parse(text));
-    if (kind === 2) panic = text;
+  const report = (kind, bytes) => {
+    const text = () => new TextDecoder().decode(bytes);
+    if (kind === 0) say('note', text());
+    if (kind === 1) say('progress', JSON.parse(text()));
+    if (kind === 2) panic = text();
+    if (kind === 3) say('preview', bytes);
   };
   const unmist = hostOf(device, () => wasm.memory, (number) => files[number], report);
   const source = await fetch(url);
@@ -243,7 +246,7 @@ export async function startEngine({ say = () => {} } = {}) {
     if (panic) throw new Error(`The engine has failed; reload the page. (${panic})`);
     let status;
     try {
-      status = await named(...values.flatMap(put));
+      status = await named(...values.flatMap((value) => typeof value === 'number' ? value : put(value)));
     } catch (error) {
       panic ??= error.message;
       throw new Error(`The engine has failed; reload the page. (${panic})`);
@@ -265,8 +268,13 @@ export async function startEngine({ say = () => {} } = {}) {
       });
     },
     async describe(path) { return JSON.parse(new TextDecoder().decode(await call(wasm.unmist_describe, path))); },
-    // A PNG, as bytes.
-    sample: (request) => call(sample, JSON.stringify(request)),
+    // A PNG, as bytes. `pictures`, { name, blob }, are what the request names as `image` and `mask`; at most so many
+    // `previews` are shown meanwhile.
+    async sample(request, { pictures = [], previews = 0 } = {}) {
+      const files = await Promise.all(pictures.map(({ blob }) => blob.arrayBuffer()));
+      pictures.forEach(({ name }, i) => wasm.unmist_add_picture(...put(name), ...put(files[i])));
+      return call(sample, JSON.stringify(request), previews);
+    },
     // One forward pass of a component: { model, component, precision }, and the bytes of a .safetensors file.
     run: (request, inputs) => call(run, JSON.stringify(request), inputs),
     cancel: () => wasm.unmist_cancel(),

@@ -1,10 +1,15 @@
 // The page: its form, the models that lie beside it or that the visitor opens, and the worker that runs the engine.
 
+import { lastMade, restore, showPicture, showUnfinished } from './result.js';
+import { fitSize, setUpStart, startFrom, startOf, suitStart, takesPictures } from './start.js';
+
 const $ = (id) => document.getElementById(id);
 const OWN = 'own';
 let models = [], worker = null, asked = new Map(), nextId = 1;
 // What is open in the engine: { key, path, facts }; what the visitor gave: { path, files }.
-let open = null, given = null, busy = false, cancelled = false, link = null;
+let open = null, given = null, busy = false, cancelled = false;
+// Unfinished pictures that are shown at most: with small models, one costs more than a step.
+const PREVIEWS = 10;
 
 // The worker.
 
@@ -21,6 +26,7 @@ function startWorker() {
   started.onmessage = ({ data }) => {
     if (data.note) note(data.note);
     if (data.progress) showSteps(data.progress);
+    if (data.preview && !cancelled) showUnfinished(data.preview, `The picture after ${step}`);
     const waiting = asked.get(data.id);
     if (!waiting) return;
     asked.delete(data.id);
@@ -54,7 +60,7 @@ function bar(done, total) {
   if (total) { $('progress').max = total; $('progress').value = done; } else $('progress').removeAttribute('value');
 }
 
-let firstStep = 0;
+let firstStep = 0, step = '';
 function showSteps({ done, total }) {
   if (cancelled) return;
   bar(done, total);
@@ -63,7 +69,8 @@ function showSteps({ done, total }) {
   if (done === 1) firstStep = performance.now();
   const left = done > 1 ? (performance.now() - firstStep) / (done - 1) * (total - done) / 1000 : NaN;
   const about = left >= 100 ? `${Math.round(left / 60)} min` : `${Math.round(left)} s`;
-  status(`Step ${done} of ${total}` + (left >= 1 ? `, about ${about} left` : ''));
+  step = `step ${done} of ${total}`;
+  status(`S${step.slice(1)}` + (done === total ? ', last touches' : left >= 1 ? `, about ${about} left` : ''));
 }
 
 function clearProblems() {
@@ -78,7 +85,7 @@ function clearProblems() {
 // An error at the field that caused it, or below the progress bar.
 function showError({ field, message }) {
   const place = field && document.querySelector(`[data-field="${CSS.escape(field)}"]`);
-  if (!place || place.hidden) {
+  if (!place || place.closest('[hidden]')) {
     $('error').textContent = message;
     $('error').hidden = false;
     return;
@@ -87,7 +94,11 @@ function showError({ field, message }) {
   const problem = Object.assign(document.createElement('p'), { className: 'problem', textContent: message });
   problem.id = `problem-${field}`;
   place.append(problem);
-  const input = place.querySelector('input, textarea, select');
+  const input = [...place.querySelectorAll('input, textarea, select')].find((one) => one.checkVisibility());
+  if (!input) {
+    problem.role = 'alert';
+    return place.scrollIntoView({ block: 'nearest' });
+  }
   input.setAttribute('aria-invalid', 'true');
   input.setAttribute('aria-describedby', problem.id);
   input.focus();
@@ -162,6 +173,7 @@ async function openModel() {
 
 // Makes the form fit the model.
 function showFacts(facts) {
+  suitStart(facts);
   $('with-prompt').hidden = $('with-negative').hidden = !facts.text;
   $('with-class').hidden = facts.classes === null;
   for (const side of ['width', 'height']) {
@@ -187,8 +199,9 @@ function chooseModel() {
     showFacts(model.facts);
     if (model.prompt) $('prompt').value = model.prompt;
   } else {
-    showFacts(given?.facts ?? { text: true, classes: null, multiple: 8, width: null, height: null });
+    showFacts(given?.facts ?? { kind: 'text', text: true, classes: null, multiple: 8, width: null, height: null });
   }
+  fitSize();
   $('make').disabled = busy || !ready();
 }
 
@@ -212,6 +225,7 @@ async function take(list) {
   chooseModel();
   await working(async () => {
     given.facts = (await openModel()).facts;
+    fitSize();
     status('The model is open.');
   });
 }
@@ -237,8 +251,9 @@ async function fromDrop(items) {
 
 // Pictures.
 
+// The request that the form makes, and the pictures that it names.
 function request() {
-  const { path, facts } = open, wish = { model: path, device: {} };
+  const { path, facts } = open, { fields, pictures } = startOf(), wish = { model: path, device: {}, ...fields };
   const number = (field, id, wrap = (value) => value) => {
     const { value, validity } = $(id);
     if (validity.badInput) throw { field, message: 'This is not a number.' };
@@ -255,6 +270,7 @@ function request() {
   number('steps', 'steps');
   number('guidance_scale', 'guidance', list);
   number('seed', 'seed', list);
+  if (wish.image && !$('with-strength').hidden) number('strength', 'strength');
   const whole = { width: wish.width, height: wish.height, steps: wish.steps, seed: wish.seed?.[0] };
   for (const [field, value] of Object.entries(whole)) {
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 0)) {
@@ -264,7 +280,7 @@ function request() {
   if ($('scheduler').value) wish.scheduler = $('scheduler').value;
   if ($('memory').value) wish.device.max_memory = Number($('memory').value);
   wish.precision = $('precision').value;
-  return wish;
+  return { wish, pictures };
 }
 
 // Does something that takes a while, and shows what goes wrong.
@@ -283,6 +299,7 @@ async function working(work) {
     // A lost GPU does not come back by itself, and a failed engine neither.
     if (['device', 'failed', 'unsupported'].includes(error.kind)) stopWorker(error.message);
   } finally {
+    await restore();
     setBusy(false);
   }
 }
@@ -290,22 +307,23 @@ async function working(work) {
 async function make() {
   const { facts } = await openModel();
   if (cancelled) throw { kind: 'cancelled' };
-  const wish = request(), begun = performance.now();
-  const png = await ask('sample', { request: wish });
-  if (link) URL.revokeObjectURL(link);
-  link = URL.createObjectURL(new Blob([png], { type: 'image/png' }));
+  const { wish, pictures } = request(), begun = performance.now();
+  const png = await ask('sample', { request: wish, pictures, previews: $('previews').checked ? PREVIEWS : 0 });
   const shown = facts.text ? wish.prompt[0] : $('class').selectedOptions[0]?.textContent ?? '';
-  $('picture').src = link;
-  await $('picture').decode();
-  $('picture').classList.toggle('small', $('picture').naturalWidth <= 256);
-  $('picture').alt = shown || 'A picture without a prompt';
-  $('caption').textContent = [shown, `seed ${wish.seed?.[0] ?? 0}`].filter(Boolean).join(' · ');
-  $('download').href = link;
-  const name = (shown || 'picture').slice(0, 60).replace(/[^\p{L}\p{N}]+/gu, '-');
-  $('download').download = `${name}-${wish.seed?.[0] ?? 0}.png`;
-  $('result').hidden = false;
-  $('empty').hidden = true;
+  const seed = wish.seed?.[0] ?? 0, name = (shown || 'picture').slice(0, 60).replace(/[^\p{L}\p{N}]+/gu, '-');
+  await showPicture(png, {
+    alt: shown || 'A picture without a prompt',
+    caption: [shown, `seed ${seed}`].filter(Boolean).join(' · '),
+    name: `${name}-${seed}.png`,
+  });
   status([`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s.`, ...notes].join(' '));
+}
+
+// Starts from a picture that the visitor gave.
+async function start(file) {
+  clearProblems();
+  if (!takesPictures()) return showError({ message: 'The chosen model does not start from a picture.' });
+  await startFrom(file).catch(showError);
 }
 
 // Events.
@@ -333,6 +351,21 @@ const fromInput = (event) => {
 };
 $('folder').addEventListener('change', fromInput);
 $('file').addEventListener('change', fromInput);
+$('image').addEventListener('change', (event) => {
+  const [file] = event.target.files;
+  event.target.value = '';
+  if (file) start(file);
+});
+$('use-start').addEventListener('click', async () => {
+  await start(lastMade());
+  $('start').scrollIntoView({ block: 'nearest' });
+});
+addEventListener('paste', (event) => {
+  const [file] = event.clipboardData.files;
+  if (!file?.type.startsWith('image/')) return;
+  event.preventDefault();
+  start(file);
+});
 const over = (event) => {
   event.preventDefault();
   $('drop').classList.toggle('over', event.type === 'dragover');
@@ -341,11 +374,15 @@ addEventListener('dragover', over);
 addEventListener('dragleave', over);
 addEventListener('drop', async (event) => {
   over(event);
+  const [file, more] = event.dataTransfer.files;
+  if (!more && file?.type.startsWith('image/')) return start(file);
   if (!busy) await take(await fromDrop(event.dataTransfer.items));
 });
 
 // For tests, which lose the GPU on purpose.
 window.ask = ask;
+
+setUpStart();
 
 // What lies beside the page, and whether the browser can run it.
 const [list, why] = await Promise.all([

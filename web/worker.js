@@ -1,5 +1,6 @@
 // Runs the engine away from the page, which stays responsive. The page sends { id, ask, ... }; the worker answers
-// { id, answer } or { id, error: { kind, field, message } }, and in between says { note } and { progress }.
+// { id, answer } or { id, error: { kind, field, message } }, and in between says { note }, { progress } and
+// { preview }.
 import { Unsupported, startEngine, whyNot } from './engine.js';
 
 let engine = null, starting = null;
@@ -19,7 +20,7 @@ const asks = {
     engine.setFiles(files);
     return engine.describe(path);
   },
-  sample: ({ request }) => engine.sample(request),
+  sample: ({ request, pictures, previews }) => engine.sample(request, { pictures, previews }),
   run: ({ request, inputs }) => engine.run(request, inputs),
   // For tests: as a driver that gives up.
   lose() { engine.device.destroy(); },

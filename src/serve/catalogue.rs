@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::{Models, Notes, places};
-use crate::pipelines::{Kind, PIXEL_PIPELINES, Traits};
+use crate::pipelines::{Kind, PIXEL_PIPELINES};
 use crate::refusal::Refusal;
 use crate::request::{Asked, Request};
 
@@ -156,7 +156,7 @@ impl Catalogue {
                 defaults.insert("width".into(), width.into());
                 defaults.insert("height".into(), height.into());
             }
-            let (kind, xl) = (kind(&traits), traits.xl);
+            let (kind, xl) = (traits.word(), traits.xl);
             let (classes, multiple) = (traits.classes, traits.multiple);
             Ok(Facts { name: name.into(), kind, xl, classes, defaults, multiple, error: None })
         };
@@ -232,17 +232,6 @@ fn is_weights(path: &Path) -> bool {
 
 fn class_of(path: &Path) -> Option<String> {
     Checkpoint::open(path).ok()?.pipeline_class().map(str::to_owned)
-}
-
-fn kind(traits: &Traits) -> &'static str {
-    match (traits.kind, traits.classes) {
-        (Kind::Pixels, Some(_)) => "classes",
-        (Kind::Pixels, None) => "pixels",
-        (Kind::Plain, _) => "text",
-        (Kind::Inpaint, _) => "inpaint",
-        (Kind::Edit, _) => "edit",
-        (Kind::Upscale, _) => "upscale",
-    }
 }
 
 fn look_up(field: &'static str, names: &Names, name: &str) -> Result<PathBuf, Refusal> {

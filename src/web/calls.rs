@@ -13,6 +13,7 @@ use super::files::PageFiles;
 use super::host::{self, Report};
 use super::make;
 use crate::error::{Error, Result};
+use crate::files::Memory;
 use crate::pipelines::Cancel;
 
 /// All there is between calls.
@@ -20,6 +21,8 @@ use crate::pipelines::Cancel;
 struct Engine {
     device: Option<WebDevice>,
     files: PageFiles,
+    /// Pictures that the next request names.
+    pictures: Memory,
     answer: Vec<u8>,
 }
 
@@ -128,7 +131,7 @@ pub extern "C" fn unmist_answer_length() -> usize {
 /// As [`taken`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unmist_start(adapter: *mut u8, length: usize) -> Status {
-    std::panic::set_hook(Box::new(|info| host::report(Report::Panic, &info.to_string())));
+    std::panic::set_hook(Box::new(|info| host::report(Report::Panic, info.to_string())));
     // SAFETY: as for this function.
     let adapter = unsafe { taken(adapter, length) };
     let started = serde_json::from_slice::<Adapter>(&adapter)
@@ -173,18 +176,31 @@ pub unsafe extern "C" fn unmist_describe(path: *mut u8, length: usize) -> Status
     answer(make::describe(&files, &path))
 }
 
-/// Makes pictures as a request in JSON says; the answer is a PNG. Suspends.
+/// Adds a picture, in its file's bytes, that the next request names as `image` or `mask`.
+///
+/// # Safety
+/// As [`taken`], for both.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unmist_add_picture(name: *mut u8, name_length: usize, file: *mut u8, length: usize) {
+    // SAFETY: as for this function.
+    let (name, file) = unsafe { (text(name, name_length), taken(file, length)) };
+    engine().pictures.insert(name, file);
+}
+
+/// Makes pictures as a request in JSON says, of the pictures that were added before; the answer is a PNG. While it runs
+/// it shows at most so many `previews`, evenly spread over the steps. Suspends.
 ///
 /// # Safety
 /// As [`taken`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn unmist_sample(request: *mut u8, length: usize) -> Status {
+pub unsafe extern "C" fn unmist_sample(request: *mut u8, length: usize, previews: usize) -> Status {
     // SAFETY: as for this function.
     let request = unsafe { taken(request, length) };
     let cancel = Cancel::default();
     *CANCEL.lock().expect("a panic ends the module") = Some(cancel.clone());
     let (device, files) = engine().parts();
-    answer(device.and_then(|device| make::sample(device, &files, &request, &cancel)))
+    let page = make::Page { files, pictures: std::mem::take(&mut engine().pictures), previews };
+    answer(device.and_then(|device| make::sample(device, &page, &request, &cancel)))
 }
 
 /// One forward pass of a component, as `unmist run`: inputs and outputs are `.safetensors`. Suspends.

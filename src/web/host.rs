@@ -19,6 +19,8 @@ pub(super) enum Report {
     Progress = 1,
     /// The engine's own fault.
     Panic = 2,
+    /// The picture as it would be after the step that was reported last, as PNG.
+    Preview = 3,
 }
 
 mod imported {
@@ -28,7 +30,7 @@ mod imported {
     unsafe extern "C" {
         /// Milliseconds since some moment.
         pub safe fn now() -> f64;
-        pub fn report(kind: u32, text: *const u8, length: usize);
+        pub fn report(kind: u32, content: *const u8, length: usize);
         /// Bytes of the message of the last failure.
         pub safe fn message_length() -> usize;
         pub fn message(out: *mut u8);
@@ -60,9 +62,10 @@ pub(crate) fn now() -> Duration {
 }
 
 /// Tells the page something.
-pub(super) fn report(kind: Report, text: &str) {
-    // SAFETY: the text outlives the call.
-    unsafe { imported::report(kind as u32, text.as_ptr(), text.len()) }
+pub(super) fn report(kind: Report, content: impl AsRef<[u8]>) {
+    let content = content.as_ref();
+    // SAFETY: the content outlives the call.
+    unsafe { imported::report(kind as u32, content.as_ptr(), content.len()) }
 }
 
 /// A number that nothing else has.

@@ -13,10 +13,11 @@ use super::host::{self, Report};
 use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::{Checkpoint, Tensors, safetensors};
 use crate::error::{Error, Result};
-use crate::files::Files as _;
-use crate::generate::{Event, Files, KEYWORD, Models, Notes, OpenModel, Record, parameters};
-use crate::image_io::{PARAMETERS, Picture, PictureFormat, encode, grid};
+use crate::files::{Files as _, Memory};
+use crate::generate::{Event, Files, KEYWORD, Models, Notes, OpenModel, Record, Step, parameters, read_inputs};
+use crate::image_io::{PARAMETERS, Picture, PictureFormat, decode, encode, grid};
 use crate::models::{LoadedModel, NamedTensors, prepare};
+use crate::output::sha256_of;
 use crate::pipelines::{Cancel, Kind, Runtime};
 use crate::refusal::Refusal;
 use crate::request::{Precision, Request};
@@ -42,20 +43,27 @@ fn open(files: &PageFiles, request: &Request, notes: &mut Notes) -> Result<Model
     Ok(Models { model: OpenModel::of(checkpoint(files, path)?, request, notes)?, refiner: None })
 }
 
-/// What can be asked of a model, and what it does by itself, as JSON: `text` (it takes prompts), `classes` (how many,
-/// or null), `multiple` (of which width and height must be), and the settings of a request that asks for nothing.
+/// What can be asked of a model, and what it does by itself, as JSON: its `kind` ([`Traits::word`]), `text` (it takes
+/// prompts), `classes` (how many, or null), `multiple` (of which width and height must be), and the settings of a
+/// request that asks for nothing but what the model needs.
 ///
 /// # Errors
-/// As opening the model; [`Error::Unsupported`] for a model that needs a picture to begin with.
+/// As opening the model.
+///
+/// [`Traits::word`]: crate::pipelines::Traits::word
 pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
     let asked = Request { model: Some(path.into()), ..Request::default() };
     let mut models = open(files, &asked, &mut Notes::default())?;
     let traits = models.model.pipeline.traits;
     let text = traits.kind != Kind::Pixels;
-    let asked = Request { prompt: text.then(String::new).into_iter().collect(), ..asked };
+    // Settings do not depend on what is in a picture, only on whether there is one.
+    let image = matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale).then(|| "image".into());
+    let mask = (traits.kind == Kind::Inpaint).then(|| "mask".into());
+    let asked = Request { prompt: text.then(String::new).into_iter().collect(), image, mask, ..asked };
     let defaults = models.resolve(&asked.into(), None)?.request;
     let (height, width) = traits.own_size.map_or((defaults.height, defaults.width), |(h, w)| (Some(h), Some(w)));
     let answer = json!({
+        "kind": traits.word(),
         "text": text,
         "classes": traits.classes,
         "multiple": traits.multiple,
@@ -68,34 +76,50 @@ pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
     Ok(answer.to_string().into_bytes())
 }
 
+/// What a page gives to a run, besides the request.
+pub(super) struct Page {
+    /// Of the model.
+    pub files: PageFiles,
+    /// What the request names as `image` and `mask`.
+    pub pictures: Memory,
+    /// How many unfinished pictures it wants to see at most.
+    pub previews: usize,
+}
+
 /// Makes pictures; the answer is a PNG.
 ///
 /// # Errors
 /// As the library.
-pub(super) fn sample(device: WebDevice, files: &PageFiles, request: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
+pub(super) fn sample(device: WebDevice, page: &Page, request: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
     let request: Request =
         serde_json::from_slice(request).map_err(|error| Error::Usage(format!("the request: {error}")))?;
     // 1. the model, and what is asked of it
     let mut notes = Notes::default();
-    let mut models = open(files, &request, &mut notes)?;
-    let resolved = models.resolve(&request.into(), None)?;
+    let mut models = open(&page.files, &request, &mut notes)?;
+    let mut resolved = models.resolve(&request.into(), None)?;
     resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
+    read_inputs(&mut resolved.options, &resolved.request, &page.pictures, &mut notes)
+        .map_err(|error| at_its_field(error, &resolved.request, &page.pictures))?;
     let device = Device::Web(device);
     let (load, told) = resolved.request.device.load_options(&device)?;
     told.into_iter().for_each(|note| notes.add(format!("note: {note}")));
-    let hashes = hashes(files, &models, &resolved.request, &mut notes)?;
+    let hashes = hashes(page, &models, &resolved.request, &mut notes)?;
 
     // 2. the pictures
     let dtype = resolved.request.precision.unwrap_or_default().dtype();
     let runtime = Runtime::new(&device, &load, dtype).with_cancel(cancel);
     let progress = |done: usize, total: usize| {
-        host::report(Report::Progress, &json!({"done": done, "total": total}).to_string());
+        host::report(Report::Progress, json!({"done": done, "total": total}).to_string());
     };
     progress(0, models.steps(&resolved.options)?);
     let latents = models.run(&runtime, &resolved, &mut |event| {
         if let Event::Step(mut step) = event {
             step.progress.wait()?;
             progress(step.done, step.total);
+            let every = step.total.div_ceil(page.previews.saturating_add(1));
+            if page.previews > 0 && step.done.is_multiple_of(every) && step.done < step.total {
+                host::report(Report::Preview, preview(&runtime, &mut step)?);
+            }
         }
         Ok(())
     })?;
@@ -122,17 +146,49 @@ pub(super) fn sample(device: WebDevice, files: &PageFiles, request: &[u8], cance
     encode(Path::new("the picture"), &grid(&pictures, None)?, &text, PictureFormat::Png)
 }
 
-/// The sha256 of the model's files, which pictures remember; of larger ones it would take too long.
-fn hashes(files: &PageFiles, models: &Models, request: &Request, notes: &mut Notes) -> Result<Files> {
+/// The pictures as far as can be said after a step, as PNG.
+fn preview(runtime: &Runtime<'_>, step: &mut Step<'_, '_>) -> Result<Vec<u8>> {
+    let x0 = step.progress.pred_original_sample()?;
+    let pictures = Picture::from_tensor(&step.pipeline.decode(runtime, &x0)?)?;
+    encode(Path::new("the picture"), &grid(&pictures, None)?, &[], PictureFormat::Png)
+}
+
+/// An error of reading pictures as a refusal of the one that cannot be read.
+fn at_its_field(error: Error, request: &Request, pictures: &Memory) -> Error {
+    let unreadable = |path: &Option<PathBuf>| {
+        path.as_ref().is_some_and(|path| !pictures.open(path).is_ok_and(|file| decode(path, &file, 3).is_ok()))
+    };
+    let fields = [("image", &request.image), ("mask", &request.mask)];
+    match (error, fields.into_iter().find(|(_, path)| unreadable(path))) {
+        (Error::Unsupported(why), Some((field, _))) => Refusal::of(field, why).into(),
+        (Error::Limits(why), Some((field, _))) => Refusal::of(field, why.to_string()).into(),
+        (Error::Io { path, source }, Some((field, _))) => {
+            Refusal::of(field, format!("{}: {source}", path.display())).into()
+        }
+        (error, _) => error,
+    }
+}
+
+/// The sha256 of the files, which pictures remember; of larger models it would take too long.
+fn hashes(page: &Page, models: &Models, request: &Request, notes: &mut Notes) -> Result<Files> {
     let paths = models.paths(request)?;
     let all = paths.values().flatten();
-    let bytes: u64 = all.filter_map(|(_, path)| files.length(path)).sum();
+    let bytes: u64 = all.filter_map(|(_, path)| page.files.length(path)).sum();
     if bytes > MOST_HASHED {
         notes.add("note: the model is large; the picture does not remember the hashes of its files".into());
         return Ok(Files::new());
     }
-    let hash = |(name, path): &(String, PathBuf)| Ok((name.clone(), files.sha256(path).map_err(Error::io(path))?));
-    paths.iter().map(|(option, list)| Ok((option.clone(), list.iter().map(hash).collect::<Result<_>>()?))).collect()
+    let hash = |option: &str, (name, path): &(String, PathBuf)| {
+        let hash = match option {
+            "image" | "mask" => page.pictures.open(path).map(|file| sha256_of(&file)),
+            _ => page.files.sha256(path),
+        };
+        Ok((name.clone(), hash.map_err(Error::io(path))?))
+    };
+    paths
+        .iter()
+        .map(|(option, list)| Ok((option.clone(), list.iter().map(|file| hash(option, file)).collect::<Result<_>>()?)))
+        .collect()
 }
 
 /// What [`run`] is asked for.

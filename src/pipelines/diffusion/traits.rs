@@ -50,6 +50,19 @@ pub struct Traits {
 const MAX_SIDE: usize = 1 << 14;
 
 impl Traits {
+    /// What the model does, in a word: `text`, `classes` or `pixels`; `inpaint`, `edit` and `upscale` for models of
+    /// these kinds of text.
+    pub fn word(&self) -> &'static str {
+        match (self.kind, self.classes) {
+            (Kind::Pixels, Some(_)) => "classes",
+            (Kind::Pixels, None) => "pixels",
+            (Kind::Plain, _) => "text",
+            (Kind::Inpaint, _) => "inpaint",
+            (Kind::Edit, _) => "edit",
+            (Kind::Upscale, _) => "upscale",
+        }
+    }
+
     /// The defaults of diffusers' pipeline for such a model. This is the only place that chooses a number of steps or a
     /// guidance scale.
     pub fn defaults(&self) -> SampleOptions {

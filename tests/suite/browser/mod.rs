@@ -48,7 +48,9 @@ struct Engine {
 const ASK: &str = r#"
 const worker = new Worker('/worker.js', { type: 'module' });
 const asked = new Map();
+window.previews = [];
 worker.onmessage = ({ data }) => {
+  if (data.preview) previews.push(data.preview);
   if (data.id === undefined) return;
   const [done, failed] = asked.get(data.id);
   if (data.error) failed(new Error(`${data.error.kind} ${data.error.field}: ${data.error.message}`));

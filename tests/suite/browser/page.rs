@@ -6,7 +6,7 @@ use std::time::Duration;
 use unmist::image_io::read_text;
 
 use super::{RUN, site};
-use crate::commands::usage::fixture;
+use crate::commands::usage::{fixture, stable_diffusion};
 use crate::harness::browser::{FileServer, Page};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -100,6 +100,119 @@ fn a_visitor_makes_a_picture_and_cancels_another() {
     );
     assert_eq!(page.evaluate(&visible("#prompt")), false);
     assert_eq!(page.evaluate("[...document.querySelector('#class').options].map(o => o.text)[9]"), "ankle boot");
+    assert_eq!(page.problems(), [""; 0]);
+}
+
+#[test]
+fn a_visitor_starts_from_a_picture_and_sees_it_change() {
+    let (mut page, _server) = opened();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    let text = |page: &mut Page, selector: &str| {
+        let text = page.evaluate(&format!("document.querySelector('{selector}').textContent"));
+        text.as_str().expect("text").to_owned()
+    };
+    let value = |page: &mut Page, selector: &str| page.evaluate(&format!("document.querySelector('{selector}').value"));
+    page.click("#start summary");
+
+    // 1. what is no picture is said at once, at its field
+    let wrong = tempfile::Builder::new().suffix(".png").tempfile().expect("a file");
+    std::fs::write(wrong.path(), "<html>not found</html>").expect("writes");
+    page.choose_files("#image", &[wrong.path().to_owned()]);
+    page.wait_until(SOON, "document.querySelector('[data-field=image] .problem')");
+    assert!(text(&mut page, "[data-field=image] .problem").contains("not a picture"));
+    assert_eq!(page.evaluate(&visible("#painting")), false);
+
+    // 2. a picture goes in, with a mask painted by keyboard; the size follows its shape
+    page.choose_files("#image", &[images.join("lanczos_64x48.png")]);
+    page.wait_until(SOON, "document.querySelector('#mask').width === 64");
+    assert_eq!(page.evaluate("document.querySelectorAll('.problem').length"), 0);
+    assert_eq!([value(&mut page, "#width"), value(&mut page, "#height")], ["72", "56"]);
+    page.evaluate("document.querySelector('#mask').focus()");
+    page.press(" ");
+    page.press("ArrowDown");
+    page.press(" ");
+    assert_eq!(text(&mut page, "#start-state"), "with a mask");
+    assert_eq!(page.evaluate("document.querySelector('#strength').placeholder"), "1");
+    photograph(&mut page, "start");
+    page.evaluate(
+        "window.alts = []; const picture = document.querySelector('#picture');
+         new MutationObserver(() => alts.push(picture.alt)).observe(picture, {attributeFilter: ['alt']}); 0",
+    );
+    page.click("#previews");
+    page.fill("#prompt", "flat fox, green background");
+    page.fill("#strength", "1.5");
+    page.fill("#steps", "4");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('[data-field=strength] .problem')");
+    page.fill("#strength", "0.75");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('#status').textContent.startsWith('Done in ')");
+    let alts = page.evaluate("alts");
+    let steps = ["The picture after step 1 of 3", "The picture after step 2 of 3", "flat fox, green background"];
+    assert_eq!(alts, serde_json::json!(steps));
+    let size = "[document.querySelector('#picture').naturalWidth, document.querySelector('#picture').naturalHeight]";
+    assert_eq!(page.evaluate(size), serde_json::json!([72, 56]));
+    assert_eq!(page.evaluate(&visible("#download")), true);
+    let record = page.evaluate(
+        "fetch(document.querySelector('#download').href).then(a => a.arrayBuffer()) \
+           .then(bytes => new TextDecoder('latin1').decode(bytes))",
+    );
+    for part in ["lanczos_64x48.png", "lanczos_64x48-mask.png"] {
+        assert!(record.as_str().expect("text").contains(part), "the picture does not say {part}");
+    }
+
+    // 3. a run that is cancelled leaves what was there
+    page.fill("#steps", "200");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('#picture').alt.startsWith('The picture after step')");
+    assert_eq!(page.evaluate(&visible("#download")), false);
+    photograph(&mut page, "preview");
+    page.click("#cancel");
+    page.wait_until(SOON, "document.querySelector('#status').textContent === 'Cancelled.'");
+    page.wait_until(SOON, &visible("#download"));
+    assert_eq!(page.evaluate("document.querySelector('#picture').alt"), steps[2]);
+    assert_eq!(page.evaluate(size), serde_json::json!([72, 56]));
+
+    // 4. what was made is what to start from; another one is dropped; a model without text takes none
+    page.click("#use-start");
+    page.wait_until(SOON, "document.querySelector('#mask').width === 72");
+    assert_eq!(text(&mut page, "#start-state"), "in use");
+    let drop = "fetch('models/emoji-64/samples.png').then(a => a.blob()).then((blob) => {
+        const data = new DataTransfer();
+        data.items.add(new File([blob], 'samples.png', {type: 'image/png'}));
+        dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true})); })";
+    page.evaluate("document.querySelector('#remove-image').click()");
+    assert_eq!(page.evaluate(&visible("#painting")), false);
+    page.evaluate(drop);
+    page.wait_until(SOON, &visible("#painting"));
+    page.evaluate(
+        "(() => { const m = document.querySelector('#model'); m.value = 'ddpm-fashion-32'; \
+                   m.dispatchEvent(new Event('change', {bubbles: true})); })()",
+    );
+    assert_eq!(page.evaluate(&visible("#start")), false);
+    page.evaluate(drop);
+    page.wait_until(SOON, &visible("#error"));
+    assert!(text(&mut page, "#error").contains("does not start from a picture"));
+
+    // 5. one for inpainting wants a mask, one for editing none
+    page.choose_files("#folder", &[stable_diffusion("inpaint")]);
+    page.wait_until(RUN, "document.querySelector('#status').textContent === 'The model is open.'");
+    assert_eq!(page.evaluate("document.querySelector('#start').open && document.querySelector('#mask').width"), 262);
+    ["width", "height"].iter().for_each(|side| page.fill(&format!("#{side}"), "16"));
+    page.fill("#steps", "1");
+    page.fill("#strength", "");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('[data-field=mask] .problem')");
+    page.evaluate("document.querySelector('#mask').focus()");
+    page.press(" ");
+    page.click("#make");
+    page.wait_until(RUN, "document.querySelector('#status').textContent.startsWith('Done in ')");
+    assert_eq!(page.evaluate("document.querySelector('#picture').naturalWidth"), 16);
+    page.choose_files("#folder", &[stable_diffusion("instruct_pix2pix")]);
+    page.wait_until(RUN, "document.querySelector('#status').textContent === 'The model is open.'");
+    for (control, shown) in [("#original", true), ("#mask", false), ("#strength", false)] {
+        assert_eq!(page.evaluate(&visible(control)), shown, "{control}");
+    }
     assert_eq!(page.problems(), [""; 0]);
 }
 
