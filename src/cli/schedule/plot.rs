@@ -106,11 +106,12 @@ impl Panel<'_> {
     }
 }
 
-/// `0.02`, `1`, `1.5e-5`, `2.1e4`
+/// Four digits: `0.0292`, `1`, `1175`, `1.5e-5`.
 fn short(value: f64) -> String {
     if value != 0.0 && !(1e-3..1e4).contains(&value.abs()) {
         return format!("{value:.1e}");
     }
-    let text = format!("{value:.4}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let digits = if value.abs() < 1.0 { 4 } else { 3 - value.abs().log10() as usize };
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }

@@ -26,6 +26,9 @@ const IDLE: &str = "document.getElementById('running').hidden && !document.getEl
 
 fn open(address: SocketAddr) -> Page {
     let mut page = Page::open(&format!("http://{address}/"));
+    // Scrolling that takes its time would move what a test draws on.
+    let calm = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
+    page.call("Emulation.setEmulatedMedia", calm);
     page.wait_until(SOON, READY);
     page.evaluate(BYTES);
     page
