@@ -77,10 +77,11 @@ fn a_visitor_makes_a_picture_and_cancels_another() {
     // 2. a long run, cancelled; what was there stays
     page.fill("#steps", "900");
     page.click("#make");
-    page.wait_until(RUN, "/^Step [2-9] of 900, about/.test(document.querySelector('#status').textContent)");
+    page.wait_until(RUN, "/^Step ([2-9]|\\d\\d+) of 900, about/.test(document.querySelector('#status').textContent)");
     photograph(&mut page, "running");
     page.click("#cancel");
-    page.wait_until(SOON, "document.querySelector('#status').textContent === 'Cancelled.'");
+    // The step that runs is done first, and other tests may use both cores.
+    page.wait_until(RUN, "document.querySelector('#status').textContent === 'Cancelled.'");
     assert_eq!(page.evaluate(&visible("#result")), true);
     assert_eq!(page.evaluate(&visible("#progress")), false);
 
