@@ -6,6 +6,7 @@
 use super::betas::{Noising, stored};
 use super::combination::Combination;
 use super::config::SchedulerConfig;
+use super::edm::range;
 use super::step::{Schedule, Step, X0};
 use super::timesteps::{check_steps, custom};
 use super::{Sampling, Scheduler};
@@ -14,7 +15,7 @@ use crate::rng::Draw;
 
 pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
     let config = &scheduler.config;
-    let Range { min, max } = Range::of(config);
+    let (min, max) = range(config)?;
     let levels = levels(config, sampling)?;
     let n = levels.len();
     let steps = (sampling.begin(n)?..n).map(|i| {
@@ -40,23 +41,12 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     Ok(Schedule { init_noise_sigma: max, memory_slots: 0, steps: steps.collect() })
 }
 
-/// The trained noise levels.
-struct Range {
-    min: f64,
-    max: f64,
-}
-
-impl Range {
-    fn of(config: &SchedulerConfig) -> Self {
-        Self { min: config.sigma_min.unwrap_or(0.002), max: config.sigma_max.unwrap_or(80.0) }
-    }
-}
-
 /// The noise levels of a run: of the trained ones (Karras et al. 2022, eq. 5), evenly spaced numbers, or those that the
 /// user names.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] for timesteps that rise or are beyond the trained ones, and for too many steps.
+/// [`crate::Error::Usage`] for timesteps that rise or are beyond the trained ones, and for too many steps; as
+/// [`range`].
 fn levels(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
     sampling.refuse_custom(config.class, &["sigmas"])?;
     let trained = config.num_train_timesteps;
@@ -68,7 +58,7 @@ fn levels(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
             (0..n).rev().map(|i| i * (trained / n)).collect()
         }
     };
-    let Range { min, max } = Range::of(config);
+    let (min, max) = range(config)?;
     let root = |sigma: f64| sigma.powf(1.0 / config.rho);
     let level = |number: usize| {
         let ramp = number as f64 / (trained - 1).max(1) as f64;

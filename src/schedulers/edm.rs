@@ -40,6 +40,20 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
 const SIGMA_MIN: f64 = 0.002;
 const SIGMA_MAX: f64 = 80.0;
 
+/// The smallest and the largest noise level, also of consistency models.
+///
+/// # Errors
+/// [`Error::Config`] for levels that rise.
+pub(super) fn range(config: &SchedulerConfig) -> Result<(f64, f64)> {
+    let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));
+    if low > high {
+        return Err(Error::Config(format!(
+            "scheduler: noise levels must fall, but go from {high} to {low}; see \"sigma_min\", \"sigma_max\""
+        )));
+    }
+    Ok((low, high))
+}
+
 /// A step at the level σ that goes nowhere yet.
 fn step(config: &SchedulerConfig, sigma: f64) -> Step {
     let data = config.sigma_data;
@@ -58,12 +72,7 @@ fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
     sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
     let n = sampling.num_inference_steps;
     check_steps(config, n)?;
-    let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));
-    if low > high {
-        return Err(Error::Config(format!(
-            "scheduler: noise levels must fall, but go from {high} to {low}; see \"sigma_min\", \"sigma_max\""
-        )));
-    }
+    let (low, high) = range(config)?;
     let mut sigmas: Vec<f64> = match config.sigma_schedule {
         SigmaSchedule::Karras => {
             let root = |sigma: f64| sigma.powf(1.0 / config.rho);

@@ -242,11 +242,9 @@ impl Sampling {
     /// # Errors
     /// A refusal of the field.
     fn refuse_custom(&self, class: SchedulerClass, fields: &[&'static str]) -> Result<()> {
-        let given = |field: &&&'static str| match **field {
-            "timesteps" => self.timesteps.is_some(),
-            _ => self.sigmas.is_some(),
-        };
-        let Some(field) = fields.iter().find(given) else { return Ok(()) };
+        let given = [("timesteps", self.timesteps.is_some()), ("sigmas", self.sigmas.is_some())];
+        let found = given.into_iter().find(|(field, given)| *given && fields.contains(field));
+        let Some((field, _)) = found else { return Ok(()) };
         let why = format!("{} has its own noise levels", class.name());
         Err(Refusal::of(field, why).instead(Remedy::Give(&["steps"])).into())
     }

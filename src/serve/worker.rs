@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::App;
 use super::jobs::{Job, Made, Preview, Status};
 use crate::backend::{Device, LoadOptions};
+use crate::checkpoint::PARTS;
 use crate::error::{Error, Result};
 use crate::generate::{
     self, Event, Hashes, KEYWORD, Models, Notes, Paths, Record, Step, opening_key, parameters, read_inputs,
@@ -239,11 +240,11 @@ impl Worker {
 fn hash(paths: &Paths, known: &Hashes) -> Result<generate::Files> {
     // A component's own file is named after it: `vae: FILE`.
     let name = |name: String| {
-        let own = ["", "vae: ", "text_encoder: ", "text_encoder_2: ", "unet: "].into_iter().find_map(|component| {
-            let path = name.strip_prefix(component).map(Path::new).filter(|path| path.is_absolute())?;
-            Some(format!("{component}{}", path.file_name().unwrap_or_default().to_string_lossy()))
-        });
-        own.unwrap_or(name)
+        let of_part = PARTS.into_iter().find_map(|part| name.strip_prefix(part)?.strip_prefix(": "));
+        let path = Path::new(of_part.unwrap_or(&name));
+        let Some(file) = path.file_name().filter(|_| path.is_absolute()) else { return name };
+        let part = &name[..name.len() - of_part.unwrap_or(&name).len()];
+        format!("{part}{}", file.to_string_lossy())
     };
     let files = generate::hash(paths, known)?.into_iter();
     Ok(files

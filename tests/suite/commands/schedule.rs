@@ -44,12 +44,20 @@ fn its_numbers_are_diffusers() {
     assert_eq!(flow["trained"], Value::Array(vec![]));
     let expected = &fixture.tensor("default/5/timesteps").data;
     let found = numbers(&flow["run"], "timestep");
+    assert_eq!(found.len(), expected.len());
     assert!(found.iter().zip(expected).all(|(a, b)| (a - f64::from(*b)).abs() < 1e-3), "{found:?}");
     assert_eq!(numbers(&flow["run"], "step"), [1, 1, 2, 2, 3, 3, 4, 4, 5].map(f64::from));
     let karras = shown(&["--scheduler", "DPM++ 2M Karras", "--steps", "3"]);
     assert_eq!(karras["scheduler"]["_class_name"], "DPMSolverMultistepScheduler");
-    let shipped = shown(&["--model", "ddpm-fashion-32", "--steps", "4"]);
-    assert_eq!(numbers(&shipped["run"], "step").len(), 4);
+    // A config of its own; the betas of a model under another scheduler.
+    let file = tempfile::Builder::new().suffix(".json").tempfile().expect("a file");
+    std::fs::write(file.path(), r#"{"_class_name": "FlowMatchHeunDiscreteScheduler"}"#).expect("writes");
+    assert_eq!(shown(&["--scheduler-config", file.path().to_str().expect("UTF-8"), "--steps", "5"]), flow);
+    let [own, other] = [&["--steps", "4"][..], &["--scheduler", "LCM", "--steps", "4"]]
+        .map(|more| shown(&[&["--model", "emoji-64"], more].concat()));
+    assert_eq!(own["trained"], other["trained"]);
+    assert_ne!(own["trained"], all["trained"], "not the default's");
+    assert_ne!(own["run"], other["run"]);
 }
 
 #[test]

@@ -54,18 +54,28 @@ fn pictures_of_a_batch_are_those_of_single_runs() {
     }
 }
 
+/// Room for one picture, not for two at once.
 #[test]
 fn what_has_no_room_is_not_made_at_once() {
     let pipeline = emoji();
     let device = Device::Gpu(gpu().clone());
-    let mut options = pipeline.defaults();
-    options.prompts = vec!["a dog".into(); 2];
-    options.batch_size = 2;
+    let options = |batch_size: usize| {
+        let mut options = pipeline.defaults();
+        options.prompts = vec!["a dog".into(); batch_size];
+        options.batch_size = batch_size;
+        options
+    };
     let mut load = LoadOptions::default();
-    let plan = pipeline.plan(&Runtime::new(&device, &load, DType::F32), &options).expect("can be planned");
-    let of_unet = plan.stages.iter().find(|stage| stage.component == "unet").expect("a stage");
-    let peak = of_unet.memory.as_ref().expect("it runs here").total;
-    load.plan.max_memory_bytes = Some(peak / 2);
-    let as_alone = pipeline.as_alone(&Runtime::new(&device, &load, DType::F32), &options).expect("can be planned");
-    assert!(as_alone.is_none());
+    let peak = |load: &LoadOptions, batch_size| {
+        let runtime = Runtime::new(&device, load, DType::F32);
+        let as_alone = pipeline.as_alone(&runtime, &options(batch_size)).expect("can be planned").expect("has room");
+        let runtime = Runtime { load: &as_alone, ..runtime };
+        pipeline.plan(&runtime, &options(batch_size)).expect("can be planned").peak()
+    };
+    let (one, two) = (peak(&load, 1), peak(&load, 2));
+    assert!(one < two, "{one} bytes for one, {two} for two");
+    load.plan.max_memory_bytes = Some(two - 1);
+    let runtime = Runtime::new(&device, &load, DType::F32);
+    pipeline.plan(&runtime, &options(1)).and_then(|plan| plan.check()).expect("one has room");
+    assert!(pipeline.as_alone(&runtime, &options(2)).expect("can be planned").is_none());
 }

@@ -1,5 +1,6 @@
 //! Noise levels, steps and random numbers against diffusers and PyTorch.
 
+mod frames;
 pub mod random_numbers;
 pub mod runs;
 pub mod tables;
