@@ -66,6 +66,8 @@ pub struct CooperativeMatrix {
 impl Caps {
     /// [`vendor`](Self::vendor) of Intel.
     pub const INTEL: u32 = 0x8086;
+    /// [`vendor`](Self::vendor) of NVIDIA.
+    pub const NVIDIA: u32 = 0x10de;
 
     /// Number of invocations in every subgroup, if subgroup operations exist and the size is the same for all kernels.
     pub fn subgroup_size(&self) -> Option<u32> {

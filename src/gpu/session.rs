@@ -131,6 +131,11 @@ impl GpuSession {
         &self.program
     }
 
+    /// Whether its device is a CPU driver.
+    pub fn is_cpu(&self) -> bool {
+        self.gpu.caps().is_cpu
+    }
+
     fn buffer(&self, index: BufferIndex) -> &wgpu::Buffer {
         self.buffers[index].as_ref().expect("only sources are dropped, and no port is one").buffer()
     }

@@ -30,6 +30,8 @@ pub enum Format {
     F32,
     /// Four 16-bit floats, packed in pairs: needs no device feature, unlike WGSL's own `f16`.
     F16,
+    /// The same, as WGSL's own `f16`: for kernels that enable it.
+    NativeF16,
 }
 
 /// Where vector `i` is in a texture.
@@ -50,6 +52,7 @@ impl Format {
         match self {
             Self::F32 => "vec4<f32>",
             Self::F16 => "vec2<u32>",
+            Self::NativeF16 => "vec4<f16>",
         }
     }
 
@@ -58,6 +61,7 @@ impl Format {
         match self {
             Self::F32 => "v",
             Self::F16 => "vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y))",
+            Self::NativeF16 => "vec4<f32>(v)",
         }
     }
 
@@ -66,6 +70,7 @@ impl Format {
         match self {
             Self::F32 => Some("v"),
             Self::F16 => Some("vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw))"),
+            Self::NativeF16 => Some("vec4<f16>(v)"),
         }
     }
 
@@ -73,7 +78,7 @@ impl Format {
     pub fn texel(self) -> &'static str {
         match self {
             Self::F32 => "rgba32float",
-            Self::F16 => "rgba16float",
+            Self::F16 | Self::NativeF16 => "rgba16float",
         }
     }
 
@@ -81,7 +86,7 @@ impl Format {
     pub fn texel_bytes(self) -> u64 {
         match self {
             Self::F32 => 16,
-            Self::F16 => 8,
+            Self::F16 | Self::NativeF16 => 8,
         }
     }
 

@@ -35,7 +35,7 @@ pub struct Binding {
     /// How it is used.
     pub access: Access,
     /// The type of the elements that an array holds: f32 for `f32` and `vec4<f32>`, f16 for `vec2<u32>` (four of them,
-    /// packed), u32 for `u32`. `None` for the uniform and for arrays of any other type.
+    /// packed) and `vec4<f16>`, u32 for `u32`. `None` for the uniform and for arrays of any other type.
     pub dtype: Option<DType>,
     /// Whether it is a storage texture, `texture_storage_2d` of a float format.
     #[serde(default)]
@@ -219,7 +219,8 @@ fn element_type(module: &Module, binding: Handle<Type>) -> Option<DType> {
         TypeInner::Scalar(Scalar::F32) | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F32 } => {
             Some(DType::F32)
         }
-        TypeInner::Vector { size: VectorSize::Bi, scalar: Scalar::U32 } => Some(DType::F16),
+        TypeInner::Vector { size: VectorSize::Bi, scalar: Scalar::U32 }
+        | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F16 } => Some(DType::F16),
         TypeInner::Scalar(Scalar::U32) => Some(DType::U32),
         _ => None,
     }

@@ -75,12 +75,24 @@ pub fn texts_id(kernels: &[String]) -> Result<ContentId> {
     while let Some(name) = left.pop() {
         let text = find_kernel(&name)?;
         let included = text.lines().filter_map(|line| line.strip_prefix("//!include "));
-        let included: Vec<_> = included.map(|include| format!("{INCLUDES}{}", include.trim())).collect();
+        let included: Vec<_> = included.flat_map(|include| all_of(include.trim())).collect();
         left.extend(included.into_iter().rev().filter(|include| seen.insert(include.clone())));
         parts.push((name, text));
     }
     let parts: Vec<&[u8]> = parts.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]).collect();
     Ok(ContentId::of(&parts))
+}
+
+/// The includes that a name may stand for: with `{NAME}` in it, one for each number that a launch may give there.
+fn all_of(include: &str) -> Vec<String> {
+    let name = |include: &str| format!("{INCLUDES}{include}");
+    let Some((before, rest)) = include.split_once('{') else { return vec![name(include)] };
+    let after = rest.split_once('}').map_or("", |(_, after)| after);
+    let is_number = |name: &str| {
+        let number = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    includes().filter(|(include, _)| is_number(include)).map(|(include, _)| name(include)).collect()
 }
 
 #[cfg(test)]
@@ -98,5 +110,7 @@ mod tests {
         assert!(text.contains("//!include"), "this test needs a kernel that includes something");
         assert_ne!(scale, ContentId::of(&[b"scale/naive", text.as_bytes()]));
         assert!(id(&["scale/other"]).is_err());
+        assert!(kernels().all(|(name, _)| id(&[name]).is_ok()), "whatever they include");
+        assert_eq!(all_of("matrix_{MATRIX}"), ["include/matrix_16", "include/matrix_8"]);
     }
 }

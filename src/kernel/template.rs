@@ -36,7 +36,8 @@ pub struct Expanded {
 /// [`Error::Kernel`] naming file and directive.
 pub fn expand(file: &str, source: &str, key: &KernelKey) -> Result<Expanded> {
     let mut out = Expanded { wgsl: String::with_capacity(2 * source.len()), origins: Vec::new() };
-    let mut state = State { file, key, included: HashSet::new(), used: HashSet::new() };
+    let native = source.lines().any(|line| line == "enable f16;");
+    let mut state = State { file, key, native, included: HashSet::new(), used: HashSet::new() };
     state.expand_into(&file.into(), source, &mut out)?;
     if let Some((name, _)) = key.constants.iter().find(|(name, _)| !state.used.contains(*name)) {
         return Err(Error::Kernel(format!("{file} has no line `const {name}: …` to replace")));
@@ -49,6 +50,8 @@ pub fn expand(file: &str, source: &str, key: &KernelKey) -> Result<Expanded> {
 struct State<'a> {
     file: &'a str,
     key: &'a KernelKey,
+    /// Whether numbers of f16 are WGSL's own.
+    native: bool,
     included: HashSet<String>,
     used: HashSet<&'static str>,
 }
@@ -120,10 +123,14 @@ impl State<'_> {
 
     fn format(&self, binding: &str) -> Result<Format> {
         let stored = self.key.storage.iter().find(|(name, _)| *name == binding);
-        Format::of(stored.map_or(DType::F32, |(_, dtype)| *dtype)).ok_or_else(|| {
-            let file = self.file;
-            Error::Kernel(format!("{file}: binding {binding} holds u32, declare it array<u32>"))
-        })
+        match Format::of(stored.map_or(DType::F32, |(_, dtype)| *dtype)) {
+            Some(Format::F16) if self.native => Ok(Format::NativeF16),
+            Some(format) => Ok(format),
+            None => {
+                let file = self.file;
+                Err(Error::Kernel(format!("{file}: binding {binding} holds u32, declare it array<u32>")))
+            }
+        }
     }
 
     fn storage_type(&self, binding: &str, source: &str) -> Result<String> {

@@ -16,7 +16,7 @@ mod tune;
 pub use ceilings::{Arithmetic, Ceiling, Ceilings, DispatchCost, MatrixCeiling, kernel_keys};
 pub use instance::{Instance, PreparedInstance};
 pub use operations::{Candidate, operations_of};
-pub use report::{Check, Operation, Picture, Report, Step, Subject};
+pub use report::{Check, LaunchTime, Operation, Picture, Report, Step, Subject};
 pub use samples::{Samples, Verdict};
 pub use timing::{Effort, time_launches, time_program, time_side_by_side, time_wall};
 pub use tune::{TuneEffort, candidates, is_known, tune};

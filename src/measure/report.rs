@@ -73,6 +73,25 @@ pub struct Step {
     pub first_seconds: f64,
     /// Each later step, from submission until the device is done.
     pub seconds: Samples,
+    /// Each launch within a step, where the device has timestamps.
+    #[serde(default)]
+    pub within: Vec<LaunchTime>,
+}
+
+/// A launch within a step, between its neighbours: a pass of its own, so that it overlaps none of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchTime {
+    /// The node that it helps to compute.
+    pub node: String,
+    /// Path of its kernel below `wgsl/`, without extension.
+    pub kernel: String,
+    /// The kernel's constants.
+    pub settings: String,
+    /// Its work.
+    pub cost: Cost,
+    /// The median.
+    pub seconds: f64,
 }
 
 /// A whole picture, or as many as the batch has.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::ceilings::Ceiling;
 use super::samples::Samples;
-use super::timing::{Effort, time_program, time_wall};
+use super::timing::{Effort, WARM_UP, time_program, time_wall};
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::Rate;
@@ -18,7 +18,7 @@ use crate::tensor::{DType, HostTensor};
 pub(super) type NoWeights = HashMap<String, HostTensor>;
 
 /// Time for each ceiling.
-pub(super) const EFFORT: Effort = Effort { least: 5, most: 50, seconds: 0.1, uncertainty: 0.005 };
+pub(super) const EFFORT: Effort = Effort { least: 5, most: 50, seconds: 0.1, uncertainty: 0.005, warm_up: WARM_UP };
 
 /// A sample takes about this many seconds, if the device is large enough to be busy for so long.
 const SAMPLE_SECONDS: f64 = 0.02;
@@ -141,7 +141,7 @@ impl SingleKernel {
 
     /// Times it with as many workgroups as keep the device busy, each of them doing `work`.
     pub fn saturate(&mut self, gpu: &GpuDevice, work: u64) -> Result<Ceiling> {
-        const ONCE: Effort = Effort { least: 1, most: 1, seconds: 0.0, uncertainty: 0.0 };
+        const ONCE: Effort = Effort { least: 1, most: 1, seconds: 0.0, uncertainty: 0.0, warm_up: 0.0 };
         let most = gpu.caps().max_workgroups_per_dimension;
         let mut workgroups = self.workgroups[0].max(8);
         loop {

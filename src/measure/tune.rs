@@ -1,7 +1,8 @@
 //! Which variant and setting is the fastest for one instance on one device.
 //!
 //! Candidates come from the rules outwards: first what the rules choose, then the other variants as the rules would set
-//! them, then neighbours of the best setting so far, one knob at a time. Each is compared with the reference before it
+//! them, then, of one variant after the other, the fastest first, neighbours of its best setting so far, one knob at a
+//! time. Each is compared with the reference before it
 //! is timed. The best few then run in turns, so that whatever disturbs the device disturbs all of them alike, until one
 //! is left; and that one replaces the rules' choice only if it wins a duel that is counted by itself: the best of many
 //! looks better than it is in the samples that made it the best.
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::kernel::texts_id;
 use crate::ops::Knobs;
+use crate::parallel::*;
 use crate::plan::{Choice, Forced, PlanOptions, Program, Trial, TunedEntry, choose};
 
 /// Candidates whose first samples take this many times the best's are dropped, and with them the other settings of
@@ -24,6 +26,8 @@ use crate::plan::{Choice, Forced, PlanOptions, Program, Trial, TunedEntry, choos
 const HOPELESS: f64 = 3.0;
 /// How many of the best run against each other.
 const FINALISTS: usize = 4;
+/// Candidates that are compiled side by side.
+const WAVE: usize = 8;
 /// Seconds that are spent on samples in one go, if more than one is taken.
 const AT_ONCE: f64 = 1.0;
 /// Fewer samples of each in a duel decide nothing.
@@ -159,14 +163,13 @@ pub fn tune(gpu: &GpuDevice, instance: &Instance, effort: TuneEffort) -> Result<
     let prepared = instance.prepare()?;
     let operation = instance.op.name();
     let mut race = Race { gpu, prepared: &prepared, operation, effort, runners: Vec::new() };
-    for (by_rule, settings) in field.variants {
-        if race.effort.is_over() && !race.runners.is_empty() {
-            break;
-        }
-        let hopeless = race.enter(by_rule)?;
-        if !hopeless {
-            race.enter_settings(settings)?;
-        }
+    let (by_rule, settings): (Vec<_>, Vec<_>) = field.variants.into_iter().unzip();
+    race.enter(by_rule)?;
+    // Time may not suffice for all of them.
+    let mut variants: Vec<_> = settings.into_iter().enumerate().filter(|(i, _)| *i < race.runners.len()).collect();
+    variants.sort_by(|(a, _), (b, _)| race.runners[*a].seconds().total_cmp(&race.runners[*b].seconds()));
+    for (by_rule, settings) in variants {
+        race.enter_settings(by_rule, settings)?;
     }
     race.finals()?;
     let winner = race.winner()?;
@@ -184,12 +187,17 @@ impl Race<'_> {
         right.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()))
     }
 
-    /// Tries the other settings of the variant that came last: those that differ from its best in one knob, as long as
-    /// there is a better one among them; or all.
-    fn enter_settings(&mut self, mut left: Vec<Candidate>) -> Result<()> {
-        let first = self.runners.len() - 1;
+    /// Tries the other settings of a variant, of which `by_rule` is the runner that the rules would set: those that
+    /// differ from its best in one knob, as long as there is a better one among them; or all. Unless another variant
+    /// has turned out much faster.
+    fn enter_settings(&mut self, by_rule: usize, mut left: Vec<Candidate>) -> Result<()> {
+        let best = self.best().map_or(f64::INFINITY, |best| self.runners[best].seconds());
+        if self.runners[by_rule].seconds() > HOPELESS * best {
+            return Ok(());
+        }
+        let first = self.runners.len();
         loop {
-            let of_variant = first..self.runners.len();
+            let of_variant = [by_rule].into_iter().chain(first..self.runners.len());
             let best = of_variant.min_by(|a, b| self.runners[*a].seconds().total_cmp(&self.runners[*b].seconds()));
             let centre = self.runners[best.expect("there is the first")].trial.knobs.clone();
             let near = |candidate: &Candidate| self.effort.every_setting || candidate.knobs.distance(&centre) <= 1;
@@ -198,48 +206,79 @@ impl Race<'_> {
                 return Ok(());
             }
             left = others;
-            for candidate in next {
-                if self.effort.is_over() {
-                    return Ok(());
-                }
-                self.enter(candidate)?;
+            self.enter(next)?;
+            if self.effort.is_over() {
+                return Ok(());
             }
         }
     }
 
-    /// Compares a candidate with the reference and takes its first samples; true if it is hopeless.
-    fn enter(&mut self, Candidate { variant, knobs }: Candidate) -> Result<bool> {
-        let best = self.best().map(|best| self.runners[best].seconds());
+    /// Compares candidates with the reference and takes their first samples, in waves: the kernels of a wave are
+    /// compiled side by side, and its samples follow each other, so that a GPU has no time to slow down in between.
+    fn enter(&mut self, candidates: Vec<Candidate>) -> Result<()> {
+        let mut left = candidates.into_iter().peekable();
+        while left.peek().is_some() && (self.runners.is_empty() || !self.effort.is_over()) {
+            let first = self.runners.len();
+            let wave: Vec<Candidate> = left.by_ref().take(WAVE).collect();
+            let programs: Vec<Result<Program>> = wave.iter().map(|candidate| self.program(candidate)).collect();
+            // What does not compile is told of when it is checked.
+            (&programs).into_par_iter().flatten().for_each(|program| drop(self.gpu.compile(program)));
+            for (candidate, program) in wave.into_iter().zip(programs) {
+                let runner = self.checked(candidate, program)?;
+                self.runners.push(runner);
+            }
+            self.first_samples(first)?;
+            self.drop_sessions(FINALISTS);
+        }
+        Ok(())
+    }
+
+    fn program(&self, Candidate { variant, knobs }: &Candidate) -> Result<Program> {
         let forced = Forced { knobs: knobs.clone(), ..Forced::operation(self.operation, variant) };
         let choice = Choice { forced: vec![forced], ..Choice::default() };
-        let program = self.prepared.program(self.gpu, &PlanOptions { choice, ..PlanOptions::default() });
+        self.prepared.program(self.gpu, &PlanOptions { choice, ..PlanOptions::default() })
+    }
+
+    /// A runner with a session if it agrees with the reference, else with what is wrong.
+    fn checked(&self, Candidate { variant, knobs }: Candidate, program: Result<Program>) -> Result<Runner> {
         let kernels = program.as_ref().map(kernels_of_step).unwrap_or_default();
         let texts = texts_id(&kernels)?;
-        let trial = Trial { variant: variant.into(), knobs, kernels, texts, seconds: vec![], wrong: None };
-        let mut runner = Runner { trial, samples: Samples::default(), session: None };
-        let tried = program.and_then(|program| {
+        let mut trial = Trial { variant: variant.into(), knobs, kernels, texts, seconds: vec![], wrong: None };
+        let session = program.and_then(|program| {
             self.prepared.check(self.gpu, program.clone())?;
-            let mut session = self.prepared.session(self.gpu, program)?;
-            runner.samples = time_program(&mut session, &exactly(1))?;
-            let slow = best.is_some_and(|best| runner.samples.median() > HOPELESS * best);
-            let more = self.effort.at_once(runner.samples.median()) - 1;
-            if !slow && more > 0 {
-                take(&mut runner.samples, &mut session, more)?;
-            }
-            runner.session = (!slow).then_some(session);
-            Ok(slow)
+            self.prepared.session(self.gpu, program)
         });
-        let slow = match tried {
-            Ok(slow) => slow,
+        let session = match session {
+            Ok(session) => Some(session),
             Err(error @ Error::Device(_)) => return Err(error),
             Err(error) => {
-                runner.trial.wrong = Some(error.to_string());
-                false
+                trial.wrong = Some(error.to_string());
+                None
             }
         };
-        self.runners.push(runner);
-        self.drop_sessions(FINALISTS);
-        Ok(slow)
+        Ok(Runner { trial, samples: Samples::default(), session })
+    }
+
+    /// One sample of each runner from `first` on, and more of those that are not hopeless.
+    fn first_samples(&mut self, first: usize) -> Result<()> {
+        // While these were compiled and compared, the device had little to do.
+        let mut effort = Effort { warm_up: Effort::default().warm_up, ..exactly(1) };
+        for Runner { session, samples, .. } in &mut self.runners[first..] {
+            if let Some(session) = session {
+                *samples = time_program(session, &effort)?;
+                effort.warm_up = 0.0;
+            }
+        }
+        let best = self.best().map_or(f64::INFINITY, |best| self.runners[best].seconds());
+        for i in first..self.runners.len() {
+            let seconds = self.runners[i].seconds();
+            if i > 0 && seconds > HOPELESS * best {
+                self.runners[i].session = None;
+            } else if self.effort.at_once(seconds) > 1 {
+                self.sample(i, self.effort.at_once(seconds) - 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the sessions of the best few, and of the rules' choice.
@@ -321,9 +360,9 @@ fn take(samples: &mut Samples, session: &mut GpuSession, count: usize) -> Result
     Ok(new)
 }
 
-/// As many samples, whatever they take.
+/// As many samples, whatever they take, of a device that has just been busy.
 fn exactly(count: usize) -> Effort {
-    Effort { least: count, most: count, ..Effort::default() }
+    Effort { least: count, most: count, warm_up: 0.0, ..Effort::default() }
 }
 
 /// The kernels that a program launches in every step, sorted.

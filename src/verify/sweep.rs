@@ -5,7 +5,8 @@ use std::fmt;
 use super::case::{CaseResult, PreparedCase, Run, Storage};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDevice;
-use crate::ops::{Info, Size};
+use crate::ops::{Case, Info, Size};
+use crate::parallel::*;
 
 /// Which part of an operation's comparisons to make.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,10 @@ pub struct VariantSummary {
     pub worst: f64,
 }
 
+/// Small cases that are compared side by side: compiling kernels takes most of the time, and a GPU's driver compiles
+/// each on one core.
+const SIDE_BY_SIDE: usize = 64;
+
 /// Makes the selected comparisons of one operation and hands each failure to `report`.
 ///
 /// # Errors
@@ -68,42 +73,84 @@ pub fn sweep(
     let chosen = info.variants.iter().filter(|v| selection.variant.is_none_or(|wanted| wanted == **v));
     let mut summaries: Vec<_> =
         chosen.map(|&variant| VariantSummary { variant, equal: 0, unsupported: 0, worst: 0.0 }).collect();
+    let variants: Vec<&'static str> = summaries.iter().map(|summary| summary.variant).collect();
+    let mut jobs: Vec<(&Case, Storage)> = Vec::new();
     for (number, case) in info.cases.iter().enumerate().filter(|(_, c)| selection.sizes.contains(&c.size)) {
         // A large case in another storage shows nothing that the small ones do not.
         let mixed = case.size == Size::Small && (selection.thorough || number.is_multiple_of(3));
         let storages: &[Storage] = if mixed { &Storage::ALL } else { &[Storage::F32, Storage::F16] };
-        for &storage in storages {
-            let Some(prepared) = PreparedCase::new(case, storage)? else { continue };
-            for summary in &mut summaries {
-                for &run in Run::of(case.size) {
-                    let plain = matches!(storage, Storage::F32 | Storage::F16);
-                    if run == Run::Checked && !plain && !selection.thorough {
-                        continue;
-                    }
-                    match prepared.check(gpu, summary.variant, run, selection.kernel) {
-                        Ok(CaseResult::Equal(difference)) => {
-                            summary.equal += 1;
-                            if storage == Storage::F32 {
-                                summary.worst = summary.worst.max(difference.relative_l2);
-                            }
-                        }
-                        Ok(CaseResult::Unsupported(_)) => {
-                            summary.unsupported += 1;
-                            break;
-                        }
-                        Err(error @ Error::Device(_)) => return Err(error),
-                        Err(error) => {
-                            let kernel = format!("{} {}", info.name, summary.variant);
-                            let case = format!("{} \"{}\"", storage.name(), case.label);
-                            report(Failure { kernel, case, run, error });
-                            if selection.stop_at_first {
-                                return Ok(summaries);
-                            }
-                        }
+        jobs.extend(storages.iter().map(|storage| (case, *storage)));
+    }
+    // Large ones fill the machine by themselves.
+    let (small, large): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(case, _)| case.size == Size::Small);
+    for jobs in small.chunks(SIDE_BY_SIDE).chain(large.chunks(1)) {
+        let compared: Vec<Result<Vec<Compared>>> =
+            jobs.into_par_iter().map(|job| compare_case(gpu, info, &variants, selection, *job)).collect();
+        for compared in compared {
+            for (summary, compared) in summaries.iter_mut().zip(compared?) {
+                summary.equal += compared.equal;
+                summary.unsupported += compared.unsupported;
+                summary.worst = summary.worst.max(compared.worst);
+                for failure in compared.failures {
+                    report(failure);
+                    if selection.stop_at_first {
+                        return Ok(summaries);
                     }
                 }
             }
         }
     }
     Ok(summaries)
+}
+
+/// What became of a case in one variant.
+#[derive(Default)]
+struct Compared {
+    equal: usize,
+    unsupported: usize,
+    worst: f64,
+    failures: Vec<Failure>,
+}
+
+/// A case in one storage, by each of the variants.
+fn compare_case(
+    gpu: &GpuDevice,
+    info: &Info,
+    variants: &[&'static str],
+    selection: Selection<'_>,
+    (case, storage): (&Case, Storage),
+) -> Result<Vec<Compared>> {
+    let Some(prepared) = PreparedCase::new(case, storage)? else {
+        return Ok(variants.iter().map(|_| Compared::default()).collect());
+    };
+    let plain = matches!(storage, Storage::F32 | Storage::F16);
+    let mut all = Vec::with_capacity(variants.len());
+    for variant in variants {
+        let mut compared = Compared::default();
+        for &run in Run::of(case.size) {
+            if run == Run::Checked && !plain && !selection.thorough {
+                continue;
+            }
+            match prepared.check(gpu, variant, run, selection.kernel) {
+                Ok(CaseResult::Equal(difference)) => {
+                    compared.equal += 1;
+                    if storage == Storage::F32 {
+                        compared.worst = compared.worst.max(difference.relative_l2);
+                    }
+                }
+                Ok(CaseResult::Unsupported(_)) => {
+                    compared.unsupported += 1;
+                    break;
+                }
+                Err(error @ Error::Device(_)) => return Err(error),
+                Err(error) => {
+                    let kernel = format!("{} {variant}", info.name);
+                    let case = format!("{} \"{}\"", storage.name(), case.label);
+                    compared.failures.push(Failure { kernel, case, run, error });
+                }
+            }
+        }
+        all.push(compared);
+    }
+    Ok(all)
 }

@@ -8,7 +8,8 @@
 //             other, their shuffles, and their product of MATRIX by MATRIX matrices of f16 with sums in f32; more
 //             workgroup memory and invocations than WebGPU promises in most settings
 // constants:  HEAD_VECTORS; MATRIX = 8 or 16; SUBGROUP: a multiple of MATRIX; QUERIES, KEYS: of a block, multiples of
-//             2 MATRIX; DEPTH = 4 * HEAD_VECTORS / MATRIX, rounded up; CAUSAL; derived: INVOCATIONS, HEAD, BLOCKS,
+//             2 MATRIX; DEPTH = 4 * HEAD_VECTORS / MATRIX, UNITS = KEYS * HEAD / 4 / INVOCATIONS, both
+//             rounded up; CAUSAL; derived: INVOCATIONS, HEAD, BLOCKS,
 //             PER_ROW, EACH, STAGE_ROW, SCORE_ROW, WEIGHT_ROW; fixed: GROWTH, LIFT
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10; with
 //             plain loops in place of the units, as no device with matrix units has run it yet
@@ -33,6 +34,7 @@ const SUBGROUP: u32 = 32u;
 const QUERIES: u32 = 64u;
 const KEYS: u32 = 32u;
 const DEPTH: u32 = 4u; // matrices across a head, the last one ending in zeros
+const UNITS: u32 = 4u; // vectors of a block of keys or values that an invocation loads
 
 const INVOCATIONS: u32 = QUERIES / MATRIX * SUBGROUP;
 const HEAD: u32 = DEPTH * MATRIX;
@@ -46,22 +48,39 @@ const WEIGHT_ROW: u32 = KEYS + 8u;
 const GROWTH: f32 = 7.0;
 const LIFT: f32 = 8.0;     // 2^(GROWTH + LIFT) is still a number of f16
 
-var<workgroup> stage: array<f16, max(QUERIES, KEYS) * STAGE_ROW>; // queries, keys or values [row, channel]
-var<workgroup> scores: array<f32, QUERIES * SCORE_ROW>;           // [query, key]; or a matrix of each subgroup's sums
-var<workgroup> weights_high: array<f16, QUERIES * WEIGHT_ROW>;    // [query, key]
-var<workgroup> weights_low: array<f16, QUERIES * WEIGHT_ROW>;
 var<workgroup> grown: u32; // whether any m has changed
 
 //!include matrix_{MATRIX}
-//!include matrix_attention
+//!include matrix_attention_{MATRIX}
+
+// Keys or values on their way from memory to `stage`.
+var<private> next: array<vec4<f16>, UNITS>;
 
 // The j-th vector of `stage`: its row, and its place in the row.
 fn place(j: u32) -> vec2<u32> { return vec2<u32>(j / (HEAD / 4u), j % (HEAD / 4u)); }
 
-fn put(at: vec2<u32>, value: vec4<f32>) {
-    let used = select(vec4<f32>(0.0), value, at.y < HEAD_VECTORS);
+fn put(at: vec2<u32>, value: vec4<f16>) {
+    let used = select(vec4<f16>(), value, at.y < HEAD_VECTORS);
+    put_stage(at.x * STAGE_ROW + 4u * at.y, used);
+}
+
+// Begins to load a block of keys, or of values. Those past the end repeat the last one.
+fn fetch_block(first_key: u32, base: u32, row: u32, values: bool, local: u32) {
     //!unroll
-    for (var i = 0u; i < 4u; i++) { stage[at.x * STAGE_ROW + 4u * at.y + i] = f16(used[i]); }
+    for (var i = 0u; i < UNITS; i++) {
+        let at = place(local + i * INVOCATIONS);
+        let index = base + min(first_key + at.x, p.keys - 1u) * row + min(at.y, HEAD_VECTORS - 1u);
+        if (values) { next[i] = fetch_v(index); } else { next[i] = fetch_k(index); }
+    }
+}
+
+// Writes what has been loaded to `stage`.
+fn put_block(local: u32) {
+    //!unroll
+    for (var i = 0u; i < UNITS; i++) {
+        let j = local + i * INVOCATIONS;
+        if (j < KEYS * HEAD / 4u) { put(place(j), next[i]); }
+    }
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -82,7 +101,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var j = local; j < QUERIES * HEAD / 4u; j += INVOCATIONS) {
         let at = place(j);
         let index = min(first_query + at.x, p.queries - 1u) * (p.q_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
-        put(at, decode_q(q[q_base + index])); // queries past the end are computed, but not stored
+        put(at, fetch_q(q_base + index)); // queries past the end are computed, but not stored
     }
     workgroupBarrier();
     var queries: array<matrix_a, DEPTH>;
@@ -93,16 +112,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var sums: array<matrix_c, DEPTH>;
     var m = LOWEST;
     var l = 0.0; // the sum of the weights of this invocation's keys
+    fetch_block(0u, k_base, p.k_stride / 4u, false, local);
     let seen = select(p.keys, min(p.keys, first_query + QUERIES), CAUSAL);
     for (var first_key = 0u; first_key < seen; first_key += KEYS) {
         // 1. Scores.
-        for (var j = local; j < KEYS * HEAD / 4u; j += INVOCATIONS) {
-            let at = place(j);
-            let index = min(first_key + at.x, p.keys - 1u) * (p.k_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
-            put(at, decode_k(k[k_base + index]));
-        }
+        put_block(local);
         if (local == 0u) { grown = 0u; }
         workgroupBarrier();
+        fetch_block(first_key, v_base, p.v_stride / 4u, true, local);
         for (var b = 0u; b < BLOCKS; b++) {
             var s = matrix_c();
             //!unroll
@@ -114,18 +131,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
 
         // 2. Weights.
-        var s: array<f32, EACH>;
+        var s: array<vec4<f32>, EACH / 4u>;
         var largest = LOWEST;
         let end = select(p.keys, min(p.keys, query + 1u), CAUSAL);
         //!unroll
-        for (var e = 0u; e < EACH; e++) {
-            let key = first_key + part + e * PER_ROW;
-            let at = min(key, p.keys - 1u);
-            s[e] = factor * scores[row * SCORE_ROW + part + e * PER_ROW];
-            if (HAS_BIAS) { s[e] += LOG2_E * bias_at(image, head, min(query, p.queries - 1u), at); }
-            if (HAS_MASK) { s[e] = select(s[e], HIDDEN, is_hidden(image, at)); }
-            s[e] = select(HIDDEN, s[e], key < end);
-            largest = max(largest, s[e]);
+        for (var e = 0u; e < EACH / 4u; e++) {
+            let first = part * EACH + 4u * e;
+            s[e] = factor * get_scores(row * SCORE_ROW + first);
+            //!unroll
+            for (var i = 0u; i < 4u; i++) {
+                let key = first_key + first + i;
+                let at = min(key, p.keys - 1u);
+                if (HAS_BIAS) { s[e][i] += LOG2_E * bias_at(image, head, min(query, p.queries - 1u), at); }
+                if (HAS_MASK) { s[e][i] = select(s[e][i], HIDDEN, is_hidden(image, at)); }
+                s[e][i] = select(HIDDEN, s[e][i], key < end);
+                largest = max(largest, s[e][i]);
+            }
         }
         for (var step = 1u; step < PER_ROW; step *= 2u) { largest = max(largest, subgroupShuffleXor(largest, step)); }
         let before = m;
@@ -136,29 +157,28 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let shrink = exp2(before - m);
         l *= shrink;
         //!unroll
-        for (var e = 0u; e < EACH; e++) {
+        for (var e = 0u; e < EACH / 4u; e++) {
             let weight = exp2(s[e] - m + LIFT);
-            let high = f16(weight);
-            let at = row * WEIGHT_ROW + part + e * PER_ROW;
-            l += weight;
-            weights_high[at] = high;
-            weights_low[at] = f16(weight - f32(high));
+            // The first eleven bits, cut off as bits: of a conversion there and back, compilers think that it does nothing.
+            let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight) & vec4<u32>(0xffffe000u));
+            l += dot(weight, vec4<f32>(1.0));
+            put_weights(row * WEIGHT_ROW + part * EACH + 4u * e, vec4<f16>(high), vec4<f16>(weight - high));
         }
 
         // 3. Weighted sums of the values. The weights of keys past the end are 0.
-        for (var j = local; j < KEYS * HEAD / 4u; j += INVOCATIONS) {
-            let at = place(j);
-            let index = min(first_key + at.x, p.keys - 1u) * (p.v_stride / 4u) + min(at.y, HEAD_VECTORS - 1u);
-            put(at, decode_v(v[v_base + index]));
-        }
+        put_block(local);
+        fetch_block(first_key + KEYS, k_base, p.k_stride / 4u, false, local);
         if (workgroupUniformLoad(&grown) != 0u) { // which is a barrier, too
             //!unroll
             for (var d = 0u; d < DEPTH; d++) {
                 // In two places by turns, so that one is not written while it is still read.
                 let column = d % 2u * MATRIX;
-                store_scores(own * SCORE_ROW + column, sums[d]);
+                store_sums(own * SCORE_ROW + column, sums[d]);
                 workgroupBarrier();
-                for (var i = part; i < MATRIX; i += PER_ROW) { scores[row * SCORE_ROW + column + i] *= shrink; }
+                for (var i = part; i < MATRIX / 4u; i += PER_ROW) {
+                    let at = row * SCORE_ROW + column + 4u * i;
+                    put_scores(at, shrink * get_scores(at));
+                }
                 workgroupBarrier();
                 sums[d] = load_sums(own * SCORE_ROW + column);
             }
@@ -169,8 +189,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             //!unroll
             for (var d = 0u; d < DEPTH; d++) {
                 let values = load_values(b * MATRIX * STAGE_ROW + d * MATRIX);
-                sums[d] = multiply_add(low, values, sums[d]);
-                sums[d] = multiply_add(high, values, sums[d]);
+                sums[d] = multiply_add(values, low, sums[d]);
+                sums[d] = multiply_add(values, high, sums[d]);
             }
         }
         workgroupBarrier();
@@ -180,12 +200,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let total = max(l, 1e-30); // a query that sees no key gets zeros
     //!unroll
     for (var d = 0u; d < DEPTH; d++) {
-        store_scores(own * SCORE_ROW, sums[d]);
+        store_sums(own * SCORE_ROW, sums[d]);
         workgroupBarrier();
         for (var i = part; i < MATRIX / 4u; i += PER_ROW) {
             let vector = d * (MATRIX / 4u) + i;
-            let at = row * SCORE_ROW + 4u * i;
-            let sum = vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
+            let sum = get_scores(row * SCORE_ROW + 4u * i);
             if (query < p.queries && vector < HEAD_VECTORS) {
                 y[first_of_y(image, head, query) + vector] = encode_y(sum / total);
             }

@@ -34,36 +34,42 @@ const SUBGROUP: u32 = 32u;
 const TILE_M: u32 = 64u;
 const TILE_N: u32 = 64u;
 const TILE_K: u32 = 32u;
-const SIDE: u32 = 2u;
-const INVOCATIONS: u32 = SUBGROUP * SIDE * SIDE;
-const ROWS: u32 = TILE_M / SIDE / MATRIX;
-const COLUMNS: u32 = TILE_N / SIDE / MATRIX;
+const SUBGROUPS_M: u32 = 2u;
+const SUBGROUPS_N: u32 = 2u;
+const DRAIN: u32 = 2u;
+const SUBGROUPS: u32 = SUBGROUPS_M * SUBGROUPS_N;
+const INVOCATIONS: u32 = SUBGROUP * SUBGROUPS;
+const ROWS: u32 = TILE_M / SUBGROUPS_M / MATRIX;
+const COLUMNS: u32 = TILE_N / SUBGROUPS_N / MATRIX;
+// Rows in workgroup memory, which 16 bytes set apart, or all would begin in the same few banks.
+const PITCH: u32 = TILE_K + 8u;
+const RESULT_ROW: u32 = DRAIN * MATRIX + 4u;
 
 @group(0) @binding(6) var<uniform> p: Params;
 
-var<workgroup> tile_x: array<f16, TILE_M * TILE_K>; // [row, k]
-var<workgroup> tile_w: array<f16, TILE_N * TILE_K>; // [column, k]
-// One matrix of each subgroup. There are two, so that one can be written while the other one is still read.
-var<workgroup> even: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
-var<workgroup> odd: array<f32, SIDE * SIDE * MATRIX * MATRIX>;
+var<workgroup> tile_x: array<f16, TILE_M * PITCH>; // [row, k]
+var<workgroup> tile_w: array<f16, TILE_N * PITCH>; // [column, k]
+var<workgroup> results: array<f32, SUBGROUPS * MATRIX * RESULT_ROW>; // [subgroup, row, column]
 
 //!include matrix_{MATRIX}
 //!include matrix_tiles
 
-fn put_x(at: u32, v: vec4<f32>) {
-    //!unroll
-    for (var i = 0u; i < 4u; i++) { tile_x[at + i] = f16(v[i]); }
+fn put_x(at: u32, v: vec4<f16>) {
+    tile_x[at] = v.x;
+    tile_x[at + 1u] = v.y;
+    tile_x[at + 2u] = v.z;
+    tile_x[at + 3u] = v.w;
 }
 
-fn put_w(at: u32, v: vec4<f32>) {
-    //!unroll
-    for (var i = 0u; i < 4u; i++) { tile_w[at + i] = f16(v[i]); }
+fn put_w(at: u32, v: vec4<f16>) {
+    tile_w[at] = v.x;
+    tile_w[at + 1u] = v.y;
+    tile_w[at + 2u] = v.z;
+    tile_w[at + 3u] = v.w;
 }
 
-// Concludes and stores vector v of the matrix whose first element is y[m0, n0].
-fn store(sum: vec4<f32>, v: u32, m0: u32, n0: u32, M: u32, part: u32) {
-    let m = m0 + v / (MATRIX / 4u);
-    let n = n0 + 4u * (v % (MATRIX / 4u));
+// Concludes and stores four sums from row m and column n on.
+fn store(sum: vec4<f32>, m: u32, n: u32, M: u32, part: u32) {
     if (m >= M || n >= p.N) { return; }
     let image = m / p.rows_per_image;
     let index = ((part * M + m) * p.N_padded + n) / 4u;
@@ -78,11 +84,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let w_at = w_block(local);
     let k_first = workgroup.z * p.K_per_split;
     let end = part_end(k_first);
-    // This subgroup's first row and column of the tile, and its part of `result`.
+    // This subgroup's first row and column of the tile, and its part of `results`.
     let own = local / SUBGROUP;
-    let first_row = own / SIDE * ROWS * MATRIX;
-    let first_column = own % SIDE * COLUMNS * MATRIX;
-    let own_result = own * MATRIX * MATRIX;
+    let first_row = own / SUBGROUPS_N * ROWS * MATRIX;
+    let first_column = own % SUBGROUPS_N * COLUMNS * MATRIX;
+    let own_results = own * MATRIX * RESULT_ROW;
 
     var sums: array<array<matrix_c, COLUMNS>, ROWS>;
     begin_tiles(workgroup, m0, M, local);
@@ -90,28 +96,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         if (stores_x(local)) {
             //!unroll
             for (var i = 0u; i < X_ROWS * X_UNITS; i++) {
-                let row = x_at.x + i / X_ROWS * X_APART + i % X_ROWS;
-                put_x(row * TILE_K + x_at.y, loaded_x(i));
+                put_x((x_at.x + i / X_ROWS * X_APART + i % X_ROWS) * PITCH + x_at.y, stored_x(i));
             }
         }
         if (stores_w(local)) {
             //!unroll
             for (var i = 0u; i < W_ROWS * W_UNITS; i++) {
-                let row = w_at.x + i / W_ROWS * W_APART + i % W_ROWS;
-                put_w(row * TILE_K + w_at.y, loaded_w(i));
+                put_w((w_at.x + i / W_ROWS * W_APART + i % W_ROWS) * PITCH + w_at.y, stored_w(i));
             }
         }
         workgroupBarrier();
         // After the last tile it is loaded once more.
         if (k0 + TILE_K < end) { advance(); }
         fetch_tile();
-        for (var k = 0u; k < TILE_K; k += MATRIX) {
+        //!unroll
+        for (var k = 0u; k < TILE_K / MATRIX; k++) {
             var b: array<matrix_b, COLUMNS>;
             //!unroll
-            for (var j = 0u; j < COLUMNS; j++) { b[j] = load_b((first_column + j * MATRIX) * TILE_K + k); }
+            for (var j = 0u; j < COLUMNS; j++) { b[j] = load_b((first_column + j * MATRIX) * PITCH + k * MATRIX); }
             //!unroll
             for (var i = 0u; i < ROWS; i++) {
-                let a = load_a((first_row + i * MATRIX) * TILE_K + k);
+                let a = load_a((first_row + i * MATRIX) * PITCH + k * MATRIX);
                 //!unroll
                 for (var j = 0u; j < COLUMNS; j++) { sums[i][j] = multiply_add(a, b[j], sums[i][j]); }
             }
@@ -119,25 +124,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
     }
 
+    // DRAIN matrices of each subgroup at a time.
     //!unroll
     for (var i = 0u; i < ROWS; i++) {
         //!unroll
-        for (var j = 0u; j < COLUMNS / 2u; j++) {
-            let m = m0 + first_row + i * MATRIX;
-            let n = workgroup.x * TILE_N + first_column + 2u * j * MATRIX;
-            store_even(sums[i][2u * j], own_result);
+        for (var j = 0u; j < COLUMNS / DRAIN; j++) {
+            //!unroll
+            for (var d = 0u; d < DRAIN; d++) { store_sums(sums[i][DRAIN * j + d], own_results + d * MATRIX); }
             workgroupBarrier();
-            for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
-                let at = own_result + 4u * v;
-                store(vec4<f32>(even[at], even[at + 1u], even[at + 2u], even[at + 3u]), v, m, n, M, workgroup.z);
+            for (var v = local % SUBGROUP; v < MATRIX * DRAIN * MATRIX / 4u; v += SUBGROUP) {
+                let row = v / (DRAIN * MATRIX / 4u);
+                let column = 4u * (v % (DRAIN * MATRIX / 4u));
+                let at = own_results + row * RESULT_ROW + column;
+                let sum = vec4<f32>(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+                let n = workgroup.x * TILE_N + first_column + DRAIN * j * MATRIX + column;
+                store(sum, m0 + first_row + i * MATRIX + row, n, M, workgroup.z);
             }
-            store_odd(sums[i][2u * j + 1u], own_result);
             workgroupBarrier();
-            for (var v = local % SUBGROUP; v < MATRIX * MATRIX / 4u; v += SUBGROUP) {
-                let at = own_result + 4u * v;
-                let sum = vec4<f32>(odd[at], odd[at + 1u], odd[at + 2u], odd[at + 3u]);
-                store(sum, v, m, n + MATRIX, M, workgroup.z);
-            }
         }
     }
 }

@@ -20,7 +20,7 @@ const WINDOWS: bool = true;  // false for a window of one tap over a line
 const DEPTH: bool = true;    // false if D = OD = KD = 1
 const RAGGED: bool = true;   // false if C and C_first are multiples of TILE_K, so that all of a tile lies under one tap
                              // and in one tensor
-const X_ROWS: u32 = 2u;      // rows of a block of x: 2, or 4
+const X_ROWS: u32 = 2u;      // rows of a block of x: 1, 2 or 4
 const W_ROWS: u32 = 2u;      // rows of a block of the weights
 const X_UNITS: u32 = 1u;     // blocks of x that an invocation loads of a tile
 const W_UNITS: u32 = 1u;     // blocks of the weights
@@ -72,13 +72,20 @@ fn w_block(local: u32) -> vec2<u32> { return block(local % W_BLOCKS, W_ROWS); }
 fn stores_x(local: u32) -> bool { return X_BLOCKS >= INVOCATIONS || local < X_BLOCKS; }
 fn stores_w(local: u32) -> bool { return W_BLOCKS >= INVOCATIONS || local < W_BLOCKS; }
 
-// What has been loaded.
-fn loaded_x(i: u32) -> vec4<f32> {
+// What has been loaded, as it is stored.
+fn stored_x(i: u32) -> x_vec4 {
     var next = x_next[i];
     if (JOINED) { next = select(next, x_second_next[i], from_second); }
-    if (!WINDOWS && !RAGGED) { return decode_x(next); }
-    return decode_x(select(x_vec4(0), next, x_there[i]));
+    if (!WINDOWS && !RAGGED) { return next; }
+    return select(x_vec4(0), next, x_there[i]);
 }
+fn stored_w(i: u32) -> weight_vec4 {
+    if (!RAGGED) { return w_next[i]; }
+    return select(weight_vec4(0), w_next[i], w_there);
+}
+
+// The same as numbers.
+fn loaded_x(i: u32) -> vec4<f32> { return decode_x(stored_x(i)); }
 fn loaded_w(i: u32) -> vec4<f32> {
     if (SUBPIXEL) {
         let right = select(vec4<f32>(0.0), decode_weight(w_right[i]), two_columns);
@@ -86,8 +93,7 @@ fn loaded_w(i: u32) -> vec4<f32> {
         let both = select(vec4<f32>(0.0), decode_weight(w_both[i]), two_rows && two_columns);
         return (decode_weight(w_next[i]) + right) + (below + both);
     }
-    if (!RAGGED) { return decode_weight(w_next[i]); }
-    return decode_weight(select(weight_vec4(0), w_next[i], w_there));
+    return decode_weight(stored_w(i));
 }
 
 // Where the part of K that begins at k_first ends. A loop with barriers in it must ask this: of `k_end`, a compiler

@@ -12,10 +12,12 @@ use crate::error::{Error, Result};
 use crate::generate::places;
 use crate::gpu::{GpuDevice, GpuSession};
 use crate::graph::{Graph, Rate, WeightSource, passes};
-use crate::measure::{Ceilings, Effort, Instance, Report, Step, Subject, operations_of, time_wall};
+use crate::measure::{
+    Ceilings, Effort, Instance, LaunchTime, Report, Samples, Step, Subject, operations_of, time_launches, time_wall,
+};
 use crate::models::{LoadedModel, Model, Preset, RandomWeights, Sizes};
 use crate::ops::registry;
-use crate::plan::{PlanOptions, Program};
+use crate::plan::{Launch, PlanOptions, Program};
 use crate::session::Session;
 
 /// A model to be timed.
@@ -108,7 +110,10 @@ pub fn time(args: &Args, gpu: &GpuDevice, opened: &Opened, graph: &Graph) -> Res
     session.run()?;
     session.wait()?;
     let first_seconds = lap();
-    let effort = Effort { least: args.runs, most: args.runs.max(50), seconds: 1.0, uncertainty: 0.01 };
+    let effort = Effort { least: args.runs, most: args.runs.max(50), seconds: 1.0, ..Effort::default() };
+    // Which also brings a GPU to its full clock.
+    let within = within(&mut session, &effort)?;
+    let seconds = time_wall(&mut session, &effort)?;
     let step = Step {
         kernels: program.kernels.len(),
         launches: program.step.len(),
@@ -119,12 +124,33 @@ pub fn time(args: &Args, gpu: &GpuDevice, opened: &Opened, graph: &Graph) -> Res
         compile_seconds,
         load_seconds,
         first_seconds,
-        seconds: time_wall(&mut session, &effort)?,
+        seconds,
+        within,
     };
     drop(session);
     gpu.store().evict_unused();
     gpu.free_dropped();
     Ok(Timed { step, program, options })
+}
+
+/// Each launch of a step; nothing on devices without timestamps.
+fn within(session: &mut GpuSession, effort: &Effort) -> Result<Vec<LaunchTime>> {
+    let times = match time_launches(session, effort) {
+        Err(Error::Unsupported(_)) => return Ok(Vec::new()),
+        times => times?,
+    };
+    let program = session.program();
+    let of = |(launch, samples): (&Launch, Samples)| {
+        let kernel = &program.kernels[launch.kernel];
+        LaunchTime {
+            node: program.values[launch.value].name.clone(),
+            kernel: kernel.name.clone(),
+            settings: kernel.settings.clone(),
+            cost: launch.cost,
+            seconds: samples.median(),
+        }
+    };
+    Ok(program.step.iter().zip(times).map(of).collect())
 }
 
 /// Runs the command for a model.
@@ -159,7 +185,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     // 1. the whole
     let Timed { step, program, options } = time(args, &gpu, &opened, &graph)?;
-    print(&(table::step(&report, &step) + "\n"));
+    print(&(table::step(&report, &step) + &table::within(&step) + "\n"));
     report.step = Some(step);
 
     // 2. its operations

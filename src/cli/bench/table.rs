@@ -1,6 +1,7 @@
 //! A report as text.
 
 use crate::measure::{Ceilings, Check, Operation, Picture, Report, Samples, Step, Verdict};
+use crate::ops::Cost;
 use crate::plan::mib;
 
 /// Operations on screen, unless all are asked for.
@@ -69,6 +70,46 @@ pub fn step(report: &Report, step: &Step) -> String {
         step.cost.flops as f64 / seconds / 1e9,
         step.cost.bytes as f64 / seconds / 1e9,
     )
+}
+
+/// How many kernels are named before the rest is summed up.
+const KERNELS: usize = 12;
+
+/// Where the time of a step goes, by kernel; nothing where single launches cannot be timed.
+pub fn within(step: &Step) -> String {
+    let total: f64 = step.within.iter().map(|launch| launch.seconds).sum();
+    let mut kernels: Vec<(&str, usize, Cost, f64)> = Vec::new();
+    for launch in &step.within {
+        let known = kernels.iter_mut().find(|(name, ..)| *name == launch.kernel);
+        match known {
+            Some((_, count, cost, seconds)) => {
+                *count += 1;
+                cost.flops += launch.cost.flops;
+                cost.bytes += launch.cost.bytes;
+                *seconds += launch.seconds;
+            }
+            None => kernels.push((&launch.kernel, 1, launch.cost, launch.seconds)),
+        }
+    }
+    kernels.sort_by(|a, b| b.3.total_cmp(&a.3));
+    let mut text = String::new();
+    if !kernels.is_empty() {
+        text += &format!("within a step, {} launches one after the other: {}\n", step.within.len(), duration(total));
+    }
+    for (name, count, cost, seconds) in kernels.iter().take(KERNELS) {
+        text += &format!(
+            "  {:5.1} % {count:4} × {name:<32} {:>10}  {:10.1} GFLOP/s {:8.2} GB/s\n",
+            100.0 * seconds / total,
+            duration(*seconds),
+            cost.flops as f64 / seconds / 1e9,
+            cost.bytes as f64 / seconds / 1e9,
+        );
+    }
+    if let Some(others) = kernels.get(KERNELS..).filter(|others| !others.is_empty()) {
+        let seconds: f64 = others.iter().map(|kernel| kernel.3).sum();
+        text += &format!("  {:5.1} % {} other kernels\n", 100.0 * seconds / total, others.len());
+    }
+    text
 }
 
 /// The picture.

@@ -89,6 +89,7 @@ impl Attention {
             .constant("QUERIES", tile.queries)
             .constant("KEYS", tile.keys)
             .constant("DEPTH", tile.head / tile.size)
+            .constant("UNITS", (tile.keys * tile.head / 4).div_ceil(tile.invocations()))
             .workgroups(self.heads, dims.images * dims.queries.div_ceil(tile.queries), 1)
             .into()
     }
@@ -252,7 +253,7 @@ impl MatrixTile {
 /// Blocks that this device has room for.
 pub(super) fn matrix_knobs(op: &Attention, context: &LowerContext<'_>) -> Vec<Knobs> {
     let Dims { keys, head_dim, .. } = op.dims(context);
-    let mut knobs = Knobs::combinations(&[("QUERIES", &[64, 32, 128]), ("KEYS", &[32, 64])]);
+    let mut knobs = Knobs::combinations(&[("QUERIES", &[64, 32, 128]), ("KEYS", &[64, 32])]);
     knobs.retain(|knobs| {
         MatrixTile::new(context, head_dim, knobs).is_ok_and(|tile| {
             tile.bytes() <= context.caps.workgroup_memory_bytes as usize

@@ -113,7 +113,7 @@ pub(super) fn pipelined_tile(instance: &Instance<'_>, knobs: &Knobs) -> Tile {
 /// An invocation does not know its columns, so that gates are joined afterwards.
 pub(super) fn matrix(instance: &Instance<'_>, size: usize, lanes: usize, knobs: &Knobs) -> Lowered {
     let splits = knobs.get("SPLITS");
-    let tile = MatrixTile { size, lanes, side: knobs.get("TILE"), k: knobs.get("TILE_K") };
+    let tile = MatrixTile::of(size, lanes, knobs);
     let parts = Parts { splits, k: tile.k_per_split(instance.padded_k(), splits), whole_rows: 0 };
     let configure = |launch: Launch| tile.configure(launch, instance, splits);
     in_fours(instance, "contraction/6_matrix", parts, false, false, configure)

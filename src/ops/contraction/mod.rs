@@ -254,24 +254,6 @@ impl Operation for Contraction {
                 },
             },
             Variant {
-                name: "subpixel",
-                family: Family::Gpu,
-                legal: |op, context| subpixel::legal(&Instance::new(op, context)),
-                knobs: |op, context| subpixel::knobs(&Instance::new(op, context)),
-                lower: |op, context, knobs| subpixel::lower(&Instance::new(op, context), knobs),
-            },
-            Variant {
-                name: "pipelined",
-                family: Family::Gpu,
-                legal: |op, context| {
-                    let instance = Instance::new(op, context);
-                    one_group(&instance)?;
-                    few_taps(&instance)
-                },
-                knobs: |op, context| lower::pipelined_knobs(&Instance::new(op, context)),
-                lower: |op, context, knobs| over_pictures(op, context, |i| lower::pipelined(i, knobs)),
-            },
-            Variant {
                 name: "matrix",
                 family: Family::Gpu,
                 legal: |op, context| {
@@ -291,6 +273,24 @@ impl Operation for Contraction {
                     let (size, lanes) = tile::matrix_units(context.caps).expect("`legal` was asked first");
                     over_pictures(op, context, |i| lower::matrix(i, size, lanes, knobs))
                 },
+            },
+            Variant {
+                name: "subpixel",
+                family: Family::Gpu,
+                legal: |op, context| subpixel::legal(&Instance::new(op, context)),
+                knobs: |op, context| subpixel::knobs(&Instance::new(op, context)),
+                lower: |op, context, knobs| subpixel::lower(&Instance::new(op, context), knobs),
+            },
+            Variant {
+                name: "pipelined",
+                family: Family::Gpu,
+                legal: |op, context| {
+                    let instance = Instance::new(op, context);
+                    one_group(&instance)?;
+                    few_taps(&instance)
+                },
+                knobs: |op, context| lower::pipelined_knobs(&Instance::new(op, context)),
+                lower: |op, context, knobs| over_pictures(op, context, |i| lower::pipelined(i, knobs)),
             },
             Variant {
                 name: "registers",

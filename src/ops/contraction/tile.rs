@@ -97,10 +97,17 @@ fn can_split(k: usize, tile_k: usize, splits: usize) -> bool {
     k.div_ceil(k_per_split(k, tile_k, splits)).max(1) == splits
 }
 
+/// Rows of the blocks in which `invocations` load a tile of `side` rows by `k`: as many as leave each of them whole
+/// blocks, or else so few blocks that there is one for each at most.
+fn block_rows(side: usize, k: usize, invocations: usize) -> Option<usize> {
+    let whole = |rows: usize| (side * k / 4 / rows).is_multiple_of(invocations);
+    let few = |rows: usize| side * k / 4 / rows <= invocations;
+    [4, 2, 1].into_iter().find(|rows| whole(*rows) || *rows < 4 && few(*rows))
+}
+
 /// The constants of `wgsl/include/next_tile.wgsl` that both kernels share.
 fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], invocations: usize) -> Launch {
-    // Whole blocks of four rows for each invocation, or else blocks of two.
-    let rows = |side: usize| if (side * k / 16).is_multiple_of(invocations) { 4 } else { 2 };
+    let rows = |side: usize| block_rows(side, k, invocations).expect("only tiles that have such blocks are listed");
     let units = |side: usize| (side * k / 4 / rows(side)).div_ceil(invocations);
     let first = instance.context.joined.unwrap_or(0);
     launch
@@ -113,37 +120,92 @@ fn next_tile(launch: Launch, instance: &Instance<'_>, [m, n, k]: [usize; 3], inv
         .bind("x_second", Operand::Second)
 }
 
-/// The part of a product that one workgroup computes with matrix units: `side` by `side`, by 2 by 2 subgroups.
+/// The part of a product that one workgroup computes with matrix units.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MatrixTile {
     /// Rows and columns of the matrices that the device multiplies.
     pub size: usize,
     /// Invocations of a subgroup.
     pub lanes: usize,
-    /// Rows, and columns, of the tile.
-    pub side: usize,
+    /// Rows.
+    pub m: usize,
+    /// Columns.
+    pub n: usize,
     /// Products of each sum that are added at a time, from workgroup memory.
     pub k: usize,
+    /// Subgroups that share it: 4, or 8.
+    pub subgroups: usize,
 }
 
 impl MatrixTile {
+    /// The tile of a setting from [`matrix_knobs`].
+    pub fn of(size: usize, lanes: usize, knobs: &Knobs) -> Self {
+        let [m, n, k] = ["TILE_M", "TILE_N", "TILE_K"].map(|name| knobs.get(name));
+        Self { size, lanes, m, n, k, subgroups: knobs.get("SUBGROUPS") }
+    }
+
+    /// It as a setting.
+    fn knobs(&self, splits: usize) -> Knobs {
+        Knobs::of([
+            ("TILE_M", self.m),
+            ("TILE_N", self.n),
+            ("TILE_K", self.k),
+            ("SUBGROUPS", self.subgroups),
+            ("SPLITS", splits),
+        ])
+    }
+
     /// See [`Tile::k_per_split`].
     pub fn k_per_split(&self, k: usize, splits: usize) -> usize {
         k_per_split(k, self.k, splits)
     }
 
+    /// Rows and columns of subgroups: two by two, or twice as many along the side that it divides, the longer one.
+    fn sides(&self) -> [usize; 2] {
+        match self.subgroups {
+            8 if self.m > self.n || !self.n.is_multiple_of(4 * self.size) => [4, 2],
+            8 => [2, 4],
+            _ => [2, 2],
+        }
+    }
+
+    /// Matrices of a subgroup's row that go through workgroup memory at a time.
+    fn drain(&self) -> usize {
+        let columns = self.n / self.sides()[1] / self.size;
+        if columns.is_multiple_of(2) { 2 } else { 1 }
+    }
+
+    /// Bytes of workgroup memory: tiles of f16, whose rows lie 16 bytes apart, and matrices of f32, likewise.
+    fn bytes(&self) -> usize {
+        let results = self.subgroups * self.size * (self.drain() * self.size + 4);
+        2 * (self.m + self.n) * (self.k + 8) + 4 * results
+    }
+
+    /// Whether its subgroups have whole matrices, of which an invocation can keep the sums in registers, and its
+    /// invocations whole blocks.
+    fn is_even(&self) -> bool {
+        let ([rows, columns], invocations) = (self.sides(), self.subgroups * self.lanes);
+        let whole = self.m.is_multiple_of(rows * self.size) && self.n.is_multiple_of(columns * self.size);
+        let blocks = [self.m, self.n].iter().all(|side| block_rows(*side, self.k, invocations).is_some());
+        whole && blocks && self.m * self.n / invocations <= 128
+    }
+
     /// The constants and workgroups of `6_matrix`.
     pub fn configure(&self, launch: Launch, instance: &Instance<'_>, splits: usize) -> Launch {
+        let [rows, columns] = self.sides();
         let launch = launch
             .flag("WINDOWS", instance.windows)
             .flag("DEPTH", [instance.size[0], instance.out[0], instance.taps[0]] != [1; 3])
             .constant("MATRIX", self.size)
             .constant("SUBGROUP", self.lanes)
-            .constant("TILE_M", self.side)
-            .constant("TILE_N", self.side)
+            .constant("TILE_M", self.m)
+            .constant("TILE_N", self.n)
             .constant("TILE_K", self.k)
-            .workgroups(instance.n.div_ceil(self.side), instance.m().div_ceil(self.side), splits);
-        next_tile(launch, instance, [self.side, self.side, self.k], 4 * self.lanes)
+            .constant("SUBGROUPS_M", rows)
+            .constant("SUBGROUPS_N", columns)
+            .constant("DRAIN", self.drain())
+            .workgroups(instance.n.div_ceil(self.n), instance.m().div_ceil(self.m), splits);
+        next_tile(launch, instance, [self.m, self.n, self.k], self.subgroups * self.lanes)
     }
 }
 
@@ -160,13 +222,36 @@ pub(super) fn matrix_units(caps: &Caps) -> Result<(usize, usize), String> {
     Ok((size, lanes))
 }
 
+/// Rows and columns of the tiles of `6_matrix`, and the subgroups that share one.
+const MATRIX_TILES: [[usize; 3]; 9] = [
+    [64, 64, 4],
+    [128, 64, 4],
+    [64, 128, 4],
+    [64, 160, 4],
+    [128, 128, 4],
+    [128, 128, 8],
+    [128, 160, 8],
+    [256, 128, 8],
+    [128, 256, 8],
+];
+
 /// The settings of `6_matrix` for a sum over `k` on this device.
 pub(super) fn matrix_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
-    // Two tiles of f16, and two matrices of f32 for each subgroup.
-    let bytes = |knobs: &Knobs| 4 * knobs.get("TILE") * knobs.get("TILE_K") + 2 * 4 * 4 * 16 * 16;
-    let all = Knobs::combinations(&[("TILE", &[64, 128]), ("TILE_K", &[16, 32]), ("SPLITS", &SPLITS)]);
-    let can = |knobs: &Knobs| can_split(k, knobs.get("TILE_K"), knobs.get("SPLITS"));
-    all.into_iter().filter(|knobs| can(knobs) && bytes(knobs) <= caps.workgroup_memory_bytes as usize).collect()
+    let Ok((size, lanes)) = matrix_units(caps) else { return Vec::new() };
+    let tiles = MATRIX_TILES.iter().flat_map(|&[m, n, subgroups]| {
+        [32, 16, 64].map(|k| MatrixTile { size, lanes, m, n, k, subgroups })
+    });
+    let fits = |tile: &MatrixTile| {
+        let invocations = tile.subgroups * lanes;
+        tile.is_even()
+            && invocations <= caps.max_workgroup_invocations as usize
+            && tile.bytes() <= caps.workgroup_memory_bytes as usize
+    };
+    let knobs = |tile: MatrixTile| {
+        let splits = SPLITS.into_iter().filter(move |splits| can_split(k, tile.k, *splits));
+        splits.map(move |splits| tile.knobs(splits))
+    };
+    tiles.filter(fits).flat_map(knobs).collect()
 }
 
 /// The settings of `4_registers`: tiles, and the numbers of parts that a sum over `k` can be split into.

@@ -17,7 +17,7 @@ use crate::device::gpu;
 struct Emulated {
     operation: &'static str,
     kernel: &'static str,
-    /// The include that uses `matrix_8` or `matrix_16`.
+    /// The include that uses `matrix_8` or `matrix_16`, whose name may end in the number.
     include: &'static str,
     /// Both in plain WGSL.
     ///
@@ -49,20 +49,18 @@ fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
     var result = c;
     for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
         for (var k = i % MATRIX; k < i % MATRIX + MATRIX; k++) {
-            let x = f32(tile_x[a.at + i / MATRIX * TILE_K + k % MATRIX]);
-            let w = f32(tile_w[b.at + i % MATRIX * TILE_K + k % MATRIX]);
+            let x = f32(tile_x[a.at + i / MATRIX * PITCH + k % MATRIX]);
+            let w = f32(tile_w[b.at + i % MATRIX * PITCH + k % MATRIX]);
             result.sums[i / SUBGROUP] = fma(x, w, result.sums[i / SUBGROUP]);
         }
     }
     return result;
 }
-fn store_even(c: matrix_c, at: u32) {
+fn store_sums(c: matrix_c, at: u32) {
     var stored = c;
-    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) { even[at + i] = stored.sums[i / SUBGROUP]; }
-}
-fn store_odd(c: matrix_c, at: u32) {
-    var stored = c;
-    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) { odd[at + i] = stored.sums[i / SUBGROUP]; }
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        results[at + i / MATRIX * RESULT_ROW + i % MATRIX] = stored.sums[i / SUBGROUP];
+    }
 }
 ",
     // Between them whole and ragged steps along K, windows and none, a gate.
@@ -74,24 +72,28 @@ fn store_odd(c: matrix_c, at: u32) {
         "joined after 12 of 40",
         "joined at a step of 32, gated",
     ],
-    // Matrices of 16: each tile of 64, as one part and as two, and once one of 128. Of 8, of which a tile has four
-    // times as many: one tile, with windows and without.
+    // Matrices of 16: each tile of 64 by 64, as one part and once as two, and once every larger one. Of 8, of which a
+    // tile has four times as many: one tile, with windows and without.
     chosen: |size, case, knobs| {
-        let [tile, tile_k, splits] = ["TILE", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
-        match (size, tile) {
-            (16, 64) => splits == 1 || (case == 0 && splits == 2),
-            (16, _) => case == 0 && (tile_k, splits) == (32, 1),
-            _ => case < 2 && (tile, tile_k, splits) == (64, 32, 1),
+        let [m, n, k, splits] = ["TILE_M", "TILE_N", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
+        match (size, m * n) {
+            (16, 4096) => k < 64 && (splits == 1 || case == 0 && (k, splits) == (32, 2)),
+            (16, _) => case == 0 && k == 32 && splits == 1,
+            _ => case < 2 && (m * n, k, splits) == (4096, 32, 1),
         }
     },
-    setting: || Knobs::of([("TILE", 64), ("TILE_K", 32), ("SPLITS", 1)]),
+    setting: || {
+        Knobs::of([("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32), ("SUBGROUPS", 4), ("SPLITS", 1)])
+    },
     faults: &[
-        (0, "own / SIDE * ROWS * MATRIX", "own % SIDE * ROWS * MATRIX"),
-        (0, "(first_column + j * MATRIX) * TILE_K + k", "(first_column + j * MATRIX) * TILE_K"),
+        (0, "own / SUBGROUPS_N * ROWS * MATRIX", "own % SUBGROUPS_N * ROWS * MATRIX"),
+        (0, "load_b((first_column + j * MATRIX) * PITCH + k", "load_b(first_column * PITCH + k"),
+        (0, "load_a((first_row + i * MATRIX) * PITCH + k * MATRIX)", "load_a((first_row + i * MATRIX) * PITCH)"),
         (0, "multiply_add(a, b[j], sums", "multiply_add(a, b[0u], sums"),
-        (0, "own_result = own * MATRIX * MATRIX", "own_result = 0u"),
-        (0, "m, n + MATRIX, M", "m, n, M"),
-        (0, "row * TILE_K + x_at.y", "row * TILE_K"),
+        (0, "own_results = own * MATRIX * RESULT_ROW", "own_results = 0u"),
+        (0, "own_results + d * MATRIX", "own_results"),
+        (0, "i % X_ROWS) * PITCH + x_at.y", "i % X_ROWS) * PITCH"),
+        (0, "k0 + TILE_K < end", "k0 + 2u * TILE_K < end"),
         (4, "c >= p.C_first", "c > p.C_first"),
     ],
 };
@@ -99,39 +101,42 @@ fn store_odd(c: matrix_c, at: u32) {
 const ATTENTION: Emulated = Emulated {
     operation: "attention",
     kernel: "attention/matrix",
-    include: "matrix_attention",
+    include: "matrix_attention_{MATRIX}",
     units: "
 const SHARE: u32 = MATRIX * MATRIX / SUBGROUP;
 struct matrix_a { which: u32, at: u32 }
-struct matrix_b { at: u32, by_row: u32, by_column: u32 }
+struct matrix_b { which: u32, at: u32 }
 struct matrix_c { sums: array<f32, SHARE> }
 var<private> lane: u32;
 var<workgroup> kept: array<f16, QUERIES * STAGE_ROW>; // queries
 fn load_queries(at: u32) -> matrix_a {
     for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
         let element = at + i / MATRIX * STAGE_ROW + i % MATRIX;
-        kept[element] = stage[element];
+        kept[element] = number(stage, element);
     }
     return matrix_a(0u, at);
 }
-fn load_high(at: u32) -> matrix_a { return matrix_a(1u, at); }
-fn load_low(at: u32) -> matrix_a { return matrix_a(2u, at); }
-fn load_keys(at: u32) -> matrix_b { return matrix_b(at, 1u, STAGE_ROW); }
-fn load_values(at: u32) -> matrix_b { return matrix_b(at, STAGE_ROW, 1u); }
-fn element(a: matrix_a, row: u32, column: u32) -> f32 {
-    switch a.which {
-        case 0u: { return f32(kept[a.at + row * STAGE_ROW + column]); }
-        case 1u: { return f32(weights_high[a.at + row * WEIGHT_ROW + column]); }
-        default: { return f32(weights_low[a.at + row * WEIGHT_ROW + column]); }
+fn load_values(at: u32) -> matrix_a { return matrix_a(1u, at); }
+fn load_keys(at: u32) -> matrix_b { return matrix_b(0u, at); }
+fn load_high(at: u32) -> matrix_b { return matrix_b(1u, at); }
+fn load_low(at: u32) -> matrix_b { return matrix_b(2u, at); }
+fn left(a: matrix_a, row: u32, k: u32) -> f32 {
+    if (a.which == 0u) { return f32(kept[a.at + row * STAGE_ROW + k]); }
+    return f32(number(stage, a.at + k * STAGE_ROW + row));
+}
+fn right(b: matrix_b, k: u32, column: u32) -> f32 {
+    switch b.which {
+        case 0u: { return f32(number(stage, b.at + column * STAGE_ROW + k)); }
+        case 1u: { return f32(number(weights_high, b.at + column * WEIGHT_ROW + k)); }
+        default: { return f32(number(weights_low, b.at + column * WEIGHT_ROW + k)); }
     }
 }
 fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
     var result = c;
     for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
         for (var k = i % MATRIX; k < i % MATRIX + MATRIX; k++) {
-            let left = element(a, i / MATRIX, k % MATRIX);
-            let right = f32(stage[b.at + k % MATRIX * b.by_row + i % MATRIX * b.by_column]);
-            result.sums[i / SUBGROUP] = fma(left, right, result.sums[i / SUBGROUP]);
+            let x = left(a, i / MATRIX, k % MATRIX);
+            result.sums[i / SUBGROUP] = fma(x, right(b, k % MATRIX, i % MATRIX), result.sums[i / SUBGROUP]);
         }
     }
     return result;
@@ -139,13 +144,19 @@ fn multiply_add(a: matrix_a, b: matrix_b, c: matrix_c) -> matrix_c {
 fn store_scores(at: u32, c: matrix_c) {
     var stored = c;
     for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
-        scores[at + i / MATRIX * SCORE_ROW + i % MATRIX] = stored.sums[i / SUBGROUP];
+        number(scores, at + i / MATRIX * SCORE_ROW + i % MATRIX) = stored.sums[i / SUBGROUP];
+    }
+}
+fn store_sums(at: u32, c: matrix_c) {
+    var stored = c;
+    for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
+        number(scores, at + i % MATRIX * SCORE_ROW + i / MATRIX) = stored.sums[i / SUBGROUP];
     }
 }
 fn load_sums(at: u32) -> matrix_c {
     var c: matrix_c;
     for (var i = lane; i < MATRIX * MATRIX; i += SUBGROUP) {
-        c.sums[i / SUBGROUP] = scores[at + i / MATRIX * SCORE_ROW + i % MATRIX];
+        c.sums[i / SUBGROUP] = number(scores, at + i % MATRIX * SCORE_ROW + i / MATRIX);
     }
     return c;
 }
@@ -175,13 +186,13 @@ fn load_sums(at: u32) -> matrix_c {
         (0, "store_scores(own * SCORE_ROW + b * MATRIX, s)", "store_scores(own * SCORE_ROW, s)"),
         (0, "load_values(b * MATRIX * STAGE_ROW + d * MATRIX)", "load_values(b * MATRIX * STAGE_ROW)"),
         (0, "grown = 1u", "grown = 0u"),
-        (0, "+ column + i] *= shrink", "+ column + i] *= 1.0"),
+        (0, "put_scores(at, shrink * get", "put_scores(at, 1.0 * get"),
         (0, "l *= shrink", "l *= 1.0"),
         (0, "key < end", "key < p.keys"),
         (0, "max(largest, subgroupShuffleXor(largest, step))", "largest"),
         (1, "l += subgroupShuffleXor(l, step)", "l += l"),
         (1, "at.y < HEAD_VECTORS)", "at.y <= HEAD_VECTORS)"),
-        (1, "weights_low[at] = f16(weight - f32(high))", "weights_low[at] = f16(0.0)"),
+        (1, "vec4<f16>(weight - high)", "vec4<f16>(0.0h)"),
         (1, "query < p.queries && vector", "query <= p.queries && vector"),
     ],
 };
@@ -190,19 +201,19 @@ impl Emulated {
     /// The kernel's text without cooperative matrices.
     fn text(&self, size: u32, wgsl: &str) -> String {
         let include = |name: &str| find_include(name).expect("it exists").trim_end().to_owned();
-        let (units, types, enable) =
-            (include(self.include), include(&format!("matrix_{size}")), "enable wgpu_cooperative_matrix;\n");
+        let units = include(&self.include.replace("{MATRIX}", &size.to_string()));
+        let types = include(&format!("matrix_{size}"));
+        // What memory there is stays; what uses matrices, which comes after it, does not.
+        let first = units.find("\nfn load_").expect("matrices are loaded");
+        let emulated = format!("{}\n{}", &units[..first], numbers(self.units, size));
         let main = wgsl.find("fn main(").expect("every kernel has one");
         let body = main + wgsl[main..].find("{\n").expect("it has a body") + 2;
         let wgsl = format!("{}    lane = local % SUBGROUP;\n{}", &wgsl[..body], &wgsl[body..]);
-        let wgsl = [(enable, ""), (&units, self.units), (&types, "")].into_iter().fold(wgsl, |wgsl, (from, to)| {
+        let edits = [("enable wgpu_cooperative_matrix;\n", ""), (&units, emulated.as_str()), (&types, "")];
+        edits.into_iter().fold(wgsl, |wgsl, (from, to)| {
             assert!(wgsl.contains(from), "{} with matrices of {size} contains {from}", self.kernel);
             wgsl.replace(from, to)
-        });
-        // f32 holds all that f16 does.
-        let f16 = [("enable f16;\n", ""), ("array<f16,", "array<f32,"), ("= f16(", "= f32(")];
-        let f16 = f16.iter().filter(|_| !gpu().caps().f16);
-        f16.fold(wgsl, |wgsl, (from, to)| wgsl.replace(from, to))
+        })
     }
 
     fn case(&self, label: &str, storage: Storage) -> PreparedCase {
@@ -257,6 +268,25 @@ impl Emulated {
             assert!(self.check(case, 16, &knobs, (was, is)).is_err(), "{}: {is} goes unnoticed", self.kernel);
         }
     }
+}
+
+/// `number(array, i)` as WGSL: where matrices are of 16, arrays hold vectors.
+fn numbers(text: &str, size: u32) -> String {
+    let Some((before, rest)) = text.split_once("number(") else { return text.to_owned() };
+    let mut depth = 1;
+    let is_end = |c: char| {
+        depth += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        depth == 0
+    };
+    let end = rest.find(is_end).expect("parentheses are closed");
+    let (array, index) = rest[..end].split_once(", ").expect("an array and an index");
+    let element =
+        if size == 16 { format!("{array}[({index}) / 4u][({index}) % 4u]") } else { format!("{array}[{index}]") };
+    format!("{before}{element}{}", numbers(&rest[end + 1..], size))
 }
 
 /// The adapter under test as if it had units for matrices of this size.
