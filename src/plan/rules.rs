@@ -22,9 +22,16 @@ pub(super) fn pays(op: &Op, variant: &str, context: &LowerContext<'_>) -> Result
             let sizes = op.sizes(context);
             winograd4(sizes.tiles(4), sizes.product[1], sizes.c_in)
         }
-        (Op::Contraction(_), "winograd_registers" | "winograd4_registers") => Err("not measured on any GPU".into()),
-        (Op::Contraction(_) | Op::Attention(_), "matrix") if context.caps.vendor != Caps::NVIDIA => {
+        (Op::Contraction(_) | Op::Attention(_), "matrix" | "winograd_registers" | "winograd4_registers")
+            if context.caps.vendor != Caps::NVIDIA =>
+        {
             Err("not measured on such a GPU".into())
+        }
+        (Op::Contraction(_), "winograd_registers") => Err("larger tiles save more".into()),
+        (Op::Contraction(op), "winograd4_registers") => {
+            let sizes = op.sizes(context);
+            winograd4(sizes.tiles(4), sizes.product[1], sizes.c_in)?;
+            filters(sizes.product[1], sizes.c_in)
         }
         (Op::Contraction(op), "registers") if op.sizes(context).taps <= 31 => {
             Err("a step on the way to pipelined".into())
@@ -61,11 +68,11 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "subpixel") => {
             // Four parts of the rows, by 2 x 2 taps.
             let Sizes { product: [m, n, _], c_in, .. } = op.sizes(context);
-            pipelined([m, n, 4 * c_in], false, &|tile| fits_registers(tile, op, context), listed)
+            pipelined([m, n, 4 * c_in], false, units(context), &|tile| fits_registers(tile, op, context), listed)
         }
         (Op::Contraction(op), "pipelined") => {
             let usable = |tile: &Tile| fits_registers(tile, op, context);
-            pipelined(op.sizes(context).product, op.epilogue.gate, &usable, listed)
+            pipelined(op.sizes(context).product, op.epilogue.gate, units(context), &usable, listed)
         }
         (Op::Contraction(op), "shuffle") => {
             let sizes = op.sizes(context);
@@ -115,6 +122,15 @@ fn winograd4(tiles: usize, c_out: usize, c_in: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// On an H100 that form takes 1/1.9 to 1/3.3 of the time of the direct one where there are 128 tiles and more: 640 to 640
+/// channels at 32 x 32, and 320 or 960 to 320 at 64 x 64 (batch 2, 2026-11-26). Of how much memory a GPU has, no API
+/// says anything: filters of 36 f32 may take 128 MiB for one convolution, which is a quarter more for all of Stable
+/// Diffusion 1.5 in f32.
+fn filters(c_out: usize, c_in: usize) -> Result<(), String> {
+    let bytes = 4 * 36 * c_in * c_out;
+    if bytes > 128 << 20 { Err(format!("its filters would take {} MiB", bytes >> 20)) } else { Ok(()) }
+}
+
 /// The setting of Winograd's products for CPU drivers.
 fn winograd_product(sizes: &Sizes, tile: usize, context: &LowerContext<'_>) -> Knobs {
     let [rows, quads] = shuffle_product([sizes.tiles(tile), sizes.product[1], sizes.c_in], true, context);
@@ -149,15 +165,30 @@ fn tile([m, n, k]: [usize; 3], listed: &[Knobs]) -> Knobs {
 /// one of 20 of AMD's compute units, a middle one of 36, and the largest of RDNA2 and RDNA3, of 72 and 96.
 const UNITS: [usize; 4] = [40, 72, 144, 192];
 
-/// The setting that takes the least time by this account, which is reasoned, not measured, for [`UNITS`] on the
+/// Multiprocessors of NVIDIA's GPUs that a rule without a device in mind must suit: RTX 3060, 4070, 4080 and H100.
+const MULTIPROCESSORS: [usize; 4] = [28, 46, 76, 132];
+
+/// NVIDIA's multiprocessors have four units each.
+fn units(context: &LowerContext<'_>) -> [usize; 4] {
+    if context.caps.vendor == Caps::NVIDIA { MULTIPROCESSORS.map(|count| 4 * count) } else { UNITS }
+}
+
+/// The setting that takes the least time by this account, which is reasoned, not measured, for [`units`] on the
 /// average. A round of all units takes as long as one subgroup, and each needs two to be busy while loads are on their
 /// way. Rows and columns beyond the edge cost as much as others. What part of the instructions are multiply-adds was
 /// compiled for RDNA2 and RDNA3 (RADV 22.3, offline, 2026-11-26). Split sums go to memory and come back, at 80
 /// operations of f32 for a byte, and the launch that adds them up takes as long as a unit for 2 M products, 32 us:
 /// twice and eight times what they should, and with them it must still be 3 % faster. For subgroups that share a unit
 /// make rounds that are not full cheaper than they are here, while launches and bytes are certain. A gate must be in
-/// the same tile as its value.
-fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, listed: &[Knobs]) -> Knobs {
+/// the same tile as its value. On an H100, which has more units, what this chooses for AMD's GPUs split only the last
+/// sums of 640 to 640 channels at 32 x 32, and took 1.4 times as long as all of them in four parts (2026-11-26).
+fn pipelined(
+    [m, n, k]: [usize; 3],
+    gate: bool,
+    units: [usize; 4],
+    usable: &dyn Fn(&Tile) -> bool,
+    listed: &[Knobs],
+) -> Knobs {
     let time = |knobs: &Knobs| {
         let (tile, splits) = (Tile::of(knobs), knobs.get("SPLITS"));
         let [rows, columns] = [m.div_ceil(tile.m), n.div_ceil(tile.n)];
@@ -176,9 +207,9 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, 
             let steps = rounds(units, [first, last], [long, short]).max(2 * if whole > 0 { long } else { short });
             (units * steps * (tile.m * tile.n / subgroups)) as f64 / share
         };
-        let arithmetic: f64 = UNITS.map(busy).iter().sum();
-        let partial = 8 * splits * m.saturating_sub(whole * tile.m) * n * 80 / 2 * UNITS.len();
-        let launch = (2 << 20) * UNITS.iter().sum::<usize>();
+        let arithmetic: f64 = units.map(busy).iter().sum();
+        let partial = 8 * splits * m.saturating_sub(whole * tile.m) * n * 80 / 2 * units.len();
+        let launch = (2 << 20) * units.iter().sum::<usize>();
         // Of equals the largest tile, which loads least.
         let time = if splits > 1 { 1.03 * (arithmetic + (partial + launch) as f64) } else { arithmetic };
         (time, std::cmp::Reverse(tile.m * tile.n))
@@ -192,9 +223,6 @@ fn pipelined([m, n, k]: [usize; 3], gate: bool, usable: &dyn Fn(&Tile) -> bool, 
     let best = usable.min_by(|a, b| time(a).partial_cmp(&time(b)).expect("times are numbers"));
     best.unwrap_or(&listed[0]).clone()
 }
-
-/// Multiprocessors of NVIDIA's GPUs that a rule without a device in mind must suit: of an RTX 3060, 4070, 4080 and H100.
-const MULTIPROCESSORS: [usize; 4] = [28, 46, 76, 132];
 
 /// The setting of `6_matrix` that takes the least time by this account, for [`MULTIPROCESSORS`] on the average: rounds
 /// of workgroups, one to each multiprocessor; how near a tile comes to the fastest one, measured on an H100 (products
@@ -343,15 +371,23 @@ fn row_lanes(context: &LowerContext<'_>) -> Knobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caps::{CooperativeMatrix, MatrixElement};
     use crate::graph::TensorDesc;
     use crate::ops::registry;
     use crate::tensor::DType;
+
+    /// The product that NVIDIA's GPUs have.
+    const MATRIX_16: CooperativeMatrix =
+        CooperativeMatrix { m: 16, n: 16, k: 16, factors: MatrixElement::F16, sums: MatrixElement::F32 };
 
     #[test]
     fn every_rule_picks_a_listed_setting() {
         let device = |is_cpu, size| Caps { is_cpu, subgroup_sizes: Some([size; 2]), ..Caps::webgpu_minimum() };
         let intel = Caps { vendor: Caps::INTEL, ..Caps::webgpu_minimum() };
-        let devices = [Caps::webgpu_minimum(), intel, device(false, 32), device(true, 8), device(true, 4)];
+        let nvidia = Caps { vendor: Caps::NVIDIA, subgroup_sizes: Some([32; 2]), ..Caps::webgpu_minimum() };
+        let matrices = Caps { f16: true, cooperative_matrices: vec![MATRIX_16], ..nvidia.clone() };
+        let devices =
+            [Caps::webgpu_minimum(), intel, nvidia, matrices, device(false, 32), device(true, 8), device(true, 4)];
         let mut legal = 0;
         for case in registry().iter().flat_map(|info| &info.cases) {
             let graph = case.structure(DType::F32).expect("parity cases fit their operation");

@@ -8,13 +8,12 @@
 //             other, their shuffles, and their product of MATRIX by MATRIX matrices of f16 with sums in f32; more
 //             workgroup memory and invocations than WebGPU promises in most settings
 // constants:  HEAD_VECTORS; MATRIX = 8 or 16; SUBGROUP: a multiple of MATRIX; QUERIES, KEYS: of a block, multiples of
-//             2 MATRIX; DEPTH = 4 * HEAD_VECTORS / MATRIX, UNITS = KEYS * HEAD / 4 / INVOCATIONS, both
-//             rounded up; CAUSAL; derived: INVOCATIONS, HEAD, BLOCKS,
-//             PER_ROW, EACH, STAGE_ROW, SCORE_ROW, WEIGHT_ROW; fixed: GROWTH, LIFT
-// error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10; with
-//             plain loops in place of the units, as no device with matrix units has run it yet
-// faster:     than flash where there are matrix units: 8 (MATRIX = 16) to 16 times the multiply-adds of f32 in a cycle,
-//             from data sheets, for one and a half times as many; not timed on a GPU
+//             2 MATRIX; DEPTH = 4 * HEAD_VECTORS / MATRIX, UNITS = KEYS * HEAD / 4 / INVOCATIONS, both rounded up;
+//             CAUSAL; derived: INVOCATIONS, HEAD, BLOCKS, PER_ROW, EACH, STAGE_ROW, SCORE_ROW, WEIGHT_ROW; fixed:
+//             GROWTH, LIFT
+// error:      1e-5 relative L2 in f32 for up to 10 000 keys; times the largest |score| / 10 where that exceeds 10
+// faster:     than flash by 2.5 with heads of 40 channels and 4096 keys, by 3.4 with 80 and 1024, on an H100
+//             (2026-11-26, benches/results/h100.md), for one and a half times as many multiply-adds
 // source:     Dao 2023, "FlashAttention-2", algorithm 1; Markidis et al. 2018, "NVIDIA Tensor Core Programmability,
 //             Performance & Precision", section V (numbers as sums of two of f16)
 //
@@ -52,36 +51,7 @@ var<workgroup> grown: u32; // whether any m has changed
 
 //!include matrix_{MATRIX}
 //!include matrix_attention_{MATRIX}
-
-// Keys or values on their way from memory to `stage`.
-var<private> next: array<vec4<f16>, UNITS>;
-
-// The j-th vector of `stage`: its row, and its place in the row.
-fn place(j: u32) -> vec2<u32> { return vec2<u32>(j / (HEAD / 4u), j % (HEAD / 4u)); }
-
-fn put(at: vec2<u32>, value: vec4<f16>) {
-    let used = select(vec4<f16>(), value, at.y < HEAD_VECTORS);
-    put_stage(at.x * STAGE_ROW + 4u * at.y, used);
-}
-
-// Begins to load a block of keys, or of values. Those past the end repeat the last one.
-fn fetch_block(first_key: u32, base: u32, row: u32, values: bool, local: u32) {
-    //!unroll
-    for (var i = 0u; i < UNITS; i++) {
-        let at = place(local + i * INVOCATIONS);
-        let index = base + min(first_key + at.x, p.keys - 1u) * row + min(at.y, HEAD_VECTORS - 1u);
-        if (values) { next[i] = fetch_v(index); } else { next[i] = fetch_k(index); }
-    }
-}
-
-// Writes what has been loaded to `stage`.
-fn put_block(local: u32) {
-    //!unroll
-    for (var i = 0u; i < UNITS; i++) {
-        let j = local + i * INVOCATIONS;
-        if (j < KEYS * HEAD / 4u) { put(place(j), next[i]); }
-    }
-}
+//!include next_block
 
 @compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -159,7 +129,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         //!unroll
         for (var e = 0u; e < EACH / 4u; e++) {
             let weight = exp2(s[e] - m + LIFT);
-            // The first eleven bits, cut off as bits: of a conversion there and back, compilers think that it does nothing.
+            // The first eleven bits, cut off as bits: compilers think that a conversion there and back does nothing.
             let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight) & vec4<u32>(0xffffe000u));
             l += dot(weight, vec4<f32>(1.0));
             put_weights(row * WEIGHT_ROW + part * EACH + 4u * e, vec4<f16>(high), vec4<f16>(weight - high));

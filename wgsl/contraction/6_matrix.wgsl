@@ -2,10 +2,10 @@
 // device's matrix units
 //
 // The invocations of a subgroup compute whole small matrices together (cooperative matrices, include/matrix_16.wgsl,
-// matrix_8.wgsl, matrix_tiles.wgsl). A workgroup has SIDE by SIDE subgroups, each of which sums ROWS by COLUMNS such
-// matrices. Products are exact, sums are f32. No invocation knows which elements it has, so that sums go through
-// workgroup memory once more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl. x,
-// weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is
+// matrix_8.wgsl, matrix_tiles.wgsl). A workgroup has SUBGROUPS_M by SUBGROUPS_N subgroups, each of which sums ROWS by
+// COLUMNS such matrices. Products are exact, sums are f32. No invocation knows which elements it has, so that sums go
+// through workgroup memory once more before the epilogue. Tiles come as in 5_pipelined.wgsl, by include/next_tile.wgsl.
+// x, weight and the parameters: include/gather.wgsl; bias, summand, residual and y: include/epilogue.wgsl. Where K is
 // split, workgroup z sums one part of it and y holds partial sums [splits, M, N_padded] for conclude.wgsl. If JOINED, x
 // and x_second hold the first and the last channels.
 //
@@ -13,14 +13,15 @@
 // requires:   x and weight in f16; C % 4 = 0; groups = 1; no gate; at most 31 taps; N_padded is N rounded up to a
 //             multiple of 4, and the epilogue is empty where they differ or splits > 1; arithmetic in f16; subgroups of
 //             SUBGROUP invocations that follow each other, and their product of MATRIX by MATRIX matrices of f16 with
-//             sums in f32
-// constants:  MATRIX = 8 or 16; SUBGROUP; TILE_M, TILE_N: multiples of 2 SIDE MATRIX; TILE_K: of MATRIX; X_ROWS,
-//             W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH, JOINED: see next_tile; those of the epilogue: HAS_BIAS,
-//             SUMMAND, RESIDUAL, ACTIVATION. SIDE, INVOCATIONS, ROWS and COLUMNS follow
-// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040 ; with plain loops in place of the units,
-//             as no device with matrix units has run it yet
-// faster:     than 5_pipelined where there are matrix units: 8 (MATRIX = 16: NVIDIA from Volta on, AMD RDNA3) to 16
-//             times the multiply-adds of f32 in a cycle, from data sheets; not timed on a GPU
+//             sums in f32; 2 (TILE_M + TILE_N) PITCH + 4 SUBGROUPS MATRIX RESULT_ROW bytes of workgroup memory, more
+//             than WebGPU promises in most settings
+// constants:  MATRIX = 8 or 16; SUBGROUP; SUBGROUPS_M, SUBGROUPS_N; TILE_M, TILE_N: multiples of as many MATRIX;
+//             TILE_K: of MATRIX; DRAIN: divides COLUMNS; X_ROWS, W_ROWS, X_UNITS, W_UNITS, RAGGED, WINDOWS, DEPTH,
+//             JOINED: see next_tile; those of the epilogue: HAS_BIAS, SUMMAND, RESIDUAL, ACTIVATION. SUBGROUPS,
+//             INVOCATIONS, ROWS, COLUMNS, PITCH and RESULT_ROW follow
+// error:      1e-5 relative L2 in f32 for K = KD * KH * KW * C <= 23040
+// faster:     than 5_pipelined by 3 to 7 on an H100, where 3x3 convolutions of Stable Diffusion reach 90 to 180 TFLOP/s
+//             of 640 (2026-11-26, benches/results/h100.md)
 // source:     the WGSL extension wgpu_cooperative_matrix (SPV_KHR_cooperative_matrix, Metal's simdgroup_matrix);
 //             Markidis et al. 2018, "NVIDIA Tensor Core Programmability, Performance & Precision"
 enable f16;

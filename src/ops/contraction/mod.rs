@@ -275,6 +275,20 @@ impl Operation for Contraction {
                 },
             },
             Variant {
+                name: "winograd4_registers",
+                family: Family::Gpu,
+                legal: |op, context| winograd::legal(&Instance::new(op, context), 4),
+                knobs: |_, _| lower::batch_knobs(),
+                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 4, None, knobs)),
+            },
+            Variant {
+                name: "winograd_registers",
+                family: Family::Gpu,
+                legal: |op, context| winograd::legal(&Instance::new(op, context), 2),
+                knobs: |_, _| lower::batch_knobs(),
+                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 2, None, knobs)),
+            },
+            Variant {
                 name: "subpixel",
                 family: Family::Gpu,
                 legal: |op, context| subpixel::legal(&Instance::new(op, context)),
@@ -310,20 +324,6 @@ impl Operation for Contraction {
                 lower: |op, context, knobs| {
                     over_pictures(op, context, |i| lower::shuffle(i, lanes(context.caps), knobs))
                 },
-            },
-            Variant {
-                name: "winograd4_registers",
-                family: Family::Gpu,
-                legal: |op, context| winograd::legal(&Instance::new(op, context), 4),
-                knobs: |_, _| lower::batch_knobs(),
-                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 4, None, knobs)),
-            },
-            Variant {
-                name: "winograd_registers",
-                family: Family::Gpu,
-                legal: |op, context| winograd::legal(&Instance::new(op, context), 2),
-                knobs: |_, _| lower::batch_knobs(),
-                lower: |op, context, knobs| over_pictures(op, context, |i| winograd::lower(i, 2, None, knobs)),
             },
             Variant {
                 name: "shared",
