@@ -17,7 +17,7 @@ use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 use unmist::{DType, Result};
 
 /// Two seconds and ± 1 %.
-const EFFORT: Effort = Effort { least: 5, most: 100, seconds: 2.0, uncertainty: 0.01 };
+const EFFORT: Effort = Effort { least: 5, most: 100, seconds: 2.0, uncertainty: 0.01, warm_up: 0.2 };
 
 fn main() -> Result<()> {
     let only = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));

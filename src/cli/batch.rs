@@ -14,7 +14,8 @@ use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::files::Disk;
 use crate::generate::{
-    Hashes, KEYWORD, Models, Notes, Record, hash, in_folder_of, opening_key, parameters, read_inputs, take_from_prompts,
+    Hashes, KEYWORD, Models, Notes, Overlay, Record, hash, in_folder_of, opening_key, parameters, read_inputs,
+    take_from_prompts,
 };
 use crate::image_io::{Picture, write_png};
 use crate::output::{numbered, sha256_of};
@@ -153,11 +154,12 @@ impl Maker {
         let mut resolved = models.resolve(&Asked::from(request), None)?;
         resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
         resolved.request.model = Some(crate::generate::places::remembered(models.model.checkpoint.path()));
-        read_inputs(&mut resolved.options, &resolved.request, &Disk, notes)?;
+        let overlay = read_inputs(&mut resolved.options, &resolved.request, &Disk, notes)?;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&self.device, &self.load, dtype);
         let latents = models.run(&runtime, &resolved, &mut |_| Ok(()))?;
         let images = models.decode(&runtime, &latents)?;
+        let images = Overlay::apply(overlay.as_ref(), images)?;
         models.take_notes(notes);
         let (scheduler, refiner_scheduler) = models.schedulers();
         let record = Record {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::overlay::{Overlay, Region, blurred};
 use super::{Notes, mask};
 use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
@@ -14,11 +15,17 @@ use crate::tensor::HostTensor;
 
 /// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1] and `[1, 1, H, W]` in [0, 1], both resized
 /// to the requested width and height, and `[N, C, h, w]`. They are read from
-/// `files`: the disk, or what a client sent. Notes how a mask is read where that is not plain.
+/// `files`: the disk, or what a client sent. Notes how a mask is read where that is not plain. Returns what finished
+/// pictures must be laid over, if the request asks for it.
 ///
 /// # Errors
 /// As the readers; a refusal of a mask that is not of the picture's size, and of a size that no picture has.
-pub fn read_into(options: &mut SampleOptions, request: &Request, files: &dyn Files, notes: &mut Notes) -> Result<()> {
+pub fn read_into(
+    options: &mut SampleOptions,
+    request: &Request,
+    files: &dyn Files,
+    notes: &mut Notes,
+) -> Result<Option<Overlay>> {
     let image = request.image.as_deref().map(|path| decode(path, &picture(files, path)?, 3)).transpose()?;
     let reading = request.mask_reading.unwrap_or_default();
     let mask = request.mask.as_deref();
@@ -32,16 +39,37 @@ pub fn read_into(options: &mut SampleOptions, request: &Request, files: &dyn Fil
         );
         return Err(Refusal::of("mask", why).into());
     }
-    if let Some(image) = image {
-        let (width, height) = size(&image, request)?;
-        options.image = Some(resize_lanczos(&image, width, height).to_tensor(Range::MinusOneToOne));
-    }
-    if let Some(mask) = mask {
-        let (width, height) = size(&mask, request)?;
-        options.mask = Some(mask::resize(&mask, width, height, reading).to_tensor(Range::ZeroToOne));
-    }
     options.latents = request.latents.as_deref().map(|path| read_latents(files, path)).transpose()?;
-    Ok(())
+    let Some(image) = image else { return Ok(None) };
+    let (width, height) = size(&image, request)?;
+    let picture = |part: &Picture| Some(resize_lanczos(part, width, height).to_tensor(Range::MinusOneToOne));
+    let Some(mask) = mask else {
+        options.image = picture(&image);
+        return Ok(None);
+    };
+    let mask = blurred(&mask, blur(request)?);
+    let region = match request.padding_mask_crop {
+        Some(padding) => Region::around(&mask, padding, width, height),
+        None => Region::whole(&image),
+    };
+    options.image = picture(&region.of(&image));
+    options.mask = Some(mask::resize(&region.of(&mask), width, height, reading).to_tensor(Range::ZeroToOne));
+    Ok(if request.padding_mask_crop.is_some() {
+        Some(Overlay { original: image, mask, region })
+    } else if request.mask_blur.is_some() {
+        let [original, mask] = [&image, &mask].map(|whole| resize_lanczos(whole, width, height));
+        Some(Overlay { region: Region::whole(&original), original, mask })
+    } else {
+        None
+    })
+}
+
+/// The radius of the mask's edge.
+fn blur(request: &Request) -> Result<f64> {
+    match request.mask_blur.unwrap_or(0.0) {
+        radius @ 0.0..=256.0 => Ok(radius),
+        other => Err(Refusal::of_value("mask_blur", other, "expected 0 to 256 pixels").into()),
+    }
 }
 
 /// The bytes of a picture.

@@ -176,6 +176,14 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_enum, hide_possible_values = true))]
     #[cfg_attr(feature = "cli", arg(value_name = "auto|alpha|erased|diffusers"))]
     pub mask_reading: Option<MaskReading>,
+    /// How soft the edge of `mask` is: the radius of a Gaussian in pixels, 0 to 256; what is not painted over stays as
+    /// it is in `image`, to the pixel
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "PIXELS"))]
+    pub mask_blur: Option<f64>,
+    /// Works on what `mask` paints over alone, with so many pixels around it, enlarged to `width` and `height`, and
+    /// puts it back into `image`
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "PIXELS"))]
+    pub padding_mask_crop: Option<usize>,
     /// With `image` or `latents`: the share of the steps to do, above 0 (little changes) and up to 1 (little stays)
     /// [default: 0.8; with `mask` 1]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "F"))]

@@ -12,7 +12,7 @@ use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::PARTS;
 use crate::error::{Error, Result};
 use crate::generate::{
-    self, Event, Hashes, KEYWORD, Models, Notes, Paths, Record, Step, opening_key, parameters, read_inputs,
+    self, Event, Hashes, KEYWORD, Models, Notes, Overlay, Paths, Record, Step, opening_key, parameters, read_inputs,
 };
 use crate::image_io::{Picture, write_png};
 use crate::output::sha256_of;
@@ -167,7 +167,7 @@ impl Worker {
         let mut resolved = opened.models.resolve(&asked, None)?;
         app.options.limits.check_resolved(&resolved, opened.models.model.pipeline.size(&resolved.options).ok())?;
         resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
-        read_inputs(&mut resolved.options, &resolved.request, &first.files, &mut notes)?;
+        let overlay = read_inputs(&mut resolved.options, &resolved.request, &first.files, &mut notes)?;
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, load, dtype);
@@ -192,6 +192,7 @@ impl Worker {
             Ended::Done(latents) => models.decode(&runtime, &latents)?,
             Ended::Early(images) => images,
         };
+        let images = Overlay::apply(overlay.as_ref(), images)?;
         let pictures = Picture::from_tensor(&images)?;
         models.take_notes(&mut notes);
         // A file that has gone away meanwhile is no reason to lose the pictures.

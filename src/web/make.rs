@@ -14,7 +14,9 @@ use crate::backend::{Device, LoadOptions};
 use crate::checkpoint::{Checkpoint, Tensors, safetensors};
 use crate::error::{Error, Result};
 use crate::files::{Files as _, Memory};
-use crate::generate::{Event, Files, KEYWORD, Models, Notes, OpenModel, Record, Step, parameters, read_inputs};
+use crate::generate::{
+    Event, Files, KEYWORD, Models, Notes, OpenModel, Overlay, Record, Step, parameters, read_inputs,
+};
 use crate::image_io::{PARAMETERS, Picture, PictureFormat, decode, encode, grid};
 use crate::models::{LoadedModel, NamedTensors, prepare};
 use crate::output::sha256_of;
@@ -98,7 +100,7 @@ pub(super) fn sample(device: WebDevice, page: &Page, request: &[u8], cancel: &Ca
     let mut models = open(&page.files, &request, &mut notes)?;
     let mut resolved = models.resolve(&request.into(), None)?;
     resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
-    read_inputs(&mut resolved.options, &resolved.request, &page.pictures, &mut notes)
+    let overlay = read_inputs(&mut resolved.options, &resolved.request, &page.pictures, &mut notes)
         .map_err(|error| at_its_field(error, &resolved.request, &page.pictures))?;
     let device = Device::Web(device);
     let (load, told) = resolved.request.device.load_options(&device)?;
@@ -123,7 +125,8 @@ pub(super) fn sample(device: WebDevice, page: &Page, request: &[u8], cancel: &Ca
         }
         Ok(())
     })?;
-    let pictures = Picture::from_tensor(&models.decode(&runtime, &latents)?)?;
+    let images = Overlay::apply(overlay.as_ref(), models.decode(&runtime, &latents)?)?;
+    let pictures = Picture::from_tensor(&images)?;
     models.take_notes(&mut notes);
     notes.take().iter().for_each(|note| host::report(Report::Note, note));
 

@@ -1,5 +1,6 @@
 // A block of keys or values on its way from memory to workgroup memory: loaded into registers, and kept there until
-// what is in `stage` has been used. The kernel that includes it has UNITS, the vectors of a block that an invocation loads.
+// what is in `stage` has been used. The kernel that includes it has UNITS, the vectors of a block that an invocation
+// loads.
 var<private> next: array<vec4<f16>, UNITS>;
 
 // The j-th vector of `stage`: its row, and its place in the row.

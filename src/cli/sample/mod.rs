@@ -17,7 +17,7 @@ use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::files::Disk;
 use crate::generate::{
-    self, Foreign, Models, Notes, Record, Source, in_folder_of, named_paths, parameters, places, read_inputs,
+    self, Foreign, Models, Notes, Overlay, Record, Source, in_folder_of, named_paths, parameters, places, read_inputs,
     take_from_prompts,
 };
 use crate::output::{check_writable, is_same_file};
@@ -106,7 +106,7 @@ fn make(mut args: Args) -> Result<()> {
     // 3. the pictures
     // One picture, and the process ends: what one stage has loaded need not wait for another.
     tell(&mut notes);
-    read_inputs(&mut resolved.options, &resolved.request, &Disk, &mut notes)?;
+    let overlay = read_inputs(&mut resolved.options, &resolved.request, &Disk, &mut notes)?;
     tell(&mut notes);
     let span = trace::span("open the device");
     let device = resolved.request.device.open()?;
@@ -124,6 +124,7 @@ fn make(mut args: Args) -> Result<()> {
     let schedulers = models.schedulers();
     let images = job.run(&resolved, &models)?;
     device.end_trace()?;
+    let images = Overlay::apply(overlay.as_ref(), images)?;
 
     // 4. the pictures' own account of how they were made
     let record = Record {

@@ -28,6 +28,8 @@ const TEXT: &[&str] = &[
     "image",
     "mask",
     "mask_reading",
+    "mask_blur",
+    "padding_mask_crop",
     "strength",
     "noise_level",
     "latents",
@@ -82,6 +84,8 @@ const RULES: &[Rule] = &[
     Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),
     Rule::Needs(|model| model.kind == Kind::Upscale, &["image"], "this model enlarges a picture"),
     Rule::With("mask_reading", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
+    Rule::With("mask_blur", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
+    Rule::With("padding_mask_crop", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
     Rule::With("mask", &["image"], "there is no picture that it belongs to", Remedy::Give(&["image"])),
     Rule::Without(
         "latents",

@@ -73,6 +73,7 @@ pub struct Asked {
     inpainting_mask_invert: Option<u32>,
     mask_blur: Option<f64>,
     inpaint_full_res: Option<Value>,
+    inpaint_full_res_padding: Option<usize>,
 }
 
 fn bad(field: &str, why: &str) -> Failure {
@@ -178,18 +179,9 @@ impl Asked {
         })
     }
 
-    /// What a client may believe was done, and was not.
-    fn notes(&self) -> Vec<&'static str> {
-        let mut notes = Vec::new();
-        if self.mask.is_some() {
-            if self.mask_blur.is_some_and(|blur| blur > 0.0) {
-                notes.push("mask_blur: the mask is taken as it is");
-            }
-            if self.inpaint_full_res.as_ref().is_some_and(|whole| *whole == json!(true) || *whole == json!(1)) {
-                notes.push("inpaint_full_res: the whole picture is worked on");
-            }
-        }
-        notes
+    /// Whether only what the mask paints over is worked on, at full size.
+    fn only_masked(&self) -> bool {
+        self.inpaint_full_res.as_ref().is_some_and(|only| *only == json!(true) || *only == json!(1))
     }
 }
 
@@ -223,6 +215,10 @@ pub async fn img2img(State(app): State<Arc<App>>, request: axum::extract::Reques
     }
     let mut request = asked.request(&chosen(&app))?;
     request.strength = Some(asked.denoising_strength.unwrap_or(0.75));
+    if mask.is_some() {
+        request.mask_blur = Some(asked.mask_blur.unwrap_or(0.0));
+        request.padding_mask_crop = asked.only_masked().then_some(asked.inpaint_full_res_padding.unwrap_or(0));
+    }
     answer(&app, asked, fields, request, Pictures { image: Some(image), mask }).await
 }
 
@@ -256,12 +252,12 @@ async fn answer(
             images.push(in_base64(app, WEBUI, made, PictureFormat::Png).await?);
         }
     }
-    let info = info(&request, &state, asked.notes());
+    let info = info(&request, &state);
     Ok(Json(json!({"images": images, "parameters": fields, "info": info.to_string()})))
 }
 
 /// The account that the web UI gives of its pictures.
-fn info(request: &Request, state: &JobState, notes: Vec<&str>) -> Value {
+fn info(request: &Request, state: &JobState) -> Value {
     let setting = |name: &str| state.settings.get(name).cloned().unwrap_or(Value::Null);
     let first = |value: Value| value.get(0).cloned().unwrap_or(value);
     let text = |texts: &[String]| texts.first().cloned().unwrap_or_default();
@@ -273,7 +269,6 @@ fn info(request: &Request, state: &JobState, notes: Vec<&str>) -> Value {
         .filter_map(|made| made.texts.iter().find(|(name, _)| name == "parameters").map(|(_, text)| text.as_str()))
         .collect();
     let size = state.pictures.first().map(|made| (made.picture.width, made.picture.height));
-    let all_notes: Vec<&str> = state.notes.iter().map(String::as_str).chain(notes).collect();
     json!({
         "prompt": prompt,
         "all_prompts": vec![prompt.clone(); seeds.len()],
@@ -301,7 +296,7 @@ fn info(request: &Request, state: &JobState, notes: Vec<&str>) -> Value {
         "job_timestamp": "0",
         "is_using_inpainting_conditioning": false,
         "version": crate::generate::Record::version(),
-        "notes": all_notes,
+        "notes": state.notes,
     })
 }
 

@@ -293,6 +293,42 @@ fn masks_are_read_as_people_draw_them() {
 }
 
 #[test]
+fn what_is_not_painted_over_stays_to_the_pixel() {
+    let folder = Folder::new();
+    let start = folder.path("start.png");
+    let original = image::open(&start).expect("it was written").to_rgb8();
+    let painted = |x: u32, y: u32| (4..9).contains(&x) && (3..8).contains(&y);
+    let mask = folder.path("part.png");
+    let white = |x, y| image::Luma([if painted(x, y) { 255 } else { 0 }]);
+    image::GrayImage::from_fn(24, 16, white).save(&mask).expect("writes");
+    let with = |more: &[&str]| {
+        let images = sample(&folder, "sd1", &[&["a fox", "--image", &start, "--mask", &mask], more].concat());
+        assert_eq!(images.shape, [1, 3, 16, 24], "{more:?}");
+        let changed = |x: u32, y: u32| {
+            let old = original.get_pixel(x, y).0;
+            (0..3).any(|c| (images.data[c * 384 + (y * 24 + x) as usize] * 255.0).round() != f32::from(old[c]))
+        };
+        let all: Vec<(u32, u32)> =
+            (0..16).flat_map(|y| (0..24).map(move |x| (x, y))).filter(|at| changed(at.0, at.1)).collect();
+        all
+    };
+    let whole = with(&[]);
+    assert!(whole.iter().any(|at| !painted(at.0, at.1)), "the autoencoder changes everything a little");
+    let larger = ["--padding-mask-crop", "2", "--width", "32", "--height", "32"];
+    for more in [&["--mask-blur", "0"][..], &["--padding-mask-crop", "2"], &larger] {
+        let changed = with(more);
+        assert!(changed.len() > 12 && changed.iter().all(|at| painted(at.0, at.1)), "{more:?}: {changed:?}");
+    }
+    let soft = with(&["--mask-blur", "1", "--padding-mask-crop", "4"]);
+    assert!(soft.iter().any(|at| !painted(at.0, at.1)), "{soft:?}");
+    assert!(soft.iter().all(|at| (0..13).contains(&at.0) && (0..12).contains(&at.1)), "{soft:?}");
+    for field in ["--mask-blur", "--padding-mask-crop"] {
+        refused("sd1", &["a fox", "--image", &start, field, "2"], &[field, "--mask"]);
+    }
+    refused("sd1", &["a fox", "--image", &start, "--mask", &mask, "--mask-blur", "999"], &["--mask-blur", "0 to 256"]);
+}
+
+#[test]
 fn prompts_that_change_are_remembered_as_they_were_written() {
     let folder = Folder::new();
     let model = stable_diffusion("sd1");

@@ -69,14 +69,22 @@ fn pictures_from_pictures() {
     assert_eq!(made(&answer), by_command(&common));
     assert!(answer["parameters"].get("init_images").is_none(), "not sent back");
     let masked = [&common[..], &["--mask", left.to_str().unwrap()]].concat();
-    for (mask, invert) in [(file(&left), 0), (file(&right), 1)] {
+    let with = |fields: Value, more: &[&str]| {
         let mut body = body.clone();
-        (body["mask"], body["inpainting_mask_invert"], body["inpaint_full_res"]) =
-            (mask.into(), invert.into(), true.into());
+        fields.as_object().unwrap().iter().for_each(|(field, value)| body[field] = value.clone());
         let answer = server.post("/sdapi/v1/img2img", &body).good().json();
-        assert_eq!(made(&answer), by_command(&masked), "invert {invert}");
-        assert!(answer["info"].as_str().unwrap().contains("inpaint_full_res"), "what was not done is said");
-    }
+        assert_eq!(made(&answer), by_command(&[&masked[..], more].concat()), "{more:?}");
+    };
+    with(json!({"mask": file(&left), "inpaint_full_res": false}), &["--mask-blur", "0"]);
+    let right = json!({"mask": file(&right), "inpainting_mask_invert": 1, "mask_blur": 3, "inpaint_full_res": 0});
+    with(right, &["--mask-blur", "3"]);
+    // As webuiapi sends it, of a part of the picture.
+    let dot = image::GrayImage::from_fn(64, 64, |x, y| image::Luma([if x < 12 && y > 50 { 255 } else { 0 }]));
+    dot.save(&left).expect("writes");
+    with(
+        json!({"mask": file(&left), "mask_blur": 4, "inpaint_full_res": true, "inpaint_full_res_padding": 8}),
+        &["--mask-blur", "4", "--padding-mask-crop", "8"],
+    );
 }
 
 #[test]
