@@ -146,8 +146,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 store_sums(own * SCORE_ROW + column, sums[d]);
                 workgroupBarrier();
                 for (var i = part; i < MATRIX / 4u; i += PER_ROW) {
-                    let at = row * SCORE_ROW + column + 4u * i;
-                    put_scores(at, shrink * get_scores(at));
+                    scale_scores(row * SCORE_ROW + column + 4u * i, shrink);
                 }
                 workgroupBarrier();
                 sums[d] = load_sums(own * SCORE_ROW + column);

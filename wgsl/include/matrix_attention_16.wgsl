@@ -10,7 +10,7 @@ var<workgroup> weights_low: array<vec4<f16>, QUERIES * WEIGHT_ROW / 4u>;
 
 fn put_stage(at: u32, v: vec4<f16>) { stage[at / 4u] = v; }
 fn get_scores(at: u32) -> vec4<f32> { return scores[at / 4u]; }
-fn put_scores(at: u32, v: vec4<f32>) { scores[at / 4u] = v; }
+fn scale_scores(at: u32, factor: f32) { scores[at / 4u] *= factor; }
 fn put_weights(at: u32, high: vec4<f16>, low: vec4<f16>) {
     weights_high[at / 4u] = high;
     weights_low[at / 4u] = low;

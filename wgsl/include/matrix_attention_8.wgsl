@@ -17,11 +17,8 @@ fn put_stage(at: u32, v: vec4<f16>) {
 fn get_scores(at: u32) -> vec4<f32> {
     return vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
 }
-fn put_scores(at: u32, v: vec4<f32>) {
-    scores[at] = v.x;
-    scores[at + 1u] = v.y;
-    scores[at + 2u] = v.z;
-    scores[at + 3u] = v.w;
+fn scale_scores(at: u32, factor: f32) {
+    for (var i = 0u; i < 4u; i++) { scores[at + i] *= factor; }
 }
 fn put_weights(at: u32, high: vec4<f16>, low: vec4<f16>) {
     weights_high[at] = high.x;

@@ -184,7 +184,7 @@ fn load_sums(at: u32) -> matrix_c {
         (0, "store_scores(own * SCORE_ROW + b * MATRIX, s)", "store_scores(own * SCORE_ROW, s)"),
         (0, "load_values(b * MATRIX * STAGE_ROW + d * MATRIX)", "load_values(b * MATRIX * STAGE_ROW)"),
         (0, "grown = 1u", "grown = 0u"),
-        (0, "put_scores(at, shrink * get", "put_scores(at, 1.0 * get"),
+        (0, "column + 4u * i, shrink)", "column + 4u * i, 1.0)"),
         (0, "l *= shrink", "l *= 1.0"),
         (0, "key < end", "key < p.keys"),
         (0, "max(largest, subgroupShuffleXor(largest, step))", "largest"),
