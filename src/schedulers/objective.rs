@@ -1,8 +1,8 @@
 //! What a model was trained to minimise, by timestep, and the bound on the likelihood of pictures that follows from it.
 //!
 //! Ho et al. 2020 (arXiv:2006.11239): a model that is good at its own regression (eq. 14, L_simple) makes the bound
-//! L = L_T + Σ L_{t−1} + L_0 (eq. 5) small, which weighs the same errors differently (eq. 12). Of a run that visits only
-//! some timesteps, "t − 1" is the one visited before t, and α_t, β_t are those of the whole stride, as in
+//! L = L_T + Σ L_{t−1} + L_0 (eq. 5) small, which weighs the same errors differently (eq. 12). Of a run that visits
+//! only some timesteps, "t − 1" is the one visited before t, and α_t, β_t are those of the whole stride, as in
 //! `ddpm.rs`: such a run is a model too, with a bound of its own. All tables are diffusers', in f32; all sums are f64.
 
 use super::options::{Frame, PredictionType, VarianceType};
@@ -16,8 +16,8 @@ use crate::{Error, Result};
 pub struct LossWeights {
     /// To the mean squared error of ε: L_simple (Ho et al. 2020, eq. 14).
     pub simple: f64,
-    /// To L_{t−1}, in nats per element (eq. 12), with σ_t² = β_t for `fixed_large` and β̃_t else, and x̂_0 unclipped. At
-    /// the first timestep, of which eq. 12 says nothing, with the deviation that L_0 is computed with.
+    /// To L_{t−1}, in nats per element (eq. 12), with σ_t² = β_t for `fixed_large` and β̃_t else, and x̂_0 unclipped.
+    /// At the first timestep, of which eq. 12 says nothing, with the deviation that L_0 is computed with.
     pub vlb: f64,
     /// To min-SNR-γ: min(SNR, γ) times the mean squared error of x_0 (Hang et al. 2023, arXiv:2303.09556, section 3.4).
     pub min_snr: f64,
@@ -92,8 +92,8 @@ impl Objective {
         let level = |i: usize| {
             let (alpha, before) = (alphas[i], if i == 0 { 1.0 } else { alphas[i - 1] });
             let (beta, small) = variances(i);
-            // β̃ is 0 at the first timestep, where the picture is certain. The authors' code takes the next one's there,
-            // and so for `fixed_large`.
+            // β̃ is 0 at the first timestep, where the picture is certain. The authors' code takes the next one's
+            // there, and so for `fixed_large`.
             let next = variances(1).1;
             let large = match config.variance_type {
                 VarianceType::FixedLarge | VarianceType::FixedLargeLog if i == 0 => next,
@@ -295,6 +295,31 @@ mod tests {
                     level.weights.vlb * all.mse(t, &x0, &noise, &prediction) + 0.5 * (ratio - 1.0 - ratio.ln());
                 assert!((bound / weighted - 1.0).abs() < 2e-3, "{t}: {bound} {weighted}");
             }
+        }
+    }
+
+    /// Nichol & Dhariwal 2021, eq. 15: a learned variance between β̃_t and β_t is either of them at its ends.
+    #[test]
+    fn learned_variances_end_in_the_fixed_ones() {
+        let of = |variance: &str| {
+            let config = format!(r#"{{"_class_name": "DDPMScheduler", "variance_type": "{variance}"}}"#);
+            objective(&config, &[0, 40, 500, 999]).unwrap()
+        };
+        let [x0, noisy, prediction] =
+            [0.3, 0.7, 1.1].map(|k| HostTensor::from_fn([1, 2, 3, 5], |i| (i as f32 * k).sin()));
+        let bound = |objective: &Objective, level: usize, variance: Option<f64>| {
+            let variance = variance.map(|v| HostTensor::from_fn([1, 2, 3, 5], |_| v as f32));
+            objective.bound(level, &x0, &noisy, &prediction, variance.as_ref())
+        };
+        let [small, large, learned, range] = ["fixed_small", "fixed_large", "learned", "learned_range"].map(of);
+        assert!(learned.learns_variance() && range.learns_variance() && !small.learns_variance());
+        for level in 1..4 {
+            let (least, most) = (bound(&small, level, None), bound(&large, level, None));
+            assert!((least / most - 1.0).abs() > 1e-4, "{level}: {least} {most}");
+            assert!((bound(&range, level, Some(-1.0)) / least - 1.0).abs() < 1e-9, "{level}");
+            assert!((bound(&range, level, Some(1.0)) / most - 1.0).abs() < 1e-9, "{level}");
+            let variance = learned.levels[level].log_variance[0].exp();
+            assert!((bound(&learned, level, Some(variance)) / least - 1.0).abs() < 1e-5, "{level}");
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Args;
 use super::folder::Found;
 use crate::cli::panels::{self, Panel};
+use crate::generate::places;
 use crate::pipelines::{Bound, ExampleLoss};
 use crate::schedulers::{LossWeights, Objective, Scheduler};
 
@@ -170,7 +171,7 @@ impl Report {
         let scheduler = scheduler.config.to_json();
         let picture = &found[0].picture;
         Self {
-            model: model.to_owned(),
+            model: places::remembered(model),
             prediction_type: scheduler["prediction_type"].as_str().unwrap_or_default().to_owned(),
             trained_timesteps: scheduler["num_train_timesteps"].as_u64().unwrap_or_default() as usize,
             scheduler,
@@ -246,11 +247,11 @@ impl Report {
         let mut panels = vec![
             panel(&mse, |at| Some(at.losses.mse)),
             panel("L_simple: of the noise", |at| Some(at.losses.simple)),
-            panel("VLB weight (nats per dimension)", |at| Some(at.losses.vlb)),
+            panel("VLB: weighted as in the bound (nats per dimension)", |at| Some(at.losses.vlb)),
             panel(&min_snr, |at| Some(at.losses.min_snr)),
         ];
         if self.bound.is_some() {
-            panels.push(panel("the bound's terms (bits per dimension)", |at| at.bound));
+            panels.push(panel("terms of the bound (bits per dimension)", |at| at.bound));
         }
         panels::svg("Training objective by timestep", &self.heading(), &panels, "timestep")
     }
