@@ -6,7 +6,7 @@ use serde_json::Value;
 use unmist::checkpoint::{Tensors, safetensors};
 use unmist::image_io::{Picture, write_png};
 
-use crate::commands::usage::{copy, fails, fixture, shipped, succeeds, unmist};
+use crate::commands::usage::{copy, fails, fixture, shipped, stable_diffusion, succeeds, unmist};
 
 fn images(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/loss").join(name);
@@ -87,6 +87,25 @@ fn models_by_text_have_no_bound() {
     assert_eq!(found["bound"], Value::Null);
     assert_eq!(found["pictures"][0]["caption"], "flat fox, green background");
     assert_eq!(std::fs::read_to_string(&plot).unwrap().matches("<polyline").count(), 4);
+}
+
+#[test]
+fn stable_diffusion_of_all_sizes_is_measured_and_other_tasks_are_refused() {
+    let empty = tempfile::tempdir().expect("a folder");
+    let images = images("emoji");
+    let asked = |model: &str| {
+        let model = stable_diffusion(model).to_str().expect("UTF-8").to_owned();
+        ["loss", "--model", &model, "--images", &images, "--resize", "--timesteps", "2"].map(str::to_owned).to_vec()
+    };
+    for model in ["sd1", "sdxl"] {
+        let asked = asked(model);
+        let table = succeeds(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(table.contains("2 of 1000 timesteps, 2 pictures") && table.contains("no bound"), "{table}");
+    }
+    for (model, part) in [("inpaint", "`inpaint`"), ("lcm", "distilled")] {
+        let asked = asked(model);
+        fails(&asked.iter().map(String::as_str).collect::<Vec<_>>(), &["training loss", part], empty.path());
+    }
 }
 
 fn picture(path: &Path, width: usize, height: usize) {
