@@ -42,7 +42,7 @@ pub struct Args {
     /// Seed of the noise, which is drawn anew for each picture and timestep
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Pairs of picture and timestep that the model sees at once; changes no number
+    /// Pairs of picture and timestep that the model sees at once; changes the numbers by rounding alone
     #[arg(long, default_value_t = 8, value_name = "N")]
     batch_size: usize,
     /// Scales pictures of other sizes so that they cover the model's, and crops them in the middle
