@@ -5,7 +5,9 @@ mod bench;
 mod convert;
 mod devices;
 mod inspect;
+mod loss;
 mod noise;
+mod panels;
 mod run;
 mod sample;
 mod schedule;
@@ -53,6 +55,8 @@ enum Command {
     Noise(noise::Args),
     /// Shows noise levels: those that a model was trained on, and those that a run visits
     Schedule(schedule::Args),
+    /// Measures the training objective of a model on pictures, and for models on pixels the likelihood of these
+    Loss(loss::Args),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
     /// Shows what unmist understands of a model: config, graph, kernels, memory
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
         Command::Schedule(args) => schedule::run(args),
+        Command::Loss(args) => loss::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),

@@ -28,6 +28,7 @@ mod keys;
 mod lcm;
 mod lms_discrete;
 mod names;
+mod objective;
 mod options;
 mod pndm;
 mod read;
@@ -42,6 +43,7 @@ pub use betas::{NoiseSchedule, Noising};
 pub use combination::Combination;
 pub use config::SchedulerConfig;
 pub use names::{sampler_of, samplers, scheduler_by_name, schedules};
+pub use objective::{LossWeights, Objective, ObjectiveLevel};
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,

@@ -9,6 +9,7 @@
 mod conditioning;
 mod fits;
 mod guidance;
+mod loss;
 mod memory;
 mod options;
 mod start;
@@ -17,6 +18,7 @@ mod traits;
 mod unet;
 
 pub use fits::check as check_fits;
+pub use loss::{Bound, Example, ExampleLoss};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
 pub use traits::{Kind, Traits};
@@ -210,11 +212,15 @@ impl DiffusionPipeline {
         Ok(self.traits.size(options)?)
     }
 
+    /// Channels of what the U-Net denoises: those of a picture, or of latents.
+    pub fn sample_channels(&self) -> usize {
+        self.vae.as_ref().map_or(self.unet.in_channels(), Autoencoder::latent_channels)
+    }
+
     /// The shape of what the U-Net works on, `[N, C, h, w]`.
     fn latent_shape(&self, options: &SampleOptions) -> Result<[usize; 4]> {
         let (height, width) = self.size(options)?;
-        let channels = self.vae.as_ref().map_or(self.unet.in_channels(), Autoencoder::latent_channels);
-        Ok([options.batch_size, channels, height / self.traits.scale, width / self.traits.scale])
+        Ok([options.batch_size, self.sample_channels(), height / self.traits.scale, width / self.traits.scale])
     }
 
     /// The autoencoder, for tasks of models that have one.
@@ -371,6 +377,16 @@ impl DiffusionPipeline {
         }
     }
 
+    /// The sizes of a call of the U-Net on rows and columns of latents.
+    fn sizes(&self, batch: usize, (height, width): (usize, usize), tokens: usize) -> Sizes {
+        let time_ids = match (self.unet.has_text_time(), self.traits.aesthetic) {
+            (false, _) => 0,
+            (true, true) => 5,
+            (true, false) => 6,
+        };
+        Sizes { batch, height, width, tokens, time_ids }
+    }
+
     /// The graph of one step, and what of its attention over `tokens` tokens it shows.
     fn graph_of_step(
         &self,
@@ -378,12 +394,7 @@ impl DiffusionPipeline {
         spec: &DenoiseSpec<'_>,
         tokens: usize,
     ) -> Result<(Graph, CrossAttention)> {
-        let time_ids = match (self.unet.has_text_time(), self.traits.aesthetic) {
-            (false, _) => 0,
-            (true, true) => 5,
-            (true, false) => 6,
-        };
-        let sizes = Sizes { batch: spec.model_batch(), height: spec.shape[1], width: spec.shape[2], tokens, time_ids };
+        let sizes = self.sizes(spec.model_batch(), (spec.shape[1], spec.shape[2]), tokens);
         let mut graph = step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))?;
         if !runtime.attention || self.text.is_none() {
             return Ok((graph, CrossAttention::default()));

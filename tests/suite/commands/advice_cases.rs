@@ -344,6 +344,11 @@ pub const SAID: &[Said] = &[
     ("src/checkpoint/safetensors.rs", "write it as bf16 or f32", CONVERT),
     ("src/cli/convert.rs", "give another name", CONVERT),
     (
+        "src/cli/loss/folder.rs",
+        "give --resize to scale and crop such pictures",
+        Err("of `loss`, followed in commands/loss.rs"),
+    ),
+    (
         "src/generate/foreign/mod.rs",
         "give it with `image`, and `strength` {strength}",
         Err("pictures of other programs: commands/sources.rs"),

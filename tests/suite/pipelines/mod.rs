@@ -3,6 +3,7 @@
 pub mod attention;
 mod batches;
 mod classes;
+mod loss;
 pub mod options;
 pub mod stable_diffusion;
 pub mod tokenizer;
