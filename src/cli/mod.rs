@@ -5,6 +5,7 @@ mod bench;
 mod convert;
 mod devices;
 mod inspect;
+mod interpolate;
 mod noise;
 mod run;
 mod sample;
@@ -51,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
     Noise(noise::Args),
+    /// Makes pictures on the way from one to another: between seeds, or between pictures
+    Interpolate(Box<interpolate::Args>),
     /// Shows noise levels: those that a model was trained on, and those that a run visits
     Schedule(schedule::Args),
     /// Lists the adapters, and which one `auto` takes
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
+        Command::Interpolate(args) => interpolate::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -238,9 +238,9 @@ const MATRIX_TILES: [[usize; 3]; 9] = [
 /// The settings of `6_matrix` for a sum over `k` on this device.
 pub(super) fn matrix_knobs(k: usize, caps: &Caps) -> Vec<Knobs> {
     let Ok((size, lanes)) = matrix_units(caps) else { return Vec::new() };
-    let tiles = MATRIX_TILES.iter().flat_map(|&[m, n, subgroups]| {
-        [32, 16, 64].map(|k| MatrixTile { size, lanes, m, n, k, subgroups })
-    });
+    let tiles = MATRIX_TILES
+        .iter()
+        .flat_map(|&[m, n, subgroups]| [32, 16, 64].map(|k| MatrixTile { size, lanes, m, n, k, subgroups }));
     let fits = |tile: &MatrixTile| {
         let invocations = tile.subgroups * lanes;
         tile.is_even()

@@ -9,6 +9,7 @@
 mod conditioning;
 mod fits;
 mod guidance;
+mod invert;
 mod memory;
 mod options;
 mod start;
@@ -39,6 +40,7 @@ use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
 use crate::trace;
+use start::Start;
 use texts::Texts;
 use unet::UNet;
 
@@ -210,6 +212,11 @@ impl DiffusionPipeline {
         Ok(self.traits.size(options)?)
     }
 
+    /// Channels of the pictures: 3, or 1 of a model on grey pixels.
+    pub fn picture_channels(&self) -> usize {
+        if self.vae.is_none() && self.unet.in_channels() == 1 { 1 } else { 3 }
+    }
+
     /// The shape of what the U-Net works on, `[N, C, h, w]`.
     fn latent_shape(&self, options: &SampleOptions) -> Result<[usize; 4]> {
         let (height, width) = self.size(options)?;
@@ -306,11 +313,26 @@ impl DiffusionPipeline {
         self.check(options)?;
         let shape = self.latent_shape(options)?;
         let schedule = self.schedule(options)?;
+        let start = |sources: &mut [S]| self.start(runtime, options, &shape, &schedule, sources);
+        self.run(runtime, options, &schedule, sources, start, observe)
+    }
+
+    /// Every step of `schedule` from what `start` returns.
+    fn run<S: NoiseSource>(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        schedule: &Schedule,
+        sources: &mut [S],
+        start: impl FnOnce(&mut [S]) -> Result<Start>,
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        let shape = self.latent_shape(options)?;
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
         drop(span);
         let (graph, attention) =
-            self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
+            self.graph_of_step(runtime, &self.spec(options, schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
             runtime.device.compile(&graph, runtime.load)?;
@@ -326,7 +348,7 @@ impl DiffusionPipeline {
 
             // 2. noise, or a noised picture; and what the U-Net or the loop sees of a picture
             let span = trace::span("noise to start from");
-            let start = self.start(runtime, options, &shape, &schedule, sources)?;
+            let start = start(sources)?;
             drop(span);
             runtime.check_cancelled()?;
 
@@ -335,7 +357,7 @@ impl DiffusionPipeline {
             for (name, tensor) in condition.constant.iter().chain(&start.inputs) {
                 session.write(name, tensor)?;
             }
-            let (schedule, changing, cancel) = (&schedule, &condition.text, runtime.cancel);
+            let (changing, cancel) = (&condition.text, runtime.cancel);
             DenoiseLoop { session, schedule, changing, attention: &attention, cancel }.run(
                 &start.latents,
                 sources,

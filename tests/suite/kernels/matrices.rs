@@ -82,9 +82,7 @@ fn store_sums(c: matrix_c, at: u32) {
             _ => case < 2 && (m * n, k, splits) == (4096, 32, 1),
         }
     },
-    setting: || {
-        Knobs::of([("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32), ("SUBGROUPS", 4), ("SPLITS", 1)])
-    },
+    setting: || Knobs::of([("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32), ("SUBGROUPS", 4), ("SPLITS", 1)]),
     faults: &[
         (0, "own / SUBGROUPS_N * ROWS * MATRIX", "own % SUBGROUPS_N * ROWS * MATRIX"),
         (0, "load_b((first_column + j * MATRIX) * PITCH + k", "load_b(first_column * PITCH + k"),
