@@ -4,9 +4,9 @@ use super::{Event, Models, Step};
 use crate::error::Result;
 use crate::pipelines::{Runtime, SampleOptions};
 use crate::refusal::{Refusal, Remedy};
-use crate::request::{Request, Resolved};
+use crate::request::{Request, Resolved, Switch};
 use crate::rng::slerp;
-use crate::schedulers::{Sampling, Scheduler, samplers, scheduler_by_name};
+use crate::schedulers::{Clip, Sampling, Scheduler, samplers, scheduler_by_name};
 use crate::tensor::HostTensor;
 
 /// A way through noises of one shape, in frames at even distances: from each to the next along a great circle
@@ -102,6 +102,27 @@ impl Models {
         let request = Request { seed: vec![seed], ..resolved.request.clone() };
         let mut sources = Resolved { request, ..resolved.clone() }.noise_sources();
         self.model.pipeline.noise(&resolved.options, &mut sources)
+    }
+
+    /// Switches clipping of the estimate of x_0 off, of model and run: a run that clips leaves the ODE, and more steps
+    /// do not bring it nearer to the way back. Returns whether it was on.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::with_class`](crate::schedulers::SchedulerConfig::with_class).
+    pub fn unclip(&mut self, resolved: &mut Resolved) -> Result<bool> {
+        let config = &self.model.pipeline.scheduler.config;
+        if config.clip == Clip::None {
+            return Ok(false);
+        }
+        let off = [("clip_sample", false.into()), ("thresholding", false.into())];
+        self.model.pipeline.scheduler = Scheduler::new(config.with_class(config.class, &off)?)?;
+        resolved.scheduler = self.model.pipeline.scheduler.clone();
+        // Without clipping there is but one noise; this would only round it once more.
+        resolved.options.sampling.use_clipped_model_output = false;
+        if let Some(switch) = &mut resolved.request.use_clipped_model_output {
+            *switch = Switch::Off;
+        }
+        Ok(true)
     }
 
     /// The noise `[1, C, h, w]` that a run makes `picture` `[1, C, H, W]` of, in [−1, 1].

@@ -92,8 +92,7 @@ fn gif(frames: &[Picture], fps: u16, size: (u32, u32), text: &[(String, String)]
     for (frame, delay) in frames.iter().zip(delays(frames.len(), fps, 100.0)) {
         let frame = match grey {
             true => Frame { width, height, buffer: Cow::Borrowed(&frame.data), ..Frame::default() },
-            // 1 looks at every pixel for the best colours, 30 at few.
-            false => Frame::from_rgb_speed(width, height, &frame.data, 5),
+            false => Frame::from_rgb(width, height, &frame.data), // looks at every pixel
         };
         encoder.write_frame(&Frame { delay, ..frame }).map_err(io::Error::other)?;
     }

@@ -1,5 +1,6 @@
-//! Pictures in and out: PNG, JPEG and WebP files with their settings, animations as APNG, GIF and WebP, `.safetensors` of
-//! pictures before rounding, grids, and the reading and resizing of input pictures as diffusers (through Pillow) does it.
+//! Pictures in and out: PNG, JPEG and WebP files with their settings, animations as APNG, GIF and WebP, `.safetensors`
+//! of pictures before rounding, grids, and the reading and resizing of input pictures as diffusers (through Pillow)
+//! does it.
 
 mod animation;
 mod jpeg;
@@ -85,8 +86,8 @@ impl Picture {
 }
 
 impl Picture {
-    /// How much like `other` the picture is: the peak signal-to-noise ratio of 8 bits, 20 log₁₀(255 / RMSE), in decibels;
-    /// infinite for equal ones.
+    /// How much like `other` the picture is: the peak signal-to-noise ratio of 8 bits, 20 log₁₀(255 / RMSE), in
+    /// decibels; infinite for equal ones.
     ///
     /// # Errors
     /// [`Error::Shape`] if their sizes differ.

@@ -70,7 +70,7 @@ pub struct SchedulerConfig {
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solvers, SA-Solver: timesteps with a log SNR (λ) below this are not visited.
     pub lambda_min_clipped: f64,
-    /// DDIM, PNDM, LCM: whether ᾱ after the last step (of DDIM's inverse: before the first) is 1, or that of timestep 0.
+    /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0; of DDIM's inverse, before the first.
     pub set_alpha_to_one: bool,
 
     /// PNDM: start with multistep at once, without Runge–Kutta steps.

@@ -2,8 +2,8 @@
 //! (arXiv:2010.02502), section 4.3; as a tool, Mokady et al. 2022, "Null-text Inversion" (arXiv:2211.09794), eq. 3.
 //!
 //! A deterministic step follows an ODE, and an ODE runs both ways. From x_t to the noisier x_s, x_s = √ᾱ_s x_0 +
-//! √(1 − ᾱ_s) ε, where x_0 and ε are what the model sees in x_t. As in diffusers, it is told s: what DDIM is told when it
-//! comes back.
+//! √(1 − ᾱ_s) ε, where x_0 and ε are what the model sees in x_t. As in diffusers, it is told s: what DDIM is told when
+//! it comes back.
 
 use super::combination::Combination;
 use super::options::TimestepSpacing;

@@ -102,8 +102,8 @@ impl clap::Args for Asked {
                 arg.help("Seeds to go between, two or more, comma-separated; -1 draws one at random").required(false)
             })
             .mut_arg("image", |arg| {
-                let help = "A picture to go between, PNG, JPEG or WebP, in place of seeds; given twice or more. Each goes \
-                            back to the noise that DDIM makes it of";
+                let help = "A picture to go between, PNG, JPEG or WebP, in place of seeds; given twice or more. Each \
+                            goes back to the noise that DDIM makes it of";
                 arg.action(ArgAction::Append).help(help)
             })
             .mut_arg("prompt", |arg| arg.help("What the frames show (models with a text encoder)"));

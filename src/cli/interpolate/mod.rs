@@ -52,8 +52,16 @@ pub fn run(args: Args) -> Result<()> {
     let models = Models::open(&request, &mut notes);
     tell(&mut notes);
     let mut models = models?;
+    if !matches!(models.model.pipeline.traits.kind, Kind::Pixels | Kind::Plain) {
+        let why = "it makes pictures of other pictures, and frames are made of noise alone";
+        return Err(Refusal::of_value("model", models.model.checkpoint.path().display(), why).into());
+    }
     let mut resolved = models.resolve(&request.into(), None)?;
     check(&models, &resolved, images)?;
+    // Whoever gives a config has chosen.
+    if !images.is_empty() && resolved.request.scheduler_config.is_none() && models.unclip(&mut resolved)? {
+        say(format_args!("note: the estimate of x_0 is not clipped, so that each picture's way back is its way there"));
+    }
     resolved.notes.iter().for_each(|note| say(format_args!("note: {}", words::in_flags(note))));
     resolved.request.model = Some(places::remembered(models.model.checkpoint.path()));
     check_distinct(&output.places(way.frames), &resolved.request, images)?;
@@ -142,13 +150,8 @@ fn one_picture(args: &Args, notes: &mut Notes) -> Result<Request> {
     Ok(request)
 }
 
-/// Checks that the model makes one picture of noise, and of each noise always the same.
+/// Checks that a run makes one picture, and of each noise always the same.
 fn check(models: &Models, resolved: &Resolved, images: &[PathBuf]) -> Result<()> {
-    let pipeline = &models.model.pipeline;
-    if !matches!(pipeline.traits.kind, Kind::Pixels | Kind::Plain) {
-        let why = "it makes pictures of other pictures, and frames are made of noise alone";
-        return Err(Refusal::of_value("model", models.model.checkpoint.path().display(), why).into());
-    }
     if resolved.options.batch_size != 1 {
         let several = |field, several: bool| several.then_some(field);
         let field = several("prompt", resolved.request.prompt.len() > 1);
@@ -162,7 +165,7 @@ fn check(models: &Models, resolved: &Resolved, images: &[PathBuf]) -> Result<()>
     if models.refiner.is_some() {
         return Err(Refusal::of("refiner", "the way from a picture to its noise leads through one model").into());
     }
-    pipeline.check_invertible(&resolved.options)
+    models.model.pipeline.check_invertible(&resolved.options)
 }
 
 /// Refuses a run that would overwrite a file that it reads.

@@ -37,8 +37,8 @@ impl Output {
             Some("webp") => Some(AnimationFormat::WebP),
             Some(_) => {
                 return Err(Error::Usage(format!(
-                    "--output {shown}: expected a name that ends in .png, .gif or .webp, or that of a folder, with / at \
-                    its end"
+                    "--output {shown}: expected a name that ends in .png, .gif or .webp, or that of a folder, with / \
+                    at its end"
                 )));
             }
         };

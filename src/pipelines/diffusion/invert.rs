@@ -10,10 +10,10 @@ use crate::schedulers::{Scheduler, SchedulerClass};
 use crate::tensor::HostTensor;
 
 impl DiffusionPipeline {
-    /// The noise `[1, C, h, w]` of which a run of `options` by DDIM, without fresh noise, makes `picture` again, nearly:
-    /// that ODE followed in the other direction ([`SchedulerClass::DdimInverse`]; Song et al. 2020, section 4.3; Mokady
-    /// et al. 2022, section 3.2), in as many steps. `picture` is `[1, C, H, W]` in [−1, 1]; on latents, those of it that
-    /// the autoencoder's mean gives.
+    /// The noise `[1, C, h, w]` of which a run of `options` by DDIM, without fresh noise, makes `picture` again,
+    /// nearly: that ODE followed in the other direction ([`SchedulerClass::DdimInverse`]; Song et al. 2020, section
+    /// 4.3; Mokady et al. 2022, section 3.2), in as many steps. `picture` is `[1, C, H, W]` in [−1, 1]; on latents, it
+    /// is those that the autoencoder's mean gives.
     ///
     /// # Errors
     /// As [`DiffusionPipeline::sample`] and [`DiffusionPipeline::check_invertible`]; [`Error::Shape`] if the picture is

@@ -3,6 +3,7 @@
 pub mod attention;
 mod batches;
 mod classes;
-pub mod options;
+pub mod inversion;
+mod options;
 pub mod stable_diffusion;
 pub mod tokenizer;
