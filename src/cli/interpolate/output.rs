@@ -71,6 +71,13 @@ impl Output {
         let folder = match self {
             Self::Animation { path, .. } => return check_writable(path),
             Self::Folder(folder) if folder.is_dir() => folder,
+            Self::Folder(folder) if folder.exists() => {
+                let shown = folder.display();
+                return Err(Error::Usage(format!(
+                    "--output {shown}: there is a file of this name; expected a folder, or a name that ends in .png, \
+                    .gif or .webp"
+                )));
+            }
             // A file that could be there could be in it.
             Self::Folder(folder) => return check_writable(plain(folder)),
         };

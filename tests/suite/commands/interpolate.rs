@@ -277,6 +277,8 @@ fn what_has_no_way_between_is_refused() {
     std::fs::create_dir(&old).expect("creates");
     std::fs::write(things.path("old/frame-009.png"), "old").expect("writes");
     let parts = ["frame-009.png", "another run"];
+    std::fs::write(things.path("file"), "a file").expect("writes");
+    fails(&["--seed", "1,2", "--output", &things.path("file")], &["--output", "a file of this name"]);
     fails(&["--seed", "1,2", "--frames", "4", "--output", &old], &parts);
     fails(&[&images[..], &["--output", &picture]].concat(), &["--output and --image", "overwritten"]);
     assert!(things.bytes("start.png") == before && things.bytes("old/frame-009.png") == b"old");
