@@ -5,6 +5,7 @@ mod bench;
 mod convert;
 mod devices;
 mod inspect;
+mod interpolate;
 mod loss;
 mod noise;
 mod panels;
@@ -53,6 +54,8 @@ enum Command {
     Run(run::Args),
     /// Shows the forward process: a picture with more and more noise
     Noise(noise::Args),
+    /// Makes pictures on the way from one to another: between seeds, or between pictures
+    Interpolate(Box<interpolate::Args>),
     /// Shows noise levels: those that a model was trained on, and those that a run visits
     Schedule(schedule::Args),
     /// Measures the training objective of a model on pictures, and for models on pixels the likelihood of these
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
+        Command::Interpolate(args) => interpolate::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Loss(args) => loss::run(args),
         Command::Devices(args) => devices::run(args),

@@ -8,6 +8,7 @@
 mod foreign;
 mod hints;
 mod inputs;
+mod interpolate;
 mod mask;
 mod model;
 mod models;
@@ -20,6 +21,7 @@ mod source;
 
 pub use foreign::{Foreign, find_sampler};
 pub use inputs::read_into as read_inputs;
+pub use interpolate::Way;
 pub use model::{OpenModel, adapted, named_files, named_paths, put_together};
 pub use models::{Event, Models, Step, opening_key};
 pub use networks::{in_folder_of, take_from_prompts};

@@ -216,6 +216,7 @@ fn rest(options: &SampleOptions) -> SampleOptions {
         },
         image: None,
         mask: None,
+        noise: None,
         // The latents have a size.
         height: None,
         width: None,

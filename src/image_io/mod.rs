@@ -1,6 +1,8 @@
-//! Pictures in and out: PNG, JPEG and WebP files with their settings, `.safetensors` of pictures before rounding,
-//! grids, and the reading and resizing of input pictures as diffusers (through Pillow) does it.
+//! Pictures in and out: PNG, JPEG and WebP files with their settings, animations as APNG, GIF and WebP, `.safetensors`
+//! of pictures before rounding, grids, and the reading and resizing of input pictures as diffusers (through Pillow)
+//! does it.
 
+mod animation;
 mod jpeg;
 mod read;
 mod resize;
@@ -8,6 +10,7 @@ mod text;
 mod webp;
 mod write;
 
+pub use animation::{AnimationFormat, write_animation};
 pub use read::{decode, decode_with_alpha, dimensions, read, read_with_alpha};
 pub use resize::resize_lanczos;
 pub use text::{PARAMETERS, read_text, text_of};
@@ -79,6 +82,24 @@ impl Picture {
                 Range::MinusOneToOne => 2.0 * x - 1.0,
             }
         })
+    }
+}
+
+impl Picture {
+    /// How much like `other` the picture is: the peak signal-to-noise ratio of 8 bits, 20 log₁₀(255 / RMSE), in
+    /// decibels; infinite for equal ones.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their sizes differ.
+    pub fn psnr(&self, other: &Self) -> Result<f64> {
+        let shape = |picture: &Self| [picture.height, picture.width, picture.channels];
+        if shape(self) != shape(other) {
+            let why = format!("pictures to compare: {:?} and {:?}, expected one size", shape(self), shape(other));
+            return Err(Error::Shape(why));
+        }
+        let squares = self.data.iter().zip(&other.data).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        let mean = squares.sum::<f64>() / self.data.len() as f64;
+        Ok(10.0 * (255.0 * 255.0 / mean).log10())
     }
 }
 

@@ -134,9 +134,22 @@ pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(String, Str
     write_picture(path, picture, text, PictureFormat::Png)
 }
 
-fn png(picture: &Picture, (width, height): (u32, u32), text: &[(String, String)]) -> io::Result<Vec<u8>> {
+fn png(picture: &Picture, size: (u32, u32), text: &[(String, String)]) -> io::Result<Vec<u8>> {
     let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, width, height);
+    let mut writer = png_encoder(&mut file, picture, size, text)?.write_header()?;
+    writer.write_image_data(&picture.data)?;
+    writer.finish()?;
+    Ok(file)
+}
+
+/// An encoder for pictures like this one, with texts.
+pub(super) fn png_encoder<'a>(
+    file: &'a mut Vec<u8>,
+    picture: &Picture,
+    (width, height): (u32, u32),
+    text: &[(String, String)],
+) -> io::Result<png::Encoder<'a, &'a mut Vec<u8>>> {
+    let mut encoder = png::Encoder::new(file, width, height);
     encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
     for (keyword, text) in text {
@@ -146,13 +159,10 @@ fn png(picture: &Picture, (width, height): (u32, u32), text: &[(String, String)]
             encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
         }
     }
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&picture.data)?;
-    writer.finish()?;
-    Ok(file)
+    Ok(encoder)
 }
 
-fn by(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif: Vec<u8>) -> io::Result<()> {
+pub(super) fn by(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif: Vec<u8>) -> io::Result<()> {
     if !exif.is_empty() {
         encoder.set_exif_metadata(exif).map_err(io::Error::other)?;
     }
@@ -163,11 +173,11 @@ fn by(mut encoder: impl ImageEncoder, picture: &Picture, size: (u32, u32), exif:
     })
 }
 
-fn exif(path: &Path, text: &[(String, String)]) -> Result<Vec<u8>> {
+pub(super) fn exif(path: &Path, text: &[(String, String)]) -> Result<Vec<u8>> {
     if text.is_empty() { Ok(Vec::new()) } else { exif_block(text).map_err(Error::io(path)) }
 }
 
-fn check_text(path: &Path, text: &[(String, String)]) -> Result<()> {
+pub(super) fn check_text(path: &Path, text: &[(String, String)]) -> Result<()> {
     for (keyword, text) in text {
         let legal = (1..=79).contains(&keyword.chars().count()) && keyword.chars().all(|c| (' '..='~').contains(&c));
         if !legal || text.contains('\0') {
@@ -181,7 +191,7 @@ fn check_text(path: &Path, text: &[(String, String)]) -> Result<()> {
 }
 
 /// Columns and rows, each at most `most`.
-fn size(path: &Path, picture: &Picture, most: u32) -> Result<(u32, u32)> {
+pub(super) fn size(path: &Path, picture: &Picture, most: u32) -> Result<(u32, u32)> {
     let side = |pixels: usize| u32::try_from(pixels).ok().filter(|pixels| *pixels <= most);
     side(picture.width).zip(side(picture.height)).ok_or_else(|| {
         let why = format!(

@@ -8,7 +8,7 @@ use super::layers::Stack;
 use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults, idle};
 use crate::error::Error;
 use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
 
@@ -145,6 +145,10 @@ pub fn scheduler(
         config =
             config.with_class(config.class, &keys).map_err(|error| refused("prediction_type", Some(name), error))?;
     }
+    if config.class == SchedulerClass::DdimInverse {
+        let why = "it goes from a picture to its noise, and pictures are made on the way back";
+        return Err(Refusal::of_value("scheduler", config.class.name(), why).instead(Remedy::Change("scheduler")));
+    }
     Ok((config, origin))
 }
 
@@ -210,6 +214,7 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
         mask: None,
         mask_reduction: request.mask_reading.unwrap_or_default().reduction(),
         latents: None,
+        noise: None,
     })
 }
 

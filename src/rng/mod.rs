@@ -9,12 +9,14 @@ mod draw;
 mod mt19937;
 mod philox;
 mod seed_sequence;
+mod slerp;
 mod torch_cpu;
 
 pub use brownian_tree::BrownianTree;
 pub use draw::{Draw, Increment, StepNoise};
 pub use mt19937::Mt19937;
 pub use philox::TorchCuda;
+pub use slerp::slerp;
 pub use torch_cpu::TorchCpu;
 
 use crate::HostTensor;

@@ -70,7 +70,7 @@ pub struct SchedulerConfig {
     pub final_sigmas_type: FinalSigmasType,
     /// DPM-Solvers, SA-Solver: timesteps with a log SNR (λ) below this are not visited.
     pub lambda_min_clipped: f64,
-    /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0.
+    /// DDIM, PNDM, LCM: whether ᾱ after the last step is 1, or that of timestep 0; of DDIM's inverse, before the first.
     pub set_alpha_to_one: bool,
 
     /// PNDM: start with multistep at once, without Runge–Kutta steps.
@@ -144,7 +144,7 @@ impl SchedulerConfig {
         let (beta_start, beta_end) = if latent { (0.00085, 0.012) } else { (0.0001, 0.02) };
         let distilled = matches!(class, Lcm | Tcd);
         let beta_schedule = if distilled { BetaSchedule::ScaledLinear } else { BetaSchedule::Linear };
-        let leading = matches!(class, Ddpm | Ddim | Pndm | Lcm | Tcd);
+        let leading = matches!(class, Ddpm | Ddim | DdimInverse | Pndm | Lcm | Tcd);
         let timestep_spacing = if leading { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
 
         let prediction_type = if class == Ipndm { PredictionType::VPrediction } else { PredictionType::Epsilon };
@@ -172,7 +172,7 @@ impl SchedulerConfig {
             clip: if class == CmStochasticIterative {
                 if fields.boolean("clip_denoised", true)? { Clip::Range(1.0) } else { Clip::None }
             } else {
-                clip(&fields, matches!(class, Ddpm | Ddim))?
+                clip(&fields, matches!(class, Ddpm | Ddim | DdimInverse))?
             },
             variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
             timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,

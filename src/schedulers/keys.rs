@@ -50,6 +50,7 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
     let groups: &[&[&str]] = match class {
         Ddpm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["variance_type"]],
         Ddim => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, &["set_alpha_to_one"]],
+        DdimInverse => &[SPACING, CLIP, ZERO_SNR, &["set_alpha_to_one"]],
         Pndm => &[SPACING, &["set_alpha_to_one", "skip_prk_steps"]],
         LmsDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete => &[SPACING, SIGMAS],
         HeunDiscrete => &[SPACING, SIGMAS, CLIP],

@@ -11,6 +11,7 @@ mod combination;
 mod config;
 mod consistency;
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
 mod deis_multistep;
 mod dpmsolver_multistep;
@@ -169,6 +170,7 @@ impl Scheduler {
         Ok(match self.config.class {
             SchedulerClass::Ddpm => ddpm::schedule(self, sampling)?,
             SchedulerClass::Ddim => ddim::schedule(self, sampling)?,
+            SchedulerClass::DdimInverse => ddim_inverse::schedule(self, sampling)?,
             SchedulerClass::Pndm => pndm::schedule(self, sampling)?,
             SchedulerClass::LmsDiscrete => lms_discrete::schedule(self, sampling)?,
             SchedulerClass::EulerDiscrete | SchedulerClass::EulerAncestralDiscrete => {

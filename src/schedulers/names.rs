@@ -177,7 +177,7 @@ pub fn sampler_of(config: &SchedulerConfig) -> (&'static str, Option<&'static st
     let named = SAMPLERS.iter().find(|(_, class, keys)| *class == config.class && is_this(keys));
     let sampler = own.or(named.map(|(names, ..)| names[0])).unwrap_or(config.class.name());
     // Samplers that choose timesteps themselves have no schedule there.
-    let has_schedule = !matches!(config.class, Ddpm | Ddim | Pndm | UniPcMultistep | Lcm | Tcd);
+    let has_schedule = !matches!(config.class, Ddpm | Ddim | DdimInverse | Pndm | UniPcMultistep | Lcm | Tcd);
     let schedule = match (config.sigma_spacing, config.timestep_spacing, config.sigma_schedule) {
         (_, _, SigmaSchedule::Exponential) if frame == Frame::Edm => Some("Exponential"),
         _ if frame == Frame::Edm => Some("Karras"),

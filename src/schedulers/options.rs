@@ -26,6 +26,8 @@ named_values! {
         Ddpm = "DDPMScheduler",
         /// Song et al. 2020.
         Ddim = "DDIMScheduler",
+        /// Song et al. 2020, section 4.3: from a picture to its noise.
+        DdimInverse = "DDIMInverseScheduler",
         /// Liu et al. 2022.
         Pndm = "PNDMScheduler",
         /// Linear multistep, Katherine Crowson's k-diffusion.

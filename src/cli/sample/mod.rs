@@ -8,6 +8,7 @@ mod run;
 use std::path::{Path, PathBuf};
 
 pub use args::Args;
+pub use reporter::Reporter;
 
 use pictures::{Failures, Output};
 use run::Job;

@@ -9,7 +9,7 @@ use crate::cli::say;
 use crate::pipelines::Progress;
 
 /// A bar on a terminal, one line at the end elsewhere. The steps of a model and of its refiner are one count.
-pub(super) struct Reporter {
+pub struct Reporter {
     bar: Option<ProgressBar>,
     times: Times,
     exact: bool,

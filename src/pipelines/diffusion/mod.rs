@@ -9,6 +9,7 @@
 mod conditioning;
 mod fits;
 mod guidance;
+mod invert;
 mod loss;
 mod memory;
 mod options;
@@ -41,6 +42,7 @@ use crate::rng::NoiseSource;
 use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
 use crate::trace;
+use start::Start;
 use texts::Texts;
 use unet::UNet;
 
@@ -212,6 +214,11 @@ impl DiffusionPipeline {
         Ok(self.traits.size(options)?)
     }
 
+    /// Channels of the pictures: 3, or 1 of a model on grey pixels.
+    pub fn picture_channels(&self) -> usize {
+        if self.vae.is_none() && self.unet.in_channels() == 1 { 1 } else { 3 }
+    }
+
     /// Channels of what the U-Net denoises: those of a picture, or of latents.
     pub fn sample_channels(&self) -> usize {
         self.vae.as_ref().map_or(self.unet.in_channels(), Autoencoder::latent_channels)
@@ -312,11 +319,26 @@ impl DiffusionPipeline {
         self.check(options)?;
         let shape = self.latent_shape(options)?;
         let schedule = self.schedule(options)?;
+        let start = |sources: &mut [S]| self.start(runtime, options, &shape, &schedule, sources);
+        self.run(runtime, options, &schedule, sources, start, observe)
+    }
+
+    /// Every step of `schedule` from what `start` returns.
+    fn run<S: NoiseSource>(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        schedule: &Schedule,
+        sources: &mut [S],
+        start: impl FnOnce(&mut [S]) -> Result<Start>,
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        let shape = self.latent_shape(options)?;
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
         drop(span);
         let (graph, attention) =
-            self.graph_of_step(runtime, &self.spec(options, &schedule, &shape), self.tokens(options)?)?;
+            self.graph_of_step(runtime, &self.spec(options, schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
             runtime.device.compile(&graph, runtime.load)?;
@@ -332,7 +354,7 @@ impl DiffusionPipeline {
 
             // 2. noise, or a noised picture; and what the U-Net or the loop sees of a picture
             let span = trace::span("noise to start from");
-            let start = self.start(runtime, options, &shape, &schedule, sources)?;
+            let start = start(sources)?;
             drop(span);
             runtime.check_cancelled()?;
 
@@ -341,7 +363,7 @@ impl DiffusionPipeline {
             for (name, tensor) in condition.constant.iter().chain(&start.inputs) {
                 session.write(name, tensor)?;
             }
-            let (schedule, changing, cancel) = (&schedule, &condition.text, runtime.cancel);
+            let (changing, cancel) = (&condition.text, runtime.cancel);
             DenoiseLoop { session, schedule, changing, attention: &attention, cancel }.run(
                 &start.latents,
                 sources,

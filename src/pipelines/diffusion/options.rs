@@ -60,6 +60,8 @@ pub struct SampleOptions {
     /// Latents `[N, C, h, w]` to start from: with `sampling.denoising_start` as they are, such as a base model's for
     /// its refiner; else as an encoded `image`, noised by `sampling.strength`.
     pub latents: Option<HostTensor>,
+    /// The noise `[N, C, h, w]` of the start, of standard deviation 1, in place of what the sources would draw for it.
+    pub noise: Option<HostTensor>,
 }
 
 /// When a latent, which stands for a square of pixels, is painted over.
@@ -99,6 +101,7 @@ impl Default for SampleOptions {
             mask_reduction: MaskReduction::default(),
             noise_level: 20,
             latents: None,
+            noise: None,
         }
     }
 }

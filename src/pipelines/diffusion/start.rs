@@ -2,7 +2,7 @@
 
 use super::options::{MaskReduction, SampleOptions};
 use super::{DiffusionPipeline, Kind, Runtime};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, randn_tensor};
@@ -19,7 +19,7 @@ pub(super) struct Start {
 }
 
 impl Start {
-    fn plain(latents: HostTensor) -> Self {
+    pub(super) fn plain(latents: HostTensor) -> Self {
         Self { latents, inputs: Vec::new() }
     }
 }
@@ -43,15 +43,15 @@ impl DiffusionPipeline {
             if options.sampling.denoising_start.is_some() {
                 return Ok(Start::plain(latents.clone()));
             }
-            let noise = randn_tensor(sources, shape);
+            let noise = self.start_noise(options, shape, sources)?;
             return Ok(Start::plain(add_noise(runtime, latents, &noise, level)?));
         }
         let Some(image) = &options.image else {
-            return Ok(Start::plain(scaled(randn_tensor(sources, shape), schedule.init_noise_sigma)));
+            return Ok(Start::plain(scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma)));
         };
         match (self.traits.kind, &options.mask) {
             (Kind::Edit, _) => {
-                let latents = scaled(randn_tensor(sources, shape), schedule.init_noise_sigma);
+                let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
                 let shown = self.autoencoder()?.mode(runtime, image)?;
                 let condition = HostTensor::new(*shape, shown.data.repeat(shape[0]))?;
                 Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
@@ -60,7 +60,7 @@ impl DiffusionPipeline {
             (_, Some(mask)) => self.start_inpaint(runtime, options, (image, mask), shape, schedule, sources),
             (_, None) => {
                 let original = self.encode(runtime, image, shape, sources)?;
-                let noise = randn_tensor(sources, shape);
+                let noise = self.start_noise(options, shape, sources)?;
                 Ok(Start::plain(add_noise(runtime, &original, &noise, level)?))
             }
         }
@@ -105,7 +105,7 @@ impl DiffusionPipeline {
             Kind::Inpaint if from_noise => None,
             _ => Some(self.encode(runtime, image, shape, sources)?),
         };
-        let noise = randn_tensor(sources, shape);
+        let noise = self.start_noise(options, shape, sources)?;
         let latents = match &original {
             Some(original) if !from_noise => add_noise(runtime, original, &noise, schedule.steps[0].add_noise)?,
             _ => scaled(noise.clone(), schedule.init_noise_sigma),
@@ -143,7 +143,7 @@ impl DiffusionPipeline {
         let noise = HostTensor::new(small, noise.data.repeat(shape[0] / sources.len()))?;
         let image = HostTensor::new(small, image.data.repeat(shape[0]))?;
         let condition = add_noise(runtime, &image, &noise, scheduler.noise_schedule.noising(options.noise_level)?)?;
-        let latents = scaled(randn_tensor(sources, shape), schedule.init_noise_sigma);
+        let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
         Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
     }
 
@@ -160,6 +160,33 @@ impl DiffusionPipeline {
         let draws = draw_each(sources, shape, |source, one| vae.draw(source, one));
         let latents = vae.encode(runtime, image, &draws)?;
         HostTensor::new(*shape, latents.data.repeat(shape[0] / draws.shape[0]))
+    }
+
+    /// The noise of the start: the given one, or what the sources draw.
+    fn start_noise<S: NoiseSource>(
+        &self,
+        options: &SampleOptions,
+        shape: &[usize; 4],
+        sources: &mut [S],
+    ) -> Result<HostTensor> {
+        match &options.noise {
+            None => Ok(randn_tensor(sources, shape)),
+            Some(noise) if noise.shape == shape => Ok(noise.clone()),
+            Some(noise) => {
+                Err(Error::Shape(format!("noise to begin with: expected {shape:?}, found {:?}", noise.shape)))
+            }
+        }
+    }
+
+    /// The noise `[N, C, h, w]` that a run of `options` begins with, as `sources` draw it.
+    ///
+    /// # Errors
+    /// As [`DiffusionPipeline::size`].
+    ///
+    /// # Panics
+    /// As [`randn_tensor`].
+    pub fn noise<S: NoiseSource>(&self, options: &SampleOptions, sources: &mut [S]) -> Result<HostTensor> {
+        Ok(randn_tensor(sources, &self.latent_shape(options)?))
     }
 
     /// What the U-Net sees besides the latents, `[N, C, h, w]`, in all its branches. Editing has one branch without a

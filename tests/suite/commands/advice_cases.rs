@@ -74,6 +74,23 @@ pub const CASES: &[Case] = &[
         "sample | fox | --model sd1 | --steps 1000 | --scheduler plms | --explain-settings",
         &[("--steps", "999")],
     ),
+    case(
+        &[("src/request/resolve.rs", r#"Remedy::Change("scheduler")"#)],
+        "sample | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --scheduler DDIMInverseScheduler",
+        &[("--scheduler", "euler")],
+    ),
+    case(
+        &[("src/generate/interpolate.rs", r#"Remedy::Set("scheduler", "ddim".into())"#)],
+        "interpolate | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --seed 1,2 | --frames 2 \
+         | --output @frames.gif | --scheduler Euler a",
+        &[],
+    ),
+    case(
+        &[("src/generate/interpolate.rs", r#"Remedy::LeaveOut(&["eta"])"#)],
+        "interpolate | fox | --model sd1 | --steps 1 | --width 24 | --height 16 | --seed 1,2 | --frames 2 \
+         | --output @frames.gif | --scheduler ddim | --eta 0.5",
+        &[],
+    ),
     // what fits which model
     case(
         &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
@@ -358,6 +375,12 @@ pub const SAID: &[Said] = &[
         "give another name",
         Ok(("--model sd1 | --image @picture | --strength 1 | --output @picture", "--model sd1 | --output @new.png")),
     ),
+    ("src/cli/interpolate/mod.rs", "give another name", Err("two names for one file: commands/interpolate.rs")),
+    (
+        "src/cli/interpolate/output.rs",
+        "remove it, or give another folder",
+        Err("frames of another run: commands/interpolate.rs"),
+    ),
     ("src/cli/run.rs", "give another name", Err("two names for one file: commands/trace.rs")),
     ("src/cli/tune/mod.rs", "give --any-device to take it over all the same", TUNED),
     ("src/cli/tune/mod.rs", "give a file with --tuned FILE, or set UNMIST_CACHE", TUNED),
@@ -433,6 +456,12 @@ pub const UNREACHED: &[(&str, &str, &str)] = &[
     ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
     ("src/web/host.rs", "or_less_work()", "a browser's GPU that lacks memory"),
     ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
+    (
+        "src/pipelines/diffusion/invert.rs",
+        r#"Remedy::Set("scheduler", "ddim".into())"#,
+        "of two pictures, and lines have one of a flag: commands/interpolate.rs",
+    ),
+    ("src/pipelines/diffusion/invert.rs", r#"Remedy::LeaveOut(&["eta"])"#, "the command looks at that before"),
     ("src/schedulers/mod.rs", r#"Remedy::Give(&["steps"])"#, "levels of its own, which no command gives"),
     (
         "src/plan/lower.rs",

@@ -1,7 +1,7 @@
 //! The random generators against torch's, bit for bit.
 
 use unmist::HostTensor;
-use unmist::rng::{BrownianTree, Draw, Increment, NoiseSource, StepNoise, TorchCpu, TorchCuda, randn_tensor};
+use unmist::rng::{BrownianTree, Draw, Increment, NoiseSource, StepNoise, TorchCpu, TorchCuda, randn_tensor, slerp};
 
 use crate::common::{Fixture, check_close, one};
 
@@ -68,6 +68,37 @@ fn one_source_for_each_batch_element() {
     assert_eq!(first, TorchCpu::new(1).randn(&[1, 3, 5, 7]).data);
     assert_eq!(second, TorchCpu::new(2).randn(&[1, 3, 5, 7]).data);
     assert_ne!(both.data, randn_tensor(&mut [TorchCpu::new(1)], &[2, 3, 5, 7]).data);
+}
+
+/// Between two noises: numpy's numbers, the ends to the bit, the length that noise has, and what has no way between.
+#[test]
+fn between_noises() {
+    let fixture = Fixture::read("rng");
+    let mut found = 0;
+    for (key, expected) in fixture.under("slerp/") {
+        let [from, to, t] = key.split('/').collect::<Vec<_>>()[..] else { panic!("{key}: two seeds and a share") };
+        let [from, to] = [from, to].map(|seed| fixture.tensor(&format!("randn/{seed}/33")));
+        let between = slerp(from, to, t.parse().expect("a number")).expect("of one shape");
+        check_close(key, &between.data, &expected.data, 1e-7);
+        found += 1;
+    }
+    assert_eq!(found, 4);
+
+    let [a, b] = [1, 2].map(|seed| TorchCpu::new(seed).randn(&[1, 4, 64, 64]));
+    let length = |x: &HostTensor| x.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    assert_eq!(slerp(&a, &b, 0.0).expect("the first"), a);
+    assert_eq!(slerp(&a, &b, 1.0).expect("the last"), b);
+    let middle = slerp(&a, &b, 0.5).expect("between");
+    // The mean's would be 0.7 of it.
+    assert!((length(&middle) / length(&a) - 1.0).abs() < 0.02, "{} of {}", length(&middle), length(&a));
+    assert_eq!(slerp(&a, &a, 0.3).expect("parallel").data, a.data);
+    let zeros = HostTensor::zeros([3]);
+    assert_eq!(slerp(&zeros, &zeros, 0.3).expect("nothing is between"), zeros);
+    let minus = HostTensor { data: a.data.iter().map(|v| -v).collect(), ..a.clone() };
+    let message = slerp(&a, &minus, 0.5).expect_err("opposite").to_string();
+    assert!(message.contains("opposite"), "{message}");
+    let message = slerp(&a, &zeros, 0.5).expect_err("shapes").to_string();
+    assert!(message.contains("[1, 4, 64, 64]") && message.contains("[3]"), "{message}");
 }
 
 /// Brownian paths, asked for in the order in which torchsde was asked and in the opposite one, which must not matter.

@@ -152,6 +152,7 @@ runs! {
     // As for kdpm2_ancestral_discrete.
     dpmsolver_sde: "DPMSolverSDEScheduler", 20 cases, 3e-5;
     sasolver: "SASolverScheduler", 60 cases, 1e-5;
+    ddim_inverse: "DDIMInverseScheduler", 14 cases, 1e-5;
     ipndm: "IPNDMScheduler", 5 cases, 1e-5;
     // diffusers divides by differences of ln ρ in float32, which cancel where beta spacing is dense.
     deis_multistep: "DEISMultistepScheduler", 45 cases, 3e-5;
