@@ -18,6 +18,7 @@ pub mod sample_pictures;
 mod schedule;
 mod settings;
 mod sources;
+mod systems;
 mod trace;
 mod tune;
 pub mod usage;
