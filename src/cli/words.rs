@@ -83,6 +83,8 @@ mod tests {
         "--image=start.png",
         "--mask=mask.png",
         "--mask-reading=erased",
+        "--mask-blur=2.5",
+        "--padding-mask-crop=8",
         "--strength=0.6",
         "--noise-level=30",
         "--latents=latents.safetensors",
