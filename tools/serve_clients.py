@@ -144,6 +144,7 @@ def webui_client(program, server):
         expected = by_command(
             program, PROMPT, "--seed", "3", "--steps", "4", "--strength", "0.6", "--guidance-scale", "2", "--scheduler",
             "DDIM", "--image", f"{folder}/start.png", "--mask", f"{folder}/mask.png",
+            "--mask-blur", "4", "--padding-mask-crop", "0",  # what the client asks for unless it is told otherwise
         )
     assert pixels(made.image) == expected
     assert client.get_progress()["progress"] == 0
