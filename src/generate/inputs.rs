@@ -67,8 +67,8 @@ pub fn read_into(
 /// The radius of the mask's edge.
 fn blur(request: &Request) -> Result<f64> {
     match request.mask_blur.unwrap_or(0.0) {
-        radius @ 0.0..=256.0 => Ok(radius),
-        other => Err(Refusal::of_value("mask_blur", other, "expected 0 to 256 pixels").into()),
+        radius @ 0.0..=64.0 => Ok(radius),
+        other => Err(Refusal::of_value("mask_blur", other, "expected 0 to 64 pixels").into()),
     }
 }
 

@@ -53,7 +53,7 @@ impl Region {
 /// From `padding` before the first of `used` to `padding` behind the last one, within `length`.
 fn span(used: impl Iterator<Item = usize>, padding: usize, length: usize) -> Option<[usize; 2]> {
     let (first, last) = used.fold(None, |found: Option<(usize, usize)>, at| Some((found.map_or(at, |f| f.0), at)))?;
-    Some([first.saturating_sub(padding), (last + 1 + padding).min(length)])
+    Some([first.saturating_sub(padding), (last + 1).saturating_add(padding).min(length)])
 }
 
 /// A span that is `more` longer, half of it at either end, moved and cut so that it lies within `length`.
@@ -140,6 +140,8 @@ mod tests {
             let Region { x, y, width, height } = region;
             assert_eq!([x, y, x + width, y + height], expected, "{painted:?} in {size:?}, {padding}, {shape:?}");
         }
+        let all = mask(97, 61, [40, 20, 60, 23]);
+        assert_eq!(Region::around(&all, usize::MAX, 64, 64), Region::whole(&all), "clients may ask for anything");
         let nothing = mask(10, 6, [0; 4]);
         assert_eq!(Region::around(&nothing, 2, 64, 64), Region::whole(&nothing));
     }

@@ -176,7 +176,7 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_enum, hide_possible_values = true))]
     #[cfg_attr(feature = "cli", arg(value_name = "auto|alpha|erased|diffusers"))]
     pub mask_reading: Option<MaskReading>,
-    /// How soft the edge of `mask` is: the radius of a Gaussian in pixels, 0 to 256; what is not painted over stays as
+    /// How soft the edge of `mask` is: the radius of a Gaussian in pixels, 0 to 64; what is not painted over stays as
     /// it is in `image`, to the pixel
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "PIXELS"))]
     pub mask_blur: Option<f64>,

@@ -40,9 +40,11 @@ pub struct Asked {
 }
 
 /// Fields that say where a run begins or what becomes of several pictures: the frames decide both.
-const NOT_HERE: [&str; 10] = [
+const NOT_HERE: [&str; 12] = [
     "mask",
     "mask_reading",
+    "mask_blur",
+    "padding_mask_crop",
     "strength",
     "noise_level",
     "latents",

@@ -248,7 +248,7 @@ fn what_has_no_way_between_is_refused() {
     for field in ["--mask", "--latents"] {
         fails(&["--seed", "1,2", field, &picture], &[field, "made of noise alone"]);
     }
-    for field in ["--strength", "--batch-size"] {
+    for field in ["--strength", "--batch-size", "--mask-blur", "--padding-mask-crop"] {
         fails(&["--seed", "1,2", field, "1"], &[field, "made of noise alone"]);
     }
     // What draws in its steps, and which do not.

@@ -325,7 +325,7 @@ fn what_is_not_painted_over_stays_to_the_pixel() {
     for field in ["--mask-blur", "--padding-mask-crop"] {
         refused("sd1", &["a fox", "--image", &start, field, "2"], &[field, "--mask"]);
     }
-    refused("sd1", &["a fox", "--image", &start, "--mask", &mask, "--mask-blur", "999"], &["--mask-blur", "0 to 256"]);
+    refused("sd1", &["a fox", "--image", &start, "--mask", &mask, "--mask-blur", "999"], &["--mask-blur", "0 to 64"]);
 }
 
 #[test]
