@@ -124,7 +124,7 @@ fn winograd4(tiles: usize, c_out: usize, c_in: usize) -> Result<(), String> {
 
 /// On an H100 that form takes 1/1.9 to 1/3.3 of the time of the direct one where there are 128 tiles and more: 640 to
 /// 640 channels at 32 x 32, and 320 or 960 to 320 at 64 x 64 (batch 2, 2026-11-26). Of how much memory a GPU has, no
-/// API says anything: filters of 36 f32 may take 128 MiB for one convolution, which is a quarter more for all of Stable
+/// API says anything: filters of 36 f32 may take 128 MiB for one convolution, which is a fifth more for all of Stable
 /// Diffusion 1.5 in f32.
 fn filters(c_out: usize, c_in: usize) -> Result<(), String> {
     let bytes = 4 * 36 * c_in * c_out;

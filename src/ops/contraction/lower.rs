@@ -24,7 +24,10 @@ pub(super) fn over_pictures(instance: &Instance<'_>, mut lowered: Lowered) -> Lo
     let variant = (0..).find(|variant| repeat.legal(*variant, &of_x).is_ok()).expect("the naive variant always is");
     let mut launches = repeat.lower(variant, &of_x, &Knobs::default()).launches;
     let pictures = lowered.add(desc.into());
-    launches.iter_mut().for_each(|launch| launch.bindings.push(("y", pictures)));
+    for launch in &mut launches {
+        launch.bindings.push(("y", pictures));
+        launch.flops = 1; // the operation's work is not shared with a copy
+    }
     for mut launch in lowered.launches {
         for (_, operand) in &mut launch.bindings {
             if *operand == Operand::Input(0) {

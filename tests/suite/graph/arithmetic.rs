@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use unmist::DType;
-use unmist::caps::Caps;
+use unmist::caps::{Caps, CooperativeMatrix, MatrixElement};
 use unmist::graph::{Graph, Rate, passes};
 use unmist::kernel::Access;
 use unmist::models::{Preset, Sizes};
-use unmist::plan::{BufferRole, PlanOptions, Program};
+use unmist::plan::{BufferRole, Launch, PlanOptions, Program};
 
 /// A GPU of which nothing is known but that its bindings are large.
 fn gpu() -> Caps {
@@ -139,4 +139,41 @@ fn planning_a_step_takes_little_time() {
     let program = program(&graph);
     let seconds = start.elapsed().as_secs_f64();
     assert!(seconds < 5.0, "{seconds} s to plan {} launches", program.step.len());
+}
+
+/// On NVIDIA's GPUs: products by matrix units in f16, Winograd's form in f32, which keeps larger filters, but not much.
+#[test]
+fn what_nvidias_gpus_run() {
+    let product = CooperativeMatrix { m: 16, n: 16, k: 16, factors: MatrixElement::F16, sums: MatrixElement::F32 };
+    let nvidia = Caps {
+        vendor: Caps::NVIDIA,
+        f16: true,
+        subgroup_sizes: Some([32; 2]),
+        cooperative_matrices: vec![product],
+        workgroup_memory_bytes: 48 << 10,
+        max_workgroup_invocations: 1024,
+        ..gpu()
+    };
+    let model = Preset::Sd15.model().expect("sound");
+    let sizes = Sizes { batch: 2, ..model.default_sizes() };
+    let plan = |dtype, caps: &Caps| {
+        let graph = passes::optimize(&model.graph(&sizes, dtype).expect("fits"), &[]).expect("rewrites");
+        Program::new(&graph, caps, &PlanOptions::default()).expect("fits")
+    };
+    let share = |program: &Program, kernel: &str| {
+        let flops = |all: bool| -> u64 {
+            let of = program.step.iter().filter(|launch| all || program.kernels[launch.kernel].name == kernel);
+            of.map(|launch| launch.cost.flops).sum()
+        };
+        flops(false) as f64 / flops(true) as f64
+    };
+    let half = plan(DType::F16, &nvidia);
+    let units = share(&half, "contraction/6_matrix") + share(&half, "attention/matrix");
+    assert!(units > 0.98, "{units} of the work is done by matrix units");
+    let single = plan(DType::F32, &nvidia);
+    let is_winograd = |launch: &&Launch| single.kernels[launch.kernel].name == "contraction/winograd_output";
+    assert!(single.step.iter().filter(is_winograd).count() > 15, "3x3 convolutions have Winograd's form");
+    let (with, without) = (single.resident_bytes(), plan(DType::F32, &gpu()).resident_bytes());
+    let more = with as f64 / without as f64;
+    assert!(more < 1.3, "{more} times the memory");
 }
