@@ -114,6 +114,7 @@ pub mod store;
 pub mod tensor;
 pub mod tokenizer;
 pub mod trace;
+pub mod training;
 pub mod verify;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
 pub mod web;

@@ -37,6 +37,8 @@ GROUPS = [
     "tokenizer",
     "attention",
     "loss",
+    "gradients",
+    "training",
 ]
 
 

@@ -4,11 +4,13 @@
 //! [`crate::reference`] runs it as it is.
 
 mod dump;
+mod gradient;
 mod ir;
 pub mod passes;
 pub mod range;
 mod weights;
 
+pub use gradient::{Backward, Kept};
 pub use ir::{Carry, Graph, Node, NodeKind, Rate, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
 pub(crate) use weights::expect_own;
 pub use weights::{Stored, StoredType, WeightSource, WeightSources, content_of};

@@ -1,6 +1,7 @@
 //! Elementwise activation functions.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
+use super::activation_gradient::ActivationGradient;
+use super::{Backward, Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -73,6 +74,11 @@ impl ActivationKind {
         reference::activation_function(self.name()).expect("the reference knows every kind by its name")
     }
 
+    /// Its derivative in f64, as the reference takes it.
+    pub(crate) fn derivative(self) -> fn(f64) -> f64 {
+        reference::activation_derivative(self.name()).expect("the reference knows every kind by its name")
+    }
+
     /// The kernels' number for this kind; [`NONE`] stands for no activation.
     pub(crate) fn code(self) -> usize {
         Self::ALL.iter().position(|k| *k == self).expect("ALL lists every kind")
@@ -102,6 +108,12 @@ impl Operation for Activation {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::activation(inputs.get(0), self.kind.reference())
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (x, name) = (back.input(0)?, back.name("x"));
+        let gradient = ActivationGradient { kind: self.kind };
+        Ok(vec![Some(back.graph.push(name, gradient, &[Some(x), Some(back.dy)])?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

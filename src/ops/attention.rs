@@ -3,11 +3,13 @@
 mod cases;
 mod lower;
 
+use super::attention_gradient::AttentionGradient;
+use super::attention_statistics::AttentionStatistics;
 use super::binary::broadcast_shape;
-use super::{Case, Family, Inputs, LowerContext, Operation, Variant, expect_float, no_knobs};
+use super::{Backward, Case, Family, Inputs, LowerContext, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::reference;
+use crate::reference::{self, AttentionSide};
 use crate::tensor::HostTensor;
 
 /// How queries, keys and values are stored. C is the number of channels of all heads, K that of the key heads: K = C,
@@ -222,6 +224,32 @@ impl Operation for Attention {
     fn reference_at(&self, inputs: Inputs<'_, HostTensor>, elements: &[usize]) -> Option<Vec<f32>> {
         let (q, k, v, options) = self.parts(inputs);
         Some(reference::attention_at(&q, &k, &v, self.heads, &options, elements))
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        if self.packing != Packing::Separate || self.kv_heads() != self.heads {
+            return back.refuse("packed inputs or shared heads: differentiate before the passes run");
+        }
+        if back.has(BIAS) || back.has(MASK) {
+            return back.refuse("attention with a bias or a mask");
+        }
+        let [q, k, v] = [back.input(0)?, back.input(1)?, back.input(2)?];
+        let attended = back.output()?;
+        let shape = back.shape(0);
+        let (heads, scale) = (self.heads, self.scale(shape[shape.len() - 1] / self.heads));
+        let statistics = AttentionStatistics { heads, scale, causal: self.causal };
+        let (name, dy) = (back.name("statistics"), back.dy);
+        let statistics = back.graph.push(name, statistics, &[q, k, attended, dy].map(Some))?;
+        let mut gradients = vec![None; 5];
+        for (position, side) in [AttentionSide::Query, AttentionSide::Key, AttentionSide::Value].into_iter().enumerate()
+        {
+            if back.wants(position) {
+                let gradient = AttentionGradient { side, heads, scale, causal: self.causal };
+                let name = back.name(Self::INPUTS[position]);
+                gradients[position] = Some(back.graph.push(name, gradient, &[q, k, v, dy, statistics].map(Some))?);
+            }
+        }
+        Ok(gradients)
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -1,8 +1,8 @@
 //! Average pooling over 2 × 2 pixels, as in `torch.nn.AvgPool2d(2, 2)`.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
-    no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank,
+    in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -40,6 +40,15 @@ impl Operation for AvgPool {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::avg_pool(inputs.get(0))
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (shape, name) = (back.shape(0), back.name("x"));
+        if shape[1] % 2 + shape[2] % 2 > 0 {
+            return back.refuse("a pooling that drops rows or columns");
+        }
+        let repeated = back.graph.upsample_nearest(format!("{name}.repeated"), back.dy, shape[1], shape[2])?;
+        Ok(vec![Some(back.graph.scale(name, repeated, 0.25, 0.0)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

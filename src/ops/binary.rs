@@ -1,7 +1,8 @@
 //! Sums and products of two tensors.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours, no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours,
+    no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -133,6 +134,22 @@ impl Operation for Binary {
             BinaryKind::Add => reference::binary(a, b, |a, b| a + b),
             BinaryKind::Mul => reference::binary(a, b, |a, b| a * b),
         }
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let mut gradients = vec![None; 2];
+        for (position, what) in ["a", "b"].into_iter().enumerate() {
+            if !back.wants(position) {
+                continue;
+            }
+            let (shape, mut gradient) = (back.shape(position), back.dy);
+            if self.kind == BinaryKind::Mul {
+                let (other, name) = (back.input(1 - position)?, back.name(what));
+                gradient = back.graph.mul(format!("{name}.product"), gradient, other)?;
+            }
+            gradients[position] = Some(back.sum_to(what, gradient, &shape)?);
+        }
+        Ok(gradients)
     }
 
     fn variants() -> &'static [Variant<Self>] {

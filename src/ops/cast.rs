@@ -1,6 +1,6 @@
 //! Conversion between element types.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
+use super::{Backward, Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -30,6 +30,11 @@ impl Operation for Cast {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::cast(inputs.get(0))
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (name, dtype) = (back.name("x"), back.dtype(0));
+        Ok(vec![Some(back.graph.cast(name, back.dy, dtype)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

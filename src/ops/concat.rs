@@ -1,8 +1,8 @@
 //! Concatenation of two tensors, as in `torch.cat`.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float, expect_shape,
-    in_fours, no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float,
+    expect_shape, in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -51,6 +51,19 @@ impl Operation for Concat {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::concat(inputs.get(0), inputs.get(1), self.axis)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let mut gradients = vec![None; 2];
+        let mut start = 0;
+        for (position, what) in ["a", "b"].into_iter().enumerate() {
+            let (length, name) = (back.shape(position)[self.axis], back.name(what));
+            if back.wants(position) {
+                gradients[position] = Some(back.graph.slice(name, back.dy, self.axis as isize, start, length)?);
+            }
+            start += length;
+        }
+        Ok(gradients)
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -1,8 +1,9 @@
 //! Rows looked up in a table, as in `torch.nn.Embedding`.
 
+use super::embedding_gradient::EmbeddingGradient;
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float, in_fours,
-    no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_dtype, expect_float,
+    in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -43,6 +44,14 @@ impl Operation for Embedding {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::embedding(inputs.get(0), inputs.get(1))
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let shape = back.shape(1);
+        let (indices, dy, name) = (back.input(0)?, back.dy, back.name("table"));
+        let rows = shape[..shape.len() - 1].iter().product();
+        let table = back.graph.push(name.clone(), EmbeddingGradient { rows }, &[Some(indices), Some(dy)])?;
+        Ok(vec![None, Some(back.graph.reshape(format!("{name}.reshape"), table, shape)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

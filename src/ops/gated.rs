@@ -1,7 +1,8 @@
 //! The gated activations of transformer blocks.
 
 use super::activation::ActivationKind;
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, in_fours, no_knobs};
+use super::gated_gradient::GatedGradient;
+use super::{Backward, Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, in_fours, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -37,6 +38,12 @@ impl Operation for Gated {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::gated(inputs.get(0), self.activation.reference())
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (x, name) = (back.input(0)?, back.name("x"));
+        let gradient = GatedGradient { activation: self.activation };
+        Ok(vec![Some(back.graph.push(name, gradient, &[Some(x), Some(back.dy)])?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -4,8 +4,11 @@
 //! verify` and `unmist bench` iterate the registry below.
 
 pub mod activation;
+pub mod activation_gradient;
 pub mod add_noise;
 pub mod attention;
+pub mod attention_gradient;
+pub mod attention_statistics;
 pub mod avg_pool;
 pub mod binary;
 pub mod blend_tiles;
@@ -16,17 +19,25 @@ pub mod concat;
 pub mod contraction;
 pub mod dynamic_threshold;
 pub mod embedding;
+pub mod embedding_gradient;
 pub mod emphasis;
 pub mod fourier_embedding;
 pub mod gated;
+pub mod gated_gradient;
 pub mod guidance;
 pub mod guidance_rescale;
+pub mod insert_zeros;
 mod knobs;
 mod lower;
 pub mod masked_latents;
 pub mod max_abs;
 pub mod model_input;
+pub mod moving_average;
 pub mod norm;
+pub mod norm_gradient;
+pub mod norm_moments;
+pub mod norm_sums;
+pub mod parameter_step;
 pub mod pred_original_sample;
 pub mod randn;
 pub mod reshape;
@@ -36,8 +47,11 @@ pub mod scale_noise;
 pub mod scheduler_step;
 pub mod slice;
 pub mod softmax;
+pub mod sum;
 pub mod timestep_embedding;
 pub mod transpose;
+pub mod turn_filter;
+pub mod unit_norm;
 pub mod upsample_nearest;
 
 #[cfg(feature = "gpu")]
@@ -49,7 +63,8 @@ pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Sc
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::graph::TensorDesc;
+pub(crate) use crate::graph::Backward;
+use crate::graph::{TensorDesc, ValueId};
 use crate::tensor::{DType, HostTensor};
 
 /// Work and memory traffic of one execution, as the roofline model counts them.
@@ -135,6 +150,15 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     /// reference would take minutes for all of them. `None`: the whole is fast enough.
     fn reference_at(&self, _inputs: Inputs<'_, HostTensor>, _elements: &[usize]) -> Option<Vec<f32>> {
         None
+    }
+
+    /// What each input gets of `back.dy`, the gradient of the result, as nodes of the graph: the vector-Jacobian
+    /// product. `None` for inputs that are absent, or that nobody asks for.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the node, if the operation has none.
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        back.refuse("this operation")
     }
 
     /// Kernel variants, best first; the last one is `naive` and accepts every shape (but see
@@ -232,6 +256,14 @@ macro_rules! registry {
                 match self {
                     $(Op::$Type(op) => op.reference(Inputs { names: $module::$Type::INPUTS, values: inputs })),*
                 }
+            }
+
+            /// What each input gets of the gradient of the result.
+            ///
+            /// # Errors
+            /// [`Error::Unsupported`] if the operation has no gradient.
+            pub(crate) fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+                match self { $(Op::$Type(op) => op.gradient(back)),* }
             }
 
             /// Elements of the result at chosen flat indices, where the operation can compute single ones.
@@ -374,6 +406,34 @@ registry! {
     emphasis::Emphasis,
     /// The largest magnitude of each part of a tensor.
     max_abs::MaxAbs,
+    /// Sums along dimensions.
+    sum::Sum,
+    /// What an activation function passes back.
+    activation_gradient::ActivationGradient,
+    /// What a gated activation passes back.
+    gated_gradient::GatedGradient,
+    /// Moments of a norm's groups and of what is passed back through them.
+    norm_moments::NormMoments,
+    /// What a norm passes back to its input.
+    norm_gradient::NormGradient,
+    /// What a norm passes back to its parameters.
+    norm_sums::NormSums,
+    /// Sums of attention's scores, and of what is passed back through them.
+    attention_statistics::AttentionStatistics,
+    /// What attention passes back.
+    attention_gradient::AttentionGradient,
+    /// What a table of embeddings gets back.
+    embedding_gradient::EmbeddingGradient,
+    /// Filters as the gradient of a convolution takes them.
+    turn_filter::TurnFilter,
+    /// Pixels moved apart, with zeros between them.
+    insert_zeros::InsertZeros,
+    /// Averages that an optimizer keeps.
+    moving_average::MovingAverage,
+    /// A parameter's step.
+    parameter_step::ParameterStep,
+    /// A tensor divided by its own length.
+    unit_norm::UnitNorm,
 }
 
 impl fmt::Display for Op {

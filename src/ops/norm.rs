@@ -2,10 +2,11 @@
 //! modulation and activation that follow it in models.
 
 mod cases;
+mod gradient;
 
 use super::activation::{self, ActivationKind};
 use super::{
-    Case, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
+    Backward, Case, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float,
     expect_shape, in_fours, no_knobs, row_lanes,
 };
 use crate::error::{Error, Result};
@@ -336,6 +337,10 @@ impl Operation for Norm {
             Some(kind) => reference::activation(&y, kind.reference()),
             None => y,
         }
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        gradient::of(self, back)
     }
 
     fn variants() -> &'static [Variant<Self>] {

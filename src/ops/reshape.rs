@@ -1,6 +1,6 @@
 //! The same elements under another shape.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Op, Operation, Variant, expect_float, no_knobs};
+use super::{Backward, Case, CaseInput, Family, Inputs, Launch, Op, Operation, Variant, expect_float, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeKind, TensorDesc, ValueId};
 use crate::reference;
@@ -35,6 +35,11 @@ impl Operation for Reshape {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::reshape(inputs.get(0), &self.shape)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (name, shape) = (back.name("x"), back.shape(0));
+        Ok(vec![Some(back.graph.reshape(name, back.dy, shape)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

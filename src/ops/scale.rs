@@ -1,6 +1,6 @@
 //! Multiplication and addition of constants.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
+use super::{Backward, Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, no_knobs};
 use crate::error::Result;
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -31,6 +31,11 @@ impl Operation for Scale {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::scale(inputs.get(0), self.factor, self.offset)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let name = back.name("x");
+        Ok(vec![Some(back.graph.scale(name, back.dy, self.factor, 0.0)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -1,8 +1,8 @@
 //! A range of entries along one dimension.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float, in_fours,
-    no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, axis_of, expect_float,
+    in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -52,6 +52,26 @@ impl Operation for Slice {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::slice(inputs.get(0), self.axis, self.start, self.length)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (shape, name) = (back.shape(0), back.name("x"));
+        let zeros = |back: &mut Backward<'_>, what: &str, length: usize| {
+            let mut shape = shape.clone();
+            shape[self.axis] = length;
+            back.graph.constant(format!("{name}.{what}"), HostTensor::zeros(shape))
+        };
+        let mut gradient = back.dy;
+        if self.start > 0 {
+            let before = zeros(back, "before", self.start);
+            gradient = back.graph.concat(format!("{name}.from_start"), before, gradient, self.axis as isize)?;
+        }
+        let behind = shape[self.axis] - self.start - self.length;
+        if behind > 0 {
+            let after = zeros(back, "after", behind);
+            gradient = back.graph.concat(format!("{name}.to_end"), gradient, after, self.axis as isize)?;
+        }
+        Ok(vec![Some(gradient)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

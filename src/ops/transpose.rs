@@ -1,7 +1,8 @@
 //! Permutation of the dimensions.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant, expect_float, no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant,
+    expect_float, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -123,6 +124,13 @@ impl Operation for Transpose {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::transpose(inputs.get(0), &self.order)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let mut order = vec![0; self.order.len()];
+        self.order.iter().enumerate().for_each(|(to, from)| order[*from] = to);
+        let name = back.name("x");
+        Ok(vec![Some(back.graph.transpose(name, back.dy, &order)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -1,8 +1,8 @@
 //! Nearest-neighbour upsampling, as in `torch.nn.functional.interpolate(mode="nearest")`.
 
 use super::{
-    Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank, in_fours,
-    no_knobs,
+    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, expect_rank,
+    in_fours, no_knobs,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -60,6 +60,15 @@ impl Operation for UpsampleNearest {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::upsample_nearest(inputs.get(0), self.out_h, self.out_w)
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (shape, name) = (back.shape(0), back.name("x"));
+        if [self.out_h, self.out_w] != [2 * shape[1], 2 * shape[2]] {
+            return back.refuse("a resizing other than to twice the size");
+        }
+        let mean = back.graph.avg_pool(format!("{name}.mean"), back.dy)?;
+        Ok(vec![Some(back.graph.scale(name, mean, 4.0, 0.0)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -19,8 +19,8 @@ pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
-    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, PIXEL_PIPELINES, PipelinePlan,
-    STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Traits, check_fits,
+    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, Noised, PIXEL_PIPELINES, PipelinePlan,
+    Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling, TrainingProcess, Traits, check_fits,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -25,13 +25,13 @@ pub fn activation_function(name: &str) -> Option<fn(f64) -> f64> {
     })
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
 /// Complementary error function: the Maclaurin series of erf near zero, the continued fraction of erfc (Abramowitz and
 /// Stegun 7.1.14) beyond.
-fn erfc(x: f64) -> f64 {
+pub(super) fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
     }

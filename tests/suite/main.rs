@@ -15,3 +15,4 @@ mod pipelines;
 mod schedulers;
 #[cfg(feature = "serve")]
 mod serve;
+mod training;

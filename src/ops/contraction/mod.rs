@@ -7,6 +7,7 @@
 mod cases;
 mod epilogue;
 mod gather;
+mod gradient;
 mod instance;
 mod lower;
 mod subpixel;
@@ -22,7 +23,7 @@ use instance::Instance;
 
 use super::activation::ActivationKind;
 use super::{
-    Case, Family, Inputs, LowerContext, Lowered, Operation, Variant, expect_dtype, expect_float, expect_rank,
+    Backward, Case, Family, Inputs, LowerContext, Lowered, Operation, Variant, expect_dtype, expect_float, expect_rank,
     expect_shape, in_fours, no_knobs,
 };
 use crate::caps::Caps;
@@ -231,6 +232,10 @@ impl Operation for Contraction {
         let conclude =
             |(f, &e): (f64, &usize)| (f64::from(self.epilogue.scale) * (f + added(RESIDUAL, e, columns))) as f32;
         Some(activated.into_iter().zip(elements).map(conclude).collect())
+    }
+
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        gradient::of(self, back)
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -54,13 +54,16 @@ struct Pair {
 }
 
 /// A picture as the U-Net sees it.
-struct Prepared {
-    name: String,
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What messages call it.
+    pub name: String,
     /// `[1, C, h, w]`: the picture, or its latents.
-    original: HostTensor,
+    pub original: HostTensor,
     /// Class, text and the like: inputs of the graph, `[1, ..]`.
-    condition: Vec<(&'static str, HostTensor)>,
-    tokens: usize,
+    pub condition: Vec<(&'static str, HostTensor)>,
+    /// Length of the text.
+    pub tokens: usize,
 }
 
 impl DiffusionPipeline {
@@ -86,13 +89,7 @@ impl DiffusionPipeline {
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<ExampleLoss>> {
         assert!(batch > 0, "a batch holds one pair or more");
-        if !matches!(self.traits.kind, Kind::Pixels | Kind::Plain) || self.traits.distilled {
-            return Err(Error::Unsupported(format!(
-                "the training loss of a model of the kind `{}`{}: there are those on pixels, by class, and by text",
-                self.traits.word(),
-                if self.traits.distilled { " that was distilled" } else { "" }
-            )));
-        }
+        self.check_objective()?;
         let mut measuring = Measuring { pipeline: self, runtime, objective, batch, session: None, losses: Vec::new() };
         let (mut waiting, mut done) = (Vec::with_capacity(batch), 0);
         for (i, example) in examples.enumerate() {
@@ -116,8 +113,27 @@ impl DiffusionPipeline {
         Ok(measuring.losses)
     }
 
-    /// A picture as the U-Net sees it.
-    fn prepare(&self, runtime: &Runtime<'_>, example: Example) -> Result<Prepared> {
+    /// Checks that the model was trained on pictures with a class or text, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if not.
+    pub(super) fn check_objective(&self) -> Result<()> {
+        if matches!(self.traits.kind, Kind::Pixels | Kind::Plain) && !self.traits.distilled {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "the training loss of a model of the kind `{}`{}: there are those on pixels, by class, and by text",
+            self.traits.word(),
+            if self.traits.distilled { " that was distilled" } else { "" }
+        )))
+    }
+
+    /// A picture as the U-Net sees it: latents are the means that the autoencoder's encoder gives.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a caption longer than what the text encoder takes at once; [`Error::Shape`] for a picture
+    /// that does not fit.
+    pub fn prepare(&self, runtime: &Runtime<'_>, example: Example) -> Result<Prepared> {
         let Example { name, image, class, caption } = example;
         let &[1, _, height, width] = image.shape.as_slice() else {
             return Err(Error::Shape(format!("{name}: expected a picture [1, C, H, W], found {:?}", image.shape)));

@@ -15,13 +15,15 @@ mod memory;
 mod options;
 mod start;
 mod texts;
+mod training;
 mod traits;
 mod unet;
 
 pub use fits::check as check_fits;
-pub use loss::{Bound, Example, ExampleLoss};
+pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
+pub use training::{Noised, TimestepSampling, TrainingProcess};
 pub use traits::{Kind, Traits};
 
 use std::ops::Range;

@@ -1,0 +1,183 @@
+//! What a diffusion model is trained to do, as a graph: pictures are noised on the device, the U-Net says what it sees,
+//! and the difference to the truth is what training makes small.
+
+use serde::{Deserialize, Serialize};
+
+use super::DiffusionPipeline;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorDesc};
+use crate::models::Layers;
+use crate::pipelines::ModelCall;
+use crate::rng::TorchCpu;
+use crate::schedulers::{Frame, PredictionType, Scheduler};
+use crate::tensor::{DType, HostTensor};
+use crate::training::DIFFERENCE;
+
+/// How the noise levels of a batch are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSampling {
+    /// Each on its own, all equally likely.
+    #[default]
+    Uniform,
+    /// One in each of as many equal parts as the batch has samples: the loss varies less (Kingma et al. 2021,
+    /// "Variational Diffusion Models", appendix I.1).
+    Stratified,
+    /// By a logistic normal distribution, the middle more often (Esser et al. 2024, section 3.1).
+    LogitNormal,
+}
+
+/// The forward process of a model and what its U-Net says of it.
+#[derive(Clone, Debug)]
+pub struct TrainingProcess {
+    scheduler: Scheduler,
+    sampling: TimestepSampling,
+    snr_gamma: Option<f64>,
+}
+
+/// One sample's noise level, and what that means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noised {
+    /// What the U-Net is told.
+    pub timestep: f64,
+    /// x_t = `sample[0]` · x_0 + `sample[1]` · ε.
+    pub sample: [f64; 2],
+    /// What the U-Net should say: `target[0]` · x_0 + `target[1]` · ε.
+    pub target: [f64; 2],
+    /// The factor on its squared error: 1, or that of min-SNR-γ.
+    pub weight: f64,
+}
+
+impl TrainingProcess {
+    /// That of a scheduler's config; with `snr_gamma`, errors are weighted by min-SNR-γ (Hang et al. 2023,
+    /// arXiv:2303.09556).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for schedulers of models with noise levels but neither timesteps nor straight lines, and
+    /// for min-SNR-γ of flow matching, which has no such weights.
+    pub fn new(scheduler: &Scheduler, sampling: TimestepSampling, snr_gamma: Option<f64>) -> Result<Self> {
+        let frame = scheduler.config.class.frame();
+        if !matches!(frame, Frame::Timesteps | Frame::Flow) {
+            let name = scheduler.config.class.name();
+            return Err(Error::Unsupported(format!(
+                "training a model whose scheduler is {name}: there is training with numbered timesteps and by flow \
+                 matching"
+            )));
+        }
+        if frame == Frame::Flow && snr_gamma.is_some() {
+            return Err(Error::Unsupported("min-SNR weights of flow matching".into()));
+        }
+        Ok(Self { scheduler: scheduler.clone(), sampling, snr_gamma })
+    }
+
+    /// Draws the noise levels of `count` samples.
+    ///
+    /// # Errors
+    /// None for a sound config.
+    pub fn draw(&self, random: &mut TorchCpu, count: usize) -> Result<Vec<Noised>> {
+        use crate::rng::NoiseSource;
+        let uniform = random.rand(&[count]).data;
+        let levels: Vec<f64> = match self.sampling {
+            TimestepSampling::Uniform => uniform.into_iter().map(f64::from).collect(),
+            TimestepSampling::Stratified => {
+                uniform.into_iter().enumerate().map(|(i, u)| (i as f64 + f64::from(u)) / count as f64).collect()
+            }
+            TimestepSampling::LogitNormal => {
+                random.randn(&[count]).data.into_iter().map(|z| 1.0 / (1.0 + (-f64::from(z)).exp())).collect()
+            }
+        };
+        levels.into_iter().map(|level| self.at(level)).collect()
+    }
+
+    /// The noise level at `level` in [0, 1), from the least to the most noise.
+    fn at(&self, level: f64) -> Result<Noised> {
+        let config = &self.scheduler.config;
+        let trained = config.num_train_timesteps;
+        if config.class.frame() == Frame::Flow {
+            // Never 0, where nothing is asked.
+            let sigma = (level * trained as f64).floor().mul_add(1.0, 1.0) / trained as f64;
+            let sigma = config.shift * sigma / (1.0 + (config.shift - 1.0) * sigma);
+            let timestep = sigma * trained as f64;
+            return Ok(Noised { timestep, sample: [1.0 - sigma, sigma], target: [-1.0, 1.0], weight: 1.0 });
+        }
+        let timestep = ((level * trained as f64) as usize).min(trained - 1);
+        let noising = self.scheduler.noise_schedule.noising(timestep)?;
+        let (signal, noise) = (noising.signal, noising.noise);
+        let (target, of_x0) = match config.prediction_type {
+            // What an error of the prediction is of x_0's, as a factor on the weight of x_0.
+            PredictionType::Epsilon => ([0.0, 1.0], (noise / signal).powi(2)),
+            PredictionType::VPrediction => ([-noise, signal], noise.powi(2)),
+            PredictionType::Sample => ([1.0, 0.0], 1.0),
+        };
+        let snr = (signal / noise).powi(2);
+        let weight = self.snr_gamma.map_or(1.0, |gamma| snr.min(gamma) * of_x0);
+        Ok(Noised { timestep: timestep as f64, sample: [signal, noise], target, weight })
+    }
+}
+
+impl DiffusionPipeline {
+    /// A graph that noises a batch of pictures, or of latents `[N, h, w, C]`, and shows them to the U-Net: inputs
+    /// `original` and `noise` `[N, h, w, C]`, `noising` and `target` `[N, 2]` ([`Noised`]), `timestep` `[N]`, and the
+    /// U-Net's own; output `difference` `[N, h, w, C]`. Where the U-Net learns a variance too, that half has no part in
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for models that are trained on more than pictures with a class or text; as the models.
+    pub fn training_model(&self, dtype: DType, batch: usize, of: &super::Prepared) -> Result<Graph> {
+        self.check_objective()?;
+        let &[_, channels, height, width] = of.original.shape.as_slice() else {
+            return Err(Error::Shape(format!("{}: expected [1, C, H, W], found {:?}", of.name, of.original.shape)));
+        };
+        let mut graph = Graph::new();
+        let picture = || TensorDesc::f32([batch, height, width, channels]);
+        let original = graph.input("original", picture());
+        let noise = graph.input("noise", picture());
+        let noising = graph.input("noising", TensorDesc::f32([batch, 2]));
+        let target = graph.input("target", TensorDesc::f32([batch, 2]));
+        let timestep = graph.input("timestep", TensorDesc::f32([batch]));
+        let sample = graph.add_noise("add_noise", original, noise, noising)?;
+        let sizes = self.sizes(batch, (height, width), of.tokens);
+        let call = ModelCall { sample, timestep };
+        let mut output = self.unet.build(&mut Layers::new(&mut graph, dtype), &sizes, call)?;
+        if graph.desc(output).channels() == 2 * channels {
+            output = graph.slice("model_output.prediction", output, -1, 0, channels)?;
+        }
+        let truth = graph.add_noise("truth", original, noise, target)?;
+        let negative = graph.scale("truth.negative", truth, -1.0, 0.0)?;
+        let difference = graph.add(DIFFERENCE, output, negative)?;
+        graph.output(DIFFERENCE, difference);
+        Ok(graph)
+    }
+
+    /// The parameters of the U-Net.
+    pub fn unet_weights(&self) -> &crate::checkpoint::Weights {
+        &self.unet_weights
+    }
+}
+
+impl Noised {
+    /// One row for each sample: `[N, 2]`.
+    pub fn rows(levels: &[Self], of: impl Fn(&Self) -> [f64; 2]) -> HostTensor {
+        let data = levels.iter().flat_map(|level| of(level).map(|v| v as f32)).collect();
+        HostTensor { shape: vec![levels.len(), 2], data }
+    }
+
+    /// The timesteps: `[N]`.
+    pub fn timesteps(levels: &[Self]) -> HostTensor {
+        HostTensor { shape: vec![levels.len()], data: levels.iter().map(|level| level.timestep as f32).collect() }
+    }
+}
+
+impl TimestepSampling {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Uniform, Self::Stratified, Self::LogitNormal];
+
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Stratified => "stratified",
+            Self::LogitNormal => "logit_normal",
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Training: steps as torch takes them, and the command.
+
+mod steps;
