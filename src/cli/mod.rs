@@ -4,6 +4,7 @@ mod batch;
 mod bench;
 mod convert;
 mod devices;
+mod folder;
 mod inspect;
 mod interpolate;
 mod loss;
@@ -14,6 +15,7 @@ mod sample;
 mod schedule;
 #[cfg(feature = "serve")]
 mod serve;
+mod train;
 mod tune;
 mod unused;
 mod verify;
@@ -60,6 +62,8 @@ enum Command {
     Schedule(schedule::Args),
     /// Measures the training objective of a model on pictures, and for models on pixels the likelihood of these
     Loss(loss::Args),
+    /// Trains a model on pictures, or goes on with a run
+    Train(Box<train::Args>),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
     /// Shows what unmist understands of a model: config, graph, kernels, memory
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Interpolate(args) => interpolate::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Loss(args) => loss::run(args),
+        Command::Train(args) => train::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),

@@ -1,7 +1,6 @@
 //! `unmist loss`: the training objective of a model on pictures, by timestep, and the bound on their likelihood; as
 //! table, JSON and plot.
 
-mod folder;
 mod report;
 
 use std::io::IsTerminal;
@@ -9,7 +8,7 @@ use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{load_options, print, say};
+use super::{folder, load_options, print, say};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::places;
@@ -79,7 +78,15 @@ pub fn run(args: Args) -> Result<()> {
             checkpoint.path().display()
         )));
     }
-    let found = folder::pictures(&args.images, &pipeline.traits, channels, args.resize)?;
+    let options = folder::Options {
+        flag: "--images",
+        channels,
+        size: pipeline.traits.own_size,
+        resize: args.resize,
+        crop: true,
+        advice: "give --resize to scale and crop",
+    };
+    let found = folder::pictures(&args.images, &pipeline.traits, &options)?;
 
     let device = args.device.open()?;
     say(format_args!("device: {}", device.describe()));

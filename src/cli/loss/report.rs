@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Args;
-use super::folder::Found;
+use crate::cli::folder::Found;
 use crate::cli::panels::{self, Panel};
 use crate::generate::places;
 use crate::pipelines::{Bound, ExampleLoss};

@@ -1,6 +1,6 @@
 //! The pictures of a folder, as a model was trained on them: of its size, by class or with captions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -9,6 +9,22 @@ use crate::pipelines::{Kind, Traits};
 
 /// Ends of the names of pictures.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// What is asked of the pictures.
+pub struct Options {
+    /// The flag that names the folder, for messages.
+    pub flag: &'static str,
+    /// 1 or 3.
+    pub channels: usize,
+    /// Rows and columns; `None`: those of the first picture.
+    pub size: Option<(usize, usize)>,
+    /// Whether pictures of other sizes are scaled so that they cover it.
+    pub resize: bool,
+    /// Whether what is left over is cropped away, in the middle.
+    pub crop: bool,
+    /// What to do about pictures of other sizes.
+    pub advice: &'static str,
+}
 
 /// A picture of the folder.
 pub struct Found {
@@ -25,18 +41,19 @@ pub struct Found {
 ///
 /// # Errors
 /// [`Error::Usage`] naming the file or folder; as [`read`].
-pub fn pictures(folder: &Path, traits: &Traits, channels: usize, resize: bool) -> Result<Vec<Found>> {
+pub fn pictures(folder: &Path, traits: &Traits, options: &Options) -> Result<Vec<Found>> {
+    let flag = options.flag;
     let (files, subfolders) = entries(folder)?;
     let mut paths: Vec<(PathBuf, Option<usize>)> = files.into_iter().map(|path| (path, None)).collect();
     let classes = match traits.classes {
-        Some(classes) => numbered(folder, &subfolders, classes)?.into_iter().map(Some).collect(),
+        Some(classes) => numbered(flag, folder, &subfolders, classes)?.into_iter().map(Some).collect(),
         None => vec![None; subfolders.len()],
     };
     for (subfolder, class) in subfolders.iter().zip(classes) {
         let (files, deeper) = entries(subfolder)?;
         if let Some(deeper) = deeper.first() {
             return Err(Error::Usage(format!(
-                "--images {}: {} is a folder within a subfolder; expected pictures there",
+                "{flag} {}: {} is a folder within a subfolder; expected pictures there",
                 folder.display(),
                 deeper.display()
             )));
@@ -46,15 +63,16 @@ pub fn pictures(folder: &Path, traits: &Traits, channels: usize, resize: bool) -
     paths.sort();
     if paths.is_empty() {
         return Err(Error::Usage(format!(
-            "--images {}: there is no picture in it; expected files that end in .{}",
+            "{flag} {}: there is no picture in it; expected files that end in .{}",
             folder.display(),
             EXTENSIONS.join(", .")
         )));
     }
-    let mut size = traits.own_size;
+    let mut size = options.size;
+    let listed = listed_captions(folder)?;
     let found = paths.into_iter().map(|(path, class)| {
-        let picture = of_size(&path, read(&path, channels)?, &mut size, resize)?;
-        let caption = (traits.kind != Kind::Pixels).then(|| caption(&path)).transpose()?;
+        let picture = of_size(&path, read(&path, options.channels)?, &mut size, options)?;
+        let caption = (traits.kind != Kind::Pixels).then(|| caption(&path, &listed)).transpose()?;
         Ok(Found { path, class, caption, picture })
     });
     found.collect()
@@ -81,11 +99,11 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 }
 
 /// The class of each subfolder: its name where all names are numbers, else its place among them.
-fn numbered(folder: &Path, subfolders: &[PathBuf], classes: usize) -> Result<Vec<usize>> {
+fn numbered(flag: &str, folder: &Path, subfolders: &[PathBuf], classes: usize) -> Result<Vec<usize>> {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let names: Vec<String> = subfolders.iter().map(name).collect();
     let numbers: Vec<Option<usize>> = names.iter().map(|name| name.parse().ok()).collect();
-    let wrong = |why: String| Error::Usage(format!("--images {}: {why}", folder.display()));
+    let wrong = |why: String| Error::Usage(format!("{flag} {}: {why}", folder.display()));
     if let Some(numbers) = numbers.iter().copied().collect::<Option<Vec<_>>>() {
         if let Some((name, _)) = names.iter().zip(&numbers).find(|(_, number)| **number >= classes) {
             return Err(wrong(format!(
@@ -120,40 +138,74 @@ fn shortened(names: &[String]) -> String {
 }
 
 /// The picture, if it is of `size` (that of the first one where the model has none), or made so.
-fn of_size(path: &Path, picture: Picture, size: &mut Option<(usize, usize)>, resize: bool) -> Result<Picture> {
+fn of_size(path: &Path, picture: Picture, size: &mut Option<(usize, usize)>, options: &Options) -> Result<Picture> {
     let found = (picture.height, picture.width);
     let expected = *size.get_or_insert(found);
     if found == expected {
         return Ok(picture);
     }
-    if resize {
-        return Ok(cover(&picture, expected));
+    if options.resize {
+        let scaled = cover(&picture, expected);
+        return Ok(if options.crop { crop(&scaled, expected, [0.5; 2]) } else { scaled });
     }
     Err(Error::Usage(format!(
-        "{}: {} x {} pixels, expected {} x {}, as the model's own size or the first picture's; give --resize to scale \
-         and crop such pictures",
+        "{}: {} x {} pixels, expected {} x {}, as the model's own size or the first picture's; {} such \
+         pictures",
         path.display(),
         found.1,
         found.0,
         expected.1,
-        expected.0
+        expected.0,
+        options.advice
     )))
 }
 
-/// The middle of a picture, scaled so that it just covers `height` × `width`.
+/// A picture scaled so that it just covers `height` × `width`.
 fn cover(picture: &Picture, (height, width): (usize, usize)) -> Picture {
     let scale = (height as f64 / picture.height as f64).max(width as f64 / picture.width as f64);
     let side = |from: usize, least: usize| ((from as f64 * scale).round() as usize).max(least);
-    let scaled = resize_lanczos(picture, side(picture.width, width), side(picture.height, height));
-    let (top, left) = ((scaled.height - height) / 2, (scaled.width - width) / 2);
-    let rows = scaled.data.chunks_exact(scaled.width * scaled.channels).skip(top).take(height);
-    let columns = left * scaled.channels..(left + width) * scaled.channels;
+    resize_lanczos(picture, side(picture.width, width), side(picture.height, height))
+}
+
+/// `height` × `width` of a picture that is no smaller; `place` says where in what is left over, from 0 to 1.
+pub fn crop(picture: &Picture, (height, width): (usize, usize), place: [f64; 2]) -> Picture {
+    let offset = |larger: usize, smaller: usize, place: f64| {
+        (((larger - smaller) as f64 * place).floor() as usize).min(larger - smaller)
+    };
+    let (top, left) = (offset(picture.height, height, place[0]), offset(picture.width, width, place[1]));
+    let rows = picture.data.chunks_exact(picture.width * picture.channels).skip(top).take(height);
+    let columns = left * picture.channels..(left + width) * picture.channels;
     let data = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
-    Picture { width, height, data, ..scaled }
+    Picture { width, height, channels: picture.channels, data }
+}
+
+/// The captions that `metadata.jsonl` gives the files of a folder (`file_name` and `text`), as Hugging Face's data sets
+/// have them.
+fn listed_captions(folder: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let path = folder.join("metadata.jsonl");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(Error::io(&path)(error)),
+    };
+    let mut captions = BTreeMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |why: &str| Error::Usage(format!("{}, line {}: {why}", path.display(), number + 1));
+        let value: serde_json::Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let field = |names: &[&str]| names.iter().find_map(|name| value[*name].as_str());
+        let file = field(&["file_name"]).ok_or_else(|| wrong("expected the field file_name"))?;
+        if let Some(caption) = field(&["text", "caption", "prompt"]) {
+            captions.insert(folder.join(file), caption.trim().to_owned());
+        }
+    }
+    Ok(captions)
 }
 
 /// The text beside a picture, without what stands around it.
-fn caption(path: &Path) -> Result<String> {
+fn caption(path: &Path, listed: &BTreeMap<PathBuf, String>) -> Result<String> {
+    if let Some(caption) = listed.get(path) {
+        return Ok(caption.clone());
+    }
     let beside = path.with_extension("txt");
     match std::fs::read_to_string(&beside) {
         Ok(text) => Ok(text.trim().to_owned()),
@@ -174,19 +226,20 @@ mod tests {
     fn pictures_are_scaled_to_cover_and_cropped_in_the_middle() {
         // Columns 0, 1, 2, … of a picture twice as wide as high.
         let wide = Picture { width: 8, height: 4, channels: 1, data: (0..32).map(|i| i % 8).collect() };
-        let middle = cover(&wide, (4, 4));
+        let covered = |picture: &Picture, size| crop(&cover(picture, size), size, [0.5; 2]);
+        let middle = covered(&wide, (4, 4));
         assert_eq!((middle.width, middle.height), (4, 4));
         assert_eq!(middle.data[..4], [2, 3, 4, 5]);
         let colours = Picture { width: 1, height: 3, channels: 3, data: vec![9, 8, 7, 1, 2, 3, 0, 0, 0] };
-        assert_eq!(cover(&colours, (1, 1)).data, [1, 2, 3]);
-        let small = cover(&wide, (9, 5));
+        assert_eq!(covered(&colours, (1, 1)).data, [1, 2, 3]);
+        let small = covered(&wide, (9, 5));
         assert_eq!((small.width, small.height, small.data.len()), (5, 9, 45));
     }
 
     #[test]
     fn classes_are_numbers_or_places() {
         let of = |names: &[&str], classes| {
-            numbered(Path::new("p"), &names.iter().map(PathBuf::from).collect::<Vec<_>>(), classes)
+            numbered("--images", Path::new("p"), &names.iter().map(PathBuf::from).collect::<Vec<_>>(), classes)
         };
         assert_eq!(of(&["0", "7", "10"], 11).unwrap(), [0, 7, 10]);
         assert_eq!(of(&["cat", "dog"], 2).unwrap(), [0, 1]);
