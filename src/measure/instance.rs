@@ -55,7 +55,7 @@ impl Instance {
     /// Hands `look` the instance as kernels are chosen for it on a device.
     pub(super) fn with_context<T>(&self, caps: &Caps, look: impl FnOnce(&LowerContext<'_>) -> T) -> T {
         let inputs: Vec<_> = self.inputs.iter().map(|input| input.as_ref().map(|(desc, _)| desc)).collect();
-        look(&LowerContext { inputs: &inputs, output: &self.output, caps, joined: None })
+        look(&LowerContext { inputs: &inputs, output: &self.output, caps, joined: None, in_place: false })
     }
 
     /// `f16 [1, 64, 64, 320], f16 [320, 3, 3, 320] -> f16 [1, 64, 64, 320]`

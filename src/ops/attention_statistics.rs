@@ -1,6 +1,7 @@
 //! Sums of attention's scores, and of what is passed back through them: what its gradients need to know of a query.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_shape, no_knobs};
+use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
+use super::{expect_shape, in_fours, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -19,6 +20,25 @@ pub struct AttentionStatistics {
     pub scale: f64,
     /// Query t sees only the keys s ≤ t.
     pub causal: bool,
+}
+
+impl AttentionStatistics {
+    fn keys(&self, context: &LowerContext<'_>) -> usize {
+        context.input(1).rows() / context.input(1).shape[0]
+    }
+
+    fn launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
+        let q = context.input(0);
+        let rows = q.rows() * self.heads;
+        Launch::new(kernel)
+            .flag("CAUSAL", self.causal)
+            .param("rows", rows)
+            .param("queries", q.rows() / q.shape[0])
+            .param("keys", self.keys(context))
+            .param("heads", self.heads)
+            .param_f32("scale", self.scale as f32)
+            .cover(rows, 64)
+    }
 }
 
 /// Checks `q` and `k`: heads that divide the channels, images and channels that agree.
@@ -60,29 +80,35 @@ impl Operation for AttentionStatistics {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant {
-            name: "naive",
-            family: Family::Any,
-            legal: |op, context| {
-                let (k, head_dim) = (context.input(1), context.input(0).channels() / op.heads);
-                context.can_loop(k.rows() / k.shape[0] * (1 + head_dim))
+        &[
+            Variant {
+                name: "rows",
+                family: Family::Any,
+                legal: |op, context| {
+                    let head_dim = context.input(0).channels() / op.heads;
+                    in_fours("head_dim", head_dim)?;
+                    if head_dim > 128 {
+                        return Err(format!("needs a head_dim of at most 128, here it is {head_dim}"));
+                    }
+                    context.can_loop(op.keys(context) * (1 + head_dim / 4))
+                },
+                knobs: no_knobs,
+                lower: |op, context, _| {
+                    let vectors = context.input(0).channels() / op.heads / 4;
+                    op.launch("attention_statistics/rows", context).constant("HEAD_VECTORS", vectors).into()
+                },
             },
-            knobs: no_knobs,
-            lower: |op, context, _| {
-                let (q, k) = (context.input(0), context.input(1));
-                let rows = q.rows() * op.heads;
-                Launch::new("attention_statistics/naive")
-                    .flag("CAUSAL", op.causal)
-                    .param("rows", rows)
-                    .param("queries", q.rows() / q.shape[0])
-                    .param("keys", k.rows() / k.shape[0])
-                    .param("heads", op.heads)
-                    .param("head_dim", q.channels() / op.heads)
-                    .param_f32("scale", op.scale as f32)
-                    .cover(rows, 64)
-                    .into()
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |op, context| context.can_loop(op.keys(context) * (1 + context.input(0).channels() / op.heads)),
+                knobs: no_knobs,
+                lower: |op, context, _| {
+                    let head_dim = context.input(0).channels() / op.heads;
+                    op.launch("attention_statistics/naive", context).param("head_dim", head_dim).into()
+                },
             },
-        }]
+        ]
     }
 
     fn attributes(&self) -> String {

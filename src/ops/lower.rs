@@ -26,6 +26,8 @@ pub struct LowerContext<'a> {
     /// Whether the first input is there as two tensors, not yet joined along the channels, and how many channels the
     /// first of them has: [`super::Operation::joins`].
     pub joined: Option<usize>,
+    /// Whether the first input lies where the result goes: [`super::Operation::IN_PLACE`].
+    pub in_place: bool,
 }
 
 impl<'a> LowerContext<'a> {
@@ -248,6 +250,17 @@ impl Lowered {
         self.scratch.push(scratch);
         Operand::Scratch(self.scratch.len() - 1)
     }
+}
+
+/// A launch of an operation that changes its input `first` in the place of the result: alone where that lies
+/// there, else behind a copy.
+pub(super) fn in_place(launch: Launch, first: usize, context: &LowerContext<'_>) -> Lowered {
+    if context.in_place {
+        return launch.into();
+    }
+    let vectors = context.output.elements().div_ceil(4);
+    let copy = Launch::new("cast/naive").bind("x", Operand::Input(first)).param("vectors", vectors).cover(vectors, 64);
+    Lowered { launches: vec![copy, launch], scratch: Vec::new() }
 }
 
 impl From<Launch> for Lowered {

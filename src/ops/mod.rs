@@ -133,6 +133,9 @@ pub trait Operation: Clone + fmt::Debug + PartialEq + Sized + 'static {
     const INPUTS: &'static [&'static str];
     /// Renamed variants: the old name and the new one.
     const OLD_VARIANTS: &'static [(&'static str, &'static str)] = &[];
+    /// Whether the kernels find the first input in the place of the result, which has its shape, and change it there.
+    /// Where the graph carries the result back to that input, both are one buffer: [`LowerContext::in_place`].
+    const IN_PLACE: bool = false;
 
     /// Shape and element type of the output.
     ///
@@ -221,6 +224,11 @@ macro_rules! registry {
             /// The alias of its kind, or its name.
             pub fn kind_name(&self) -> &'static str {
                 match self { $(Op::$Type(op) => op.alias().unwrap_or($module::$Type::NAME)),* }
+            }
+
+            /// Whether its kernels change the first input in its place.
+            pub(crate) fn is_in_place(&self) -> bool {
+                match self { $(Op::$Type(_) => $module::$Type::IN_PLACE),* }
             }
 
             /// Names of the inputs by position.

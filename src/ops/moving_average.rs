@@ -1,6 +1,7 @@
 //! Averages that an optimizer keeps from step to step.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
+use super::{lower::in_place, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -29,6 +30,8 @@ pub struct MovingAverage {
 impl Operation for MovingAverage {
     const NAME: &'static str = "moving_average";
     const INPUTS: &'static [&'static str] = &["state", "value", "coefficients", "norm", "parameter"];
+
+    const IN_PLACE: bool = true;
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let state = inputs.required(0)?;
@@ -72,7 +75,7 @@ impl Operation for MovingAverage {
             knobs: no_knobs,
             lower: |op, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
-                Launch::new("moving_average/naive")
+                let launch = Launch::new("moving_average/naive")
                     .flag("HAS_NORM", context.has(3))
                     .flag("HAS_DECAY", context.has(4))
                     .flag("SQUARED", op.squared)
@@ -80,8 +83,8 @@ impl Operation for MovingAverage {
                     .constant("TAKE", op.take)
                     .constant("DECAY", op.decay)
                     .param("vectors", vectors)
-                    .cover(vectors, 64)
-                    .into()
+                    .cover(vectors, 64);
+                in_place(launch, 0, context)
             },
         }]
     }

@@ -2,7 +2,8 @@
 
 use super::norm::NormKind;
 use super::norm_moments::{attributes, cases, dims, with_factor};
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_float, expect_shape, no_knobs};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
+use super::{expect_shape, in_fours, no_knobs};
 use crate::error::Result;
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -19,6 +20,20 @@ pub struct NormGradient {
     pub kind: NormKind,
     /// The part of `modulation` that holds the scales, if it is given.
     pub scale: Option<usize>,
+}
+
+impl NormGradient {
+    fn launch(&self, kernel: &'static str, context: &LowerContext<'_>) -> Launch {
+        let [_, positions, groups] = dims(self.kind, &context.input(0).shape);
+        let elements = context.output.elements();
+        let launch = Launch::new(kernel)
+            .flag("CENTERED", self.kind != NormKind::Rms)
+            .param("elements", elements)
+            .param("positions", positions)
+            .param("groups", groups)
+            .cover(elements.div_ceil(4), 64);
+        with_factor(launch, context, [3, 4], self.scale)
+    }
 }
 
 impl Operation for NormGradient {
@@ -46,23 +61,25 @@ impl Operation for NormGradient {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant {
-            name: "naive",
-            family: Family::Any,
-            legal: |_, _| Ok(()),
-            knobs: no_knobs,
-            lower: |op, context, _| {
-                let [_, positions, groups] = dims(op.kind, &context.input(0).shape);
-                let elements = context.output.elements();
-                let launch = Launch::new("norm_gradient/naive")
-                    .flag("CENTERED", op.kind != NormKind::Rms)
-                    .param("elements", elements)
-                    .param("positions", positions)
-                    .param("groups", groups)
-                    .cover(elements.div_ceil(4), 64);
-                with_factor(launch, context, [3, 4], op.scale).into()
+        &[
+            Variant {
+                name: "vec4",
+                family: Family::Any,
+                legal: |op, context| {
+                    let [_, _, groups] = dims(op.kind, &context.input(0).shape);
+                    in_fours("channels of a group", context.input(0).channels() / groups)
+                },
+                knobs: no_knobs,
+                lower: |op, context, _| op.launch("norm_gradient/vec4", context).into(),
             },
-        }]
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, _| Ok(()),
+                knobs: no_knobs,
+                lower: |op, context, _| op.launch("norm_gradient/naive", context).into(),
+            },
+        ]
     }
 
     fn attributes(&self) -> String {

@@ -2,7 +2,8 @@
 //! whole group.
 
 use super::norm::NormKind;
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, no_knobs};
+use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
+use super::{in_fours, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -113,6 +114,21 @@ impl Operation for NormMoments {
                 lower: |op, context, _| {
                     let [images, _, groups] = dims(op.kind, &context.input(0).shape);
                     op.launch("norm_moments/workgroup", context).cover(images * groups, 1).into()
+                },
+            },
+            Variant {
+                name: "vec4",
+                family: Family::Cpu,
+                legal: |op, context| {
+                    let [_, positions, groups] = dims(op.kind, &context.input(0).shape);
+                    let width = context.input(0).channels() / groups;
+                    in_fours("channels of a group", width)?;
+                    context.can_loop(2 * positions * (width / 4 + 1))
+                },
+                knobs: no_knobs,
+                lower: |op, context, _| {
+                    let [images, _, groups] = dims(op.kind, &context.input(0).shape);
+                    op.launch("norm_moments/vec4", context).cover(images * groups, 8).into()
                 },
             },
             Variant {

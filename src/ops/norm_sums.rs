@@ -3,7 +3,7 @@
 use super::norm::NormKind;
 use super::norm_moments::{attributes, cases, dims};
 use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
-use super::{expect_float, expect_shape, no_knobs};
+use super::{expect_float, expect_shape, in_fours, no_knobs};
 use crate::error::Result;
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -25,7 +25,7 @@ const LENGTH: usize = 64;
 
 impl NormSums {
     /// Sums over `length` positions each: `[images, parts, 2, channels]`.
-    fn launch(&self, context: &LowerContext<'_>, length: usize) -> Launch {
+    fn launch(&self, context: &LowerContext<'_>, length: usize, vectors: bool) -> Launch {
         let x = context.input(0);
         let (positions, channels) = (x.rows() / x.shape[0], x.channels());
         let parts = positions.div_ceil(length);
@@ -34,7 +34,8 @@ impl NormSums {
             NormKind::Group { groups } => (false, groups),
             NormKind::Layer | NormKind::Rms => (true, 1),
         };
-        Launch::new("norm_sums/naive")
+        let (kernel, of_one) = if vectors { ("norm_sums/vec4", 8) } else { ("norm_sums/naive", 4) };
+        Launch::new(kernel)
             .flag("ROWS", rows)
             .param("elements", elements)
             .param("positions", positions)
@@ -42,7 +43,26 @@ impl NormSums {
             .param("groups", groups)
             .param("parts", parts)
             .param("length", length)
-            .cover(elements.div_ceil(4), 64)
+            .cover(elements.div_ceil(of_one), 64)
+    }
+
+    /// Sums of [`LENGTH`] positions each, and their sum.
+    fn parts(&self, context: &LowerContext<'_>, vectors: bool) -> Lowered {
+        let x = context.input(0);
+        let parts = positions(context).div_ceil(LENGTH);
+        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+        let between = lowered.add_scratch([x.shape[0], parts, 2, x.channels()]);
+        lowered.launches.push(self.launch(context, LENGTH, vectors).bind("y", between));
+        let second = super::sum::launch([x.shape[0], parts, 2 * x.channels()], parts, false);
+        lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
+        lowered
+    }
+}
+
+fn many_positions(context: &LowerContext<'_>) -> std::result::Result<(), String> {
+    match positions(context) {
+        few if few <= LENGTH => Err(format!("{few} positions are too few to sum them in parts")),
+        _ => Ok(()),
     }
 }
 
@@ -76,30 +96,31 @@ impl Operation for NormSums {
     fn variants() -> &'static [Variant<Self>] {
         &[
             Variant {
-                name: "parts",
+                name: "vec4",
                 family: Family::Any,
-                legal: |_, context| match positions(context) {
-                    few if few <= LENGTH => Err(format!("{few} positions are too few to sum them in parts")),
-                    _ => Ok(()),
+                legal: |op, context| {
+                    let [_, _, groups] = dims(op.kind, &context.input(0).shape);
+                    in_fours("channels of a group", context.input(0).channels() / groups)
                 },
                 knobs: no_knobs,
-                lower: |op, context, _| {
-                    let x = context.input(0);
-                    let parts = positions(context).div_ceil(LENGTH);
-                    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-                    let between = lowered.add_scratch([x.shape[0], parts, 2, x.channels()]);
-                    lowered.launches.push(op.launch(context, LENGTH).bind("y", between));
-                    let second = super::sum::launch([x.shape[0], parts, 2 * x.channels()], parts, false);
-                    lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
-                    lowered
+                lower: |op, context, _| match many_positions(context) {
+                    Ok(()) => op.parts(context, true),
+                    Err(_) => op.launch(context, positions(context), true).into(),
                 },
+            },
+            Variant {
+                name: "parts",
+                family: Family::Any,
+                legal: |_, context| many_positions(context),
+                knobs: no_knobs,
+                lower: |op, context, _| op.parts(context, false),
             },
             Variant {
                 name: "naive",
                 family: Family::Any,
                 legal: |_, context| context.can_loop(4 * positions(context)),
                 knobs: no_knobs,
-                lower: |op, context, _| op.launch(context, positions(context)).into(),
+                lower: |op, context, _| op.launch(context, positions(context), false).into(),
             },
         ]
     }

@@ -1,6 +1,7 @@
 //! A parameter's step.
 
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape, no_knobs};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, Operation, Variant, expect_dtype, expect_shape};
+use super::{lower::in_place, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -21,6 +22,8 @@ pub struct ParameterStep {
 impl Operation for ParameterStep {
     const NAME: &'static str = "parameter_step";
     const INPUTS: &'static [&'static str] = &["parameter", "first", "second", "coefficients", "norm"];
+
+    const IN_PLACE: bool = true;
 
     fn infer(&self, inputs: Inputs<'_, TensorDesc>) -> Result<TensorDesc> {
         let parameter = inputs.required(0)?;
@@ -58,13 +61,13 @@ impl Operation for ParameterStep {
             knobs: no_knobs,
             lower: |op, context, _| {
                 let vectors = context.output.elements().div_ceil(4);
-                Launch::new("parameter_step/naive")
+                let launch = Launch::new("parameter_step/naive")
                     .flag("HAS_NORM", true)
                     .flag("HAS_SECOND", context.has(2))
                     .constant("AT", op.at)
                     .param("vectors", vectors)
-                    .cover(vectors, 64)
-                    .into()
+                    .cover(vectors, 64);
+                in_place(launch, 0, context)
             },
         }]
     }

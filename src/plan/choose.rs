@@ -196,7 +196,7 @@ pub fn explain(graph: &Graph, caps: &Caps, choice: &Choice) -> Result<Vec<(Strin
         let NodeKind::Op(op, inputs) = &node.kind else { continue };
         let joined = inputs[0].and_then(|x| joins.get(&x)).map(|joined| joined.channels);
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
-        let context = LowerContext { inputs: &inputs, output: &node.desc, caps, joined };
+        let context = LowerContext { inputs: &inputs, output: &node.desc, caps, joined, in_place: false };
         let mut decision = choose(op, &node.name, &context, choice)?;
         if joins.contains_key(&value) {
             decision.reason = "not run: whatever reads it takes both tensors".into();

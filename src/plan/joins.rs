@@ -56,7 +56,7 @@ fn takes_both(graph: &Graph, caps: &Caps, choice: &Choice, reader: &Node, value:
         return false;
     }
     let descs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
-    let context = LowerContext { inputs: &descs, output: &reader.desc, caps, joined: Some(channels) };
+    let context = LowerContext { inputs: &descs, output: &reader.desc, caps, joined: Some(channels), in_place: false };
     // What cannot be chosen is refused when the reader is planned.
     choose(op, &reader.name, &context, choice).is_ok_and(|decision| op.joins(decision.variant, &context))
 }

@@ -1,10 +1,10 @@
 //! The first half of planning: which kernels run, on which values and with which parameters, and how often each launch
 //! must run. The second half, `memory.rs`, chooses their buffers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::joins::{self, Joined};
-use super::{PlanOptions, choose, mib};
+use super::{PlanOptions, choose, mib, states};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeKind, Rate, TensorDesc, ValueId};
@@ -59,10 +59,17 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, options: &PlanOptions) -> Result
     };
     // Where every value has memory of its own, it is there to be read.
     let joins = if options.reuse_memory { joins::find(graph, caps, &options.choice) } else { HashMap::new() };
-    let mut lowering = Lowering { graph, caps, options, joins, kernel_index: HashMap::new(), drafts };
+    let states = if options.reuse_memory { states::find(graph) } else { HashSet::new() };
+    let mut drafts = drafts;
+    for value in &states {
+        let state = graph.node(*value).inputs().next().expect("it has a state");
+        drafts.shown[value.index()] = state.index();
+    }
+    let mut lowering = Lowering { graph, caps, options, joins, states, kernel_index: HashMap::new(), drafts };
     for (value, node) in graph.values() {
         lowering.check_fits(&node.name, &node.desc, || lowering.f16_instead(&node.desc))?;
-        let made = lowering.drafts.shown[value.index()] == value.index() && !lowering.joins.contains_key(&value);
+        let own = lowering.drafts.shown[value.index()] == value.index() || lowering.states.contains(&value);
+        let made = own && !lowering.joins.contains_key(&value);
         if node.op().is_some() && made {
             lowering.lower(value, node)?;
         }
@@ -76,6 +83,8 @@ struct Lowering<'a> {
     options: &'a PlanOptions,
     /// The concatenations that no launch computes.
     joins: HashMap<ValueId, Joined>,
+    /// The values that lie where the states lie that they replace.
+    states: HashSet<ValueId>,
     kernel_index: HashMap<String, usize>,
     drafts: Drafts,
 }
@@ -133,6 +142,7 @@ impl Lowering<'_> {
             output: &node.desc,
             caps: self.caps,
             joined: joined.map(|joined| joined.channels),
+            in_place: self.states.contains(&value),
         };
         let decision = choose(op, &node.name, &context, &self.options.choice).map_err(|e| match e {
             Error::Usage(m) => Error::Usage(format!("{}: {m}", node.name)),
@@ -158,7 +168,7 @@ impl Lowering<'_> {
                 Operand::Input(0) if joined.is_some() => joined.map(|joined| shown(joined.first)),
                 Operand::Input(i) => inputs[i].map(shown),
                 Operand::Second => joined.map(|joined| shown(joined.second)),
-                Operand::Output => Some((value.index(), &node.desc)),
+                Operand::Output => Some(shown(value)),
                 Operand::Scratch(i) => Some((first_scratch + i, &lowered.scratch[i].desc)),
             }
         };

@@ -9,6 +9,7 @@ mod memory;
 mod program;
 mod programs;
 mod rules;
+mod states;
 mod submissions;
 mod text;
 mod tuned;
@@ -150,6 +151,8 @@ impl Program {
                 to: find(&inputs, &carry.input),
                 bytes: graph.desc(graph.find_output(&carry.output).expect("as above")).bytes(),
             })
+            // A state that was changed where it lies is there already.
+            .filter(|carry: &Carry| carry.from != carry.to)
             .collect();
         let memory::Placed { buffers, once, condition, step, .. } = placed;
         let kernels = drafts.kernels;

@@ -394,7 +394,8 @@ mod tests {
             let (value, node) = graph.values().last().expect("the operation is the last node");
             let inputs: Vec<Option<&TensorDesc>> = case.inputs.iter().map(|i| i.as_ref().map(|i| &i.desc)).collect();
             for caps in &devices {
-                let context = LowerContext { inputs: &inputs, output: graph.desc(value), caps, joined: None };
+                let context =
+                    LowerContext { inputs: &inputs, output: graph.desc(value), caps, joined: None, in_place: false };
                 for (index, variant) in case.op.variant_names().into_iter().enumerate() {
                     if case.op.legal(index, &context).is_err() {
                         continue;

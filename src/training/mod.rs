@@ -5,6 +5,7 @@
 //! `pipelines::DiffusionPipeline::training_graph` knows what that difference is for a diffusion model.
 
 mod coefficients;
+mod lora;
 mod muon;
 mod optimizer;
 mod rate;
@@ -13,6 +14,7 @@ mod trainable;
 mod trainer;
 
 pub use coefficients::StepSettings;
+pub use lora::{ATTENTION, LORA, Lora};
 pub use optimizer::{Keeps, Optimizer, OptimizerKind, State};
 pub use rate::{RateSchedule, RateScheduleKind};
 pub(crate) use step::DIFFERENCE;

@@ -219,7 +219,7 @@ impl PreparedCase {
         let y = self.graph.find_output("y").expect("Case::structure names it");
         let NodeKind::Op(op, inputs) = &self.graph.node(y).kind else { unreachable!("y is the operation's result") };
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| self.graph.desc(v))).collect();
-        let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps, joined: None };
+        let context = LowerContext { inputs: &inputs, output: self.graph.desc(y), caps, joined: None, in_place: false };
         let index = op.variant_names().iter().position(|name| *name == variant);
         index.filter(|index| op.legal(*index, &context).is_ok()).map(|index| with(index, op, &context))
     }

@@ -175,8 +175,13 @@ impl Bench<'_> {
         }
         let inputs: Vec<Option<&TensorDesc>> =
             self.instance.inputs.iter().map(|input| input.as_ref().map(|(desc, _)| desc)).collect();
-        let context =
-            LowerContext { inputs: &inputs, output: &self.instance.output, caps: self.gpu.caps(), joined: None };
+        let context = LowerContext {
+            inputs: &inputs,
+            output: &self.instance.output,
+            caps: self.gpu.caps(),
+            joined: None,
+            in_place: false,
+        };
         let (every, wanted) = match lab.knobs.as_deref() {
             Some("all") => (true, Knobs::default()),
             Some(text) => (true, Knobs::parse(text).map_err(|why| Error::Usage(format!("--knobs {text}: {why}")))?),

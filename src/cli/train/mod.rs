@@ -7,7 +7,7 @@ mod settings;
 
 use std::path::PathBuf;
 
-use super::{load_options, print, say};
+use super::{load_options, print, say, traced};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::{Models, Notes};
@@ -16,6 +16,7 @@ use crate::pipelines::{DiffusionPipeline, Kind, Runtime};
 use crate::request::{Asked, DeviceRequest, Request};
 use crate::schedulers::Scheduler;
 use crate::tensor::DType;
+use output::Start;
 use run::Run;
 use settings::Settings;
 
@@ -27,6 +28,10 @@ pub struct Args {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    /// Also writes what the host and the device did, and when, for https://ui.perfetto.dev or chrome://tracing: for runs
+    /// of a few steps
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceRequest,
 }
@@ -36,6 +41,11 @@ pub struct Args {
 /// # Errors
 /// As the library.
 pub fn run(args: Args) -> Result<()> {
+    let trace = args.trace.clone();
+    traced(trace.as_deref(), || train(args))
+}
+
+fn train(args: Args) -> Result<()> {
     let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
     let settings = args.settings.clone().or(file);
     settings.check()?;
@@ -45,7 +55,8 @@ pub fn run(args: Args) -> Result<()> {
     let resume = settings.resume == Some(true);
 
     // 1. everything that can be wrong, before anything is written
-    let checkpoint = Checkpoint::open(if resume { output } else { model })?;
+    let adapter = settings.lora_rank.is_some();
+    let checkpoint = Checkpoint::open(if resume && !adapter { output } else { model })?;
     let scheduler = Scheduler::new(DiffusionPipeline::training_config(&checkpoint)?)?;
     let random = settings.from_scratch == Some(true);
     let look = |checkpoint: &Checkpoint, scheduler: Scheduler| DiffusionPipeline::load(checkpoint, scheduler);
@@ -55,9 +66,14 @@ pub fn run(args: Args) -> Result<()> {
             look(&checkpoint, scheduler.clone())?;
         }
         fresh = Some(output::Fresh::of(output));
-        output::begin(model, output, random.then(|| settings.seed.unwrap_or(0)))?;
+        let start = match (adapter, random) {
+            (true, _) => Start::Adapter,
+            (false, true) => Start::Random(settings.seed.unwrap_or(0)),
+            (false, false) => Start::Trained,
+        };
+        output::begin(model, output, start)?;
     }
-    let checkpoint = Checkpoint::open(output)?;
+    let checkpoint = if adapter { checkpoint } else { Checkpoint::open(output)? };
     let pipeline = look(&checkpoint, scheduler)?;
     let channels = match pipeline.traits.kind {
         Kind::Pixels => pipeline.sample_channels(),
@@ -81,7 +97,7 @@ pub fn run(args: Args) -> Result<()> {
     let run = Run { settings: &settings, pipeline: &pipeline, runtime, items: &items, output, size };
     let loss = run.run(&mut || fresh.iter_mut().for_each(output::Fresh::keep))?;
     print(&format!("{}: loss {loss:.5} at the end\n", output.display()));
-    Ok(())
+    device.end_trace()
 }
 
 /// Draws pictures with what was trained so far: two of each of the first classes, or one for each of four captions.
@@ -91,11 +107,13 @@ pub fn run(args: Args) -> Result<()> {
 fn draw(run: &Run<'_>, step: usize) -> Result<()> {
     let folder = run.output.join("samples");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let adapter = run.settings.lora_rank.is_some();
     let classes = run.pipeline.traits.classes.map_or(0, |classes| classes.saturating_sub(1).min(10));
     let captions: Vec<String> = run.items.iter().filter_map(|item| item.caption.clone()).take(4).collect();
     let pictures = if classes > 0 { 2 * classes } else { 4 };
     let request = Request {
-        model: Some(run.output.to_owned()),
+        model: if adapter { run.settings.model.clone() } else { Some(run.output.to_owned()) },
+        lora: if adapter { vec![run.output.join(output::LORA).display().to_string()] } else { Vec::new() },
         class: (0..classes).cycle().take(if classes > 0 { pictures } else { 0 }).collect(),
         batch_size: if captions.is_empty() { Some(pictures) } else { None },
         prompt: captions,

@@ -13,6 +13,8 @@ use crate::tensor::HostTensor;
 
 /// The trained U-Net in the folder.
 pub const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+/// The trained LoRA in the folder.
+pub const LORA: &str = "pytorch_lora_weights.safetensors";
 /// Everything that the next step begins with.
 const STATE: &str = "training/state.safetensors";
 /// One line for each few steps.
@@ -47,11 +49,21 @@ impl Drop for Fresh {
     }
 }
 
+/// What a run begins with.
+pub enum Start {
+    /// The model's parameters.
+    Trained,
+    /// Random ones, from a seed.
+    Random(u64),
+    /// The model stays where it is, and a LoRA beside it is trained.
+    Adapter,
+}
+
 /// Makes the folder of a new run: the model's files, with its own parameters or random ones.
 ///
 /// # Errors
 /// [`Error::Usage`] if there is something at `output`; as [`crate::export::folder`].
-pub fn begin(model: &Path, output: &Path, random: Option<u64>) -> Result<()> {
+pub fn begin(model: &Path, output: &Path, start: Start) -> Result<()> {
     let there = std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some());
     if there || output.is_file() {
         return Err(Error::Usage(format!(
@@ -59,11 +71,12 @@ pub fn begin(model: &Path, output: &Path, random: Option<u64>) -> Result<()> {
             output.display()
         )));
     }
-    let Some(seed) = random else {
-        crate::export::folder(&Checkpoint::open(model)?, output, None)?;
-        return Ok(());
-    };
     let checkpoint = Checkpoint::open(model)?;
+    let seed = match start {
+        Start::Adapter => return std::fs::create_dir_all(output).map_err(Error::io(output)),
+        Start::Trained => return crate::export::folder(&checkpoint, output, None).map(drop),
+        Start::Random(seed) => seed,
+    };
     let config = checkpoint.component_config("unet")?;
     if checkpoint.pipeline_class().is_some_and(|class| class.starts_with("StableDiffusion")) {
         // The other parts stay as they are; the U-Net's parameters are replaced.

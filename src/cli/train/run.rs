@@ -1,6 +1,6 @@
 //! The steps of a training run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Instant;
@@ -9,14 +9,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::data::Item;
 use super::output::{self, Log, Progress};
-use super::settings::{Crop, Precision, Settings};
+use super::settings::{Crop, LoraFormat, Precision, Settings};
 use crate::cli::{folder, say};
 use crate::error::{Error, Result};
+use crate::graph::WeightSources;
 use crate::image_io::{Picture, Range};
 use crate::pipelines::{DiffusionPipeline, Example, Kind, Noised, Prepared, Runtime, TrainingProcess};
 use crate::rng::{NoiseSource, TorchCpu};
 use crate::tensor::{DType, HostTensor};
-use crate::training::{Keeps, StepSettings, Trainer, TrainingGraph, checkpoints_at};
+use crate::training::{Keeps, LORA, StepSettings, Trainer, TrainingGraph, checkpoints_at};
 
 /// What a gradient is multiplied with at first in f16, and after how many steps without an overflow it doubles: as
 /// torch's GradScaler.
@@ -230,8 +231,16 @@ impl Run<'_> {
         let model = self.pipeline.training_model(dtype, batches.batch, &batches.nothing)?;
         let checkpointing = settings.gradient_checkpointing == Some(true);
         let kept = |graph: &_| if checkpointing { checkpoints_at(graph) } else { crate::graph::Kept::All };
-        // Where a model learns a variance too, half of the last layer has no part in the loss, but its other half has.
-        let step = TrainingGraph::new(&model, |_| true, &optimizer, keeps, kept)?;
+        let lora = settings.lora();
+        let mut adapters = HashMap::new();
+        let step = match &lora {
+            Some(lora) => {
+                let (model, parameters) = lora.add_to(&model)?;
+                adapters = lora.initial(&parameters, &mut TorchCpu::new(mixed(batches.seed, 0, 2)));
+                TrainingGraph::new(&model, |name| adapters.contains_key(name), &optimizer, keeps, kept)?
+            }
+            None => TrainingGraph::new(&model, |_| true, &optimizer, keeps, kept)?,
+        };
         let mut parameters = step.trainable.iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>() as f64;
         let unit = if parameters >= 1e6 { " M" } else { "" };
         parameters /= if parameters >= 1e6 { 1e6 } else { 1.0 };
@@ -239,9 +248,10 @@ impl Run<'_> {
             "{} pictures, {parameters:.2}{unit} parameters, {total} steps of {of_step}",
             self.items.len()
         ));
-        let weights = self.pipeline.unet_weights();
+        let weights =
+            WeightSources { own: self.pipeline.unet_weights(), others: BTreeMap::from([(LORA, &adapters as _)]) };
         let mut trainer =
-            Trainer::new(self.runtime.device, self.runtime.load, step, weights, optimizer, settings.ema_decay)?;
+            Trainer::new(self.runtime.device, self.runtime.load, step, &weights, optimizer, settings.ema_decay)?;
 
         let mut progress = Progress {
             step: 0,
@@ -321,7 +331,16 @@ impl Run<'_> {
             if checkpoint {
                 output::write_state(self.output, &trainer.state()?, &progress)?;
                 let parameters = trainer.parameters(settings.ema_decay.is_some())?;
-                output::write_weights(&self.output.join(output::WEIGHTS), &parameters)?;
+                match &lora {
+                    None => output::write_weights(&self.output.join(output::WEIGHTS), &parameters)?,
+                    Some(lora) => {
+                        let named = match settings.lora_format.unwrap_or_default() {
+                            LoraFormat::Diffusers => lora.diffusers(&parameters),
+                            LoraFormat::Kohya => lora.kohya(&parameters),
+                        };
+                        output::write_weights(&self.output.join(output::LORA), &named)?;
+                    }
+                }
                 let shown = toml::to_string(settings).expect("numbers and names can be written");
                 output::write_card(self.output, &shown, self.items.len(), progress.step, last)?;
                 if settings.sample == Some(true) {

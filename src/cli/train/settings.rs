@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pipelines::TimestepSampling;
-use crate::training::{Optimizer, OptimizerKind, RateSchedule, RateScheduleKind};
+use crate::training::{ATTENTION, Lora, Optimizer, OptimizerKind, RateSchedule, RateScheduleKind};
 
 /// Declares the settings once: as flags, as fields of the file, and how one goes before the other.
 macro_rules! settings {
@@ -121,6 +121,19 @@ settings! {
     /// "no class" or a text]
     #[arg(value_name = "0..1")]
     conditioning_dropout: f64,
+    /// Trains a LoRA of this rank beside the U-Net's attention in place of the U-Net itself; --output gets
+    /// pytorch_lora_weights.safetensors
+    #[arg(value_name = "N")]
+    lora_rank: usize,
+    /// The LoRA's part is multiplied by alpha / rank [default: the rank]
+    #[arg(value_name = "X")]
+    lora_alpha: f64,
+    /// Ends of the names of the linear layers that get a LoRA [default: to_q,to_k,to_v,to_out.0]
+    #[arg(value_name = "NAME,..", value_delimiter = ',', num_args = 1)]
+    lora_targets: Vec<String>,
+    /// Names of the LoRA's tensors: diffusers or kohya [default: diffusers]
+    #[arg(value_name = "diffusers|kohya")]
+    lora_format: LoraFormat,
     /// Computes the inside of blocks a second time instead of keeping it: less memory, a third more work
     #[arg(num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     gradient_checkpointing: bool,
@@ -157,6 +170,17 @@ pub enum Precision {
     No,
     /// f16, with f32 parameters and a loss scale.
     Fp16,
+}
+
+/// By whose names a LoRA is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoraFormat {
+    /// diffusers' and PEFT's.
+    #[default]
+    Diffusers,
+    /// kohya-ss's.
+    Kohya,
 }
 
 fn optimizer_kind(name: &str) -> std::result::Result<OptimizerKind, String> {
@@ -202,6 +226,7 @@ impl Settings {
             ("num-train-epochs", self.num_train_epochs),
             ("checkpointing-steps", self.checkpointing_steps),
             ("logging-steps", self.logging_steps),
+            ("lora-rank", self.lora_rank),
         ] {
             if value == Some(0) {
                 return wrong(flag, &0, "1 or more");
@@ -217,6 +242,7 @@ impl Settings {
             ("muon-rate", self.muon_rate, f64::MIN_POSITIVE, f64::INFINITY),
             ("max-grad-norm", self.max_grad_norm, 0.0, f64::INFINITY),
             ("ema-decay", self.ema_decay, 0.0, 1.0),
+            ("lora-alpha", self.lora_alpha, f64::MIN_POSITIVE, f64::INFINITY),
             ("snr-gamma", self.snr_gamma, f64::MIN_POSITIVE, f64::INFINITY),
             ("conditioning-dropout", self.conditioning_dropout, 0.0, 1.0),
         ] {
@@ -226,6 +252,23 @@ impl Settings {
                 let most = if below == 1.0 { " and below 1" } else { "" };
                 return wrong(flag, &value, &format!("{least}{most}"));
             }
+        }
+        if self.lora_rank.is_none() {
+            for (flag, given) in [
+                ("lora-alpha", self.lora_alpha.is_some()),
+                ("lora-targets", self.lora_targets.is_some()),
+                ("lora-format", self.lora_format.is_some()),
+            ] {
+                if given {
+                    return Err(Error::Usage(format!(
+                        "--{flag} without --lora-rank: the U-Net itself is trained then"
+                    )));
+                }
+            }
+        } else if self.from_scratch == Some(true) {
+            return Err(Error::Usage(
+                "--lora-rank and --from-scratch: a LoRA is trained beside a trained model".into(),
+            ));
         }
         if self.max_train_steps.is_some() && self.num_train_epochs.is_some() {
             let why = "--max-train-steps and --num-train-epochs: expected one of them";
@@ -254,6 +297,14 @@ impl Settings {
             muon_rate: self.muon_rate.unwrap_or(own.muon_rate),
             max_grad_norm: self.max_grad_norm.or(own.max_grad_norm).filter(|norm| *norm > 0.0),
         }
+    }
+
+    /// The LoRA, if one is trained.
+    pub fn lora(&self) -> Option<Lora> {
+        let rank = self.lora_rank?;
+        let own = || ATTENTION.map(str::to_owned).to_vec();
+        let targets = self.lora_targets.clone().unwrap_or_else(own);
+        Some(Lora { rank, alpha: self.lora_alpha.unwrap_or(rank as f64), targets })
     }
 
     /// The learning rate over `total` steps.

@@ -15,7 +15,8 @@ use crate::ops::turn_filter::TurnFilter;
 /// The gradients of x, weight, bias, summand and residual.
 pub(super) fn of(op: &Contraction, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
     let epilogue = &op.epilogue;
-    if epilogue.activation.is_some() || epilogue.gate || epilogue.summand_first > 0 {
+    let wide = back.has(SUMMAND) && back.shape(SUMMAND).last() != back.graph.shape(back.dy).last();
+    if epilogue.activation.is_some() || epilogue.gate || wide {
         return back.refuse("a product with an activation function in it: differentiate before the passes run");
     }
     if epilogue.scale != 1.0 {

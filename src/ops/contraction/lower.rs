@@ -20,7 +20,8 @@ pub(super) fn over_pictures(instance: &Instance<'_>, mut lowered: Lowered) -> Lo
     let [_, out_h, out_w] = instance.size;
     let desc = context.input(0).with_shape([instance.images, out_h, out_w, instance.c]);
     let repeat = Op::from(UpsampleNearest { out_h, out_w });
-    let of_x = LowerContext { inputs: &context.inputs[..1], output: &desc, caps: context.caps, joined: None };
+    let of_x =
+        LowerContext { inputs: &context.inputs[..1], output: &desc, caps: context.caps, joined: None, in_place: false };
     let variant = (0..).find(|variant| repeat.legal(*variant, &of_x).is_ok()).expect("the naive variant always is");
     let mut launches = repeat.lower(variant, &of_x, &Knobs::default()).launches;
     let pictures = lowered.add(desc.into());

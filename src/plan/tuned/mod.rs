@@ -240,7 +240,8 @@ mod tests {
         let op = Op::from(Scale { factor: 2.0, offset: 0.0 });
         let entry = |rows: usize, variant: &str, first: &str| {
             let desc = TensorDesc::f32([1, rows, 8]);
-            let context = LowerContext { inputs: &[Some(&desc)], output: &desc, caps: &caps, joined: None };
+            let context =
+                LowerContext { inputs: &[Some(&desc)], output: &desc, caps: &caps, joined: None, in_place: false };
             let mut entry = TunedEntry::new(&op, &context, variant, Knobs::default());
             let trial = |variant: &str| Trial {
                 variant: variant.into(),
@@ -255,7 +256,8 @@ mod tests {
         };
         let found = |tuned: &Tuned, shape: &[usize]| {
             let desc = TensorDesc::f32(shape);
-            let context = LowerContext { inputs: &[Some(&desc)], output: &desc, caps: &caps, joined: None };
+            let context =
+                LowerContext { inputs: &[Some(&desc)], output: &desc, caps: &caps, joined: None, in_place: false };
             tuned.find(&op, &context).map(|found| (found.entry.output.clone(), found.exact))
         };
         let tuned = Tuned::new([entry(100, "b", "a"), entry(180, "b", "a"), entry(400, "a", "a")]);

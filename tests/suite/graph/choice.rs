@@ -145,7 +145,8 @@ fn a_tuned_table_goes_before_the_rules() {
         let node = graph.nodes().iter().find(|n| n.name == name).expect("is there");
         let NodeKind::Op(op, inputs) = &node.kind else { panic!("{name} is an operation") };
         let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
-        let context = LowerContext { inputs: &inputs, output: &node.desc, caps: gpu().caps(), joined: None };
+        let context =
+            LowerContext { inputs: &inputs, output: &node.desc, caps: gpu().caps(), joined: None, in_place: false };
         TunedEntry::new(op, &context, variant, knobs)
     };
     let good = entry("block.wide", "registers", Knobs::of([("TILE", 128), ("SPLITS", 3)]));
@@ -200,7 +201,8 @@ fn settings(case: &Case, variant: &str) -> Vec<Knobs> {
     let node = graph.nodes().last().expect("the operation is the last node");
     let NodeKind::Op(op, inputs) = &node.kind else { panic!("the operation is the last node") };
     let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
-    let context = LowerContext { inputs: &inputs, output: &node.desc, caps: gpu().caps(), joined: None };
+    let context =
+        LowerContext { inputs: &inputs, output: &node.desc, caps: gpu().caps(), joined: None, in_place: false };
     let index = op.variant_names().iter().position(|name| *name == variant).expect("one of its variants");
     if op.legal(index, &context).is_ok() { op.knobs(index, &context) } else { Vec::new() }
 }

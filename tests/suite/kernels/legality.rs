@@ -45,7 +45,8 @@ fn table() -> String {
                 let NodeKind::Op(op, inputs) = &node.kind else { panic!("the operation is the last node") };
                 let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.desc(v))).collect();
                 let legal = devices.iter().map(|(_, caps)| {
-                    let context = LowerContext { inputs: &inputs, output: &node.desc, caps, joined: None };
+                    let context =
+                        LowerContext { inputs: &inputs, output: &node.desc, caps, joined: None, in_place: false };
                     if op.legal(index, &context).is_ok() { 'y' } else { '-' }
                 });
                 let legal: String = legal.collect();

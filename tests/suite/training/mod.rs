@@ -1,3 +1,5 @@
 //! Training: steps as torch takes them, and the command.
 
+mod command;
+mod differences;
 mod steps;

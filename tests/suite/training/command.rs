@@ -1,0 +1,217 @@
+//! `unmist train`: runs from pictures to a folder that draws, goes on to the bit, and what it refuses.
+
+use std::path::Path;
+
+use serde_json::Value;
+use unmist::checkpoint::Tensors;
+use unmist::image_io::{Picture, write_png};
+
+use crate::commands::usage::{succeeds, unmist};
+use crate::common::stable_diffusion;
+
+/// A folder of 12 x 8 pictures: `per_class` in each of the subfolders 0 to 3.
+fn pictures(folder: &Path, per_class: usize) -> String {
+    for class in 0..4usize {
+        let subfolder = folder.join(class.to_string());
+        std::fs::create_dir_all(&subfolder).expect("can be made");
+        for i in 0..per_class {
+            let value = |at: usize| (if (at / 12 + class) % 3 == 0 { 220 } else { 30 }) as u8 + (7 * i + at % 12) as u8;
+            let picture = Picture { width: 12, height: 8, channels: 1, data: (0..96).map(value).collect() };
+            write_png(subfolder.join(format!("{i}.png")), &picture, &[]).expect("can be written");
+        }
+    }
+    text(folder)
+}
+
+/// A folder of `tests/fixtures`.
+fn fixture(path: &str) -> String {
+    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path))
+}
+
+/// What a command that fails says.
+fn fails(args: &[&str]) -> String {
+    let output = unmist(args);
+    assert!(!output.status.success(), "{args:?} succeeded");
+    String::from_utf8(output.stderr).expect("messages are UTF-8")
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// A run on those pictures, with more arguments.
+fn arguments<'a>(model: &'a str, data: &'a str, output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let own = ["train", "--model", model, "--train-data", data, "--output", output, "--train-batch-size", "4"];
+    own.iter().chain(more).copied().collect()
+}
+
+fn weights(output: &str) -> Vec<u8> {
+    std::fs::read(Path::new(output).join("unet/diffusion_pytorch_model.safetensors")).expect("the run wrote it")
+}
+
+#[test]
+fn a_run_from_nothing_learns_and_draws() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = pictures(&folder.path().join("data"), 3);
+    let [out, config, drawn] = ["out", "train.toml", "drawn.png"].map(|name| text(&folder.path().join(name)));
+    std::fs::write(
+        &config,
+        "learning_rate = 3e-3\nmax_train_steps = 30\nlogging_steps = 5\nrandom_flip = true\nema_decay = 0.5\n\
+         lr_scheduler = \"cosine\"\nsample = true\n",
+    )
+    .expect("can be written");
+    let model = fixture("unet2d/class_table");
+    let said = succeeds(&arguments(&model, &data, &out, &["--config", &config, "--from-scratch"]));
+    assert!(said.contains("loss") && said.contains(&out), "{said}");
+
+    let log = std::fs::read_to_string(Path::new(&out).join("log.csv")).expect("there is a log");
+    let rows: Vec<Vec<f64>> =
+        log.lines().skip(1).map(|line| line.split(',').map(|n| n.parse().expect("a number")).collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [5.0, 10.0, 15.0, 20.0, 25.0, 30.0]);
+    assert!(rows[5][1] < 0.8 * rows[0][1], "it learned nothing: {log}");
+    assert!(rows[5][3] < rows[1][3], "the rate does not fall: {log}");
+    for file in ["README.md", "model_index.json", "unet/config.json", "samples/step-000030.png"] {
+        assert!(Path::new(&out).join(file).is_file(), "{file}");
+    }
+    succeeds(&[
+        "sample", "--model", &out, "--class", "1", "--steps", "2", "--height", "8", "--width", "12", "--output", &drawn,
+    ]);
+    let index: Value =
+        serde_json::from_str(&std::fs::read_to_string(Path::new(&out).join("model_index.json")).unwrap()).unwrap();
+    assert_eq!(index["_class_name"], "DDPMPipeline");
+}
+
+#[test]
+fn a_run_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = pictures(&folder.path().join("data"), 2);
+    let [whole, parts] = ["whole", "parts"].map(|name| text(&folder.path().join(name)));
+    let model = fixture("unet2d/class_table");
+    let settings = ["--seed", "5", "--gradient-accumulation-steps", "2", "--logging-steps", "1"];
+    let run = |output: &str, more: &[&str]| {
+        succeeds(&arguments(&model, &data, output, &[&settings[..], more].concat()));
+    };
+    run(&whole, &["--max-train-steps", "4"]);
+    run(&parts, &["--max-train-steps", "2"]);
+    let half = weights(&parts);
+    run(&parts, &["--max-train-steps", "4", "--resume"]);
+    assert!(half != weights(&parts), "nothing was trained after the first half");
+    assert!(weights(&whole) == weights(&parts), "a run in two parts ends with other parameters");
+    let lines = |output: &str| -> Vec<String> {
+        let log = std::fs::read_to_string(Path::new(output).join("log.csv")).expect("there is a log");
+        // Without the speed.
+        log.lines().map(|line| line.rsplit_once(',').expect("columns").0.to_owned()).collect()
+    };
+    assert_eq!(lines(&whole), lines(&parts));
+
+    // What must not change, what is finished.
+    let error = fails(&arguments(&model, &data, &parts, &["--resume", "--max-train-steps", "9", "--seed", "6"]));
+    assert!(error.contains("--resume"), "{error}");
+    let error =
+        fails(&arguments(&model, &data, &parts, &[&settings[..], &["--resume", "--max-train-steps", "4"]].concat()));
+    assert!(error.contains("4 steps already"), "{error}");
+    let more = pictures(&folder.path().join("more"), 3);
+    let error =
+        fails(&arguments(&model, &more, &parts, &[&settings[..], &["--resume", "--max-train-steps", "9"]].concat()));
+    assert!(error.contains("8 pictures") && error.contains("12"), "{error}");
+}
+
+#[test]
+fn a_lora_is_trained_and_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let mut listed = String::new();
+    for i in 0..3usize {
+        let value = |at: usize| (at * (i + 3) % 251) as u8;
+        let picture = Picture { width: 24, height: 16, channels: 3, data: (0..24 * 16 * 3).map(value).collect() };
+        write_png(data.join(format!("{i}.png")), &picture, &[]).expect("can be written");
+        listed += &format!("{{\"file_name\": \"{i}.png\", \"text\": \"a picture\"}}\n");
+    }
+    std::fs::write(data.join("metadata.jsonl"), listed).unwrap();
+    let model = stable_diffusion("sd1");
+    let model = text(&model);
+    for (format, key) in [("diffusers", "unet.down_blocks.0"), ("kohya", "lora_unet_down_blocks_0")] {
+        let out = text(&folder.path().join(format));
+        let more = ["--lora-rank", "2", "--lora-alpha", "4", "--lora-format", format, "--max-train-steps", "2"];
+        let crop = ["--crop", "center", "--learning-rate", "1e-2"];
+        succeeds(&arguments(&model, &text(&data), &out, &[&more[..], &crop].concat()));
+        let file = Path::new(&out).join("pytorch_lora_weights.safetensors");
+        let tensors = Tensors::open(&file).expect("it is whole");
+        assert!(tensors.names().any(|name| name.starts_with(key)), "{format}");
+        let lora = text(&file);
+        let [plain, with] = ["plain.png", "with.png"].map(|name| text(&folder.path().join(name)));
+        let sample = ["sample", "a picture", "--model", &model, "--steps", "2", "--output"];
+        succeeds(&[&sample[..], &[&plain]].concat());
+        succeeds(&[&sample[..], &[&with, "--lora", &lora]].concat());
+        assert!(std::fs::read(&plain).unwrap() != std::fs::read(&with).unwrap(), "{format}: the LoRA changes nothing");
+    }
+}
+
+#[test]
+fn bad_input_is_refused_and_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = pictures(&folder.path().join("data"), 1);
+    let out = text(&folder.path().join("out"));
+    let model = fixture("unet2d/class_table");
+    let steps = ["--max-train-steps", "2"];
+    let refused = |data: &str, more: &[&str], parts: &[&str]| {
+        let error = fails(&arguments(&model, data, &out, &[&steps[..], more].concat()));
+        for part in parts {
+            assert!(error.contains(part), "{more:?}: {error}");
+        }
+        assert!(!Path::new(&out).exists(), "{more:?} left a folder behind");
+    };
+
+    let at = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.join("0")).unwrap();
+        path
+    };
+    refused(&text(&at("empty")), &[], &["no picture", "--train-data"]);
+    let broken = at("broken");
+    std::fs::write(broken.join("0/1.png"), b"no picture").unwrap();
+    refused(&text(&broken), &[], &["1.png"]);
+    let mixed = at("mixed");
+    for (name, width) in [("a", 12), ("b", 14)] {
+        let picture = Picture { width, height: 8, channels: 1, data: vec![9; 8 * width] };
+        write_png(mixed.join(format!("0/{name}.png")), &picture, &[]).unwrap();
+    }
+    refused(&text(&mixed), &[], &["b.png", "14 x 8", "--crop"]);
+    let many = at("many");
+    std::fs::create_dir_all(many.join("9")).unwrap();
+    refused(&text(&many), &[], &["9", "classes 0 to 4"]);
+    refused(&text(&folder.path().join("nowhere")), &[], &["no such folder"]);
+    let idx = folder.path().join("x-images-idx3-ubyte");
+    std::fs::write(&idx, [0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3]).unwrap();
+    refused(&text(&idx), &[], &["cut off"]);
+    std::fs::write(&idx, [0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4]).unwrap();
+    refused(&text(&idx), &[], &["by class", "labels"]);
+    std::fs::write(folder.path().join("x-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 1, 77]).unwrap();
+    refused(&text(&idx), &[], &["label 77", "classes 0 to 4"]);
+    for (more, parts) in [
+        (&["--learning-rate", "0"][..], &["--learning-rate 0", "above 0"][..]),
+        (&["--adam-beta1", "1"], &["--adam-beta1 1", "below 1"]),
+        (&["--gradient-accumulation-steps", "0"], &["--gradient-accumulation-steps 0"]),
+        (&["--num-train-epochs", "2"], &["expected one of them"]),
+        (&["--lora-alpha", "2"], &["--lora-rank"]),
+        (&["--resume"], &["--output"]),
+        (&["--snr-gamma", "-1"], &["--snr-gamma"]),
+    ] {
+        let error = fails(&arguments(&model, &data, &out, &[&steps[..], more].concat()));
+        parts.iter().for_each(|part| assert!(error.contains(part), "{more:?}: {error}"));
+    }
+    let config = folder.path().join("c.toml");
+    std::fs::write(&config, "learning_rat = 1\n").unwrap();
+    refused(&data, &["--config", &text(&config)], &["learning_rat", "c.toml"]);
+
+    // A run that diverges keeps its last checkpoint.
+    let wild = ["--learning-rate", "1e18", "--checkpointing-steps", "1", "--logging-steps", "1", "--optimizer", "sgd"];
+    let error = fails(&arguments(&model, &data, &out, &[&["--max-train-steps", "9"][..], &wild].concat()));
+    assert!(error.contains("diverged") && error.contains("--learning-rate"), "{error}");
+    let kept = Tensors::open(Path::new(&out).join("training/state.safetensors")).expect("the last checkpoint is whole");
+    assert!(kept.names().count() > 10);
+    // Nothing is written over.
+    let error = fails(&arguments(&model, &data, &out, &steps));
+    assert!(error.contains("something already") && error.contains("--resume"), "{error}");
+}
