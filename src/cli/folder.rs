@@ -22,6 +22,8 @@ pub struct Options {
     pub resize: bool,
     /// Whether what is left over is cropped away, in the middle.
     pub crop: bool,
+    /// The caption of pictures that have none; `None`: they are refused where the model needs one.
+    pub caption: Option<String>,
     /// What to do about pictures of other sizes.
     pub advice: &'static str,
 }
@@ -72,7 +74,8 @@ pub fn pictures(folder: &Path, traits: &Traits, options: &Options) -> Result<Vec
     let listed = listed_captions(folder)?;
     let found = paths.into_iter().map(|(path, class)| {
         let picture = of_size(&path, read(&path, options.channels)?, &mut size, options)?;
-        let caption = (traits.kind != Kind::Pixels).then(|| caption(&path, &listed)).transpose()?;
+        let caption =
+            (traits.kind != Kind::Pixels).then(|| caption(&path, &listed, options.caption.as_deref())).transpose()?;
         Ok(Found { path, class, caption, picture })
     });
     found.collect()
@@ -202,13 +205,16 @@ fn listed_captions(folder: &Path) -> Result<BTreeMap<PathBuf, String>> {
 }
 
 /// The text beside a picture, without what stands around it.
-fn caption(path: &Path, listed: &BTreeMap<PathBuf, String>) -> Result<String> {
+fn caption(path: &Path, listed: &BTreeMap<PathBuf, String>, otherwise: Option<&str>) -> Result<String> {
     if let Some(caption) = listed.get(path) {
         return Ok(caption.clone());
     }
     let beside = path.with_extension("txt");
     match std::fs::read_to_string(&beside) {
         Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && otherwise.is_some() => {
+            Ok(otherwise.unwrap_or_default().to_owned())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Usage(format!(
             "{}: this model takes a text, expected what the picture shows in {}",
             path.display(),

@@ -144,6 +144,50 @@ impl TextEncoders {
         Ok(if whole { words } else { vec![] })
     }
 
+    /// The only encoder on `batch` windows with its whole vocabulary, its parameters, and the name of the output that
+    /// the U-Net sees: for training a word.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] of models with two encoders; as [`CLIPTextModel::graph_of`].
+    pub fn trained(&self, batch: usize, dtype: DType) -> Result<(Graph, &Weights, String)> {
+        let [encoder] = self.encoders.as_slice() else {
+            return Err(Error::Unsupported("training a word of a model with two text encoders".into()));
+        };
+        let states = encoder.states(0, self.xl)?;
+        let graph = encoder.model.graph_of(batch, self.window(), &[states], dtype)?;
+        Ok((graph, &encoder.weights, states.name()))
+    }
+
+    /// The tokens of a prompt that fills one window.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`]; [`Error::Usage`] if it fills more.
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut windows = self.encoders[0].windows(prompt, false)?;
+        match windows.len() {
+            0 => Ok(self.encoders[0].tokenizer.window(&[], self.window())),
+            1 => Ok(windows.remove(0).ids),
+            count => Err(Error::Usage(format!("\"{prompt}\" fills {count} windows of the text encoder, expected one"))),
+        }
+    }
+
+    /// The tokens of a word alone.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn tokens_of_word(&self, word: &str) -> Result<Vec<u32>> {
+        self.encoders[0].tokenizer.encode(word)
+    }
+
+    /// The vectors of tokens, `[n, C]`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn vectors(&self, tokens: &[u32]) -> Result<HostTensor> {
+        let table = self.encoders[0].weights.tensor(&format!("{TOKEN_EMBEDDING}.weight"))?;
+        Ok(table.rows(&tokens.iter().map(|token| *token as usize).collect::<Vec<_>>()))
+    }
+
     /// Tokens of one window.
     pub fn window(&self) -> usize {
         self.encoders[0].model.config.max_position_embeddings

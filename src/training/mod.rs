@@ -12,6 +12,7 @@ mod rate;
 mod step;
 mod trainable;
 mod trainer;
+mod word;
 
 pub use coefficients::StepSettings;
 pub use lora::{ATTENTION, LORA, Lora};
@@ -21,3 +22,4 @@ pub(crate) use step::DIFFERENCE;
 pub use step::{TrainingGraph, checkpoints_at};
 pub use trainable::Trainable;
 pub use trainer::{Report, Trainer};
+pub use word::{TEXT_ENCODER, VECTORS, WORD, with_word};

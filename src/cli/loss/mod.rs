@@ -84,6 +84,7 @@ pub fn run(args: Args) -> Result<()> {
         size: pipeline.traits.own_size,
         resize: args.resize,
         crop: true,
+        caption: None,
         advice: "give --resize to scale and crop",
     };
     let found = folder::pictures(&args.images, &pipeline.traits, &options)?;

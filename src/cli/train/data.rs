@@ -29,6 +29,8 @@ pub struct Shape {
     pub size: Option<(usize, usize)>,
     /// How others are cropped; `None`: they are refused.
     pub crop: Option<Crop>,
+    /// The caption of pictures that have none; `None`: they are refused where the model needs one.
+    pub caption: Option<String>,
 }
 
 /// Reads all pictures at `path`.
@@ -46,6 +48,7 @@ pub fn read(path: &Path, traits: &Traits, shape: &Shape) -> Result<Vec<Item>> {
             resize: shape.crop.is_some(),
             // Cropped anywhere: scaled here, cropped when its turn comes.
             crop: shape.crop != Some(Crop::Random),
+            caption: shape.caption.clone(),
             advice: "give --crop to scale and crop",
         };
         let found = folder::pictures(path, traits, &options)?;
@@ -265,7 +268,7 @@ mod tests {
     #[test]
     fn small_pictures_stand_in_the_middle() {
         let picture = Picture { width: 2, height: 1, channels: 1, data: vec![7, 9] };
-        let shape = Shape { channels: 1, size: Some((3, 4)), crop: None };
+        let shape = Shape { channels: 1, size: Some((3, 4)), crop: None, caption: None };
         let fitted = fitted(picture, &shape).unwrap();
         assert_eq!(fitted.data, [0, 0, 0, 0, 0, 7, 9, 0, 0, 0, 0, 0]);
     }

@@ -4,6 +4,7 @@ mod data;
 mod output;
 mod run;
 mod settings;
+mod word;
 
 use std::path::PathBuf;
 
@@ -55,7 +56,7 @@ fn train(args: Args) -> Result<()> {
     let resume = settings.resume == Some(true);
 
     // 1. everything that can be wrong, before anything is written
-    let adapter = settings.lora_rank.is_some();
+    let adapter = settings.beside();
     let checkpoint = Checkpoint::open(if resume && !adapter { output } else { model })?;
     let scheduler = Scheduler::new(DiffusionPipeline::training_config(&checkpoint)?)?;
     let random = settings.from_scratch == Some(true);
@@ -74,6 +75,15 @@ fn train(args: Args) -> Result<()> {
         output::begin(model, output, start)?;
     }
     let checkpoint = if adapter { checkpoint } else { Checkpoint::open(output)? };
+    let checkpoint = match &settings.placeholder_token {
+        Some(word) => {
+            if !resume {
+                word::begin(&checkpoint, output, word, &settings)?;
+            }
+            word::known_to(checkpoint, output)?
+        }
+        None => checkpoint,
+    };
     let pipeline = look(&checkpoint, scheduler)?;
     let channels = match pipeline.traits.kind {
         Kind::Pixels => pipeline.sample_channels(),
@@ -84,7 +94,8 @@ fn train(args: Args) -> Result<()> {
         return Err(Error::Unsupported(format!("{path}: a model on {channels} channels; pictures have 1 or 3")));
     }
     let size = settings.resolution.map(|side| (side, side)).or(pipeline.traits.own_size);
-    let shape = data::Shape { channels, size, crop: settings.crop };
+    let caption = settings.placeholder_token.as_ref().map(|word| format!("a picture of {word}"));
+    let shape = data::Shape { channels, size, crop: settings.crop, caption };
     let items = data::read(train_data, &pipeline.traits, &shape)?;
     let first = &items[0].picture;
     let size = size.unwrap_or((first.height, first.width));
@@ -107,13 +118,14 @@ fn train(args: Args) -> Result<()> {
 fn draw(run: &Run<'_>, step: usize) -> Result<()> {
     let folder = run.output.join("samples");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let adapter = run.settings.lora_rank.is_some();
+    let [lora, word] = [run.settings.lora_rank.is_some(), run.settings.placeholder_token.is_some()];
     let classes = run.pipeline.traits.classes.map_or(0, |classes| classes.saturating_sub(1).min(10));
     let captions: Vec<String> = run.items.iter().filter_map(|item| item.caption.clone()).take(4).collect();
     let pictures = if classes > 0 { 2 * classes } else { 4 };
     let request = Request {
-        model: if adapter { run.settings.model.clone() } else { Some(run.output.to_owned()) },
-        lora: if adapter { vec![run.output.join(output::LORA).display().to_string()] } else { Vec::new() },
+        model: if lora || word { run.settings.model.clone() } else { Some(run.output.to_owned()) },
+        embedding: if word { vec![run.output.join(output::WORD).display().to_string()] } else { Vec::new() },
+        lora: if lora { vec![run.output.join(output::LORA).display().to_string()] } else { Vec::new() },
         class: (0..classes).cycle().take(if classes > 0 { pictures } else { 0 }).collect(),
         batch_size: if captions.is_empty() { Some(pictures) } else { None },
         prompt: captions,

@@ -15,6 +15,8 @@ use crate::tensor::HostTensor;
 pub const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 /// The trained LoRA in the folder.
 pub const LORA: &str = "pytorch_lora_weights.safetensors";
+/// The trained word in the folder.
+pub const WORD: &str = "learned_embeds.safetensors";
 /// Everything that the next step begins with.
 const STATE: &str = "training/state.safetensors";
 /// One line for each few steps.

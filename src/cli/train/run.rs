@@ -10,14 +10,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::data::Item;
 use super::output::{self, Log, Progress};
 use super::settings::{Crop, LoraFormat, Precision, Settings};
+use super::word::Word;
+use crate::checkpoint::Weights;
 use crate::cli::{folder, say};
 use crate::error::{Error, Result};
-use crate::graph::WeightSources;
+use crate::graph::{WeightSource, WeightSources};
 use crate::image_io::{Picture, Range};
 use crate::pipelines::{DiffusionPipeline, Example, Kind, Noised, Prepared, Runtime, TrainingProcess};
 use crate::rng::{NoiseSource, TorchCpu};
 use crate::tensor::{DType, HostTensor};
-use crate::training::{Keeps, LORA, StepSettings, Trainer, TrainingGraph, checkpoints_at};
+use crate::training::{
+    Keeps, LORA, StepSettings, TEXT_ENCODER, Trainer, TrainingGraph, VECTORS, WORD, checkpoints_at, with_word,
+};
 
 /// What a gradient is multiplied with at first in f16, and after how many steps without an overflow it doubles: as
 /// torch's GradScaler.
@@ -46,6 +50,8 @@ struct Batches<'a> {
     dropout: f64,
     /// Latents and texts of pictures, which take long to make; by picture and whether it is mirrored.
     cache: HashMap<(usize, bool), Prepared>,
+    /// The word that is learned.
+    word: Option<Word>,
     /// The order of the pictures in this round.
     order: Vec<usize>,
     round: Option<usize>,
@@ -84,6 +90,7 @@ impl<'a> Batches<'a> {
             nothing,
             dropout,
             cache: HashMap::new(),
+            word: Word::of(run)?,
             order: Vec::new(),
             round: None,
         })
@@ -116,14 +123,18 @@ impl<'a> Batches<'a> {
         let mut chances = || random.rand(&[self.batch]).data;
         let (drops, flips, rows, columns) = (chances(), chances(), chances(), chances());
         let mut prepared = Vec::with_capacity(self.batch);
+        let mut captions = Vec::with_capacity(self.batch);
         for i in 0..self.batch {
             let index = self.picture(number * self.batch + i);
             let item = &self.run.items[index];
             let flip = self.run.flips(item) && flips[i] < 0.5;
             let mut one = self.prepared(index, flip, [rows[i], columns[i]])?;
+            let mut caption = item.caption.clone().unwrap_or_default();
             if f64::from(drops[i]) < self.dropout {
+                caption.clear();
                 one.condition.clone_from(&self.nothing.condition);
             }
+            captions.push(caption);
             prepared.push(one);
         }
         let stack = |of: &dyn Fn(&Prepared) -> HostTensor| -> Result<HostTensor> {
@@ -140,7 +151,14 @@ impl<'a> Batches<'a> {
             ("target", Noised::rows(&levels, |level| level.target)),
             ("timestep", Noised::timesteps(&levels)),
         ];
+        if let Some(word) = &self.word {
+            let captions = captions.iter().map(String::as_str).collect::<Vec<_>>();
+            inputs.extend(word.inputs(self.run.pipeline, &captions)?);
+        }
         for (i, (name, _)) in self.nothing.condition.iter().enumerate() {
+            if self.word.is_some() && *name == "encoder_hidden_states" {
+                continue; // the text encoder is a part of the step
+            }
             inputs.push((name, stack(&|one| one.condition[i].1.clone())?));
         }
         Ok(Batch { inputs, weights })
@@ -233,13 +251,23 @@ impl Run<'_> {
         let kept = |graph: &_| if checkpointing { checkpoints_at(graph) } else { crate::graph::Kept::All };
         let lora = settings.lora();
         let mut adapters = HashMap::new();
-        let step = match &lora {
-            Some(lora) => {
+        let mut vectors = HashMap::new();
+        let mut text_weights: Option<&Weights> = None;
+        let step = match (&lora, &batches.word) {
+            (None, Some(word)) => {
+                let encoders = self.pipeline.text_encoders().expect("it was asked for its tokens");
+                let (text, of_text, states) = encoders.trained(batches.batch, dtype)?;
+                text_weights = Some(of_text);
+                vectors.insert(VECTORS.to_owned(), encoders.vectors(&word.tokens)?);
+                let model = with_word(&text, &states, &model, word.tokens.len())?;
+                TrainingGraph::new(&model, |name| name == VECTORS, &optimizer, keeps, kept)?
+            }
+            (Some(lora), _) => {
                 let (model, parameters) = lora.add_to(&model)?;
                 adapters = lora.initial(&parameters, &mut TorchCpu::new(mixed(batches.seed, 0, 2)));
                 TrainingGraph::new(&model, |name| adapters.contains_key(name), &optimizer, keeps, kept)?
             }
-            None => TrainingGraph::new(&model, |_| true, &optimizer, keeps, kept)?,
+            (None, None) => TrainingGraph::new(&model, |_| true, &optimizer, keeps, kept)?,
         };
         let mut parameters = step.trainable.iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>() as f64;
         let unit = if parameters >= 1e6 { " M" } else { "" };
@@ -248,8 +276,10 @@ impl Run<'_> {
             "{} pictures, {parameters:.2}{unit} parameters, {total} steps of {of_step}",
             self.items.len()
         ));
-        let weights =
-            WeightSources { own: self.pipeline.unet_weights(), others: BTreeMap::from([(LORA, &adapters as _)]) };
+        let mut others: BTreeMap<&str, &dyn WeightSource> =
+            BTreeMap::from([(LORA, &adapters as _), (WORD, &vectors as _)]);
+        others.extend(text_weights.map(|weights| (TEXT_ENCODER, weights as &dyn WeightSource)));
+        let weights = WeightSources { own: self.pipeline.unet_weights(), others };
         let mut trainer =
             Trainer::new(self.runtime.device, self.runtime.load, step, &weights, optimizer, settings.ema_decay)?;
 
@@ -332,6 +362,11 @@ impl Run<'_> {
                 output::write_state(self.output, &trainer.state()?, &progress)?;
                 let parameters = trainer.parameters(settings.ema_decay.is_some())?;
                 match &lora {
+                    None if batches.word.is_some() => {
+                        let word = settings.placeholder_token.clone().expect("its tokens were asked for");
+                        let vectors = parameters.into_values().next().expect("a word's vectors are one parameter");
+                        output::write_weights(&self.output.join(output::WORD), &BTreeMap::from([(word, vectors)]))?;
+                    }
                     None => output::write_weights(&self.output.join(output::WEIGHTS), &parameters)?,
                     Some(lora) => {
                         let named = match settings.lora_format.unwrap_or_default() {

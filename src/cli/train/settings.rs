@@ -134,6 +134,16 @@ settings! {
     /// Names of the LoRA's tensors: diffusers or kohya [default: diffusers]
     #[arg(value_name = "diffusers|kohya")]
     lora_format: LoraFormat,
+    /// Teaches the text encoder this word (textual inversion) in place of training the U-Net; --output gets
+    /// learned_embeds.safetensors. Captions say it, or without captions each picture is "a picture of WORD"
+    #[arg(value_name = "WORD")]
+    placeholder_token: String,
+    /// The word whose vector the new one begins as; must be one token
+    #[arg(value_name = "WORD")]
+    initializer_token: String,
+    /// Vectors that stand for the new word [default: 1]
+    #[arg(value_name = "N")]
+    num_vectors: usize,
     /// Computes the inside of blocks a second time instead of keeping it: less memory, a third more work
     #[arg(num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     gradient_checkpointing: bool,
@@ -227,6 +237,7 @@ impl Settings {
             ("checkpointing-steps", self.checkpointing_steps),
             ("logging-steps", self.logging_steps),
             ("lora-rank", self.lora_rank),
+            ("num-vectors", self.num_vectors),
         ] {
             if value == Some(0) {
                 return wrong(flag, &0, "1 or more");
@@ -270,6 +281,15 @@ impl Settings {
                 "--lora-rank and --from-scratch: a LoRA is trained beside a trained model".into(),
             ));
         }
+        if self.placeholder_token.is_some() {
+            if self.lora_rank.is_some() || self.from_scratch == Some(true) {
+                let why = "--placeholder-token trains a word alone; expected no --lora-rank and no --from-scratch";
+                return Err(Error::Usage(why.into()));
+            }
+            Self::required("initializer-token", &self.initializer_token)?;
+        } else if self.initializer_token.is_some() || self.num_vectors.is_some() {
+            return Err(Error::Usage("--initializer-token and --num-vectors need --placeholder-token".into()));
+        }
         if self.max_train_steps.is_some() && self.num_train_epochs.is_some() {
             let why = "--max-train-steps and --num-train-epochs: expected one of them";
             return Err(Error::Usage(why.into()));
@@ -297,6 +317,11 @@ impl Settings {
             muon_rate: self.muon_rate.unwrap_or(own.muon_rate),
             max_grad_norm: self.max_grad_norm.or(own.max_grad_norm).filter(|norm| *norm > 0.0),
         }
+    }
+
+    /// Whether the model itself stays as it is, and what is trained goes beside it.
+    pub fn beside(&self) -> bool {
+        self.lora_rank.is_some() || self.placeholder_token.is_some()
     }
 
     /// The LoRA, if one is trained.

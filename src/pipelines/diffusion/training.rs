@@ -149,6 +149,11 @@ impl DiffusionPipeline {
         Ok(graph)
     }
 
+    /// The text encoders, of a model by text.
+    pub fn text_encoders(&self) -> Option<&crate::pipelines::TextEncoders> {
+        self.text.as_ref()
+    }
+
     /// The parameters of the U-Net.
     pub fn unet_weights(&self) -> &crate::checkpoint::Weights {
         &self.unet_weights
