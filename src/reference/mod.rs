@@ -16,6 +16,7 @@ mod contraction;
 mod dynamic_threshold;
 mod embedding;
 mod emphasis;
+mod fir_resample;
 mod fourier_embedding;
 mod gated;
 mod max_abs;
@@ -46,6 +47,7 @@ pub use contraction::{add_rows, columns, convolution, convolution_at, product, p
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use emphasis::emphasis;
+pub use fir_resample::fir_resample;
 pub use fourier_embedding::fourier_embedding;
 pub use gated::gated;
 pub use max_abs::max_abs;
@@ -54,8 +56,8 @@ pub use randn::randn;
 pub use reshape::reshape;
 pub use rope::rope;
 pub use sampler::{
-    add_noise, guidance, guidance_rescale, masked_latents, model_input, pred_original_sample, scale_noise,
-    scheduler_step,
+    add_noise, guidance, guidance_rescale, langevin_noise, masked_latents, model_input, pred_original_sample,
+    scale_noise, scheduler_step,
 };
 pub use scale::scale;
 pub use session::ReferenceSession;

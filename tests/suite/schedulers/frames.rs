@@ -27,8 +27,8 @@ fn edm_models_have_schedulers_of_their_own() {
     }
     for (name, base, part) in [
         ("DDIM", &edm, "EDM's noise levels"),
-        ("DPM++ 2M Karras", &edm, "Euler and DPM++ 2M"),
-        ("EulerDiscreteScheduler", &edm, "Euler and DPM++ 2M"),
+        ("DPM++ 2M Karras", &edm, "Euler, DPM++ 2M and Heun"),
+        ("EulerDiscreteScheduler", &edm, "Euler, DPM++ 2M and Heun"),
         ("EDMEulerScheduler", &other, "EDM's noise levels, and this one counts timesteps"),
     ] {
         refused(name, base, part);
