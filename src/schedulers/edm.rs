@@ -25,7 +25,12 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     // The initial noise is that of the largest level and the data's own, as diffusers has it.
     let init_noise_sigma = config.sigma_max.unwrap_or(SIGMA_MAX).hypot(1.0);
     if config.class == SchedulerClass::EdmHeun {
-        let call = |sigma: f64| (step(config, sigma), (Combination::sample() - Combination::x0()) / sigma);
+        let call = |sigma: f64| {
+            // (x − x_0) / σ without x_0, which is nearly x where σ is small.
+            let X0 { sample, model_output, .. } = x0(config, sigma);
+            let noise = (1.0 - sample) * Combination::sample() - model_output * Combination::model_output();
+            (step(config, sigma), noise / sigma)
+        };
         let schedule = heun(&sigmas, begin, config.churn, false, call);
         return Ok(Schedule { init_noise_sigma, ..schedule });
     }
