@@ -59,7 +59,7 @@ pub struct SchedulerConfig {
     pub sigma_schedule: SigmaSchedule,
     /// EDM, consistency models: standard deviation of the data.
     pub sigma_data: f64,
-    /// EDM, consistency models: exponent of Karras spacing.
+    /// EDM, probability flow, consistency models: exponent of Karras spacing.
     pub rho: f64,
     /// Flow matching: s in σ ↦ sσ / (1 + (s − 1)σ), which keeps a run longer where there is more noise.
     pub shift: f64,
@@ -100,7 +100,7 @@ pub struct SchedulerConfig {
     pub original_inference_steps: usize,
     /// LCM: factor on timesteps in the boundary condition.
     pub timestep_scaling: f64,
-    /// EDM's Euler and Heun, Karras VE: the noise that is added before each step.
+    /// EDM's Euler and Heun, probability flow, Karras VE: the noise that is added before each step.
     pub churn: Churn,
     /// VE: the corrector's ratio of signal and noise.
     pub snr: f64,

@@ -9,8 +9,9 @@
 use std::f64::consts::SQRT_2;
 
 use super::combination::Combination;
-use super::score_sde::{score_step, steps};
+use super::score_sde::{range, score_step, steps};
 use super::step::{Schedule, Step};
+use super::timesteps::linspace;
 use super::{Sampling, Scheduler};
 use crate::rng::Draw;
 use crate::{Error, Result};
@@ -89,6 +90,25 @@ pub(super) fn heun(
     Schedule { memory_slots: 2, steps, start_draw, start_noise, ..Schedule::new(1.0) }
 }
 
+/// The derivative dx/dσ of a model that returns the score at σ: −σ s. It is that of the probability flow, the ODE whose
+/// x has the distribution of the SDE's at every σ (Song et al. 2021, eq. 13).
+fn score_call(sigma: f64) -> (Step, Combination) {
+    (score_step(sigma), -sigma * Combination::model_output())
+}
+
+/// The probability flow of a variance-exploding model between the levels of eq. 5, to σ = 0. With churn it is an SDE.
+pub(super) fn probability_flow(scheduler: &Scheduler, sampling: &Sampling) -> Result<Schedule> {
+    let config = &scheduler.config;
+    sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
+    let n = steps(sampling)?;
+    let (low, high) = range(config)?;
+    let root = |sigma: f64| sigma.powf(1.0 / config.rho);
+    let levels = linspace(root(high), root(low), n).into_iter().map(|root| root.powf(config.rho));
+    let sigmas: Vec<f64> = levels.chain([0.0]).collect();
+    let schedule = heun(&sigmas, sampling.begin(n)?, config.churn, false, score_call);
+    Ok(Schedule { init_noise_sigma: high, ..schedule })
+}
+
 /// diffusers' `KarrasVeScheduler` as its pipeline runs it, for models of the score of pictures from 0 to 1. That
 /// pipeline keeps pictures from −1 to 1, and calls the model with (x + 1)/2 and σ/2 (eq. 213 of the paper); here the
 /// sample is what the model sees, and every σ of the config is halved. The noise levels are *squares* of what the paper
@@ -108,7 +128,7 @@ pub(super) fn karras_ve(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sc
     let sigmas: Vec<f64> = (0..n).map(level).chain([0.0]).map(|sigma| sigma / 2.0).collect();
     let Churn { amount, range: [from, to], noise } = config.churn;
     let churn = Churn { amount, range: [from / 2.0, to / 2.0], noise };
-    let call = |sigma: f64| (score_step(sigma), -sigma * Combination::model_output());
-    let schedule = heun(&sigmas, sampling.begin(n)?, churn, true, call);
+    // diffusers draws at every level; what it draws counts for nothing without churn.
+    let schedule = heun(&sigmas, sampling.begin(n)?, churn, amount > 0.0, score_call);
     Ok(Schedule { init_mean: 0.5, init_noise_sigma: high / 2.0, ..schedule })
 }

@@ -94,6 +94,7 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
         }
         ScoreSdeVp => return vec!["num_train_timesteps", "beta_min", "beta_max", "sampling_eps"],
         KarrasVe => return vec!["sigma_min", "sigma_max", "s_noise", "s_churn", "s_min", "s_max"],
+        ProbabilityFlow => return [&["sigma_min", "sigma_max", "rho"], CHURN].concat(),
         AnnealedLangevin => return vec!["sigma_min", "sigma_max", "langevin_steps", "langevin_epsilon"],
         EdmEuler | EdmHeun => &[SIGMA_RANGE, FINAL_SIGMA, EDM, CHURN],
         EdmDpmSolverMultistep => {

@@ -195,6 +195,7 @@ impl Scheduler {
             }
             SchedulerClass::KarrasVe => karras_heun::karras_ve(self, sampling)?,
             SchedulerClass::ScoreSdeVe => score_sde::variance_exploding(self, sampling)?,
+            SchedulerClass::ProbabilityFlow => karras_heun::probability_flow(self, sampling)?,
             SchedulerClass::AnnealedLangevin => score_sde::annealed_langevin(self, sampling)?,
             SchedulerClass::ScoreSdeVp => score_sde::variance_preserving(self, sampling)?,
             SchedulerClass::FlowMatchEulerDiscrete | SchedulerClass::FlowMatchHeunDiscrete => {

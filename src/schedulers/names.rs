@@ -80,7 +80,12 @@ const OWN_SAMPLERS: &[(Frame, &str, Samplers)] = &[
     (
         Frame::Score,
         "noise without end, of which it returns the score",
-        &[("Predictor-corrector", ScoreSdeVe), ("Langevin", AnnealedLangevin), ("Karras VE", KarrasVe)],
+        &[
+            ("Predictor-corrector", ScoreSdeVe),
+            ("Heun", ProbabilityFlow),
+            ("Langevin", AnnealedLangevin),
+            ("Karras VE", KarrasVe),
+        ],
     ),
     (
         Frame::VariancePreserving,

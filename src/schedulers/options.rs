@@ -66,6 +66,8 @@ named_values! {
         KarrasVe = "KarrasVeScheduler",
         /// Song et al. 2021: predictor and corrector, noise that grows without end.
         ScoreSdeVe = "ScoreSdeVeScheduler",
+        /// Song et al. 2021: the ODE of the same models, by Heun's method. Not in diffusers.
+        ProbabilityFlow = "ProbabilityFlowScheduler",
         /// Song & Ermon 2019: Langevin dynamics at falling noise levels. Not in diffusers.
         AnnealedLangevin = "AnnealedLangevinScheduler",
         /// Song et al. 2021: the SDE that preserves the variance.
@@ -107,7 +109,7 @@ impl SchedulerClass {
     pub fn frame(self) -> Frame {
         match self {
             Self::EdmEuler | Self::EdmHeun | Self::EdmDpmSolverMultistep => Frame::Edm,
-            Self::ScoreSdeVe | Self::KarrasVe | Self::AnnealedLangevin => Frame::Score,
+            Self::ScoreSdeVe | Self::ProbabilityFlow | Self::KarrasVe | Self::AnnealedLangevin => Frame::Score,
             Self::ScoreSdeVp => Frame::VariancePreserving,
             Self::Ipndm => Frame::ContinuousTime,
             Self::FlowMatchEulerDiscrete | Self::FlowMatchHeunDiscrete => Frame::Flow,

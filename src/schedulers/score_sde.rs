@@ -38,7 +38,7 @@ pub(super) fn steps(sampling: &Sampling) -> Result<usize> {
 ///
 /// # Errors
 /// [`Error::Config`] for levels that rise.
-fn range(config: &SchedulerConfig) -> Result<(f64, f64)> {
+pub(super) fn range(config: &SchedulerConfig) -> Result<(f64, f64)> {
     let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));
     if low > high {
         return Err(Error::Config(format!(

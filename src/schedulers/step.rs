@@ -136,6 +136,11 @@ impl Schedule {
         }
     }
 
+    /// Whether the run draws noise besides what it begins with.
+    pub fn draws_noise(&self) -> bool {
+        self.start_draw != Draw::None || self.steps.iter().any(Step::draws_noise)
+    }
+
     /// The steps of this schedule.
     pub(super) fn numbers(&self) -> StepNumbers {
         let mut total = 0;

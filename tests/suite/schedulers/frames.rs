@@ -82,6 +82,30 @@ fn flows_and_consistency_models_have_schedulers_of_their_own() {
     }
 }
 
+/// Nor do models of scores.
+#[test]
+fn models_of_scores_have_schedulers_of_their_own() {
+    let [scores, preserving, other] =
+        ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "EulerDiscreteScheduler"].map(default);
+    for (name, base, class) in [
+        ("predictor-corrector", &scores, SchedulerClass::ScoreSdeVe),
+        ("Heun", &scores, SchedulerClass::ProbabilityFlow),
+        ("langevin", &scores, SchedulerClass::AnnealedLangevin),
+        ("KarrasVeScheduler", &scores, SchedulerClass::KarrasVe),
+        ("ScoreSdeVpScheduler", &preserving, SchedulerClass::ScoreSdeVp),
+    ] {
+        assert_eq!(scheduler_by_name(name, base).expect(name).class, class);
+    }
+    for (name, base, part) in [
+        ("DDIM", &scores, "there are Predictor-corrector, Heun, Langevin and Karras VE"),
+        ("Euler", &preserving, "there is ScoreSdeVpScheduler"),
+        ("ScoreSdeVeScheduler", &other, "this one counts timesteps"),
+        ("ScoreSdeVeScheduler", &preserving, "preserves the variance"),
+    ] {
+        refused(name, base, part);
+    }
+}
+
 /// Nor does a model of a continuous time, and a run of one must not be one of timesteps from 0 to 1.
 #[test]
 fn models_of_continuous_time_have_ipndm() {
