@@ -44,8 +44,8 @@ impl Churn {
 const SAMPLE: usize = 0;
 const DERIVATIVE: usize = 1;
 
-/// Algorithm 2 over `sigmas` (one more than steps), from `begin` on, as part of a [`Schedule`]. `call` is the model at a
-/// noise level, as a step that goes nowhere yet, and dx/dσ there; `always` draws noise even where γ is 0.
+/// Algorithm 2 over `sigmas` (one more than steps), from `begin` on, as part of a [`Schedule`]. `call` is the model at
+/// a noise level, as a step that goes nowhere yet, and dx/dσ there; `always` draws noise even where γ is 0.
 pub(super) fn heun(
     sigmas: &[f64],
     begin: usize,

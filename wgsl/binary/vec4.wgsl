@@ -5,7 +5,8 @@
 // An operand that has the innermost dimension is indexed in vectors; one without it gives one element for all four.
 // dispatch:   one invocation for four consecutive elements of y, neighbours along the innermost dimension
 // requires:   the innermost dimension, merged with neighbours that broadcast alike, a multiple of 4
-// constants:  KIND = 0 add, 1 multiply, 2 divide; A_REPEATS, B_REPEATS = whether that operand lacks the innermost dimension
+// constants:  KIND = 0 add, 1 multiply, 2 divide; A_REPEATS, B_REPEATS = whether that operand lacks the innermost
+//             dimension
 // error:      1e-6 relative L2 in f32
 // faster:     than naive: two loads and one set of index divisions for four elements where naive has eight and four
 // source:     torch.add, torch.mul, torch.div; numpy's broadcasting rules

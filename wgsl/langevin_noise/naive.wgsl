@@ -1,10 +1,11 @@
-// langevin_noise, naive: y = a * model_output + sqrt(2 a) * noise, a = 2 (r * mean ‖noise[n]‖ / mean ‖model_output[n]‖)^2
+// langevin_noise, naive: y = a * model_output + sqrt(2 a) * noise with a = 2 (r ‖noise‖ / ‖model_output‖)^2
 //
 //   noise         [N, E]  f32
 //   model_output  [N, E]  f32, the score
 //   coefficients  [..]    f32; r is element 4; where it is 0, y is the noise
 //   norms         [N, 2]  f32, from naive_norms
 //   y             [N, E]  f32
+// The norms are those of single images, averaged over the batch.
 // dispatch:   one invocation for four consecutive elements, each of which averages all norms
 // requires:   nothing
 // constants:  none

@@ -1,5 +1,5 @@
-//! Samplers of scores where the answer is known: of pictures whose pixels are N(m, s²), the score at the noise level σ is
-//! (m − x) / (s² + σ²), and every sampler must make pixels of that mean and deviation.
+//! Samplers of scores where the answer is known: of pictures whose pixels are N(m, s²), the score at the noise level σ
+//! is (m − x) / (s² + σ²), and every sampler must make pixels of that mean and deviation.
 
 use unmist::HostTensor;
 use unmist::ops::Fill;
