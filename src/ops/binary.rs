@@ -20,8 +20,8 @@ pub enum BinaryKind {
 }
 
 /// `y = a + b`, `y = a · b` or `y = a / b`, elementwise. Shapes broadcast by numpy's rules: they are aligned at their
-/// last dimension, and an operand is repeated along dimensions where it has size 1 or none. The result has the element type
-/// of `a`.
+/// last dimension, and an operand is repeated along dimensions where it has size 1 or none. The result has the element
+/// type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binary {
     /// Which operation.

@@ -176,8 +176,8 @@ fn coefficient_count(slots: usize) -> usize {
 }
 
 /// One step's numbers in the order in which the kernels take them: input scale; x_0's coefficients of sample and model
-/// output, its clip; the bounds of a learned log variance, or a corrector's ratio and 0; then one row of coefficients for
-/// the new sample and each memory slot.
+/// output, its clip; the bounds of a learned log variance, or a corrector's ratio and 0; then one row of coefficients
+/// for the new sample and each memory slot.
 pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     let clip = match step.x0.clip {
         Clip::Range(range) => range,

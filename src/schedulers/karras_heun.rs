@@ -13,8 +13,8 @@ use super::score_sde::{range, score_step, steps};
 use super::step::{Schedule, Step};
 use super::timesteps::linspace;
 use super::{Sampling, Scheduler};
+use crate::Result;
 use crate::rng::Draw;
-use crate::{Error, Result};
 
 /// How much noise is added where.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,12 +117,7 @@ pub(super) fn karras_ve(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sc
     let config = &scheduler.config;
     sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
     let n = steps(sampling)?;
-    let (low, high) = (config.sigma_min.unwrap_or(0.02), config.sigma_max.unwrap_or(100.0));
-    if low > high {
-        return Err(Error::Config(format!(
-            "scheduler: noise levels must fall, but go from {high} to {low}; see \"sigma_min\", \"sigma_max\""
-        )));
-    }
+    let (low, high) = range(config)?;
     let share = |i: usize| i as f64 / (n - 1).max(1) as f64;
     let level = |i: usize| f64::from((high.powi(2) * (low / high).powf(2.0 * share(i))) as f32);
     let sigmas: Vec<f64> = (0..n).map(level).chain([0.0]).map(|sigma| sigma / 2.0).collect();

@@ -7,7 +7,7 @@
 use super::betas::{Noising, stored};
 use super::combination::Combination;
 use super::config::SchedulerConfig;
-use super::options::{Clip, PredictionType};
+use super::options::{Clip, PredictionType, SchedulerClass};
 use super::step::{NoiseScale, Schedule, Step, X0};
 use super::timesteps::linspace;
 use super::{Sampling, Scheduler};
@@ -39,10 +39,11 @@ pub(super) fn steps(sampling: &Sampling) -> Result<usize> {
 /// # Errors
 /// [`Error::Config`] for levels that rise.
 pub(super) fn range(config: &SchedulerConfig) -> Result<(f64, f64)> {
-    let (low, high) = (config.sigma_min.unwrap_or(SIGMA_MIN), config.sigma_max.unwrap_or(SIGMA_MAX));
+    let (low, high) = if config.class == SchedulerClass::KarrasVe { (0.02, 100.0) } else { (SIGMA_MIN, SIGMA_MAX) };
+    let (low, high) = (config.sigma_min.unwrap_or(low), config.sigma_max.unwrap_or(high));
     if low > high {
         return Err(Error::Config(format!(
-            "scheduler: noise levels must fall, but go from {high} to {low}; see \"sigma_min\", \"sigma_max\""
+            "scheduler: noise levels must fall, but \"sigma_max\" is {high} and \"sigma_min\" {low}"
         )));
     }
     Ok((low, high))
