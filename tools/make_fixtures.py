@@ -39,6 +39,7 @@ GROUPS = [
     "loss",
     "gradients",
     "training",
+    "score",
 ]
 
 

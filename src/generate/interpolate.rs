@@ -59,7 +59,7 @@ impl Models {
     /// [`DiffusionPipeline::steps`](crate::pipelines::DiffusionPipeline::steps).
     pub fn check_deterministic(&self, options: &SampleOptions) -> Result<()> {
         let draws = |scheduler: &Scheduler, sampling: &Sampling| -> Result<bool> {
-            Ok(scheduler.schedule(sampling)?.steps.iter().any(crate::schedulers::Step::draws_noise))
+            Ok(scheduler.schedule(sampling)?.draws_noise())
         };
         for model in [Some(&self.model), self.refiner.as_ref()].into_iter().flatten() {
             let scheduler = &model.pipeline.scheduler;

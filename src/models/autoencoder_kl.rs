@@ -113,6 +113,7 @@ impl AutoencoderKLConfig {
         ResnetBlock2D {
             out_channels,
             groups: self.norm_num_groups,
+            groups_out: self.norm_num_groups,
             eps: EPS,
             activation: self.act_fn,
             time_scale_shift: TimeScaleShift::Default,

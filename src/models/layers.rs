@@ -154,6 +154,11 @@ impl<'g> Layers<'g> {
         self.affine_norm(path, x, None, Norm::new(NormKind::Layer, eps))
     }
 
+    /// The frequencies `[len]` of diffusers' `GaussianFourierProjection`.
+    pub fn frequencies(&mut self, path: &str, len: usize) -> ValueId {
+        self.vector(path, "weight", len)
+    }
+
     /// `torch.nn.Embedding`: rows of a table.
     ///
     /// # Errors

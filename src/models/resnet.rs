@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::graph::ValueId;
 use crate::ops::activation::ActivationKind;
 use crate::ops::contraction::Conv2d;
+use crate::ops::fir_resample::FirResample;
 
 /// How a `ResnetBlock2D` takes the time embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Resample {
     Down,
     /// Twice the size, by repeating pixels.
     Up,
+    /// Half or twice the size, through a filter.
+    Fir(FirResample),
 }
 
 /// `ResnetBlock2D` of diffusers.
@@ -32,8 +35,10 @@ pub enum Resample {
 pub struct ResnetBlock2D {
     /// Channels of the output.
     pub out_channels: usize,
-    /// Groups of both norms.
+    /// Groups of the first norm.
     pub groups: usize,
+    /// Groups of the second norm.
+    pub groups_out: usize,
     /// Epsilon of both norms.
     pub eps: f64,
     /// Activation function.
@@ -62,7 +67,7 @@ impl ResnetBlock2D {
 
         // 2. first convolution, time embedding, second norm
         let mut h = m.conv3x3(&at("conv1"), h, self.out_channels)?;
-        let norm2 = |m: &mut Layers<'_>, h| m.group_norm(&at("norm2"), h, self.groups, self.eps);
+        let norm2 = |m: &mut Layers<'_>, h| m.group_norm(&at("norm2"), h, self.groups_out, self.eps);
         h = match (temb, self.time_scale_shift) {
             (None, _) => {
                 let h = norm2(m, h)?;
@@ -79,14 +84,16 @@ impl ResnetBlock2D {
             }
             (Some(temb), TimeScaleShift::ScaleShift) => {
                 let temb = m.linear(&at("time_emb_proj"), temb, 2 * self.out_channels, true)?;
-                let h = m.modulated_group_norm(&at("norm2"), h, temb, self.groups, self.eps)?;
+                let h = m.modulated_group_norm(&at("norm2"), h, temb, self.groups_out, self.eps)?;
                 m.activation(&at("norm2.act"), h, self.activation)?
             }
         };
 
         // 3. second convolution, shortcut
         let h = m.conv3x3(&at("conv2"), h, self.out_channels)?;
-        let x = if m.graph.desc(x).channels() == self.out_channels {
+        // A block that filters has a convolution in its shortcut, whatever the channels.
+        let filters = matches!(self.resample, Resample::Fir(_));
+        let x = if m.graph.desc(x).channels() == self.out_channels && !filters {
             x
         } else {
             m.conv2d(&at("conv_shortcut"), x, self.out_channels, 1, Conv2d::default())?
@@ -103,6 +110,7 @@ impl ResnetBlock2D {
                 let (h, w) = (m.graph.shape(x)[1], m.graph.shape(x)[2]);
                 m.graph.upsample_nearest(path, x, 2 * h, 2 * w)
             }
+            Resample::Fir(filter) => m.graph.fir_resample(path, x, filter),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! `UNet2DModel`: predicts the noise in a picture from the picture, the timestep, and possibly a class (Ho et al. 2020;
-//! Dhariwal and Nichol 2021).
+//! Dhariwal and Nichol 2021), or as NCSN++ the score of noised pictures from σ (Song et al. 2021).
 
 use super::embeddings::timestep_embedding;
 use super::layers::Layers;
 use super::model::{Model, Sizes};
-use super::unet_2d_config::{ClassEmbedding, UNet2DConfig};
+use super::unet_2d_config::{ClassEmbedding, TimeEmbedding, UNet2DConfig};
 use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::ops::activation::ActivationKind;
+use crate::ops::fourier_embedding::FourierEmbedding;
 use crate::ops::timestep_embedding::TimestepEmbedding;
 use crate::tensor::DType;
 
@@ -24,7 +25,7 @@ pub struct UNet2DModel {
 pub struct UNet2DInputs {
     /// `[N, H, W, in_channels]`
     pub sample: ValueId,
-    /// `[N]` f32, one for each picture.
+    /// `[N]` f32, one for each picture; σ for [`TimeEmbedding::Fourier`].
     pub timestep: ValueId,
     /// u32 `[N]` for a table, f32 `[N]` for [`ClassEmbedding::Timestep`], f32 `[N, time_embedding_dim]` for
     /// [`ClassEmbedding::Identity`].
@@ -120,9 +121,13 @@ impl UNet2DModel {
         let mut h = m.conv3x3("conv_in", sample, c.block_out_channels[0])?;
 
         // 3. down
-        let mut skips = vec![h];
+        let (mut skips, mut picture) = (vec![h], sample);
         for level in 0..c.down_block_types.len() {
-            h = c.down_block(m, level, h, temb, &mut skips)?;
+            h = if c.down_block_types[level].skips() {
+                c.skip_down_block(m, level, h, temb, &mut picture, &mut skips)?
+            } else {
+                c.down_block(m, level, h, temb, &mut skips)?
+            };
         }
 
         // 4. mid
@@ -130,16 +135,33 @@ impl UNet2DModel {
             h = c.mid_block(m, h, temb)?;
         }
 
-        // 5. up
+        // 5. up; NCSN++ adds to a picture as it goes
+        let mut picture = None;
         for level in 0..c.up_block_types.len() {
-            h = c.up_block(m, level, h, temb, &mut skips)?;
+            h = if c.up_block_types[level].skips() {
+                c.skip_up_block(m, level, h, temb, &mut picture, &mut skips)?
+            } else {
+                c.up_block(m, level, h, temb, &mut skips)?
+            };
         }
 
         // 6. post-process
-        let h = m.group_norm("conv_norm_out", h, c.norm_num_groups, c.norm_eps)?;
+        let h = m.group_norm("conv_norm_out", h, c.groups(c.block_out_channels[0]), c.norm_eps)?;
         let h = m.activation("conv_act", h, ActivationKind::Silu)?;
-        let out = m.conv3x3("conv_out", h, c.out_channels)?;
-        m.graph.cast("out.cast", out, DType::F32)
+        let mut out = m.conv3x3("conv_out", h, c.out_channels)?;
+        if let Some(picture) = picture {
+            out = m.graph.add("add_picture", out, picture)?;
+        }
+        let out = m.graph.cast("out.cast", out, DType::F32)?;
+        match c.time_embedding_type {
+            TimeEmbedding::Positional => Ok(out),
+            TimeEmbedding::Fourier => {
+                // The network estimates minus the noise; over σ it is the score (Song et al. 2021, appendix C).
+                let images = m.graph.shape(inputs.timestep)[0];
+                let sigma = m.graph.reshape("sigma", inputs.timestep, [images, 1, 1, 1])?;
+                m.graph.div("score", out, sigma)
+            }
+        }
     }
 
     fn time_embedding(&self, m: &mut Layers<'_>, inputs: UNet2DInputs) -> Result<ValueId> {
@@ -151,8 +173,18 @@ impl UNet2DModel {
             max_period: 10_000.0,
             scale: 1.0,
         };
+        let frequencies = match c.time_embedding_type {
+            TimeEmbedding::Positional => None,
+            TimeEmbedding::Fourier => Some(m.frequencies("time_proj", c.block_out_channels[0])),
+        };
         let project = |m: &mut Layers<'_>, path: &str, t: ValueId| {
-            let x = m.graph.timestep_embedding(path, t, positional.clone())?;
+            let x = match frequencies {
+                None => m.graph.timestep_embedding(path, t, positional.clone())?,
+                Some(weight) => {
+                    let logarithm = FourierEmbedding { log: true, flip_sin_to_cos: false };
+                    m.graph.fourier_embedding(path, t, weight, logarithm)?
+                }
+            };
             m.graph.cast(format!("{path}.cast"), x, m.dtype)
         };
         let t = project(m, "time_proj", inputs.timestep)?;

@@ -1,4 +1,4 @@
-//! The down, mid and up blocks of [`super::UNet2DModel`].
+//! The down, mid and up blocks of [`super::UNet2DModel`], but for those of NCSN++ (`unet_2d_skip_blocks.rs`).
 
 use super::attention::SelfAttention2D;
 use super::layers::Layers;
@@ -9,9 +9,11 @@ use crate::graph::ValueId;
 
 impl UNet2DConfig {
     fn resnet(&self, out_channels: usize, resample: Resample, output_scale_factor: f64) -> ResnetBlock2D {
+        let groups = self.groups(out_channels);
         ResnetBlock2D {
             out_channels,
-            groups: self.norm_num_groups,
+            groups,
+            groups_out: groups,
             eps: self.norm_eps,
             activation: self.act_fn,
             time_scale_shift: self.resnet_time_scale_shift,
@@ -21,7 +23,8 @@ impl UNet2DConfig {
     }
 
     fn attention(&self, channels: usize) -> Result<SelfAttention2D> {
-        SelfAttention2D::new(channels, self.attention_head_dim, Some(self.norm_num_groups), self.norm_eps, 1.0)
+        let groups = Some(self.groups(channels));
+        SelfAttention2D::new(channels, self.attention_head_dim, groups, self.norm_eps, 1.0)
     }
 
     /// Down block `level`: appends what the up blocks will need to `skips`.
@@ -48,7 +51,7 @@ impl UNet2DConfig {
             let by_resnet = match kind {
                 DownBlockType::Down => false,
                 DownBlockType::AttnDown => self.downsample_type == ResampleType::Resnet,
-                DownBlockType::ResnetDownsample => true,
+                _ => true,
             };
             h = if by_resnet {
                 self.resnet(channels, Resample::Down, 1.0).build(m, &sampler, h, Some(temb))?
@@ -68,7 +71,7 @@ impl UNet2DConfig {
         if self.add_attention {
             // diffusers: without attn_norm_num_groups there is a norm only if the time embedding is added.
             let groups = match self.resnet_time_scale_shift {
-                TimeScaleShift::Default => Some(self.attn_norm_num_groups.unwrap_or(self.norm_num_groups)),
+                TimeScaleShift::Default => Some(self.attn_norm_num_groups.unwrap_or(self.groups(channels))),
                 TimeScaleShift::ScaleShift => self.attn_norm_num_groups,
             };
             let attention = SelfAttention2D::new(channels, self.attention_head_dim, groups, self.norm_eps, scale)?;
@@ -102,7 +105,7 @@ impl UNet2DConfig {
             let by_resnet = match kind {
                 UpBlockType::Up => false,
                 UpBlockType::AttnUp => self.upsample_type == ResampleType::Resnet,
-                UpBlockType::ResnetUpsample => true,
+                _ => true,
             };
             h = if by_resnet {
                 self.resnet(channels, Resample::Up, 1.0).build(m, &sampler, h, Some(temb))?

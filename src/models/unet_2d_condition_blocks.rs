@@ -26,6 +26,7 @@ impl UNet2DConditionConfig {
         ResnetBlock2D {
             out_channels,
             groups: self.norm_num_groups,
+            groups_out: self.norm_num_groups,
             eps: self.norm_eps,
             activation: self.act_fn,
             time_scale_shift: self.resnet_time_scale_shift,

@@ -1,7 +1,5 @@
 //! The config of [`super::UNet2DModel`].
 
-use serde_json::json;
-
 use super::config::ConfigReader;
 pub use super::resnet::TimeScaleShift;
 use crate::checkpoint::Json;
@@ -17,6 +15,10 @@ pub enum DownBlockType {
     AttnDown,
     /// `ResnetDownsampleBlock2D`: residual blocks, the last of which halves the resolution.
     ResnetDownsample,
+    /// `SkipDownBlock2D`: NCSN++'s, which also takes the picture itself, halved as often.
+    SkipDown,
+    /// `AttnSkipDownBlock2D`: the same, each residual block followed by self-attention.
+    AttnSkipDown,
 }
 
 /// Kinds of up blocks.
@@ -28,6 +30,34 @@ pub enum UpBlockType {
     AttnUp,
     /// `ResnetUpsampleBlock2D`: residual blocks, the last of which doubles the resolution.
     ResnetUpsample,
+    /// `SkipUpBlock2D`: NCSN++'s, which adds what it makes to a picture that grows from block to block.
+    SkipUp,
+    /// `AttnSkipUpBlock2D`: the same, with self-attention after the residual blocks.
+    AttnSkipUp,
+}
+
+impl DownBlockType {
+    /// Whether the block takes the picture itself.
+    pub(super) fn skips(self) -> bool {
+        matches!(self, Self::SkipDown | Self::AttnSkipDown)
+    }
+}
+
+impl UpBlockType {
+    /// Whether the block adds to the picture.
+    pub(super) fn skips(self) -> bool {
+        matches!(self, Self::SkipUp | Self::AttnSkipUp)
+    }
+}
+
+/// How the model is told the noise (`time_embedding_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeEmbedding {
+    /// Sines and cosines of the timestep at fixed frequencies (Ho et al. 2020).
+    Positional,
+    /// Sines and cosines of the logarithm of σ at frequencies that the checkpoint holds; the output is divided by σ
+    /// (Song et al. 2021, arXiv:2011.13456).
+    Fourier,
 }
 
 /// How attention blocks change the resolution (`downsample_type`, `upsample_type`).
@@ -63,6 +93,7 @@ pub struct UNet2DConfig {
     pub out_channels: usize,
     pub center_input_sample: bool,
     pub time_embedding_dim: usize,
+    pub time_embedding_type: TimeEmbedding,
     pub freq_shift: f64,
     pub flip_sin_to_cos: bool,
     pub down_block_types: Vec<DownBlockType>,
@@ -77,7 +108,8 @@ pub struct UNet2DConfig {
     pub upsample_type: ResampleType,
     pub act_fn: ActivationKind,
     pub attention_head_dim: Option<usize>,
-    pub norm_num_groups: usize,
+    /// None: a quarter of the channels, at most 32.
+    pub norm_num_groups: Option<usize>,
     pub attn_norm_num_groups: Option<usize>,
     pub norm_eps: f64,
     pub resnet_time_scale_shift: TimeScaleShift,
@@ -99,8 +131,7 @@ impl UNet2DConfig {
         if r.class_name()?.is_some_and(|c| c != "UNet2DModel") {
             return Err(r.unsupported("_class_name", "\"UNet2DModel\""));
         }
-        r.only("time_embedding_type", &[json!("positional")])?;
-        // Training alone reads the first; the second sizes a table of learned time embeddings, which is refused above.
+        // Training alone reads the first; the second sizes a table of learned time embeddings, which is refused below.
         r.ignore(&["dropout", "num_train_timesteps"]);
 
         let block_out_channels = r.counts("block_out_channels")?.unwrap_or(vec![224, 448, 672, 896]);
@@ -139,6 +170,11 @@ impl UNet2DConfig {
             out_channels: r.count("out_channels", 3)?,
             center_input_sample: r.boolean("center_input_sample", false)?,
             time_embedding_dim: r.count("time_embedding_dim", 4 * block_out_channels[0])?,
+            time_embedding_type: match r.text("time_embedding_type")? {
+                None | Some("positional") => TimeEmbedding::Positional,
+                Some("fourier") => TimeEmbedding::Fourier,
+                Some(_) => return Err(r.unsupported("time_embedding_type", "\"positional\" or \"fourier\"")),
+            },
             freq_shift: r.number("freq_shift", 0.0)?,
             flip_sin_to_cos: r.boolean("flip_sin_to_cos", true)?,
             down_block_types: down.iter().map(|t| down_block(&r, t)).collect::<Result<_>>()?,
@@ -151,7 +187,7 @@ impl UNet2DConfig {
             upsample_type: resample_type(&r, "upsample_type")?,
             act_fn: r.activation("act_fn")?.unwrap_or(ActivationKind::Silu),
             attention_head_dim: attention_head_dim(&r)?,
-            norm_num_groups: r.count("norm_num_groups", 32)?,
+            norm_num_groups: if r.is_null("norm_num_groups") { None } else { Some(r.count("norm_num_groups", 32)?) },
             attn_norm_num_groups: r.optional_count("attn_norm_num_groups")?,
             norm_eps: r.positive("norm_eps", 1e-5)?,
             resnet_time_scale_shift: time_scale_shift(&r)?,
@@ -162,11 +198,39 @@ impl UNet2DConfig {
         if config.layers_per_block > 64 {
             return Err(r.wrong("layers_per_block", "a whole number from 1 to 64"));
         }
-        if r.is_null("norm_num_groups") {
-            return Err(r.unsupported("norm_num_groups", "a whole number (null belongs to NCSN++'s skip blocks)"));
-        }
+        r.get("norm_num_groups");
+        config.check_skips(&r)?;
         r.finish()?;
         Ok(config)
+    }
+
+    /// Checks that NCSN++'s skip blocks are where the picture that they take or add to has their size and channels.
+    fn check_skips(&self, r: &ConfigReader<'_>) -> Result<()> {
+        let down: Vec<bool> = self.down_block_types.iter().map(|t| t.skips()).collect();
+        let up: Vec<bool> = self.up_block_types.iter().map(|t| t.skips()).collect();
+        if !down.is_sorted_by(|before, after| before >= after) {
+            return Err(r.unsupported("down_block_types", "skip blocks before all others, which halve no picture"));
+        }
+        if !up.is_sorted() {
+            return Err(r.unsupported("up_block_types", "skip blocks after all others, which double no picture"));
+        }
+        if down[0] && down.len() > 1 && self.in_channels != 3 {
+            return Err(r.unsupported("in_channels", "3 where there are skip blocks, which take pictures in colour"));
+        }
+        if up[up.len() - 1] && up.len() > 1 && self.out_channels != 3 {
+            return Err(r.unsupported("out_channels", "3 where there are skip blocks, which add to pictures in colour"));
+        }
+        if self.norm_num_groups.is_none() && (!down.iter().all(|skips| *skips) || !up.iter().all(|skips| *skips)) {
+            return Err(
+                r.unsupported("norm_num_groups", "a whole number where there are blocks other than skip blocks")
+            );
+        }
+        Ok(())
+    }
+
+    /// Groups of a norm over `channels`, outside of skip blocks.
+    pub(super) fn groups(&self, channels: usize) -> usize {
+        self.norm_num_groups.unwrap_or((channels / 4).clamp(1, 32))
     }
 
     /// How many times the resolution is halved; heights and widths must be multiples of two to this power.
@@ -180,7 +244,12 @@ fn down_block(r: &ConfigReader<'_>, name: &str) -> Result<DownBlockType> {
         "DownBlock2D" => Ok(DownBlockType::Down),
         "AttnDownBlock2D" => Ok(DownBlockType::AttnDown),
         "ResnetDownsampleBlock2D" => Ok(DownBlockType::ResnetDownsample),
-        _ => Err(r.unsupported("down_block_types", "DownBlock2D, AttnDownBlock2D or ResnetDownsampleBlock2D")),
+        "SkipDownBlock2D" => Ok(DownBlockType::SkipDown),
+        "AttnSkipDownBlock2D" => Ok(DownBlockType::AttnSkipDown),
+        _ => Err(r.unsupported(
+            "down_block_types",
+            "DownBlock2D, AttnDownBlock2D, ResnetDownsampleBlock2D, SkipDownBlock2D or AttnSkipDownBlock2D",
+        )),
     }
 }
 
@@ -189,7 +258,12 @@ fn up_block(r: &ConfigReader<'_>, name: &str) -> Result<UpBlockType> {
         "UpBlock2D" => Ok(UpBlockType::Up),
         "AttnUpBlock2D" => Ok(UpBlockType::AttnUp),
         "ResnetUpsampleBlock2D" => Ok(UpBlockType::ResnetUpsample),
-        _ => Err(r.unsupported("up_block_types", "UpBlock2D, AttnUpBlock2D or ResnetUpsampleBlock2D")),
+        "SkipUpBlock2D" => Ok(UpBlockType::SkipUp),
+        "AttnSkipUpBlock2D" => Ok(UpBlockType::AttnSkipUp),
+        _ => Err(r.unsupported(
+            "up_block_types",
+            "UpBlock2D, AttnUpBlock2D, ResnetUpsampleBlock2D, SkipUpBlock2D or AttnSkipUpBlock2D",
+        )),
     }
 }
 

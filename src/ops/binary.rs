@@ -1,7 +1,7 @@
-//! Sums and products of two tensors.
+//! Sums, products and quotients of two tensors.
 
 use super::{
-    Backward, Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours,
+    Backward, Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_float, in_fours,
     no_knobs,
 };
 use crate::error::{Error, Result};
@@ -16,11 +16,13 @@ pub enum BinaryKind {
     Add,
     /// `a · b`
     Mul,
+    /// `a / b`
+    Div,
 }
 
-/// `y = a + b` or `y = a · b`, elementwise. Shapes broadcast by numpy's rules: they are aligned at their last
-/// dimension, and an operand is repeated along dimensions where it has size 1 or none. The result has the element type
-/// of `a`.
+/// `y = a + b`, `y = a · b` or `y = a / b`, elementwise. Shapes broadcast by numpy's rules: they are aligned at their
+/// last dimension, and an operand is repeated along dimensions where it has size 1 or none. The result has the element
+/// type of `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binary {
     /// Which operation.
@@ -133,6 +135,7 @@ impl Operation for Binary {
         match self.kind {
             BinaryKind::Add => reference::binary(a, b, |a, b| a + b),
             BinaryKind::Mul => reference::binary(a, b, |a, b| a * b),
+            BinaryKind::Div => reference::binary(a, b, |a, b| a / b),
         }
     }
 
@@ -142,10 +145,24 @@ impl Operation for Binary {
             if !back.wants(position) {
                 continue;
             }
-            let (shape, mut gradient) = (back.shape(position), back.dy);
-            if self.kind == BinaryKind::Mul {
-                let (other, name) = (back.input(1 - position)?, back.name(what));
-                gradient = back.graph.mul(format!("{name}.product"), gradient, other)?;
+            let (shape, mut gradient, name) = (back.shape(position), back.dy, back.name(what));
+            match (self.kind, position) {
+                (BinaryKind::Add, _) => {}
+                (BinaryKind::Mul, _) => {
+                    let other = back.input(1 - position)?;
+                    gradient = back.graph.mul(format!("{name}.product"), gradient, other)?;
+                }
+                (BinaryKind::Div, 0) => {
+                    let b = back.input(1)?;
+                    gradient = back.graph.div(format!("{name}.quotient"), gradient, b)?;
+                }
+                // d(a / b) / db = -(a / b) / b
+                (BinaryKind::Div, _) => {
+                    let (y, b) = (back.output()?, back.input(1)?);
+                    let product = back.graph.mul(format!("{name}.product"), gradient, y)?;
+                    let quotient = back.graph.div(format!("{name}.quotient"), product, b)?;
+                    gradient = back.graph.scale(format!("{name}.negative"), quotient, -1.0, 0.0)?;
+                }
             }
             gradients[position] = Some(back.sum_to(what, gradient, &shape)?);
         }
@@ -199,12 +216,18 @@ impl Operation for Binary {
         match self.kind {
             BinaryKind::Add => "add".into(),
             BinaryKind::Mul => "mul".into(),
+            BinaryKind::Div => "div".into(),
         }
     }
 
     fn cases() -> Vec<Case> {
         let case = |label, kind, a: &[usize], b: &[usize]| {
             Case::new(label, Binary { kind }, vec![CaseInput::normal(a), CaseInput::normal(b)])
+        };
+        // Divisors near zero would say more of them than of the kernel.
+        let divided = |label, a: &[usize], b: &[usize]| {
+            let divisor = CaseInput::normal(b).map(|b| CaseInput { fill: Fill::Uniform(0.5, 3.0), ..b });
+            Case::new(label, Binary { kind: BinaryKind::Div }, vec![CaseInput::normal(a), divisor])
         };
         vec![
             case("add, 210 elements", BinaryKind::Add, &[2, 3, 5, 7], &[2, 3, 5, 7]),
@@ -224,6 +247,9 @@ impl Operation for Binary {
             case("alternating in four dimensions", BinaryKind::Mul, &[3, 1, 2, 1], &[1, 5, 1, 7]),
             case("alternating in six dimensions", BinaryKind::Add, &[2, 1, 3, 1, 2, 1], &[1, 3, 1, 2, 1, 5]),
             case("alternating in five dimensions, whole vectors", BinaryKind::Mul, &[3, 1, 2, 1, 8], &[1, 2, 1, 3, 8]),
+            divided("div, 105 elements", &[3, 5, 7], &[3, 5, 7]),
+            divided("div by a number per image, 3 channels", &[3, 5, 3], &[3, 1, 1]),
+            divided("div by a number per image, whole vectors", &[2, 4, 8], &[2, 1, 1]),
         ]
     }
 }
@@ -243,5 +269,13 @@ impl Graph {
     /// As [`Graph::add`].
     pub fn mul(&mut self, name: impl Into<String>, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.push(name, Binary { kind: BinaryKind::Mul }, &[Some(a), Some(b)])
+    }
+
+    /// `a / b`, elementwise; shapes broadcast by numpy's rules.
+    ///
+    /// # Errors
+    /// As [`Graph::add`].
+    pub fn div(&mut self, name: impl Into<String>, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.push(name, Binary { kind: BinaryKind::Div }, &[Some(a), Some(b)])
     }
 }

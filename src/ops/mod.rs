@@ -21,6 +21,7 @@ pub mod dynamic_threshold;
 pub mod embedding;
 pub mod embedding_gradient;
 pub mod emphasis;
+pub mod fir_resample;
 pub mod fourier_embedding;
 pub mod gated;
 pub mod gated_gradient;
@@ -28,6 +29,7 @@ pub mod guidance;
 pub mod guidance_rescale;
 pub mod insert_zeros;
 mod knobs;
+pub mod langevin_noise;
 mod lower;
 pub mod masked_latents;
 pub mod max_abs;
@@ -370,7 +372,7 @@ registry! {
     reshape::Reshape,
     /// Rotary position embedding.
     rope::Rope,
-    /// Sum or product of two tensors.
+    /// Sum, product or quotient of two tensors.
     binary::Binary,
     /// Multiplication and addition of constants.
     scale::Scale,
@@ -384,6 +386,8 @@ registry! {
     dynamic_threshold::DynamicThreshold,
     /// Noise of a learned strength.
     scale_noise::ScaleNoise,
+    /// Noise as a step of Langevin dynamics.
+    langevin_noise::LangevinNoise,
     /// The update of the sample.
     scheduler_step::SchedulerStep,
     /// Several predictions combined, as in classifier-free guidance.
@@ -402,6 +406,8 @@ registry! {
     blend_tiles::BlendTiles,
     /// Average pooling over 2 × 2 pixels.
     avg_pool::AvgPool,
+    /// Half or twice the size, through a short filter.
+    fir_resample::FirResample,
     /// Sines and cosines of a timestep.
     timestep_embedding::TimestepEmbedding,
     /// Sines and cosines of a noise level at random frequencies.

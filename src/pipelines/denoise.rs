@@ -108,6 +108,9 @@ pub fn step_graph(
     // 3. the sample before the step, from the estimate, the prediction and fresh noise
     let noise = match (noise, learned_variance(spec.schedule)) {
         (Some(noise), Some(kind)) => Some(g.scale_noise("scale_noise", noise, model_output, coefficients, kind)?),
+        (Some(noise), None) if corrects(spec.schedule) => {
+            Some(g.langevin_noise("langevin_noise", noise, model_output, coefficients)?)
+        }
         (noise, _) => noise,
     };
     let mut next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
@@ -138,10 +141,15 @@ pub fn guidance_weights(scales: &[f64]) -> HostTensor {
 
 fn learned_variance(schedule: &Schedule) -> Option<LearnedVariance> {
     schedule.steps.iter().find_map(|s| match s.noise_scale {
-        NoiseScale::One | NoiseScale::Ignored => None,
+        NoiseScale::One | NoiseScale::Ignored | NoiseScale::Langevin { .. } => None,
         NoiseScale::Learned => Some(LearnedVariance::Direct),
         NoiseScale::LearnedRange { .. } => Some(LearnedVariance::Range),
     })
+}
+
+/// Whether any step is one of Langevin dynamics.
+fn corrects(schedule: &Schedule) -> bool {
+    schedule.steps.iter().any(|step| matches!(step.noise_scale, NoiseScale::Langevin { .. }))
 }
 
 fn check_model_output(shape: &[usize], spec: &DenoiseSpec<'_>) -> Result<()> {
@@ -168,8 +176,8 @@ fn coefficient_count(slots: usize) -> usize {
 }
 
 /// One step's numbers in the order in which the kernels take them: input scale; x_0's coefficients of sample and model
-/// output, its clip; the bounds of a learned log variance; then one row of coefficients for the new sample and each
-/// memory slot.
+/// output, its clip; the bounds of a learned log variance, or a corrector's ratio and 0; then one row of coefficients
+/// for the new sample and each memory slot.
 pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     let clip = match step.x0.clip {
         Clip::Range(range) => range,
@@ -177,6 +185,7 @@ pub fn coefficients(step: &Step, slots: usize) -> HostTensor {
     };
     let (min_log, max_log) = match step.noise_scale {
         NoiseScale::LearnedRange { min_log, max_log } => (min_log, max_log),
+        NoiseScale::Langevin { snr } => (snr, 0.0),
         NoiseScale::One | NoiseScale::Learned | NoiseScale::Ignored => (0.0, 0.0),
     };
     let mut numbers = vec![step.input_scale, step.x0.sample, step.x0.model_output, clip, min_log, max_log];
@@ -299,7 +308,12 @@ impl DenoiseLoop<'_> {
         let masked = self.session.has_input("original_level");
         let timestep = self.session.inputs().iter().find(|port| port.name == "timestep");
         let model_batch = timestep.expect("step_graph makes this input").shape[0];
-        let first = sample.channels_last();
+        let mut noise = StepNoise::new(sources);
+        let mut first = sample.channels_last();
+        if let Some(drawn) = noise.draw(self.schedule.start_draw, &sample.shape) {
+            let (drawn, k) = (drawn.channels_last(), self.schedule.start_noise as f32);
+            first.data.iter_mut().zip(&drawn.data).for_each(|(x, z)| *x += k * z);
+        }
         let mut state = HostTensor::zeros([&[1 + slots], &first.shape[..]].concat());
         state.data[..first.len()].copy_from_slice(&first.data);
         self.session.write("state", &state)?;
@@ -307,7 +321,6 @@ impl DenoiseLoop<'_> {
             // Steps that draw none multiply it by zero.
             self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
-        let mut noise = StepNoise::new(sources);
         self.session.wait()?;
         let loaded = Instant::now();
         for (i, step) in self.schedule.steps.iter().enumerate() {

@@ -19,6 +19,7 @@ mod dynamic_threshold;
 mod embedding;
 mod emphasis;
 mod filters;
+mod fir_resample;
 mod fourier_embedding;
 mod gated;
 mod max_abs;
@@ -55,6 +56,7 @@ pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::{embedding, embedding_gradient};
 pub use emphasis::emphasis;
 pub use filters::{insert_zeros, turn_filter};
+pub use fir_resample::fir_resample;
 pub use fourier_embedding::fourier_embedding;
 pub use gated::gated;
 pub use max_abs::max_abs;
@@ -65,8 +67,8 @@ pub use randn::randn;
 pub use reshape::reshape;
 pub use rope::rope;
 pub use sampler::{
-    add_noise, guidance, guidance_rescale, masked_latents, model_input, pred_original_sample, scale_noise,
-    scheduler_step,
+    add_noise, guidance, guidance_rescale, langevin_noise, masked_latents, model_input, pred_original_sample,
+    scale_noise, scheduler_step,
 };
 pub use scale::scale;
 pub use session::ReferenceSession;

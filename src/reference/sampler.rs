@@ -48,6 +48,24 @@ pub fn scale_noise(
     })
 }
 
+/// `a · model_output + √(2a) · noise` with `a = 2 (r · ‖noise‖ / ‖model_output‖)²`, norms of single pictures averaged
+/// over the batch; the noise where r, element 4 of the coefficients, is 0.
+pub fn langevin_noise(noise: &HostTensor, model_output: &HostTensor, coefficients: &HostTensor) -> HostTensor {
+    let (images, ratio) = (noise.shape[0], f64::from(coefficients.data[4]));
+    if ratio == 0.0 {
+        return noise.clone();
+    }
+    let mean_norm = |tensor: &HostTensor| {
+        let norm = |image: &[f32]| image.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        tensor.data.chunks(tensor.len() / images).map(norm).sum::<f64>() / images as f64
+    };
+    let step_size = 2.0 * (ratio * mean_norm(noise) / mean_norm(model_output)).powi(2);
+    HostTensor::from_fn(noise.shape.as_slice(), |i| {
+        let (score, noise) = (f64::from(model_output.data[i]), f64::from(noise.data[i]));
+        (step_size * score + (2.0 * step_size).sqrt() * noise) as f32
+    })
+}
+
 /// Each row of the new state as a linear combination of sample, model output, x_0, noise and the old memory slots.
 pub fn scheduler_step(
     state: &HostTensor,

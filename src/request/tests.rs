@@ -21,6 +21,7 @@ impl Known {
             aesthetic: false,
             consistency: false,
             distilled: false,
+            steps: None,
             max_noise_level: (kind == Kind::Upscale).then_some(350),
             classes,
             own_size: Some((64 * scale, 32 * scale)),

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::karras_heun::Churn;
 use super::keys::keys;
 use super::options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SaAlgorithmType,
@@ -58,7 +59,7 @@ pub struct SchedulerConfig {
     pub sigma_schedule: SigmaSchedule,
     /// EDM, consistency models: standard deviation of the data.
     pub sigma_data: f64,
-    /// EDM, consistency models: exponent of Karras spacing.
+    /// EDM, probability flow, consistency models: exponent of Karras spacing.
     pub rho: f64,
     /// Flow matching: s in σ ↦ sσ / (1 + (s − 1)σ), which keeps a run longer where there is more noise.
     pub shift: f64,
@@ -99,6 +100,22 @@ pub struct SchedulerConfig {
     pub original_inference_steps: usize,
     /// LCM: factor on timesteps in the boundary condition.
     pub timestep_scaling: f64,
+    /// EDM's Euler and Heun, probability flow, Karras VE: the noise that is added before each step.
+    pub churn: Churn,
+    /// VE: the corrector's ratio of signal and noise.
+    pub snr: f64,
+    /// VE: the corrector's steps at each level.
+    pub correct_steps: usize,
+    /// VE, VP: the time at which a run ends.
+    pub sampling_eps: f64,
+    /// VP: β at time 0.
+    pub beta_min: f64,
+    /// VP: β at time 1.
+    pub beta_max: f64,
+    /// Annealed Langevin dynamics: T, steps at each level.
+    pub langevin_steps: usize,
+    /// Annealed Langevin dynamics: ε, the step at the smallest level.
+    pub langevin_epsilon: f64,
 
     /// The keys that the file gave, from which [`SchedulerConfig::with_class`] starts.
     given: Map<String, Value>,
@@ -158,7 +175,11 @@ impl SchedulerConfig {
             (given, fields.boolean("predict_x0", true)?)
         };
 
-        let trained = if class == CmStochasticIterative { 40 } else { 1000 };
+        let trained = match class {
+            CmStochasticIterative => 40,
+            ScoreSdeVe | ScoreSdeVp => 2000,
+            _ => 1000,
+        };
         let num_train_timesteps = fields.integer("num_train_timesteps", trained, 1..=1_000_000)?;
         let config = Self {
             class,
@@ -204,6 +225,14 @@ impl SchedulerConfig {
             noise_sampler_seed: fields.seed("noise_sampler_seed")?,
             original_inference_steps: fields.integer("original_inference_steps", 50, 1..=num_train_timesteps)?,
             timestep_scaling: fields.number("timestep_scaling", 10.0, 0.0..=f64::MAX)?,
+            churn: churn(&fields, class == KarrasVe)?,
+            snr: fields.number("snr", 0.15, f64::MIN_POSITIVE..=1e3)?,
+            correct_steps: fields.integer("correct_steps", 1, 0..=1000)?,
+            sampling_eps: fields.number("sampling_eps", if class == ScoreSdeVp { 1e-3 } else { 1e-5 }, 1e-9..=1.0)?,
+            beta_min: fields.number("beta_min", 0.1, f64::MIN_POSITIVE..=1e6)?,
+            beta_max: fields.number("beta_max", 20.0, f64::MIN_POSITIVE..=1e6)?,
+            langevin_steps: fields.integer("langevin_steps", 100, 1..=100_000)?,
+            langevin_epsilon: fields.positive("langevin_epsilon")?.unwrap_or(2e-5),
             given: given.clone(),
         };
         config.resolved()
@@ -268,6 +297,7 @@ impl SchedulerConfig {
             | SchedulerClass::Kdpm2AncestralDiscrete
             | SchedulerClass::DpmSolverSde
             | SchedulerClass::EdmEuler
+            | SchedulerClass::EdmHeun
                 if self.prediction_type == PredictionType::Sample =>
             {
                 return unsupported("\"prediction_type\": \"sample\" is not defined for this scheduler".into());
@@ -318,6 +348,17 @@ fn clip(fields: &Fields, clip_by_default: bool) -> Result<Clip> {
         return Ok(Clip::Range(fields.number("clip_sample_range", 1.0, f64::MIN_POSITIVE..=f64::MAX)?));
     }
     Ok(Clip::None)
+}
+
+/// How much noise is added before each step; `KarrasVeScheduler` does so by itself and has other names for the range.
+fn churn(fields: &Fields, of_karras_ve: bool) -> Result<Churn> {
+    let [low, high] = if of_karras_ve { ["s_min", "s_max"] } else { ["s_tmin", "s_tmax"] };
+    let [amount, from, to, noise] = if of_karras_ve { [80.0, 0.05, 50.0, 1.007] } else { [0.0, 0.0, f64::MAX, 1.0] };
+    Ok(Churn {
+        amount: fields.number("s_churn", amount, 0.0..=f64::MAX)?,
+        range: [fields.number(low, from, 0.0..=f64::MAX)?, fields.number(high, to, 0.0..=f64::MAX)?],
+        noise: fields.number("s_noise", noise, 0.0..=f64::MAX)?,
+    })
 }
 
 fn sigma_spacing(fields: &Fields) -> Result<SigmaSpacing> {

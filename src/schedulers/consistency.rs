@@ -38,7 +38,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             )
         }
     });
-    Ok(Schedule { init_noise_sigma: max, memory_slots: 0, steps: steps.collect() })
+    Ok(Schedule { steps: steps.collect(), ..Schedule::new(max) })
 }
 
 /// The noise levels of a run: of the trained ones (Karras et al. 2022, eq. 5), evenly spaced numbers, or those that the

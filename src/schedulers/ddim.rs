@@ -20,7 +20,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let stride = scheduler.config.num_train_timesteps / timesteps.len();
     let begin = sampling.begin(timesteps.len())?;
     let steps = timesteps[begin..].iter().map(|&t| step(scheduler, t, t.checked_sub(stride), sampling));
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
+    Ok(Schedule { steps: steps.collect::<Result<_>>()?, ..Schedule::new(1.0) })
 }
 
 /// From x_t to x_{prev_timestep}; `None` is beyond timestep 0.

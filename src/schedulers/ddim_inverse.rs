@@ -35,7 +35,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let stride = config.num_train_timesteps / sampling.num_inference_steps;
     let done = timesteps.len() - sampling.begin(timesteps.len())?;
     let steps = timesteps[..done].iter().map(|&t| step(scheduler, t.checked_sub(stride), t));
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
+    Ok(Schedule { steps: steps.collect::<Result<_>>()?, ..Schedule::new(1.0) })
 }
 
 /// From x_{timestep} to x_{next_timestep}; `None` is before timestep 0, the picture itself.

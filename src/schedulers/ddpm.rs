@@ -22,7 +22,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let begin = sampling.begin(timesteps.len())?;
     let prev_timestep = |i: usize| timesteps.get(i + 1).copied();
     let steps = (begin..timesteps.len()).map(|i| step(scheduler, timesteps[i], prev_timestep(i)));
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
+    Ok(Schedule { steps: steps.collect::<Result<_>>()?, ..Schedule::new(1.0) })
 }
 
 /// From x_t to x_{prev_t}; `None` is the clean picture, ᾱ = 1.

@@ -46,7 +46,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         }
     });
     let steps = steps.collect();
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots, steps })
+    Ok(Schedule { memory_slots, steps, ..Schedule::new(1.0) })
 }
 
 /// ∫ from ρ_s to ρ_t of the j-th Lagrange polynomial in u = ln ρ through `nodes`, at most three of them. In closed

@@ -23,7 +23,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let levels: Vec<Level> = run.sigmas.iter().map(|sigma| Level::new(*sigma)).collect();
     let begin = sampling.begin(run.timesteps.len())?;
     let steps = multistep(config, &levels, begin, |i| levels[i].step(run.timesteps[i], config));
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: config.solver_order - 1, steps })
+    Ok(Schedule { memory_slots: config.solver_order - 1, steps, ..Schedule::new(1.0) })
 }
 
 /// The steps from level `begin` on, one for each level but the last; `step` gives what each is before it goes anywhere.

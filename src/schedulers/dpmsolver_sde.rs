@@ -62,7 +62,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             ..call(table.timestep_of(sigma_middle), sigma_middle, sigma_next)
         });
     }
-    Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 1, steps })
+    Ok(Schedule { memory_slots: 1, steps, ..Schedule::new(init_noise_sigma(config, sigmas)) })
 }
 
 /// The step from level σ to level σ_next along the newest x_0: exact down to σ_down if x_0 does not change, then noise.

@@ -50,7 +50,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         }
     });
     let steps = steps.collect();
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: outputs + 1, steps })
+    Ok(Schedule { memory_slots: outputs + 1, steps, ..Schedule::new(1.0) })
 }
 
 /// Order 3 without its second difference still expands the first one exactly.

@@ -38,5 +38,5 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         }
     });
     let steps = steps.collect();
-    Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 0, steps })
+    Ok(Schedule { steps, ..Schedule::new(init_noise_sigma(config, sigmas)) })
 }

@@ -52,7 +52,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         }
     }
     let memory_slots = if config.class == SchedulerClass::FlowMatchHeunDiscrete { 2 } else { 0 };
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots, steps })
+    Ok(Schedule { memory_slots, steps, ..Schedule::new(1.0) })
 }
 
 /// The noise levels of a run, and 0 after them. As in diffusers, the range of the trained levels is shifted already

@@ -45,5 +45,5 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             steps.push(Step { continues: true, ..second });
         }
     }
-    Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 2, steps })
+    Ok(Schedule { memory_slots: 2, steps, ..Schedule::new(init_noise_sigma(config, sigmas)) })
 }

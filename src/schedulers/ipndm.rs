@@ -44,7 +44,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             ..Step::new(from.time, X0::new(PredictionType::VPrediction, from.alpha, from.sigma, Clip::None), noising)
         }
     });
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: MEMORY, steps: steps.collect() })
+    Ok(Schedule { memory_slots: MEMORY, steps: steps.collect(), ..Schedule::new(1.0) })
 }
 
 /// A point on the circle.

@@ -54,5 +54,5 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             });
         }
     }
-    Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: 1, steps })
+    Ok(Schedule { memory_slots: 1, steps, ..Schedule::new(init_noise_sigma(config, sigmas)) })
 }

@@ -38,6 +38,7 @@ const FLOW_MATCH: &[&str] = &[
 ];
 const CONSISTENCY: &[&str] =
     &["num_train_timesteps", "sigma_min", "sigma_max", "sigma_data", "s_noise", "rho", "clip_denoised"];
+const CHURN: &[&str] = &["s_churn", "s_tmin", "s_tmax", "s_noise"];
 const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
 
 /// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
@@ -88,7 +89,14 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
             &["predict_x0", "disable_corrector", "solver_p", "shift_terminal"],
         ],
         DeisMultistep => &[SPACING, SIGMAS, THRESHOLD, SOLVER, FLOW, &["algorithm_type"]],
-        EdmEuler => &[SIGMA_RANGE, FINAL_SIGMA, EDM],
+        ScoreSdeVe => {
+            return vec!["num_train_timesteps", "snr", "sigma_min", "sigma_max", "sampling_eps", "correct_steps"];
+        }
+        ScoreSdeVp => return vec!["num_train_timesteps", "beta_min", "beta_max", "sampling_eps"],
+        KarrasVe => return vec!["sigma_min", "sigma_max", "s_noise", "s_churn", "s_min", "s_max"],
+        ProbabilityFlow => return [&["sigma_min", "sigma_max", "rho"], CHURN].concat(),
+        AnnealedLangevin => return vec!["sigma_min", "sigma_max", "langevin_steps", "langevin_epsilon"],
+        EdmEuler | EdmHeun => &[SIGMA_RANGE, FINAL_SIGMA, EDM, CHURN],
         EdmDpmSolverMultistep => {
             &[SIGMA_RANGE, FINAL_SIGMA, EDM, THRESHOLD, SOLVER, FLOW, &["algorithm_type", "euler_at_final"]]
         }

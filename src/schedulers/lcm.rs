@@ -36,5 +36,5 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             }
         })
     });
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 0, steps: steps.collect::<Result<_>>()? })
+    Ok(Schedule { steps: steps.collect::<Result<_>>()?, ..Schedule::new(1.0) })
 }

@@ -38,7 +38,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         }
     });
     let steps = steps.collect();
-    Ok(Schedule { init_noise_sigma: init_noise_sigma(config, sigmas), memory_slots: ORDER - 1, steps })
+    Ok(Schedule { memory_slots: ORDER - 1, steps, ..Schedule::new(init_noise_sigma(config, sigmas)) })
 }
 
 /// ∫ from σ_i to σ_{i+1} of the j-th Lagrange polynomial through the last `order` noise levels.

@@ -24,6 +24,7 @@ mod fields;
 mod flow_match;
 mod heun_discrete;
 mod ipndm;
+mod karras_heun;
 mod kdpm2_discrete;
 mod keys;
 mod lcm;
@@ -34,6 +35,7 @@ mod options;
 mod pndm;
 mod read;
 mod sasolver;
+mod score_sde;
 mod sigmas;
 mod step;
 mod tcd;
@@ -43,6 +45,7 @@ mod unipc_multistep;
 pub use betas::{NoiseSchedule, Noising};
 pub use combination::Combination;
 pub use config::SchedulerConfig;
+pub use karras_heun::Churn;
 pub use names::{sampler_of, samplers, scheduler_by_name, schedules};
 pub use objective::{LossWeights, Objective, ObjectiveLevel};
 pub use options::{
@@ -187,7 +190,14 @@ impl Scheduler {
             SchedulerClass::DpmSolverSde => dpmsolver_sde::schedule(self, sampling)?,
             SchedulerClass::SaSolver => sasolver::schedule(self, sampling)?,
             SchedulerClass::Ipndm => ipndm::schedule(self, sampling)?,
-            SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => edm::schedule(self, sampling)?,
+            SchedulerClass::EdmEuler | SchedulerClass::EdmHeun | SchedulerClass::EdmDpmSolverMultistep => {
+                edm::schedule(self, sampling)?
+            }
+            SchedulerClass::KarrasVe => karras_heun::karras_ve(self, sampling)?,
+            SchedulerClass::ScoreSdeVe => score_sde::variance_exploding(self, sampling)?,
+            SchedulerClass::ProbabilityFlow => karras_heun::probability_flow(self, sampling)?,
+            SchedulerClass::AnnealedLangevin => score_sde::annealed_langevin(self, sampling)?,
+            SchedulerClass::ScoreSdeVp => score_sde::variance_preserving(self, sampling)?,
             SchedulerClass::FlowMatchEulerDiscrete | SchedulerClass::FlowMatchHeunDiscrete => {
                 flow_match::schedule(self, sampling)?
             }

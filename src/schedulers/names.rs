@@ -76,7 +76,22 @@ type Samplers = &'static [(&'static str, SchedulerClass)];
 
 /// Samplers of models that have noise levels of their own, and what those models were trained on.
 const OWN_SAMPLERS: &[(Frame, &str, Samplers)] = &[
-    (Frame::Edm, "EDM's noise levels", &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep)]),
+    (Frame::Edm, "EDM's noise levels", &[("Euler", EdmEuler), ("DPM++ 2M", EdmDpmSolverMultistep), ("Heun", EdmHeun)]),
+    (
+        Frame::Score,
+        "noise without end, of which it returns the score",
+        &[
+            ("Predictor-corrector", ScoreSdeVe),
+            ("Heun", ProbabilityFlow),
+            ("Langevin", AnnealedLangevin),
+            ("Karras VE", KarrasVe),
+        ],
+    ),
+    (
+        Frame::VariancePreserving,
+        "a continuous time of noise that preserves the variance",
+        &[("ScoreSdeVpScheduler", ScoreSdeVp)],
+    ),
     (Frame::ContinuousTime, "a continuous time from 0 to 1", &[("IPNDMScheduler", Ipndm)]),
     (Frame::Flow, "a flow", &[("Euler", FlowMatchEulerDiscrete), ("Heun", FlowMatchHeunDiscrete)]),
     (Frame::Consistency, "jumps from noise levels", &[("CMStochasticIterativeScheduler", CmStochasticIterative)]),
@@ -95,8 +110,11 @@ fn check_frame(name: &str, class: SchedulerClass, base: &SchedulerConfig) -> Res
     let why = match (own(base.class.frame()), own(class.frame())) {
         (Some((trained_on, samplers)), _) => {
             let names: Vec<_> = samplers.iter().map(|(name, _)| *name).collect();
-            let there =
-                if let [only] = names[..] { format!("is {only}") } else { format!("are {}", names.join(" and ")) };
+            let there = match &names[..] {
+                [only] => format!("is {only}"),
+                [others @ .., last] => format!("are {} and {last}", others.join(", ")),
+                [] => unreachable!("every frame has a sampler"),
+            };
             format!("this model was trained on {trained_on}, for which there {there}")
         }
         (None, trained) => {

@@ -60,6 +60,18 @@ named_values! {
         EdmEuler = "EDMEulerScheduler",
         /// The same models with DPM-Solver++.
         EdmDpmSolverMultistep = "EDMDPMSolverMultistepScheduler",
+        /// The same models with Heun's steps, algorithm 2 of the paper. Not in diffusers.
+        EdmHeun = "EDMHeunScheduler",
+        /// Karras et al. 2022, algorithm 2 in the frame of models of the score.
+        KarrasVe = "KarrasVeScheduler",
+        /// Song et al. 2021: predictor and corrector, noise that grows without end.
+        ScoreSdeVe = "ScoreSdeVeScheduler",
+        /// Song et al. 2021: the ODE of the same models, by Heun's method. Not in diffusers.
+        ProbabilityFlow = "ProbabilityFlowScheduler",
+        /// Song & Ermon 2019: Langevin dynamics at falling noise levels. Not in diffusers.
+        AnnealedLangevin = "AnnealedLangevinScheduler",
+        /// Song et al. 2021: the SDE that preserves the variance.
+        ScoreSdeVp = "ScoreSdeVpScheduler",
         /// Lipman et al. 2022, Liu et al. 2022: Euler steps along straight lines.
         FlowMatchEulerDiscrete = "FlowMatchEulerDiscreteScheduler",
         /// The same with Heun's steps.
@@ -80,6 +92,10 @@ pub enum Frame {
     Timesteps,
     /// Noise levels σ without end, and a preconditioned model (Karras et al. 2022).
     Edm,
+    /// Pictures from 0 to 1 with noise σ added, of which the model returns the score (Song et al. 2021).
+    Score,
+    /// A continuous time from 0 to 1, of a process that preserves the variance (Song et al. 2021).
+    VariancePreserving,
     /// A continuous time from 0 to 1, an angle (Dance Diffusion).
     ContinuousTime,
     /// A way from noise to picture, whose velocity the model returns (Lipman et al. 2022).
@@ -92,7 +108,9 @@ impl SchedulerClass {
     /// The models that it is for.
     pub fn frame(self) -> Frame {
         match self {
-            Self::EdmEuler | Self::EdmDpmSolverMultistep => Frame::Edm,
+            Self::EdmEuler | Self::EdmHeun | Self::EdmDpmSolverMultistep => Frame::Edm,
+            Self::ScoreSdeVe | Self::ProbabilityFlow | Self::KarrasVe | Self::AnnealedLangevin => Frame::Score,
+            Self::ScoreSdeVp => Frame::VariancePreserving,
             Self::Ipndm => Frame::ContinuousTime,
             Self::FlowMatchEulerDiscrete | Self::FlowMatchHeunDiscrete => Frame::Flow,
             Self::CmStochasticIterative => Frame::Consistency,

@@ -62,7 +62,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         let prev_sample = prev_sample(scheduler, transfer)?;
         steps.push(Step { prev_sample, memory, continues, ..Step::new(t as f64, x0, noising) });
     }
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 5, steps })
+    Ok(Schedule { memory_slots: 5, steps, ..Schedule::new(1.0) })
 }
 
 /// The n timesteps of the spacing, ascending.

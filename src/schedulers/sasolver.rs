@@ -69,7 +69,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
             ..levels[i].step(run.timesteps[i], config)
         });
     }
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 1 + outputs, steps })
+    Ok(Schedule { memory_slots: 1 + outputs, steps, ..Schedule::new(1.0) })
 }
 
 /// The share of noise: diffusers' `tau_func`, which no config can hold and which is this one by default.

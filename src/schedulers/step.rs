@@ -12,6 +12,12 @@ use crate::{Error, HostTensor, Result};
 pub struct Schedule {
     /// The initial noise is N(0, 1) times this.
     pub init_noise_sigma: f64,
+    /// Added to every element of the initial noise.
+    pub init_mean: f64,
+    /// Further noise that is drawn before the first step, and its coefficient in the sample.
+    pub start_draw: Draw,
+    /// See `start_draw`.
+    pub start_noise: f64,
     /// Number of tensors, shaped like the sample, that steps hand on to later steps. Before the first step they hold
     /// zeros.
     pub memory_slots: usize,
@@ -64,6 +70,13 @@ pub enum NoiseScale {
     One,
     /// 1 too; the model does return v, but this scheduler has no use for it.
     Ignored,
+    /// The noise z becomes a step of Langevin dynamics along the model's output s, ε s + √(2ε) z with
+    /// ε = 2 (r ‖z‖ / ‖s‖)², norms taken for each picture and averaged over the batch (Song et al. 2021,
+    /// arXiv:2011.13456, algorithm 4).
+    Langevin {
+        /// r, the ratio of the two terms' norms.
+        snr: f64,
+    },
     /// √v.
     Learned,
     /// exp(½ (f·`max_log` + (1 − f)·`min_log`)) with f = (v + 1)/2 (Nichol & Dhariwal 2021, eq. 15).
@@ -111,6 +124,23 @@ pub struct StepNumbers {
 }
 
 impl Schedule {
+    /// No steps yet, no memory, and initial noise of this deviation.
+    pub(super) fn new(init_noise_sigma: f64) -> Self {
+        Self {
+            init_noise_sigma,
+            init_mean: 0.0,
+            start_draw: Draw::None,
+            start_noise: 0.0,
+            memory_slots: 0,
+            steps: vec![],
+        }
+    }
+
+    /// Whether the run draws noise besides what it begins with.
+    pub fn draws_noise(&self) -> bool {
+        self.start_draw != Draw::None || self.steps.iter().any(Step::draws_noise)
+    }
+
     /// The steps of this schedule.
     pub(super) fn numbers(&self) -> StepNumbers {
         let mut total = 0;
@@ -202,7 +232,7 @@ impl Step {
         let zeros = HostTensor::zeros(sample.shape.as_slice());
         let noise = match (self.draws_noise(), noise) {
             (false, _) => zeros,
-            (true, Some(noise)) => self.scaled_noise(noise, variance.as_ref()),
+            (true, Some(noise)) => self.scaled_noise(noise, &model_output, variance.as_ref()),
             (true, None) => return Err(Error::Usage("this scheduler step needs noise".into())),
         };
         let x0 = self.x0.apply(sample, &model_output);
@@ -229,7 +259,7 @@ impl Step {
     /// The model's output for the mean and, if learned, for the variance: the two halves of each batch element's
     /// channels.
     fn split_model_output(&self, sample: &HostTensor, output: &HostTensor) -> Result<(HostTensor, Option<HostTensor>)> {
-        if self.noise_scale == NoiseScale::One {
+        if matches!(self.noise_scale, NoiseScale::One | NoiseScale::Langevin { .. }) {
             return Ok((output.clone(), None));
         }
         if output.len() != 2 * sample.len() {
@@ -246,7 +276,10 @@ impl Step {
         Ok((half(0), Some(half(1))))
     }
 
-    fn scaled_noise(&self, noise: &HostTensor, variance: Option<&HostTensor>) -> HostTensor {
+    fn scaled_noise(&self, noise: &HostTensor, output: &HostTensor, variance: Option<&HostTensor>) -> HostTensor {
+        if let NoiseScale::Langevin { snr } = self.noise_scale {
+            return langevin(noise, output, snr);
+        }
         let Some(variance) = variance else { return noise.clone() };
         HostTensor::from_fn(noise.shape.as_slice(), |i| {
             (self.noise_scale.at(f64::from(variance.data[i])) * f64::from(noise.data[i])) as f32
@@ -258,7 +291,7 @@ impl NoiseScale {
     /// The factor for an element whose learned variance channel holds `v`.
     pub fn at(self, v: f64) -> f64 {
         match self {
-            NoiseScale::One | NoiseScale::Ignored => 1.0,
+            NoiseScale::One | NoiseScale::Ignored | NoiseScale::Langevin { .. } => 1.0,
             NoiseScale::Learned => v.sqrt(),
             NoiseScale::LearnedRange { min_log, max_log } => {
                 let fraction = (v + 1.0) / 2.0;
@@ -288,6 +321,20 @@ impl X0 {
         }
         x0
     }
+}
+
+/// [`NoiseScale::Langevin`] of `noise` along `score`, both `[N, …]`.
+fn langevin(noise: &HostTensor, score: &HostTensor, snr: f64) -> HostTensor {
+    let image = (noise.len() / noise.shape[0].max(1)).max(1);
+    // The sum over the batch; its size cancels.
+    let norm = |tensor: &HostTensor| -> f64 {
+        let square = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        tensor.data.chunks(image).map(|values| square(values).sqrt()).sum()
+    };
+    let step_size = 2.0 * (snr * norm(noise) / norm(score)).powi(2);
+    let terms = score.data.iter().zip(&noise.data);
+    let data = terms.map(|(s, z)| (step_size * f64::from(*s) + (2.0 * step_size).sqrt() * f64::from(*z)) as f32);
+    HostTensor { shape: noise.shape.clone(), data: data.collect() }
 }
 
 /// The `ratio`-quantile of |values|, linear between the two nearest, as in `torch.quantile`.

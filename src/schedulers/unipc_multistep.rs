@@ -45,7 +45,7 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
         steps.push(Step { prev_sample, memory, ..levels[i].step(run.timesteps[i], config) });
         last_order = order;
     }
-    Ok(Schedule { init_noise_sigma: 1.0, memory_slots: 1 + config.solver_order, steps })
+    Ok(Schedule { memory_slots: 1 + config.solver_order, steps, ..Schedule::new(1.0) })
 }
 
 struct Solver<'a> {

@@ -72,6 +72,11 @@ impl Fixture {
         self.metadata.get(key).unwrap_or_else(|| panic!("no {key} in the fixture's metadata"))
     }
 
+    /// A text in the metadata, if it is there.
+    pub fn find_text(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
     /// A JSON object in the metadata.
     pub fn object(&self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_str(self.text(key)).expect("metadata holds JSON objects")

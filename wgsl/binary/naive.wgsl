@@ -1,12 +1,12 @@
-// binary, naive: y = a + b or a * b, elementwise
+// binary, naive: y = a + b, a * b or a / b, elementwise
 //
 //   a, b      shapes that broadcast to that of y (include/broadcast.wgsl); f32 or f16
 //   y         of RANK dimensions; f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, whose operands may lie in four places
 // requires:   nothing: any shapes
-// constants:  KIND = 0 add, 1 multiply; BROADCAST = false where a, b and y have the same shape
+// constants:  KIND = 0 add, 1 multiply, 2 divide; BROADCAST = false where a, b and y have the same shape
 // error:      1e-6 relative L2 in f32
-// source:     torch.add, torch.mul; numpy's broadcasting rules
+// source:     torch.add, torch.mul, torch.div; numpy's broadcasting rules
 //!include flat_index
 //!include broadcast
 //!storage a
@@ -53,7 +53,11 @@ fn main(
     }
     if (KIND == 0u) {
         y[i] = encode_y(left + right);
-    } else {
+    } else if (KIND == 1u) {
         y[i] = encode_y(left * right);
+    } else {
+        // What lies behind the last element stays a number.
+        let inside = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.elements);
+        y[i] = encode_y(select(vec4<f32>(0.0), left / right, inside));
     }
 }

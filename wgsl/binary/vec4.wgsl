@@ -1,14 +1,15 @@
-// binary, vec4: y = a + b or a * b with one operand repeated, four elements at a time
+// binary, vec4: y = a + b, a * b or a / b with one operand repeated, four elements at a time
 //
 //   a, b      shapes that broadcast to that of y (include/broadcast.wgsl); f32 or f16
 //   y         of RANK dimensions; f32 or f16
 // An operand that has the innermost dimension is indexed in vectors; one without it gives one element for all four.
 // dispatch:   one invocation for four consecutive elements of y, neighbours along the innermost dimension
 // requires:   the innermost dimension, merged with neighbours that broadcast alike, a multiple of 4
-// constants:  KIND = 0 add, 1 multiply; A_REPEATS, B_REPEATS = whether that operand lacks the innermost dimension
+// constants:  KIND = 0 add, 1 multiply, 2 divide; A_REPEATS, B_REPEATS = whether that operand lacks the innermost
+//             dimension
 // error:      1e-6 relative L2 in f32
 // faster:     than naive: two loads and one set of index divisions for four elements where naive has eight and four
-// source:     torch.add, torch.mul; numpy's broadcasting rules
+// source:     torch.add, torch.mul, torch.div; numpy's broadcasting rules
 //!include flat_index
 //!include broadcast
 //!storage a
@@ -46,7 +47,9 @@ fn main(
     if (B_REPEATS) { right = vec4<f32>(decode_b(b[at.y / 4u])[at.y % 4u]); } else { right = decode_b(b[at.y]); }
     if (KIND == 0u) {
         y[i] = encode_y(left + right);
-    } else {
+    } else if (KIND == 1u) {
         y[i] = encode_y(left * right);
+    } else {
+        y[i] = encode_y(left / right);
     }
 }

@@ -41,7 +41,7 @@ use crate::overflow::F32Fallback;
 use crate::parallel;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
-use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
+use crate::schedulers::{Frame, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
 use crate::tensor::HostTensor;
 use crate::trace;
 use start::Start;
@@ -49,7 +49,8 @@ use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
-pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
+pub const PIXEL_PIPELINES: &[&str] =
+    &["DDPMPipeline", "DDIMPipeline", "ScoreSdeVePipeline", "ScoreSdeVpPipeline", "KarrasVePipeline"];
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -177,6 +178,11 @@ impl DiffusionPipeline {
             aesthetic: xl && flag("requires_aesthetics_score", false),
             consistency: checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
             distilled: unet.time_cond_proj_dim().is_some(),
+            steps: match scheduler.config.class {
+                SchedulerClass::ScoreSdeVe => Some(2000),
+                SchedulerClass::ScoreSdeVp => Some(1000),
+                _ => None,
+            },
             max_noise_level: (kind == Kind::Upscale).then(|| {
                 let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64);
                 max.map_or(350, |max| max as usize)
@@ -384,7 +390,9 @@ impl DiffusionPipeline {
             return vae.decode(runtime, latents);
         }
         let mut images = latents.clone();
-        images.data.iter_mut().for_each(|v| *v = (*v / 2.0 + 0.5).clamp(0.0, 1.0)); // from [−1, 1]
+        // From [−1, 1]; models of the score have been shown pictures from 0 to 1.
+        let (scale, mean) = if self.scheduler.config.class.frame() == Frame::Score { (1.0, 0.0) } else { (0.5, 0.5) };
+        images.data.iter_mut().for_each(|v| *v = (*v * scale + mean).clamp(0.0, 1.0));
         Ok(images)
     }
 

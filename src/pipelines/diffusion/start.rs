@@ -47,7 +47,9 @@ impl DiffusionPipeline {
             return Ok(Start::plain(add_noise(runtime, latents, &noise, level)?));
         }
         let Some(image) = &options.image else {
-            return Ok(Start::plain(scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma)));
+            let mut latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
+            latents.data.iter_mut().for_each(|v| *v += schedule.init_mean as f32);
+            return Ok(Start::plain(latents));
         };
         match (self.traits.kind, &options.mask) {
             (Kind::Edit, _) => {

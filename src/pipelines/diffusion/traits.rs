@@ -34,6 +34,8 @@ pub struct Traits {
     pub consistency: bool,
     /// The U-Net takes the guidance scale as an input (`time_cond_proj_dim`).
     pub distilled: bool,
+    /// Steps that the model's pipeline takes, where that is not what others of its kind take.
+    pub steps: Option<usize>,
     /// Enlarging: the largest timestep up to which the small picture can be noised.
     pub max_noise_level: Option<usize>,
     /// Number of classes, including "no class", if the model has any.
@@ -74,7 +76,7 @@ impl Traits {
             _ if self.xl => (50, 5.0),
             _ => (50, 7.5),
         };
-        let sampling = Sampling::steps(steps);
+        let sampling = Sampling::steps(self.steps.unwrap_or(steps));
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
     }
 

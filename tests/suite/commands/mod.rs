@@ -16,6 +16,7 @@ mod results;
 pub mod sample;
 pub mod sample_pictures;
 mod schedule;
+mod scores;
 mod settings;
 mod sources;
 mod systems;

@@ -1,10 +1,9 @@
-//! `docs/systems.md`: what stands there as a command is one.
+//! `docs/systems.md` and `docs/score.md`: what stands there as a command is one.
 
 use crate::commands::usage::succeeds;
 
-/// The lines of the page that are commands, without the program's name, as their arguments.
-fn commands() -> Vec<Vec<String>> {
-    let page = include_str!("../../../docs/systems.md");
+/// The lines of a page that are commands, without the program's name, as their arguments.
+fn commands(page: &str) -> Vec<Vec<String>> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("    unmist "));
     let arguments = |line: &str| {
         let parts = line.split('"').enumerate();
@@ -20,7 +19,7 @@ fn commands() -> Vec<Vec<String>> {
 fn the_commands_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("out.webp");
-    let commands = commands();
+    let commands = commands(include_str!("../../../docs/systems.md"));
     assert!(commands.len() > 3, "{commands:?}");
     for command in commands {
         let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -34,4 +33,22 @@ fn the_commands_run() {
         succeeds(&arguments);
     }
     assert!(output.is_file());
+}
+
+#[test]
+fn the_commands_about_scores_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("out.png");
+    let commands = commands(include_str!("../../../docs/score.md"));
+    assert!(commands.len() > 3, "{commands:?}");
+    for command in commands {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        if let Some(place) = arguments.iter().position(|argument| *argument == "--output") {
+            arguments[place + 1] = output.to_str().expect("a name in UTF-8");
+            succeeds(&arguments);
+            std::fs::remove_file(&output).expect("a picture was made");
+        } else {
+            succeeds(&arguments);
+        }
+    }
 }

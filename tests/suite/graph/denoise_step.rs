@@ -23,7 +23,8 @@ const SHAPES: [&[usize]; 3] = [&[2, 3, 5, 7], &[2, 3, 11], &[1, 3, 2, 5, 4]];
 
 /// Whether the model returns a learned variance as a second half of its channels.
 fn learned(schedule: &Schedule) -> bool {
-    schedule.steps.iter().any(|step| step.noise_scale != NoiseScale::One)
+    let learned = |scale| !matches!(scale, NoiseScale::One | NoiseScale::Langevin { .. });
+    schedule.steps.iter().any(|step| learned(step.noise_scale))
 }
 
 /// Stands in for the model, channels-last: x/2 + 0.1, followed by relu(x)/4 + 0.1 if the variance is learned.
@@ -142,6 +143,22 @@ fn step_graph_agrees_with_step_apply() {
             check(&what, &schedule, shape, &mut sessions);
             compared += 1;
         }
+    }
+    // Schedulers of scores have no fixtures of this kind.
+    for (class, shape) in
+        ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "KarrasVeScheduler", "AnnealedLangevinScheduler"]
+            .into_iter()
+            .zip(SHAPES.into_iter().cycle())
+    {
+        let fields = serde_json::json!({"sigma_min": 0.1, "sigma_max": 5.0, "langevin_steps": 2});
+        let schedule = Scheduler::new(config(class, &fields)).and_then(|s| s.schedule(&Sampling::steps(3)));
+        let schedule = schedule.unwrap_or_else(|e| panic!("{class}: {e}"));
+        let (graph, no_weights) = (graph(&schedule, shape), HashMap::new());
+        let plan =
+            Program::new(&graph, gpu().caps(), &PlanOptions::default()).unwrap_or_else(|e| panic!("{class}: {e}"));
+        let device = GpuSession::new(gpu(), plan, &no_weights).unwrap_or_else(|e| panic!("{class}: {e}"));
+        let oracle = ReferenceSession::new(graph, &no_weights).expect("there are no weights");
+        check(class, &schedule, shape, &mut [Box::new(device), Box::new(oracle)]);
     }
     assert!(compared > 500 && on_device > 60, "only {compared} schedules, {on_device} of them on the device");
 }

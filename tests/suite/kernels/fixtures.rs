@@ -81,6 +81,7 @@ fn every_operation_of_the_fixture_is_compared() {
         ["conv2d", "linear", "embedding", "group_norm", "group_norm_silu", "layer_norm", "attention", "softmax"]
             .into_iter()
             .chain(["geglu", "timestep_embedding", "gaussian_fourier", "avg_pool2d", "upsample_nearest"])
+            .chain(["fir_resample"])
             .chain(ActivationKind::ALL.map(ActivationKind::name));
     // In the fixture, but no operation here needs them.
     let known: Vec<_> = compared.chain(["sigmoid", "tanh"]).collect();
@@ -238,6 +239,16 @@ fn avg_pool_agrees_with_torch() {
     for_each_case(&fixture, "avg_pool2d", |name, _| {
         let [x, expected] = ["input", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
         check(name, &reference::avg_pool(&x), &expected, 1e-6);
+    });
+}
+
+#[test]
+fn fir_resample_agrees_with_diffusers() {
+    let fixture = Fixture::read("ops");
+    for_each_case(&fixture, "fir_resample", |name, attributes| {
+        let [x, expected] = ["input", "out"].map(|tensor| channels_last(&fixture, format!("{name}/{tensor}")));
+        let up = attributes["up"].as_bool().expect("true or false");
+        check(name, &reference::fir_resample(&x, up), &expected, 1e-6);
     });
 }
 

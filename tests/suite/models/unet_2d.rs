@@ -16,17 +16,19 @@ use unmist::{DType, HostTensor};
 
 use crate::device::gpu;
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 12] = [
     "attention_resnet_types",
     "bfloat16",
     "class_table",
     "flat_old_names",
+    "ncsnpp",
     "no_mid_block",
     "odd_channels",
     "one_level_odd",
     "pipeline",
     "resnet_resampling",
     "sharded_mixed",
+    "skip_blocks_mixed",
 ];
 
 fn folder(name: &str) -> PathBuf {

@@ -6,5 +6,6 @@ mod classes;
 pub mod inversion;
 mod loss;
 pub mod options;
+mod score;
 pub mod stable_diffusion;
 pub mod tokenizer;

@@ -27,8 +27,8 @@ fn edm_models_have_schedulers_of_their_own() {
     }
     for (name, base, part) in [
         ("DDIM", &edm, "EDM's noise levels"),
-        ("DPM++ 2M Karras", &edm, "Euler and DPM++ 2M"),
-        ("EulerDiscreteScheduler", &edm, "Euler and DPM++ 2M"),
+        ("DPM++ 2M Karras", &edm, "Euler, DPM++ 2M and Heun"),
+        ("EulerDiscreteScheduler", &edm, "Euler, DPM++ 2M and Heun"),
         ("EDMEulerScheduler", &other, "EDM's noise levels, and this one counts timesteps"),
     ] {
         refused(name, base, part);
@@ -79,6 +79,30 @@ fn flows_and_consistency_models_have_schedulers_of_their_own() {
     ] {
         let message = flow.schedule(&asked).expect_err("it has levels of its own").to_string();
         assert!(message.contains("its own noise levels"), "{message}");
+    }
+}
+
+/// Nor do models of scores.
+#[test]
+fn models_of_scores_have_schedulers_of_their_own() {
+    let [scores, preserving, other] =
+        ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "EulerDiscreteScheduler"].map(default);
+    for (name, base, class) in [
+        ("predictor-corrector", &scores, SchedulerClass::ScoreSdeVe),
+        ("Heun", &scores, SchedulerClass::ProbabilityFlow),
+        ("langevin", &scores, SchedulerClass::AnnealedLangevin),
+        ("KarrasVeScheduler", &scores, SchedulerClass::KarrasVe),
+        ("ScoreSdeVpScheduler", &preserving, SchedulerClass::ScoreSdeVp),
+    ] {
+        assert_eq!(scheduler_by_name(name, base).expect(name).class, class);
+    }
+    for (name, base, part) in [
+        ("DDIM", &scores, "there are Predictor-corrector, Heun, Langevin and Karras VE"),
+        ("Euler", &preserving, "there is ScoreSdeVpScheduler"),
+        ("ScoreSdeVeScheduler", &other, "this one counts timesteps"),
+        ("ScoreSdeVeScheduler", &preserving, "preserves the variance"),
+    ] {
+        refused(name, base, part);
     }
 }
 

@@ -3,4 +3,5 @@
 mod frames;
 pub mod random_numbers;
 pub mod runs;
+mod scores;
 pub mod tables;

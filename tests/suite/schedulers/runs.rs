@@ -23,6 +23,9 @@ fn run(schedule: &Schedule, start: HostTensor, noise_seed: u64) -> Vec<HostTenso
     let mut sources = [TorchCpu::new(noise_seed)];
     let mut noise = StepNoise::new(&mut sources);
     let mut sample = start;
+    if let Some(drawn) = noise.draw(schedule.start_draw, &sample.shape) {
+        sample.data.iter_mut().zip(&drawn.data).for_each(|(x, z)| *x += (schedule.start_noise * f64::from(*z)) as f32);
+    }
     let mut memory = vec![HostTensor::zeros(sample.shape.as_slice()); schedule.memory_slots];
     let mut call = |step: &Step| {
         let model_output = model(&scaled(&sample, step.input_scale), step.timestep);
@@ -156,7 +159,8 @@ runs! {
     ipndm: "IPNDMScheduler", 5 cases, 1e-5;
     // diffusers divides by differences of ln ρ in float32, which cancel where beta spacing is dense.
     deis_multistep: "DEISMultistepScheduler", 45 cases, 3e-5;
-    edm_euler: "EDMEulerScheduler", 14 cases, 1e-5;
+    edm_euler: "EDMEulerScheduler", 20 cases, 1e-5;
+    edm_heun: "EDMHeunScheduler", 8 cases, 1e-5;
     edm_dpmsolver_multistep: "EDMDPMSolverMultistepScheduler", 38 cases, 1e-5;
     flow_match_euler_discrete: "FlowMatchEulerDiscreteScheduler", 22 cases, 1e-5;
     flow_match_heun_discrete: "FlowMatchHeunDiscreteScheduler", 11 cases, 1e-5;
