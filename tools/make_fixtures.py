@@ -37,6 +37,7 @@ GROUPS = [
     "tokenizer",
     "attention",
     "loss",
+    "consistency",
 ]
 
 

@@ -72,6 +72,7 @@ mod tests {
         "--seed=18446744073709551615,1",
         "--rng=torch-cuda",
         "--steps=25",
+        "--timesteps=22,0",
         "--scheduler=DPM++ 2M Karras",
         "--eta=0.1",
         "--use-clipped-model-output=off",

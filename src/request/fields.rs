@@ -61,7 +61,8 @@ pub struct Request {
     /// Leaves out this many of the text encoder's last layers [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub clip_skip: Option<usize>,
-    /// Class of the pictures; several, comma-separated, take turns [default: no class]
+    /// Class of the pictures; several, comma-separated, take turns [default: no class; of consistency models, which have
+    /// none for that, one drawn by the seed]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_delimiter = ',', value_name = "N[,N…]"))]
     pub class: Vec<usize>,
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
@@ -131,9 +132,13 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum))]
     pub rng: Option<Rng>,
     /// Number of denoise steps [default: the model's
-    /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
+    /// generation_config.json, else 50; consistency models 1, latent ones 4, enlarging 75, editing 100]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
     pub steps: Option<usize>,
+    /// The timesteps to visit, falling, comma-separated, in place of a number of `steps`; a consistency model counts
+    /// them from its cleanest noise level: of 40, 22,0 are the published ones of two steps
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
+    pub timesteps: Vec<usize>,
     /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default:
     /// the model's generation_config.json, else its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]

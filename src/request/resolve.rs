@@ -81,6 +81,12 @@ impl Resolved {
 /// What the model cannot do, what does not go together, and values that make no sense, by the field at fault.
 pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusal> {
     let mut layers = asked.layers()?;
+    // Timesteps say how many steps there are: what is asked for goes before what a picture says of either.
+    match (layers.origin("timesteps"), layers.origin("steps")) {
+        (Some(Origin::Asked), Some(Origin::Picture)) => _ = layers.remove("steps"),
+        (Some(Origin::Picture), Some(Origin::Asked)) => _ = layers.remove("timesteps"),
+        _ => {}
+    }
     check_fits(model.traits, &|field| layers.given(field))?;
     let (scheduler, scheduler_origin) = scheduler(asked, model.scheduler, model.generation)?;
 
@@ -104,7 +110,8 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     }
     let scheduler = Scheduler::new(scheduler).map_err(|error| refused("scheduler", None, error))?;
     let sampling = model.traits.sampling(&options, scheduler.config.class);
-    scheduler.schedule(&sampling).map_err(|error| refused("steps", None, error))?;
+    let field = if sampling.timesteps.is_some() { "timesteps" } else { "steps" };
+    scheduler.schedule(&sampling).map_err(|error| refused(field, None, error))?;
     let tiling = request.vae_tiling.as_deref().unwrap_or("auto");
     let tiling = tiling.parse().map_err(|why: String| Refusal::of_value("vae_tiling", tiling, why))?;
 
@@ -197,7 +204,11 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
             strength: request.strength.unwrap_or(own.sampling.strength),
             denoising_start: request.denoising_start,
             denoising_end: request.denoising_end,
-            ..Sampling::steps(request.steps.unwrap_or(own.sampling.num_inference_steps))
+            timesteps: (!request.timesteps.is_empty()).then(|| request.timesteps.clone()),
+            ..Sampling::steps(match request.timesteps.len() {
+                0 => request.steps.unwrap_or(own.sampling.num_inference_steps),
+                n => n,
+            })
         },
         guidance_scale: spread("guidance_scale", &request.guidance_scale, prompts, batch)?,
         guidance_rescale: request.guidance_rescale.unwrap_or(own.guidance_rescale),

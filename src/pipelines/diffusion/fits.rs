@@ -93,6 +93,12 @@ const RULES: &[Rule] = &[
         "they take the place of a picture and cannot be combined with one",
         Remedy::LeaveOut(&["latents"]),
     ),
+    Rule::Without(
+        "steps",
+        &["timesteps"],
+        "the timesteps that are given say how many there are",
+        Remedy::LeaveOut(&["steps"]),
+    ),
     Rule::With("refiner_lora", &["refiner"], "there is no refiner that it changes", Remedy::Give(&["refiner"])),
     Rule::With("strength", &["image", "latents"], "it says how much of a picture is changed", Remedy::Give(&["image"])),
     Rule::With("denoising_start", &["latents"], "it says where a run goes on", Remedy::Give(&["latents"])),

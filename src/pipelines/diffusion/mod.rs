@@ -39,7 +39,7 @@ use crate::overflow::F32Fallback;
 use crate::parallel;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
-use crate::schedulers::{Schedule, Scheduler, SchedulerConfig};
+use crate::schedulers::{Frame, Schedule, Scheduler, SchedulerConfig};
 use crate::tensor::HostTensor;
 use crate::trace;
 use start::Start;
@@ -47,7 +47,7 @@ use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
-pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline"];
+pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline"];
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -173,7 +173,8 @@ impl DiffusionPipeline {
             kind,
             xl,
             aesthetic: xl && flag("requires_aesthetics_score", false),
-            consistency: checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
+            consistency: scheduler.config.class.frame() == Frame::Consistency
+                || checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
             distilled: unet.time_cond_proj_dim().is_some(),
             max_noise_level: (kind == Kind::Upscale).then(|| {
                 let max = checkpoint.option("max_noise_level").and_then(serde_json::Value::as_u64);

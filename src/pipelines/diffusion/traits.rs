@@ -30,7 +30,7 @@ pub struct Traits {
     pub xl: bool,
     /// SDXL's refiner takes an aesthetic score in place of the target size (`requires_aesthetics_score`).
     pub aesthetic: bool,
-    /// A latent consistency model: made to need few steps.
+    /// A consistency model, or a latent one: made to need one step, or few.
     pub consistency: bool,
     /// The U-Net takes the guidance scale as an input (`time_cond_proj_dim`).
     pub distilled: bool,
@@ -67,6 +67,7 @@ impl Traits {
     /// guidance scale.
     pub fn defaults(&self) -> SampleOptions {
         let (steps, guidance_scale) = match self.kind {
+            Kind::Pixels if self.consistency => (1, 1.0),
             Kind::Pixels => (50, 1.0),
             Kind::Upscale => (75, 9.0),
             Kind::Edit => (100, 7.5),
@@ -76,6 +77,12 @@ impl Traits {
         };
         let sampling = Sampling::steps(steps);
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
+    }
+
+    /// The class that stands for "no class" if none is named: the last. The classes of a consistency model are all ones
+    /// of pictures, as it is called without guidance.
+    pub fn null_class(&self) -> Option<usize> {
+        self.classes.filter(|_| !self.consistency).map(|rows| rows - 1)
     }
 
     /// The run as the model's own pipeline does it with a scheduler of this class: a latent consistency model does all
@@ -134,6 +141,17 @@ impl Traits {
             let null = options.null_class.iter().map(|class| ("null_class", class));
             if let Some((field, class)) = classes.chain(null).find(|(_, class)| **class >= rows) {
                 return Err(Refusal::of_value(field, class, format!("this model has classes 0 to {}", rows - 1)));
+            }
+        }
+        if self.classes.is_some() && options.null_class.or(self.null_class()).is_none() {
+            if options.classes.is_empty() {
+                let why = "there is none, and every class of this model is one of pictures";
+                return Err(Refusal::of("class", why));
+            }
+            if let Some(scale) = options.guidance_scale.iter().find(|scale| **scale > 1.0) {
+                let why = "guidance leads away from a class that stands for \"no class\", and this model is not known \
+                           to have one";
+                return Err(Refusal::of_value("guidance_scale", scale, why).instead(Remedy::Give(&["null_class"])));
             }
         }
         // Less than 1 would be a mixture of the class and of none, which guidance is not.

@@ -3,6 +3,7 @@
 pub mod attention;
 mod batches;
 mod classes;
+pub mod consistency;
 pub mod inversion;
 mod loss;
 pub mod options;
