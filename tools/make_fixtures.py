@@ -38,6 +38,7 @@ GROUPS = [
     "attention",
     "loss",
     "consistency",
+    "repaint",
 ]
 
 

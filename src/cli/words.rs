@@ -74,6 +74,8 @@ mod tests {
         "--steps=25",
         "--timesteps=22,0",
         "--scheduler=DPM++ 2M Karras",
+        "--jump-length=5",
+        "--jump-n-sample=3",
         "--eta=0.1",
         "--use-clipped-model-output=off",
         "--guidance-scale=7.5,0.1",

@@ -20,7 +20,7 @@ pub use denoise::{
 };
 pub use diffusion::{
     Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, PIXEL_PIPELINES, PipelinePlan,
-    STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Traits, check_fits,
+    STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Traits, check_fits, check_scheduler,
 };
 pub use text::{TextConditioning, TextEncoders};
 

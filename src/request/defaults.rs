@@ -4,6 +4,7 @@ use super::resolve::ModelFacts;
 use super::{MaskReading, Precision, Request, Rng, Switch};
 use crate::pipelines::{Kind, SampleOptions, Traits};
 use crate::rng::Mt19937;
+use crate::schedulers::SchedulerClass;
 
 /// The settings in the model's own files, as a request. `asked` holds the values so far; `is_ddim` says whether the
 /// scheduler uses DDIM's way of clipping.
@@ -28,7 +29,8 @@ pub(super) fn of_model(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool) -
 
 /// What suits the kind of pipeline. A picture remembers all of it, and so can be made again after a default changes.
 /// `asked` holds the values so far.
-pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool) -> Request {
+pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, scheduler: SchedulerClass) -> Request {
+    let (is_ddim, repaints) = (scheduler == SchedulerClass::Ddim, scheduler == SchedulerClass::RePaint);
     let traits = model.traits;
     let own = traits.defaults();
     let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
@@ -41,7 +43,9 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, is_ddim: bool
         seed: vec![0],
         rng: Some(Rng::default()),
         precision: Some(Precision::default()),
-        steps: asked.timesteps.is_empty().then_some(own.sampling.num_inference_steps),
+        steps: asked.timesteps.is_empty().then(|| traits.steps(scheduler)),
+        jump_length: repaints.then_some(own.sampling.jump_length),
+        jump_n_sample: repaints.then_some(own.sampling.jump_n_sample),
         class: drawn_classes(asked, traits),
         eta: Some(own.sampling.eta),
         use_clipped_model_output: is_ddim.then_some(own.sampling.use_clipped_model_output.into()),

@@ -143,7 +143,13 @@ pub struct Request {
     /// the model's generation_config.json, else its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]
     pub scheduler: Option<String>,
-    /// DDIM, TCD: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
+    /// RePaint: steps that a run goes back to more noise at a time [default: 10]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
+    pub jump_length: Option<usize>,
+    /// RePaint: how often each part of a run is done, so that what is painted fits what is around it [default: 10]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
+    pub jump_n_sample: Option<usize>,
+    /// DDIM, RePaint, TCD: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub eta: Option<f64>,
     /// DDIM: whether the noise left in the sample is the one that belongs to the clipped x_0, as guidance needs where

@@ -41,8 +41,13 @@ const RULES: &[Rule] = &[
     ),
     (
         &["eta"],
-        |run| run.is_one_of(&[SchedulerClass::Ddim, SchedulerClass::Tcd]),
-        "with this scheduler; of DDIM and TCD it is the share of fresh noise",
+        |run| run.is_one_of(&[SchedulerClass::Ddim, SchedulerClass::RePaint, SchedulerClass::Tcd]),
+        "with this scheduler; of DDIM, RePaint and TCD it is the share of fresh noise",
+    ),
+    (
+        &["jump_length", "jump_n_sample"],
+        |run| run.is_one_of(&[SchedulerClass::RePaint]),
+        "with this scheduler; RePaint goes back to more noise",
     ),
     (&["use_clipped_model_output"], |run| run.is_one_of(&[SchedulerClass::Ddim]), "with this scheduler; DDIM has it"),
 ];

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::layers::Stack;
 use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults, idle};
 use crate::error::Error;
-use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
+use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits, check_scheduler};
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
@@ -91,10 +91,12 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     let (scheduler, scheduler_origin) = scheduler(asked, model.scheduler, model.generation)?;
 
     // 1. what the request leaves open
-    let is_ddim = scheduler.class == SchedulerClass::Ddim;
+    let class = scheduler.class;
+    check_scheduler(model.traits, class, &|field| layers.given(field))?;
+    let is_ddim = class == SchedulerClass::Ddim;
     let from_model = defaults::of_model(&layers.request(), model, is_ddim);
     layers.below(Origin::Model, &from_model)?;
-    let from_pipeline = defaults::of_pipeline(&layers.request(), model, is_ddim);
+    let from_pipeline = defaults::of_pipeline(&layers.request(), model, class);
     layers.below(Origin::Pipeline, &from_pipeline)?;
     let notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
     layers.below(Origin::Pipeline, &from_pipeline)?; // in place of what was left out
@@ -204,6 +206,8 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
             strength: request.strength.unwrap_or(own.sampling.strength),
             denoising_start: request.denoising_start,
             denoising_end: request.denoising_end,
+            jump_length: request.jump_length.unwrap_or(own.sampling.jump_length),
+            jump_n_sample: request.jump_n_sample.unwrap_or(own.sampling.jump_n_sample),
             timesteps: (!request.timesteps.is_empty()).then(|| request.timesteps.clone()),
             ..Sampling::steps(match request.timesteps.len() {
                 0 => request.steps.unwrap_or(own.sampling.num_inference_steps),

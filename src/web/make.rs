@@ -100,7 +100,8 @@ pub(super) fn sample(device: WebDevice, page: &Page, request: &[u8], cancel: &Ca
     let mut models = open(&page.files, &request, &mut notes)?;
     let mut resolved = models.resolve(&request.into(), None)?;
     resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
-    let overlay = read_inputs(&mut resolved.options, &resolved.request, &page.pictures, &mut notes)
+    let channels = models.model.pipeline.picture_channels();
+    let overlay = read_inputs(&mut resolved.options, &resolved.request, channels, &page.pictures, &mut notes)
         .map_err(|error| at_its_field(error, &resolved.request, &page.pictures))?;
     let device = Device::Web(device);
     let (load, told) = resolved.request.device.load_options(&device)?;

@@ -18,7 +18,7 @@ mod texts;
 mod traits;
 mod unet;
 
-pub use fits::check as check_fits;
+pub use fits::{check as check_fits, check_scheduler};
 pub use loss::{Bound, Example, ExampleLoss};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
@@ -47,7 +47,7 @@ use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
-pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline"];
+pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "RePaintPipeline"];
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -239,6 +239,7 @@ impl DiffusionPipeline {
     /// Checks that `options` make sense for this model.
     fn check(&self, options: &SampleOptions) -> Result<()> {
         check_fits(&self.traits, &|field| options.given(field))?;
+        check_scheduler(&self.traits, self.scheduler.config.class, &|field| options.given(field))?;
         self.traits.check(options)?;
         if self.text.is_some() && options.prompts.is_empty() {
             return Err(Refusal::of("prompt", "there is none; an empty text is one").into());
@@ -396,7 +397,7 @@ impl DiffusionPipeline {
             shape: vec![batch, height, width, channels],
             branches,
             rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
-            masked: self.traits.kind == Kind::Plain && options.mask.is_some(),
+            masked: matches!(self.traits.kind, Kind::Pixels | Kind::Plain) && options.mask.is_some(),
         }
     }
 

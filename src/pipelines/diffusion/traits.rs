@@ -79,6 +79,11 @@ impl Traits {
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
     }
 
+    /// Steps of a run with a scheduler of this class.
+    pub fn steps(&self, scheduler: SchedulerClass) -> usize {
+        if scheduler == SchedulerClass::RePaint { 250 } else { self.defaults().sampling.num_inference_steps }
+    }
+
     /// The class that stands for "no class" if none is named: the last. The classes of a consistency model are all ones
     /// of pictures, as it is called without guidance.
     pub fn null_class(&self) -> Option<usize> {

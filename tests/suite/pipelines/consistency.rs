@@ -67,7 +67,8 @@ fn check(name: &str, device: &Device) {
     let (file, request) = run(name);
     let (models, resolved) = open(&request);
     let trajectory = file.read_f32("trajectory").expect("sound");
-    let runtime = Runtime::new(device, &LoadOptions::default(), DType::F32);
+    let load = LoadOptions::default();
+    let runtime = Runtime::new(device, &load, DType::F32);
     let (mut done, mut sources) = (0, resolved.noise_sources());
     let images = models.model.pipeline.sample(&runtime, &resolved.options, &mut sources, &mut |mut progress| {
         let sample = progress.sample()?;

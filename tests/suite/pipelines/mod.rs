@@ -7,5 +7,6 @@ pub mod consistency;
 pub mod inversion;
 mod loss;
 pub mod options;
+mod repaint;
 pub mod stable_diffusion;
 pub mod tokenizer;
