@@ -39,6 +39,7 @@ GROUPS = [
     "loss",
     "consistency",
     "repaint",
+    "latent",
 ]
 
 

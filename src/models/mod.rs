@@ -23,6 +23,7 @@ mod unet_2d_condition;
 mod unet_2d_condition_blocks;
 mod unet_2d_condition_config;
 mod unet_2d_config;
+mod vq_model;
 
 pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
 pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, EncoderTiny};
@@ -39,4 +40,5 @@ pub use unet_2d_condition::{Additional, AdditionalResiduals, UNet2DConditionInpu
 pub use unet_2d_condition_config::{
     ConditionBlock, ConditionBlockType, ConditionClassEmbedding, TextTime, UNet2DConditionConfig,
 };
+pub use vq_model::{DecoderVQ, EncoderVQ, VQModel, VQModelConfig};
 pub use unet_2d_config::{ClassEmbedding, DownBlockType, ResampleType, TimeScaleShift, UNet2DConfig, UpBlockType};

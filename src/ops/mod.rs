@@ -26,6 +26,7 @@ mod lower;
 pub mod masked_latents;
 pub mod max_abs;
 pub mod model_input;
+pub mod nearest_code;
 pub mod norm;
 pub mod pred_original_sample;
 pub mod randn;
@@ -368,6 +369,8 @@ registry! {
     fourier_embedding::FourierEmbedding,
     /// Rows looked up in a table.
     embedding::Embedding,
+    /// The nearest row of a codebook.
+    nearest_code::NearestCode,
     /// The gated activation of transformer blocks.
     gated::Gated,
     /// Prompt weights.

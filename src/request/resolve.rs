@@ -36,7 +36,7 @@ pub struct Resolved {
     pub tiling: Tiling,
     /// Every value and where it came from, by the names of the fields.
     pub settings: Vec<Setting>,
-    /// What was asked for and has no effect, one sentence each.
+    /// What was asked for and has no effect, and what was chosen by chance, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -98,11 +98,16 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     layers.below(Origin::Model, &from_model)?;
     let from_pipeline = defaults::of_pipeline(&layers.request(), model, class);
     layers.below(Origin::Pipeline, &from_pipeline)?;
-    let notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
+    let mut notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
     layers.below(Origin::Pipeline, &from_pipeline)?; // in place of what was left out
     let request = layers.request();
     let that_follow = defaults::that_follow(&request, model);
     layers.below(Origin::Pipeline, &that_follow)?;
+
+    if layers.origin("class") == Some(Origin::Pipeline) {
+        let drawn: Vec<String> = request.class.iter().map(ToString::to_string).collect();
+        notes.push(format!("`class` {}: none was asked for, so the seed has drawn it", drawn.join(", ")));
+    }
 
     // 2. the pipeline's options
     let options = options(&layers.request())?;

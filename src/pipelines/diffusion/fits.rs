@@ -162,7 +162,7 @@ pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal
 /// A refusal of what does not fit.
 pub fn check_scheduler(model: &Traits, class: SchedulerClass, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
     if class == SchedulerClass::RePaint {
-        if !pixels(model) {
+        if !pixels(model) || model.scale > 1 {
             let why = "it paints into pictures with models on pixels, and this one is on latents";
             return Err(Refusal::of_value("scheduler", class.name(), why).instead(Remedy::Change("scheduler")));
         }
@@ -173,7 +173,7 @@ pub fn check_scheduler(model: &Traits, class: SchedulerClass, given: &dyn Fn(&st
         });
     }
     let Some(field) = PICTURE.iter().find(|field| pixels(model) && given(field)) else { return Ok(()) };
-    if model.consistency {
+    if model.consistency || model.scale > 1 {
         return Err(Refusal::of(field, "this model makes pictures of noise alone"));
     }
     let refusal = Refusal::of(field, "this model has no text encoder: RePaint is how it paints into a picture");

@@ -47,7 +47,11 @@ use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
-pub const PIXEL_PIPELINES: &[&str] = &["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "RePaintPipeline"];
+pub const PIXEL_PIPELINES: &[&str] =
+    &["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "RePaintPipeline", LATENTS_WITHOUT_TEXT];
+
+/// The pipeline whose U-Net is one on pixels that works on latents.
+const LATENTS_WITHOUT_TEXT: &str = "LDMPipeline";
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -144,9 +148,18 @@ impl DiffusionPipeline {
         let xl = unet.has_text_time();
         let (mut vae, mut text) = (None, None);
         if let UNet::Latents(_) = unet {
-            vae = Some(Autoencoder::load(checkpoint, xl)?);
+            vae = Some(Autoencoder::load(checkpoint, "vae", xl)?);
         }
         let kind = kind(checkpoint, &unet, vae.as_ref())?;
+        if checkpoint.pipeline_class() == Some(LATENTS_WITHOUT_TEXT) {
+            let vqvae = Autoencoder::load(checkpoint, "vqvae", false)?;
+            let (taken, latent) = (unet.in_channels(), vqvae.latent_channels());
+            if taken != latent {
+                let file = checkpoint.path().display();
+                return Err(Error::Config(format!("{file}: the U-Net takes {taken} channels, latents have {latent}")));
+            }
+            vae = Some(vqvae);
+        }
         let low_res = match kind {
             Kind::Upscale => {
                 let config = SchedulerConfig::read(&checkpoint.scheduler_config("low_res_scheduler")?)?;
@@ -166,7 +179,7 @@ impl DiffusionPipeline {
                     ClassEmbedding::Table(rows) => Some(rows),
                     _ => None,
                 };
-                (classes, 1 << model.config.halvings().min(24))
+                (classes, scale << model.config.halvings().min(24))
             }
         };
         let traits = Traits {

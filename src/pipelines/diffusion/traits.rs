@@ -9,7 +9,7 @@ use crate::schedulers::{Sampling, SchedulerClass};
 /// What a U-Net was trained to see and to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Pixels, without text encoder and autoencoder, possibly by class.
+    /// Pixels, without text encoder, possibly by class; or latents in their place (`LDMPipeline`).
     Pixels,
     /// Latents and text: text to image, image to image, and inpainting by putting back what stays.
     Plain,

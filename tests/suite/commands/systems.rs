@@ -1,10 +1,9 @@
-//! `docs/systems.md`: what stands there as a command is one.
+//! `docs/systems.md` and `docs/consistency.md`: what stands there as a command is one.
 
 use crate::commands::usage::succeeds;
 
-/// The lines of the page that are commands, without the program's name, as their arguments.
-fn commands() -> Vec<Vec<String>> {
-    let page = include_str!("../../../docs/systems.md");
+/// The lines of a page that are commands, without the program's name, as their arguments.
+fn commands(page: &str) -> Vec<Vec<String>> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("    unmist "));
     let arguments = |line: &str| {
         let parts = line.split('"').enumerate();
@@ -20,7 +19,7 @@ fn commands() -> Vec<Vec<String>> {
 fn the_commands_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("out.webp");
-    let commands = commands();
+    let commands = commands(include_str!("../../../docs/systems.md"));
     assert!(commands.len() > 3, "{commands:?}");
     for command in commands {
         let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -34,4 +33,32 @@ fn the_commands_run() {
         succeeds(&arguments);
     }
     assert!(output.is_file());
+}
+
+#[test]
+fn the_commands_of_consistency_models_and_repaint_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| folder.path().join(name).to_str().expect("a name in UTF-8").to_owned();
+    let picture = unmist::image_io::Picture { width: 32, height: 32, channels: 1, data: vec![90; 32 * 32] };
+    let mut mask = picture.clone();
+    mask.data.iter_mut().enumerate().for_each(|(i, pixel)| *pixel = if i % 32 < 12 { 255 } else { 0 });
+    for (name, picture) in [("shoe.png", &picture), ("toe.png", &mask)] {
+        unmist::image_io::write_png(std::path::Path::new(&place(name)), picture, &[]).expect("writes");
+    }
+    let commands = commands(include_str!("../../../docs/consistency.md"));
+    assert!(commands.len() > 4, "{commands:?}");
+    for mut command in commands {
+        for argument in command.iter_mut().filter(|argument| argument.ends_with(".png")) {
+            *argument = place(argument);
+        }
+        if command.contains(&"repaint".into()) {
+            command.extend(["--steps", "4", "--jump-length", "2", "--jump-n-sample", "2"].map(String::from));
+        }
+        succeeds(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let read = |name: &str| unmist::image_io::read(std::path::Path::new(&place(name)), 1).expect("reads");
+    let [shoe, new] = ["shoe.png", "new.png"].map(read);
+    let pixels = shoe.data.iter().zip(&new.data).enumerate();
+    let differs: Vec<usize> = pixels.filter(|(_, (old, new))| old != new).map(|(i, _)| i % 32).collect();
+    assert!(differs.len() > 100 && differs.iter().all(|column| *column < 12), "the rest stays to the pixel");
 }

@@ -5,6 +5,7 @@ mod batches;
 mod classes;
 pub mod consistency;
 pub mod inversion;
+mod latent;
 mod loss;
 pub mod options;
 mod repaint;
