@@ -13,8 +13,8 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::tensor::HostTensor;
 
-/// Reads picture, mask and latents into `options`: `[1, C, H, W]` in [−1, 1], C being the model's `channels`, 3 or 1, and `[1, 1, H, W]` in [0, 1], both resized
-/// to the requested width and height, and `[N, C, h, w]`. They are read from
+/// Reads picture, mask and latents into `options`: `[1, C, H, W]` in [−1, 1], C being the model's `channels`, 3 or 1,
+/// and `[1, 1, H, W]` in [0, 1], both resized to the requested width and height, and `[N, C, h, w]`. They are read from
 /// `files`: the disk, or what a client sent. Notes how a mask is read where that is not plain. Returns what finished
 /// pictures must be laid over, if the request asks for it.
 ///

@@ -40,5 +40,5 @@ pub use unet_2d_condition::{Additional, AdditionalResiduals, UNet2DConditionInpu
 pub use unet_2d_condition_config::{
     ConditionBlock, ConditionBlockType, ConditionClassEmbedding, TextTime, UNet2DConditionConfig,
 };
-pub use vq_model::{DecoderVQ, EncoderVQ, VQModel, VQModelConfig};
 pub use unet_2d_config::{ClassEmbedding, DownBlockType, ResampleType, TimeScaleShift, UNet2DConfig, UpBlockType};
+pub use vq_model::{DecoderVQ, EncoderVQ, VQModel, VQModelConfig};

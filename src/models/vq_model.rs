@@ -74,7 +74,9 @@ impl VQModel {
     /// [`crate::Error::Config`] if the config contradicts itself.
     pub fn parameters(&self) -> Result<Vec<(String, Vec<usize>)>> {
         let size = self.config.blocks.downscale();
-        let mut all = parameters_of(&EncoderVQ(self.clone()).graph(&Sizes { height: size, width: size, ..Sizes::default() }, DType::F32)?);
+        let mut all = parameters_of(
+            &EncoderVQ(self.clone()).graph(&Sizes { height: size, width: size, ..Sizes::default() }, DType::F32)?,
+        );
         all.extend(parameters_of(&DecoderVQ(self.clone()).graph(&Sizes::default(), DType::F32)?));
         Ok(all)
     }

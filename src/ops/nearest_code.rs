@@ -1,8 +1,6 @@
 //! Vector quantisation: the nearest row of a codebook.
 
-use super::{
-    Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, no_knobs,
-};
+use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -29,7 +27,9 @@ impl Operation for NearestCode {
         }
         match x.shape.split_last() {
             Some((last, rest)) if *last == width => Ok(TensorDesc { shape: rest.to_vec(), dtype: DType::U32 }),
-            _ => Err(Error::Shape(format!("x: expected [.., {width}] for codes {:?}, found {:?}", codes.shape, x.shape))),
+            _ => {
+                Err(Error::Shape(format!("x: expected [.., {width}] for codes {:?}, found {:?}", codes.shape, x.shape)))
+            }
         }
     }
 

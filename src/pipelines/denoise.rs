@@ -64,9 +64,9 @@ pub struct ModelCall {
 /// Inputs: `state` `[1 + slots, N, .., C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
 /// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
 /// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and
-/// `original_level` `[2]` if masked (RePaint takes `noise` in place of `original_noise`, and where it goes back to more
-/// noise, `back_noise` like `noise` and `back_level` `[N, 2]`), and what `model` adds. Outputs: `state`, carried to the next step, and
-/// `pred_original_sample` `[N, .., C]`.
+/// `original_level` `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and
+/// where it goes back to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. Outputs: `state`, carried to
+/// the next step, and `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
 /// What `model` returns; [`Error::Shape`] if its output does not fit, or if the sample has fewer than two dimensions.

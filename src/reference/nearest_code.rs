@@ -6,17 +6,15 @@ use crate::tensor::HostTensor;
 pub fn nearest_code(x: &HostTensor, codes: &HostTensor) -> HostTensor {
     let d = codes.shape[1];
     let squared = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
-    let nearest = |row: &[f32]| {
-        let distances = codes.data.chunks_exact(d).map(|code| row.iter().zip(code).map(squared).sum::<f64>());
-        let least = distances.enumerate().fold((0, f64::INFINITY), |least, (code, distance)| {
-            if distance < least.1 { (code, distance) } else { least }
-        });
-        least.0 as f32
-    };
-    HostTensor {
-        shape: x.shape[..x.shape.len() - 1].to_vec(),
-        data: x.data.chunks_exact(d).map(nearest).collect(),
-    }
+    let nearest =
+        |row: &[f32]| {
+            let distances = codes.data.chunks_exact(d).map(|code| row.iter().zip(code).map(squared).sum::<f64>());
+            let least = distances.enumerate().fold((0, f64::INFINITY), |least, (code, distance)| {
+                if distance < least.1 { (code, distance) } else { least }
+            });
+            least.0 as f32
+        };
+    HostTensor { shape: x.shape[..x.shape.len() - 1].to_vec(), data: x.data.chunks_exact(d).map(nearest).collect() }
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ pub struct Request {
     /// Leaves out this many of the text encoder's last layers [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub clip_skip: Option<usize>,
-    /// Class of the pictures; several, comma-separated, take turns [default: no class; of consistency models, which have
-    /// none for that, one drawn by the seed]
+    /// Class of the pictures; several, comma-separated, take turns [default: no class; of consistency models, which
+    /// have none for that, one drawn by the seed]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_delimiter = ',', value_name = "N[,N…]"))]
     pub class: Vec<usize>,
     /// The class that stands for "no class" in classifier-free guidance [default: the last]

@@ -70,8 +70,7 @@ fn step(scheduler: &Scheduler, t: usize, prev_t: Option<usize>, sampling: &Sampl
     let (alpha, sigma) = (alpha_prod_t.sqrt(), (1.0 - alpha_prod_t).sqrt());
 
     // DDIM's eqs. 16 and 12 (arXiv:2010.02502). The noise is that of line 5 too; none is left at timestep 0.
-    let variance =
-        (1.0 - alpha_prod_t_prev) / (1.0 - alpha_prod_t) * (1.0 - stored(alpha_prod_t / alpha_prod_t_prev));
+    let variance = (1.0 - alpha_prod_t_prev) / (1.0 - alpha_prod_t) * (1.0 - stored(alpha_prod_t / alpha_prod_t_prev));
     let std_dev_t = sampling.eta * variance.max(0.0).sqrt();
     let direction_squared = 1.0 - alpha_prod_t_prev - std_dev_t.powi(2);
     if direction_squared < -1e-6 {

@@ -77,7 +77,12 @@ const RULES: &[Rule] = &[
         "it is for Stable Diffusion XL's refiner",
         &[],
     ),
-    Rule::Only(&["mask"], |model| pixels(model) || changes(model), "this model cannot paint into a picture", &[Remedy::LeaveOut(&["mask"])]),
+    Rule::Only(
+        &["mask"],
+        |model| pixels(model) || changes(model),
+        "this model cannot paint into a picture",
+        &[Remedy::LeaveOut(&["mask"])],
+    ),
     Rule::Only(&["strength"], changes, "this model always starts from noise", &[Remedy::LeaveOut(&["strength"])]),
     Rule::Needs(|model| model.kind == Kind::Inpaint, &["image", "mask"], "this model paints into a picture"),
     Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),

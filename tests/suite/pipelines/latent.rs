@@ -22,7 +22,12 @@ fn fixtures() -> PathBuf {
 }
 
 /// One half of the autoencoder on a tensor `[N, C, H, W]`: the outputs of these names.
-fn half<const N: usize>(device: &Device, half: &str, input: (&str, &HostTensor), outputs: [&str; N]) -> [HostTensor; N] {
+fn half<const N: usize>(
+    device: &Device,
+    half: &str,
+    input: (&str, &HostTensor),
+    outputs: [&str; N],
+) -> [HostTensor; N] {
     let checkpoint = Checkpoint::open(fixtures().join("ldm")).expect("opens");
     let loaded = LoadedModel::open(&checkpoint, half).expect("loads");
     let x = input.1.channels_last();
