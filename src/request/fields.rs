@@ -175,7 +175,7 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
     /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text
-    /// encoder); PNG, JPEG or WebP, resized if `width` or `height` are given
+    /// encoder; models on pixels with RePaint); PNG, JPEG or WebP, resized if `width` or `height` are given
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub image: Option<PathBuf>,
     /// Where to paint over `image`: a picture of the same size, white or any bright colour where it changes, or

@@ -23,6 +23,7 @@ use crate::output::sha256_of;
 use crate::pipelines::{Cancel, Kind, Runtime};
 use crate::refusal::Refusal;
 use crate::request::{Precision, Request};
+use crate::schedulers::SchedulerClass;
 
 /// Where the page puts CLIP's list of merges for a model that comes without a tokenizer.
 const CLIP_MERGES: &str = "clip-merges.txt";
@@ -59,8 +60,10 @@ pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
     let traits = models.model.pipeline.traits;
     let text = traits.kind != Kind::Pixels;
     // Settings do not depend on what is in a picture, only on whether there is one.
-    let image = matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale).then(|| "image".into());
-    let mask = (traits.kind == Kind::Inpaint).then(|| "mask".into());
+    let repaints = models.model.scheduler.class == SchedulerClass::RePaint;
+    let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale);
+    let image = shown.then(|| "image".into());
+    let mask = (repaints || traits.kind == Kind::Inpaint).then(|| "mask".into());
     let asked = Request { prompt: text.then(String::new).into_iter().collect(), image, mask, ..asked };
     let defaults = models.resolve(&asked.into(), None)?.request;
     let (height, width) = traits.own_size.map_or((defaults.height, defaults.width), |(h, w)| (Some(h), Some(w)));
