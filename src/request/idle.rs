@@ -15,6 +15,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Whether the class for "no class" is what the pictures show: of a model that would have none otherwise.
+    fn shows_no_class(&self) -> bool {
+        self.model.null_class().is_none() && self.request.class.is_empty()
+    }
+
     /// Whether any picture is steered away from something.
     fn guided(&self) -> bool {
         !self.model.distilled && self.request.guidance_scale.iter().any(|scale| *scale > 1.0)
@@ -36,7 +41,10 @@ const RULES: &[Rule] = &[
     ),
     (
         &["null_class"],
-        |run| run.model.kind != Kind::Pixels || (run.guided() && !run.request.class.is_empty()),
+        |run| {
+            let guided = run.guided() && !run.request.class.is_empty();
+            run.model.kind != Kind::Pixels || guided || run.shows_no_class()
+        },
         "without guidance of a class",
     ),
     (

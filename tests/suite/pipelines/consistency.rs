@@ -127,6 +127,8 @@ fn classes_are_drawn_as_diffusers_draws_them() {
     assert_eq!(resolve(asked.clone()).expect("fits").options.classes, [4]);
     let refusal = resolve(Request { guidance_scale: vec![2.0], ..asked.clone() }).expect_err("guided by nothing");
     assert!(refusal.to_string().contains(&quoted("guidance_scale")) && refusal.to_string().contains("null_class"));
+    let none = resolve(Request { null_class: Some(9), ..request }).expect("fits").options;
+    assert_eq!((none.classes, none.null_class), (vec![], Some(9)), "nothing is drawn");
     let guided = Request { guidance_scale: vec![2.0], null_class: Some(9), ..asked };
     assert_eq!(resolve(guided).expect("fits").options.null_class, Some(9));
 }
