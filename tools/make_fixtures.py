@@ -40,6 +40,9 @@ GROUPS = [
     "gradients",
     "training",
     "score",
+    "consistency",
+    "repaint",
+    "latent",
 ]
 
 

@@ -228,7 +228,8 @@ impl Folder {
     pub fn files(&self, given: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files: Vec<_> = self.index.iter().map(|index| index.path.clone()).collect();
         let names = self.component_names();
-        for name in ["unet", "vae", "text_encoder", "text_encoder_2"].iter().filter(|n| names.iter().any(|m| m == *n)) {
+        let parts = ["unet", "vae", "vqvae", "text_encoder", "text_encoder_2"];
+        for name in parts.iter().filter(|n| names.iter().any(|m| m == *n)) {
             match self.component_files(name) {
                 Ok(own) => files.extend(own),
                 // One that comes from elsewhere need not be here too.

@@ -154,7 +154,8 @@ impl Maker {
         let mut resolved = models.resolve(&Asked::from(request), None)?;
         resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
         resolved.request.model = Some(crate::generate::places::remembered(models.model.checkpoint.path()));
-        let overlay = read_inputs(&mut resolved.options, &resolved.request, &Disk, notes)?;
+        let channels = models.model.pipeline.picture_channels();
+        let overlay = read_inputs(&mut resolved.options, &resolved.request, channels, &Disk, notes)?;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&self.device, &self.load, dtype);
         let latents = models.run(&runtime, &resolved, &mut |_| Ok(()))?;

@@ -32,13 +32,16 @@ impl Part {
     /// Every component that a checkpoint has.
     fn all(checkpoint: &Checkpoint, dtype: Option<StoredType>) -> Result<Vec<Self>> {
         let names = checkpoint.component_names();
-        let there = PARTS.into_iter().filter(|part| names.iter().any(|name| name == part));
+        let there = PARTS.into_iter().chain(["vqvae"]).filter(|part| names.iter().any(|name| name == part));
         there.map(|name| Self::of(checkpoint, name, dtype)).collect()
     }
 
     fn of(checkpoint: &Checkpoint, name: &str, dtype: Option<StoredType>) -> Result<Self> {
         // Each half lists the parameters of both; a decoder alone is no autoencoder for anybody else.
-        let model = if name == "vae" { "vae.encoder" } else { name };
+        let model = match name {
+            "vae" | "vqvae" => &format!("{name}.encoder"),
+            _ => name,
+        };
         let weights = LoadedModel::open(checkpoint, model)?.weights;
         let component = checkpoint.component(name)?;
         let dtype = dtype.unwrap_or_else(|| most_common(&*component.tensors));

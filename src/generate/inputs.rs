@@ -13,8 +13,8 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::tensor::HostTensor;
 
-/// Reads picture, mask and latents into `options`: `[1, 3, H, W]` in [−1, 1] and `[1, 1, H, W]` in [0, 1], both resized
-/// to the requested width and height, and `[N, C, h, w]`. They are read from
+/// Reads picture, mask and latents into `options`: `[1, C, H, W]` in [−1, 1], C being the model's `channels`, 3 or 1,
+/// and `[1, 1, H, W]` in [0, 1], both resized to the requested width and height, and `[N, C, h, w]`. They are read from
 /// `files`: the disk, or what a client sent. Notes how a mask is read where that is not plain. Returns what finished
 /// pictures must be laid over, if the request asks for it.
 ///
@@ -23,10 +23,11 @@ use crate::tensor::HostTensor;
 pub fn read_into(
     options: &mut SampleOptions,
     request: &Request,
+    channels: usize,
     files: &dyn Files,
     notes: &mut Notes,
 ) -> Result<Option<Overlay>> {
-    let image = request.image.as_deref().map(|path| decode(path, &picture(files, path)?, 3)).transpose()?;
+    let image = request.image.as_deref().map(|path| decode(path, &picture(files, path)?, channels)).transpose()?;
     let reading = request.mask_reading.unwrap_or_default();
     let mask = request.mask.as_deref();
     let mask = mask.map(|path| mask::read(path, &picture(files, path)?, reading, notes)).transpose()?;

@@ -83,8 +83,8 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Lays finished pictures `[N, 3, H, W]` in [0, 1] over the original, each resized to the part that was cut out:
-    /// `[N, 3, h, w]` of the original's size, in steps of 1/255. Without an overlay they stay as they are.
+    /// Lays finished pictures `[N, C, H, W]` in [0, 1] over the original, each resized to the part that was cut out:
+    /// `[N, C, h, w]` of the original's size, in steps of 1/255. Without an overlay they stay as they are.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if they are no pictures.
@@ -93,8 +93,8 @@ impl Overlay {
         let pictures = Picture::from_tensor(&images)?;
         let laid: Vec<HostTensor> =
             pictures.iter().map(|picture| overlay.over(picture).to_tensor(Range::ZeroToOne)).collect();
-        let Picture { width, height, .. } = overlay.original;
-        HostTensor::new([laid.len(), 3, height, width], laid.into_iter().flat_map(|one| one.data).collect())
+        let Picture { width, height, channels, .. } = overlay.original;
+        HostTensor::new([laid.len(), channels, height, width], laid.into_iter().flat_map(|one| one.data).collect())
     }
 
     fn over(&self, picture: &Picture) -> Picture {
@@ -104,10 +104,12 @@ impl Overlay {
         for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
             let at = (y + row) * laid.width + x + column;
             let shown = u32::from(self.mask.data[at]);
-            for channel in 0..3 {
-                let [old, new] = [laid.data[3 * at + channel], new.data[3 * (row * width + column) + channel]];
+            let channels = laid.channels;
+            for channel in 0..channels {
+                let new = new.data[channels * (row * width + column) + channel];
+                let old = laid.data[channels * at + channel];
                 let mixed = u32::from(new) * shown + u32::from(old) * (255 - shown);
-                laid.data[3 * at + channel] = ((mixed + 127) / 255) as u8;
+                laid.data[channels * at + channel] = ((mixed + 127) / 255) as u8;
             }
         }
         laid

@@ -36,7 +36,7 @@ pub fn parameters(record: &Record, picture: Option<usize>, size: (usize, usize))
     let mut add = |name: &str, value: Option<String>| {
         parts.extend(value.map(|value| format!("{name}: {}", quoted(&value))));
     };
-    add("Steps", Some(options.steps.unwrap_or_default().to_string()));
+    add("Steps", Some(options.steps.unwrap_or(options.timesteps.len()).to_string()));
     add("Sampler", Some(sampler.to_owned()));
     add("Schedule type", schedule.map(str::to_owned));
     add("CFG scale", number(of(&options.guidance_scale, index, pictures).copied()));

@@ -58,6 +58,39 @@ impl AutoencoderKLConfig {
         if r.class_name()?.is_some_and(|c| c != "AutoencoderKL") {
             return Err(r.unsupported("_class_name", "\"AutoencoderKL\""));
         }
+        let blocks = Self::blocks(&r, 4)?;
+        let latent_channels = blocks.latent_channels;
+        let for_each_channel = |key: &str| match r.numbers(key)? {
+            Some(list) if list.len() != latent_channels => {
+                Err(r.wrong(key, &format!("a list of {latent_channels} numbers (latent_channels)")))
+            }
+            list => Ok(list),
+        };
+        let config = Self {
+            use_quant_conv: r.boolean("use_quant_conv", true)?,
+            use_post_quant_conv: r.boolean("use_post_quant_conv", true)?,
+            scaling_factor: r.positive("scaling_factor", 0.18215)?,
+            shift_factor: r.get("shift_factor").map(|_| r.number("shift_factor", 0.0)).transpose()?,
+            latents_mean: for_each_channel("latents_mean")?,
+            latents_std: for_each_channel("latents_std")?,
+            force_upcast: r.boolean("force_upcast", true)?,
+            ..blocks
+        };
+        if config.latents_std.as_ref().is_some_and(|std| std.iter().any(|s| *s <= 0.0)) {
+            return Err(r.wrong("latents_std", "a list of positive numbers"));
+        }
+        if config.latents_mean.is_some() != config.latents_std.is_some() {
+            return Err(r.wrong("latents_std", "given if, and only if, latents_mean is"));
+        }
+        r.finish()?;
+        Ok(config)
+    }
+
+    /// The fields of encoder and decoder, which a `VQModel` has too; the others at what such a model has.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKLConfig::from_json`].
+    pub(super) fn blocks(r: &ConfigReader<'_>, latent_channels: usize) -> Result<Self> {
         let block_out_channels = r.counts("block_out_channels")?.unwrap_or(vec![64]);
         for (key, only) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
             let types = r.texts(key)?.unwrap_or(vec![only]);
@@ -71,42 +104,28 @@ impl AutoencoderKLConfig {
         if block_out_channels.len() > 10 {
             return Err(r.wrong("block_out_channels", "a list of at most 10 levels"));
         }
-        let latent_channels = r.count("latent_channels", 4)?;
-        let for_each_channel = |key: &str| match r.numbers(key)? {
-            Some(list) if list.len() != latent_channels => {
-                Err(r.wrong(key, &format!("a list of {latent_channels} numbers (latent_channels)")))
-            }
-            list => Ok(list),
-        };
-        let config = Self {
+        let layers_per_block = r.count("layers_per_block", 1)?;
+        if layers_per_block > 64 {
+            return Err(r.wrong("layers_per_block", "a whole number from 1 to 64"));
+        }
+        Ok(Self {
             sample_size: r.size("sample_size")?.unwrap_or((32, 32)),
             in_channels: r.count("in_channels", 3)?,
             out_channels: r.count("out_channels", 3)?,
-            layers_per_block: r.count("layers_per_block", 1)?,
+            latent_channels: r.count("latent_channels", latent_channels)?,
             act_fn: r.activation("act_fn")?.unwrap_or(ActivationKind::Silu),
             norm_num_groups: r.count("norm_num_groups", 32)?,
-            use_quant_conv: r.boolean("use_quant_conv", true)?,
-            use_post_quant_conv: r.boolean("use_post_quant_conv", true)?,
             mid_block_add_attention: r.boolean("mid_block_add_attention", true)?,
-            scaling_factor: r.positive("scaling_factor", 0.18215)?,
-            shift_factor: r.get("shift_factor").map(|_| r.number("shift_factor", 0.0)).transpose()?,
-            latents_mean: for_each_channel("latents_mean")?,
-            latents_std: for_each_channel("latents_std")?,
-            force_upcast: r.boolean("force_upcast", true)?,
-            latent_channels,
+            layers_per_block,
             block_out_channels,
-        };
-        if config.layers_per_block > 64 {
-            return Err(r.wrong("layers_per_block", "a whole number from 1 to 64"));
-        }
-        if config.latents_std.as_ref().is_some_and(|std| std.iter().any(|s| *s <= 0.0)) {
-            return Err(r.wrong("latents_std", "a list of positive numbers"));
-        }
-        if config.latents_mean.is_some() != config.latents_std.is_some() {
-            return Err(r.wrong("latents_std", "given if, and only if, latents_mean is"));
-        }
-        r.finish()?;
-        Ok(config)
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            scaling_factor: 1.0,
+            shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
+            force_upcast: false,
+        })
     }
 
     fn resnet(&self, out_channels: usize) -> ResnetBlock2D {
@@ -137,6 +156,48 @@ impl AutoencoderKLConfig {
         let h = m.group_norm(&format!("{path}.conv_norm_out"), x, self.norm_num_groups, EPS)?;
         let h = m.activation(&format!("{path}.conv_act"), h, ActivationKind::Silu)?;
         m.conv3x3(&format!("{path}.conv_out"), h, out_channels)
+    }
+
+    /// The encoder: from pictures to `[N, h, w, out_channels]`.
+    pub(super) fn encoder(&self, m: &mut Layers<'_>, x: ValueId, out_channels: usize) -> Result<ValueId> {
+        // 1. down to the lowest resolution
+        let mut h = m.conv3x3("encoder.conv_in", x, self.block_out_channels[0])?;
+        for (level, channels) in self.block_out_channels.iter().enumerate() {
+            let path = format!("encoder.down_blocks.{level}");
+            for i in 0..self.layers_per_block {
+                h = self.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
+            }
+            if level + 1 < self.block_out_channels.len() {
+                h = downsample_2d(m, &format!("{path}.downsamplers.0"), h, *channels, 0)?;
+            }
+        }
+
+        // 2. mid, post-process
+        h = self.mid_block(m, "encoder.mid_block", h)?;
+        self.post_process(m, "encoder", h, out_channels)
+    }
+
+    /// The decoder: from `[N, h, w, latent_channels]` to pictures.
+    pub(super) fn decoder(&self, m: &mut Layers<'_>, latent: ValueId) -> Result<ValueId> {
+        // 1. mid
+        let lowest = *self.block_out_channels.last().expect("the config has at least one level");
+        let mut h = m.conv3x3("decoder.conv_in", latent, lowest)?;
+        h = self.mid_block(m, "decoder.mid_block", h)?;
+
+        // 2. up to the picture's resolution
+        for (level, channels) in self.block_out_channels.iter().rev().enumerate() {
+            let path = format!("decoder.up_blocks.{level}");
+            for i in 0..self.layers_per_block + 1 {
+                h = self.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
+            }
+            if level + 1 < self.block_out_channels.len() {
+                let (height, width) = (m.graph.shape(h)[1], m.graph.shape(h)[2]);
+                h = upsample_2d(m, &format!("{path}.upsamplers.0"), h, *channels, 2 * height, 2 * width)?;
+            }
+        }
+
+        // 3. post-process
+        self.post_process(m, "decoder", h, self.out_channels)
     }
 
     /// How many pixels one latent covers in each direction.
@@ -231,22 +292,7 @@ impl AutoencoderKL {
     pub fn moments(&self, m: &mut Layers<'_>, sample: ValueId) -> Result<ValueId> {
         let c = &self.config;
         let x = m.graph.cast("sample.cast", sample, m.dtype)?;
-
-        // 1. down to the lowest resolution
-        let mut h = m.conv3x3("encoder.conv_in", x, c.block_out_channels[0])?;
-        for (level, channels) in c.block_out_channels.iter().enumerate() {
-            let path = format!("encoder.down_blocks.{level}");
-            for i in 0..c.layers_per_block {
-                h = c.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
-            }
-            if level + 1 < c.block_out_channels.len() {
-                h = downsample_2d(m, &format!("{path}.downsamplers.0"), h, *channels, 0)?;
-            }
-        }
-
-        // 2. mid, post-process
-        h = c.mid_block(m, "encoder.mid_block", h)?;
-        h = c.post_process(m, "encoder", h, 2 * c.latent_channels)?;
+        let mut h = c.encoder(m, x, 2 * c.latent_channels)?;
         if c.use_quant_conv {
             h = m.conv2d("quant_conv", h, 2 * c.latent_channels, 1, Conv2d::default())?;
         }
@@ -275,26 +321,7 @@ impl AutoencoderKL {
         if c.use_post_quant_conv {
             h = m.conv2d("post_quant_conv", h, c.latent_channels, 1, Conv2d::default())?;
         }
-
-        // 1. mid
-        let lowest = *c.block_out_channels.last().expect("the config has at least one level");
-        h = m.conv3x3("decoder.conv_in", h, lowest)?;
-        h = c.mid_block(m, "decoder.mid_block", h)?;
-
-        // 2. up to the picture's resolution
-        for (level, channels) in c.block_out_channels.iter().rev().enumerate() {
-            let path = format!("decoder.up_blocks.{level}");
-            for i in 0..c.layers_per_block + 1 {
-                h = c.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
-            }
-            if level + 1 < c.block_out_channels.len() {
-                let (height, width) = (m.graph.shape(h)[1], m.graph.shape(h)[2]);
-                h = upsample_2d(m, &format!("{path}.upsamplers.0"), h, *channels, 2 * height, 2 * width)?;
-            }
-        }
-
-        // 3. post-process
-        h = c.post_process(m, "decoder", h, c.out_channels)?;
+        h = c.decoder(m, h)?;
         m.graph.cast("out.cast", h, DType::F32)
     }
 }

@@ -35,7 +35,7 @@ impl<'g> Layers<'g> {
         built
     }
 
-    fn weight(&mut self, name: String, shape: &[usize], layout: WeightLayout, dtype: DType) -> ValueId {
+    pub(super) fn weight(&mut self, name: String, shape: &[usize], layout: WeightLayout, dtype: DType) -> ValueId {
         self.graph.weight_of(self.source.as_deref(), name, shape, layout, dtype)
     }
 

@@ -6,6 +6,7 @@ use super::clip_text::CLIPTextModel;
 use super::model::Model;
 use super::unet_2d::UNet2DModel;
 use super::unet_2d_condition::UNet2DConditionModel;
+use super::vq_model::{DecoderVQ, EncoderVQ, VQModel};
 use crate::checkpoint::{Checkpoint, Json, Weights};
 use crate::error::{Error, Result};
 
@@ -51,7 +52,9 @@ impl LoadedModel {
             ("AutoencoderKL", Some("decoder")) => Box::new(DecoderKL(AutoencoderKL::from_json(&config)?)),
             ("AutoencoderTiny", Some("encoder")) => Box::new(EncoderTiny(AutoencoderTiny::from_json(&config)?)),
             ("AutoencoderTiny", Some("decoder")) => Box::new(DecoderTiny(AutoencoderTiny::from_json(&config)?)),
-            ("AutoencoderKL" | "AutoencoderTiny", _) => {
+            ("VQModel", Some("encoder")) => Box::new(EncoderVQ(VQModel::from_json(&config)?)),
+            ("VQModel", Some("decoder")) => Box::new(DecoderVQ(VQModel::from_json(&config)?)),
+            ("AutoencoderKL" | "AutoencoderTiny" | "VQModel", _) => {
                 return Err(Error::Usage(format!(
                     "{name}: an autoencoder has two halves, {stem}.encoder and {stem}.decoder"
                 )));
@@ -62,7 +65,7 @@ impl LoadedModel {
             _ => {
                 return Err(Error::Unsupported(format!(
                     "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, \
-                    AutoencoderKL, AutoencoderTiny, CLIPTextModel and CLIPTextModelWithProjection"
+                    AutoencoderKL, AutoencoderTiny, VQModel, CLIPTextModel and CLIPTextModelWithProjection"
                 )));
             }
         };

@@ -24,6 +24,7 @@ mod unet_2d_condition_blocks;
 mod unet_2d_condition_config;
 mod unet_2d_config;
 mod unet_2d_skip_blocks;
+mod vq_model;
 
 pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
 pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, EncoderTiny};
@@ -43,3 +44,4 @@ pub use unet_2d_condition_config::{
 pub use unet_2d_config::{
     ClassEmbedding, DownBlockType, ResampleType, TimeEmbedding, TimeScaleShift, UNet2DConfig, UpBlockType,
 };
+pub use vq_model::{DecoderVQ, EncoderVQ, VQModel, VQModelConfig};

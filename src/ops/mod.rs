@@ -35,6 +35,7 @@ pub mod masked_latents;
 pub mod max_abs;
 pub mod model_input;
 pub mod moving_average;
+pub mod nearest_code;
 pub mod norm;
 pub mod norm_gradient;
 pub mod norm_moments;
@@ -414,6 +415,8 @@ registry! {
     fourier_embedding::FourierEmbedding,
     /// Rows looked up in a table.
     embedding::Embedding,
+    /// The nearest row of a codebook.
+    nearest_code::NearestCode,
     /// The gated activation of transformer blocks.
     gated::Gated,
     /// Prompt weights.

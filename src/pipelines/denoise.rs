@@ -10,7 +10,7 @@ use crate::models::Layers;
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::MAGNITUDE;
 use crate::rng::{NoiseSource, StepNoise};
-use crate::schedulers::{Clip, NoiseScale, Schedule, Step};
+use crate::schedulers::{Clip, NoiseScale, Repaint, Schedule, Step};
 use crate::session::Session;
 use crate::tensor::{DType, HostTensor};
 use crate::trace;
@@ -28,7 +28,8 @@ pub struct DenoiseSpec<'a> {
     pub branches: usize,
     /// Guidance rescale (Lin et al. 2023): its factor, and the branch whose deviation is restored.
     pub rescale: Option<(f64, usize)>,
-    /// Whether parts of the sample are put back after every step ([`crate::ops::masked_latents`]).
+    /// Whether parts of the sample are put back after every step ([`crate::ops::masked_latents`]), as a run of RePaint
+    /// must.
     pub masked: bool,
 }
 
@@ -63,8 +64,9 @@ pub struct ModelCall {
 /// Inputs: `state` `[1 + slots, N, .., C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
 /// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
 /// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and
-/// `original_level` `[2]` if masked, and what `model` adds. Outputs: `state`, carried to the next step, and
-/// `pred_original_sample` `[N, .., C]`.
+/// `original_level` `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and
+/// where it goes back to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. Outputs: `state`, carried to
+/// the next step, and `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
 /// What `model` returns; [`Error::Shape`] if its output does not fit, or if the sample has fewer than two dimensions.
@@ -119,10 +121,21 @@ pub fn step_graph(
     if spec.masked {
         let mask = [&[1], &shape[1..shape.len() - 1], &[1]].concat();
         let original = g.condition("original", TensorDesc::f32(shape.clone()));
-        let original_noise = g.condition("original_noise", TensorDesc::f32(shape.clone()));
+        let original_noise = match noise {
+            Some(noise) if spec.schedule.repaints() => noise,
+            _ => g.condition("original_noise", TensorDesc::f32(shape.clone())),
+        };
         let mask = g.condition("mask", TensorDesc::f32(mask));
         let level = g.input("original_level", TensorDesc::f32([2]));
         next = g.masked_latents("masked_latents", next, original, original_noise, mask, level)?;
+    }
+    if spec.schedule.goes_back() {
+        let batch = shape[0];
+        let noise = g.input("back_noise", TensorDesc::f32(shape.clone()));
+        let level = g.input("back_level", TensorDesc::f32([batch, 2]));
+        let sample = g.reshape("sample_of_state", next, shape.clone())?;
+        let noised = g.add_noise("back_to_noise", sample, noise, level)?;
+        next = g.reshape("state_of_sample", noised, [&[1], &shape[..]].concat())?;
     }
     g.output("state", next);
     g.output("pred_original_sample", x0);
@@ -321,6 +334,10 @@ impl DenoiseLoop<'_> {
             // Steps that draw none multiply it by zero.
             self.session.write("noise", &HostTensor::zeros(first.shape.clone()))?;
         }
+        let goes_back = self.session.has_input("back_noise");
+        if goes_back {
+            self.session.write("back_noise", &HostTensor::zeros(first.shape.clone()))?;
+        }
         self.session.wait()?;
         let loaded = Instant::now();
         for (i, step) in self.schedule.steps.iter().enumerate() {
@@ -336,9 +353,18 @@ impl DenoiseLoop<'_> {
             self.changing.at(i).iter().try_for_each(|(name, tensor)| self.session.write(name, tensor))?;
             if masked {
                 // What is put back has the noise that the next step expects; after the last step it has none.
-                let (a, b) =
-                    self.schedule.steps.get(i + 1).map_or((1.0, 0.0), |s| (s.add_noise.signal, s.add_noise.noise));
+                let next = || self.schedule.steps.get(i + 1).map(|step| step.add_noise);
+                let level = step.repaint.as_ref().map(|repaint| repaint.known).or_else(next);
+                let (a, b) = level.map_or((1.0, 0.0), |level| (level.signal, level.noise));
                 self.session.write("original_level", &HostTensor::new([2], vec![a as f32, b as f32])?)?;
+            }
+            if let Some(Repaint { back, .. }) = step.repaint.as_ref().filter(|_| goes_back) {
+                let (kept, added) = noise.forward(back, &sample.shape);
+                if !back.is_empty() {
+                    self.session.write("back_noise", &added.channels_last())?;
+                }
+                let level = [kept as f32, f32::from(u8::from(!back.is_empty()))].repeat(sample.shape[0]);
+                self.session.write("back_level", &HostTensor::new([sample.shape[0], 2], level)?)?;
             }
             self.session.run()?;
             // What overflows does so at once, mostly: the other steps need not be waited for.

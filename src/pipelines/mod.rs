@@ -21,6 +21,7 @@ pub use denoise::{
 pub use diffusion::{
     Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, Noised, PIXEL_PIPELINES, PipelinePlan,
     Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling, TrainingProcess, Traits, check_fits,
+    check_scheduler,
 };
 pub use text::{TextConditioning, TextEncoders};
 

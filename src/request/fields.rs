@@ -61,7 +61,8 @@ pub struct Request {
     /// Leaves out this many of the text encoder's last layers [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub clip_skip: Option<usize>,
-    /// Class of the pictures; several, comma-separated, take turns [default: no class]
+    /// Class of the pictures; several, comma-separated, take turns [default: no class; of consistency models, which
+    /// have none for that, one drawn by the seed]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_delimiter = ',', value_name = "N[,N…]"))]
     pub class: Vec<usize>,
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
@@ -131,14 +132,24 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_enum))]
     pub rng: Option<Rng>,
     /// Number of denoise steps [default: the model's
-    /// generation_config.json, else 50; latent consistency models 4, enlarging 75, editing 100]
+    /// generation_config.json, else 50; consistency models 1, latent ones 4, enlarging 75, editing 100]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
     pub steps: Option<usize>,
+    /// The timesteps to visit, falling, comma-separated, in place of a number of `steps`; a consistency model counts
+    /// them from its cleanest noise level: of 40, 22,0 are the published ones of two steps
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_delimiter = ',', value_name = "N[,N…]"))]
+    pub timesteps: Vec<usize>,
     /// Sampler: ddpm, ddim, "Euler a", "DPM++ 2M Karras" … as other programs name them, or diffusers' class [default:
     /// the model's generation_config.json, else its own]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "NAME"))]
     pub scheduler: Option<String>,
-    /// DDIM, TCD: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
+    /// RePaint: steps that a run goes back to more noise at a time [default: 10]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
+    pub jump_length: Option<usize>,
+    /// RePaint: how often each part of a run is done, so that what is painted fits what is around it [default: 10]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "N"))]
+    pub jump_n_sample: Option<usize>,
+    /// DDIM, RePaint, TCD: share of fresh noise in each step, from 0 (none) to 1 (like DDPM) [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub eta: Option<f64>,
     /// DDIM: whether the noise left in the sample is the one that belongs to the clipped x_0, as guidance needs where
@@ -164,7 +175,7 @@ pub struct Request {
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
     /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text
-    /// encoder); PNG, JPEG or WebP, resized if `width` or `height` are given
+    /// encoder; models on pixels with RePaint); PNG, JPEG or WebP, resized if `width` or `height` are given
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub image: Option<PathBuf>,
     /// Where to paint over `image`: a picture of the same size, white or any bright colour where it changes, or

@@ -15,6 +15,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Whether the class for "no class" is what the pictures show: of a model that would have none otherwise.
+    fn shows_no_class(&self) -> bool {
+        self.model.null_class().is_none() && self.request.class.is_empty()
+    }
+
     /// Whether any picture is steered away from something.
     fn guided(&self) -> bool {
         !self.model.distilled && self.request.guidance_scale.iter().any(|scale| *scale > 1.0)
@@ -36,13 +41,21 @@ const RULES: &[Rule] = &[
     ),
     (
         &["null_class"],
-        |run| run.model.kind != Kind::Pixels || (run.guided() && !run.request.class.is_empty()),
+        |run| {
+            let guided = run.guided() && !run.request.class.is_empty();
+            run.model.kind != Kind::Pixels || guided || run.shows_no_class()
+        },
         "without guidance of a class",
     ),
     (
         &["eta"],
-        |run| run.is_one_of(&[SchedulerClass::Ddim, SchedulerClass::Tcd]),
-        "with this scheduler; of DDIM and TCD it is the share of fresh noise",
+        |run| run.is_one_of(&[SchedulerClass::Ddim, SchedulerClass::RePaint, SchedulerClass::Tcd]),
+        "with this scheduler; of DDIM, RePaint and TCD it is the share of fresh noise",
+    ),
+    (
+        &["jump_length", "jump_n_sample"],
+        |run| run.is_one_of(&[SchedulerClass::RePaint]),
+        "with this scheduler; RePaint goes back to more noise",
     ),
     (&["use_clipped_model_output"], |run| run.is_one_of(&[SchedulerClass::Ddim]), "with this scheduler; DDIM has it"),
 ];

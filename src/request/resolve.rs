@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::layers::Stack;
 use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults, idle};
 use crate::error::Error;
-use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits};
+use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits, check_scheduler};
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
@@ -36,7 +36,7 @@ pub struct Resolved {
     pub tiling: Tiling,
     /// Every value and where it came from, by the names of the fields.
     pub settings: Vec<Setting>,
-    /// What was asked for and has no effect, one sentence each.
+    /// What was asked for and has no effect, and what was chosen by chance, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -81,20 +81,33 @@ impl Resolved {
 /// What the model cannot do, what does not go together, and values that make no sense, by the field at fault.
 pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusal> {
     let mut layers = asked.layers()?;
+    // Timesteps say how many steps there are: what is asked for goes before what a picture says of either.
+    match (layers.origin("timesteps"), layers.origin("steps")) {
+        (Some(Origin::Asked), Some(Origin::Picture)) => _ = layers.remove("steps"),
+        (Some(Origin::Picture), Some(Origin::Asked)) => _ = layers.remove("timesteps"),
+        _ => {}
+    }
     check_fits(model.traits, &|field| layers.given(field))?;
     let (scheduler, scheduler_origin) = scheduler(asked, model.scheduler, model.generation)?;
 
     // 1. what the request leaves open
-    let is_ddim = scheduler.class == SchedulerClass::Ddim;
+    let class = scheduler.class;
+    check_scheduler(model.traits, class, &|field| layers.given(field))?;
+    let is_ddim = class == SchedulerClass::Ddim;
     let from_model = defaults::of_model(&layers.request(), model, is_ddim);
     layers.below(Origin::Model, &from_model)?;
-    let from_pipeline = defaults::of_pipeline(&layers.request(), model, is_ddim);
+    let from_pipeline = defaults::of_pipeline(&layers.request(), model, class);
     layers.below(Origin::Pipeline, &from_pipeline)?;
-    let notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
+    let mut notes = idle::leave_out(&mut layers, model.traits, scheduler.class);
     layers.below(Origin::Pipeline, &from_pipeline)?; // in place of what was left out
     let request = layers.request();
     let that_follow = defaults::that_follow(&request, model);
     layers.below(Origin::Pipeline, &that_follow)?;
+
+    if layers.origin("class") == Some(Origin::Pipeline) {
+        let drawn: Vec<String> = request.class.iter().map(ToString::to_string).collect();
+        notes.push(format!("`class` {}: none was asked for, so the seed has drawn it", drawn.join(", ")));
+    }
 
     // 2. the pipeline's options
     let options = options(&layers.request())?;
@@ -104,7 +117,8 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     }
     let scheduler = Scheduler::new(scheduler).map_err(|error| refused("scheduler", None, error))?;
     let sampling = model.traits.sampling(&options, scheduler.config.class);
-    scheduler.schedule(&sampling).map_err(|error| refused("steps", None, error))?;
+    let field = if sampling.timesteps.is_some() { "timesteps" } else { "steps" };
+    scheduler.schedule(&sampling).map_err(|error| refused(field, None, error))?;
     let tiling = request.vae_tiling.as_deref().unwrap_or("auto");
     let tiling = tiling.parse().map_err(|why: String| Refusal::of_value("vae_tiling", tiling, why))?;
 
@@ -197,7 +211,13 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
             strength: request.strength.unwrap_or(own.sampling.strength),
             denoising_start: request.denoising_start,
             denoising_end: request.denoising_end,
-            ..Sampling::steps(request.steps.unwrap_or(own.sampling.num_inference_steps))
+            jump_length: request.jump_length.unwrap_or(own.sampling.jump_length),
+            jump_n_sample: request.jump_n_sample.unwrap_or(own.sampling.jump_n_sample),
+            timesteps: (!request.timesteps.is_empty()).then(|| request.timesteps.clone()),
+            ..Sampling::steps(match request.timesteps.len() {
+                0 => request.steps.unwrap_or(own.sampling.num_inference_steps),
+                n => n,
+            })
         },
         guidance_scale: spread("guidance_scale", &request.guidance_scale, prompts, batch)?,
         guidance_rescale: request.guidance_rescale.unwrap_or(own.guidance_rescale),

@@ -229,3 +229,49 @@ fn a_picture_remembers_no_value_that_follows_from_others() {
     let again = model.resolve(Asked { request, past: Some(past) }).expect("fits");
     assert_eq!(again.options.original_size, Some((512, 128)));
 }
+
+/// RePaint is the only way of a model on pixels into a picture, and has numbers of its own.
+#[test]
+fn repaint_has_its_own_defaults() {
+    let model = Known::new(Kind::Pixels);
+    let picture =
+        || Request { image: Some("a.png".into()), mask: Some("b.png".into()), class: vec![3], ..Request::default() };
+    let with = |name: &str| Request { scheduler: Some(name.into()), ..picture() };
+    let resolved = model.resolve(with("repaint")).expect("fits");
+    let Request { steps, jump_length, jump_n_sample, .. } = resolved.request;
+    assert_eq!((steps, jump_length, jump_n_sample), (Some(250), Some(10), Some(10)));
+    assert_eq!(resolved.options.sampling.jump_n_sample, 10);
+    let few = Request { jump_length: Some(2), jump_n_sample: Some(3), steps: Some(6), ..with("repaint") };
+    let sampling = model.resolve(few).expect("fits").options.sampling;
+    assert_eq!((sampling.num_inference_steps, sampling.jump_length, sampling.jump_n_sample), (6, 2, 3));
+
+    let refusal = model.refused(picture());
+    assert_eq!((refusal.field, refusal.instead), ("image", vec![Remedy::Set("scheduler", "repaint".into())]));
+    assert_eq!(model.refused(Request { image: None, mask: None, ..with("repaint") }).field, "image");
+    assert_eq!(Known::new(Kind::Plain).refused(Request { class: vec![], ..with("repaint") }).field, "scheduler");
+    let idle = Request { jump_length: Some(2), ..Request::default() };
+    let resolved = model.resolve(idle).expect("it changes nothing");
+    assert!(resolved.request.jump_length.is_none() && resolved.notes[0].contains("`jump_length` has no effect"));
+}
+
+/// Timesteps say how many steps there are; what is asked for goes before what a picture says of either.
+#[test]
+fn timesteps_or_steps() {
+    let mut model = Known::new(Kind::Pixels);
+    model.scheduler = scheduler_config("DDPMScheduler");
+    let steps = |steps| Request { steps: Some(steps), ..Request::default() };
+    let timesteps = |list: &[usize]| Request { timesteps: list.to_vec(), ..Request::default() };
+    let again = |request: Request, past: &Request| {
+        let past = Some(Past { request: model.resolve(past.clone()).expect("fits").request, scheduler: None });
+        let resolved = model.resolve(Asked { request, past }).expect("fits");
+        (resolved.request.steps, resolved.request.timesteps, resolved.options.sampling.num_inference_steps)
+    };
+    let own = timesteps(&[900, 500, 0]);
+    assert_eq!(again(Request::default(), &own), (None, vec![900, 500, 0], 3));
+    assert_eq!(again(steps(5), &own), (Some(5), vec![], 5));
+    assert_eq!(again(own.clone(), &steps(5)), (None, vec![900, 500, 0], 3));
+    assert_eq!(model.refused(Request { steps: Some(3), ..own }).field, "steps");
+    assert_eq!(model.refused(timesteps(&[3, 5])).field, "timesteps");
+    model.scheduler = scheduler_config("DDIMScheduler");
+    assert_eq!(model.refused(timesteps(&[5, 3])).field, "timesteps");
+}

@@ -60,6 +60,24 @@ impl<'a, S: NoiseSource> StepNoise<'a, S> {
         }
     }
 
+    /// The forward process through steps of these β, each with fresh noise of `shape`: the factor that is left of the
+    /// sample, and all that is added to it.
+    ///
+    /// # Panics
+    /// As [`randn_tensor`].
+    pub fn forward(&mut self, betas: &[f64], shape: &[usize]) -> (f64, HostTensor) {
+        let (mut kept, mut added) = (1.0, HostTensor::zeros(shape));
+        for beta in betas {
+            let (signal, noise) = ((1.0 - beta).sqrt(), beta.sqrt());
+            kept *= signal;
+            let drawn = randn_tensor(self.sources, shape);
+            for (sum, z) in added.data.iter_mut().zip(&drawn.data) {
+                *sum = (signal * f64::from(*sum) + noise * f64::from(*z)) as f32;
+            }
+        }
+        (kept, added)
+    }
+
     fn brownian(&mut self, increment: &Increment, shape: &[usize]) -> HostTensor {
         let &Increment { range: [low, high], from, to, seed } = increment;
         if self.trees.is_empty() {

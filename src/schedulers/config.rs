@@ -193,7 +193,7 @@ impl SchedulerConfig {
             clip: if class == CmStochasticIterative {
                 if fields.boolean("clip_denoised", true)? { Clip::Range(1.0) } else { Clip::None }
             } else {
-                clip(&fields, matches!(class, Ddpm | Ddim | DdimInverse))?
+                clip(&fields, matches!(class, Ddpm | Ddim | DdimInverse | RePaint))?
             },
             variance_type: fields.one_of("variance_type", Some(VarianceType::FixedSmall))?,
             timestep_spacing: fields.one_of("timestep_spacing", Some(timestep_spacing))?,

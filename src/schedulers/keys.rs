@@ -100,6 +100,8 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
         EdmDpmSolverMultistep => {
             &[SIGMA_RANGE, FINAL_SIGMA, EDM, THRESHOLD, SOLVER, FLOW, &["algorithm_type", "euler_at_final"]]
         }
+        // Its pipeline says what the key eta would.
+        RePaint => &[&["clip_sample", "eta"]],
         Lcm => &[SPACING, CLIP, THRESHOLD, ZERO_SNR, DISTILLED],
         // TCDScheduler has the keys of clipping and thresholding, but does neither.
         Tcd => &[SPACING, ZERO_SNR, DISTILLED],

@@ -34,6 +34,7 @@ mod objective;
 mod options;
 mod pndm;
 mod read;
+mod repaint;
 mod sasolver;
 mod score_sde;
 mod sigmas;
@@ -52,7 +53,7 @@ pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
-pub use step::{NoiseScale, Schedule, Step, StepNumbers, X0};
+pub use step::{NoiseScale, Repaint, Schedule, Step, StepNumbers, X0};
 
 use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
@@ -202,6 +203,7 @@ impl Scheduler {
                 flow_match::schedule(self, sampling)?
             }
             SchedulerClass::CmStochasticIterative => consistency::schedule(self, sampling)?,
+            SchedulerClass::RePaint => repaint::schedule(self, sampling)?,
             SchedulerClass::Lcm => lcm::schedule(self, sampling)?,
             SchedulerClass::Tcd => tcd::schedule(self, sampling)?,
         })
@@ -228,7 +230,11 @@ pub struct Sampling {
     pub denoising_start: Option<f64>,
     /// The share of the noise, in (0, 1), after which another model goes on.
     pub denoising_end: Option<f64>,
-    /// DDIM's η (and TCD's γ): the share of fresh noise in each step.
+    /// RePaint: steps that a run goes up again at a time.
+    pub jump_length: usize,
+    /// RePaint: how often it goes down from where it jumped to, with the first time.
+    pub jump_n_sample: usize,
+    /// DDIM's and RePaint's η (and TCD's γ): the share of fresh noise in each step.
     pub eta: f64,
     /// DDIM: derive ε anew from the clipped x_0.
     pub use_clipped_model_output: bool,
@@ -246,6 +252,8 @@ impl Sampling {
             begin: None,
             denoising_start: None,
             denoising_end: None,
+            jump_length: 10,
+            jump_n_sample: 10,
             eta: 0.0,
             use_clipped_model_output: false,
         }

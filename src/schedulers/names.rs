@@ -137,7 +137,9 @@ fn check_frame(name: &str, class: SchedulerClass, base: &SchedulerConfig) -> Res
 /// this scheduler cannot serve the model.
 pub fn scheduler_by_name(name: &str, base: &SchedulerConfig) -> Result<SchedulerConfig> {
     let wanted = plain(name);
-    if let Some((class, _)) = SchedulerClass::ALL.iter().find(|(_, class)| plain(class) == wanted) {
+    // RePaint is no sampler of those programs, which paint into latents.
+    let is = |class: &str| plain(class) == wanted || (class == RePaint.name() && wanted == "repaint");
+    if let Some((class, _)) = SchedulerClass::ALL.iter().find(|(_, class)| is(class)) {
         check_frame(name, *class, base)?;
         return base.with_class(*class, &[]);
     }
@@ -195,7 +197,7 @@ pub fn sampler_of(config: &SchedulerConfig) -> (&'static str, Option<&'static st
     let named = SAMPLERS.iter().find(|(_, class, keys)| *class == config.class && is_this(keys));
     let sampler = own.or(named.map(|(names, ..)| names[0])).unwrap_or(config.class.name());
     // Samplers that choose timesteps themselves have no schedule there.
-    let has_schedule = !matches!(config.class, Ddpm | Ddim | DdimInverse | Pndm | UniPcMultistep | Lcm | Tcd);
+    let has_schedule = !matches!(config.class, Ddpm | Ddim | DdimInverse | Pndm | UniPcMultistep | RePaint | Lcm | Tcd);
     let schedule = match (config.sigma_spacing, config.timestep_spacing, config.sigma_schedule) {
         (_, _, SigmaSchedule::Exponential) if frame == Frame::Edm => Some("Exponential"),
         _ if frame == Frame::Edm => Some("Karras"),

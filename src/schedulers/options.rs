@@ -78,6 +78,8 @@ named_values! {
         FlowMatchHeunDiscrete = "FlowMatchHeunDiscreteScheduler",
         /// Song et al. 2023: jumps of a consistency model.
         CmStochasticIterative = "CMStochasticIterativeScheduler",
+        /// Lugmayr et al. 2022: painting into a part of a picture.
+        RePaint = "RePaintScheduler",
         /// Luo et al. 2023.
         Lcm = "LCMScheduler",
         /// Zheng et al. 2024.

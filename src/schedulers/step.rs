@@ -49,6 +49,18 @@ pub struct Step {
     pub noise_scale: NoiseScale,
     /// How a clean picture is noised to the level of the sample *before* this step (image-to-image, inpainting).
     pub add_noise: Noising,
+    /// What RePaint does to `prev_sample`.
+    pub repaint: Option<Repaint>,
+}
+
+/// What RePaint does after a step (Lugmayr et al. 2022, algorithm 1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repaint {
+    /// Line 5: how the part of the picture that stays is noised, with the noise of the step.
+    pub known: Noising,
+    /// Line 10: β of each trained step that follows back to more noise, with fresh noise of its own: x ← √(1 − β)·x +
+    /// √β·z. None where the run goes on.
+    pub back: Vec<f64>,
 }
 
 /// x_0 = `clip`(`sample`·x_t + `model_output`·m).
@@ -141,6 +153,16 @@ impl Schedule {
         self.start_draw != Draw::None || self.steps.iter().any(Step::draws_noise)
     }
 
+    /// Whether this is a run of RePaint, which needs a picture and a mask.
+    pub fn repaints(&self) -> bool {
+        self.steps.iter().any(|step| step.repaint.is_some())
+    }
+
+    /// Whether this run goes back to more noise along the way.
+    pub fn goes_back(&self) -> bool {
+        self.steps.iter().any(|step| step.repaint.as_ref().is_some_and(|repaint| !repaint.back.is_empty()))
+    }
+
     /// The steps of this schedule.
     pub(super) fn numbers(&self) -> StepNumbers {
         let mut total = 0;
@@ -204,6 +226,7 @@ impl Step {
             draw: Draw::None,
             noise_scale: NoiseScale::One,
             add_noise,
+            repaint: None,
         }
     }
 

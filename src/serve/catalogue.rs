@@ -13,6 +13,7 @@ use crate::generate::{Models, Notes, places};
 use crate::pipelines::{Kind, PIXEL_PIPELINES};
 use crate::refusal::Refusal;
 use crate::request::{Asked, Request};
+use crate::schedulers::SchedulerClass;
 
 /// Folders that the server looks into when it starts.
 #[derive(Clone, Debug, Default)]
@@ -145,11 +146,14 @@ impl Catalogue {
             let mut models = Models::open(&request, &mut Notes::default())?;
             let traits = models.model.pipeline.traits;
             let prompt = if traits.kind == Kind::Pixels { vec![] } else { vec![String::new()] };
-            let image = matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale).then(|| "image".into());
-            let mask = (traits.kind == Kind::Inpaint).then(|| "mask".into());
+            let repaints = models.model.scheduler.class == SchedulerClass::RePaint;
+            let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale);
+            let image = shown.then(|| "image".into());
+            let mask = (repaints || traits.kind == Kind::Inpaint).then(|| "mask".into());
             let asked = Asked::from(Request { prompt, image, mask, ..request.clone() });
             let resolved = models.resolve(&asked, None)?;
-            let own = ["model", "prompt", "image", "mask", "seed", "device"];
+            // A class that is drawn is another one with each seed.
+            let own = ["model", "prompt", "class", "image", "mask", "seed", "device"];
             let settings = resolved.settings.into_iter().filter(|setting| !own.contains(&setting.field.as_str()));
             let mut defaults: BTreeMap<_, _> = settings.map(|setting| (setting.field, setting.value)).collect();
             if let Some((height, width)) = traits.own_size {

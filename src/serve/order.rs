@@ -147,6 +147,12 @@ impl Limits {
             return Err(Refusal::of_value("width", width, why).instead(Remedy::Lower(&["width", "height"])));
         }
         most(&["steps"], request.steps.unwrap_or(0), self.steps, " steps")?;
+        if request.timesteps.len() > self.steps {
+            let why = format!("there are {}, this server takes at most {}", request.timesteps.len(), self.steps);
+            return Err(Refusal::of("timesteps", why));
+        }
+        // How often each part of a run is done, so that it multiplies the steps.
+        most(&["jump_n_sample"], request.jump_n_sample.unwrap_or(0), 20, " times")?;
         let (prompts, batch) = (request.prompt.len().max(1), request.batch_size.unwrap_or(1));
         let pictures = prompts.saturating_mul(batch).max(request.seed.len()).max(request.class.len());
         most(&["batch_size"], pictures, self.pictures, " pictures at once")?;

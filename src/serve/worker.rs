@@ -167,7 +167,8 @@ impl Worker {
         let mut resolved = opened.models.resolve(&asked, None)?;
         app.options.limits.check_resolved(&resolved, opened.models.model.pipeline.size(&resolved.options).ok())?;
         resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
-        let overlay = read_inputs(&mut resolved.options, &resolved.request, &first.files, &mut notes)?;
+        let channels = opened.models.model.pipeline.picture_channels();
+        let overlay = read_inputs(&mut resolved.options, &resolved.request, channels, &first.files, &mut notes)?;
         let models = &opened.models;
         let dtype = resolved.request.precision.unwrap_or_default().dtype();
         let runtime = Runtime::new(&device, load, dtype);

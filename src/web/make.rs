@@ -23,6 +23,7 @@ use crate::output::sha256_of;
 use crate::pipelines::{Cancel, Kind, Runtime};
 use crate::refusal::Refusal;
 use crate::request::{Precision, Request};
+use crate::schedulers::SchedulerClass;
 
 /// Where the page puts CLIP's list of merges for a model that comes without a tokenizer.
 const CLIP_MERGES: &str = "clip-merges.txt";
@@ -59,8 +60,10 @@ pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
     let traits = models.model.pipeline.traits;
     let text = traits.kind != Kind::Pixels;
     // Settings do not depend on what is in a picture, only on whether there is one.
-    let image = matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale).then(|| "image".into());
-    let mask = (traits.kind == Kind::Inpaint).then(|| "mask".into());
+    let repaints = models.model.scheduler.class == SchedulerClass::RePaint;
+    let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale);
+    let image = shown.then(|| "image".into());
+    let mask = (repaints || traits.kind == Kind::Inpaint).then(|| "mask".into());
     let asked = Request { prompt: text.then(String::new).into_iter().collect(), image, mask, ..asked };
     let defaults = models.resolve(&asked.into(), None)?.request;
     let (height, width) = traits.own_size.map_or((defaults.height, defaults.width), |(h, w)| (Some(h), Some(w)));
@@ -100,7 +103,8 @@ pub(super) fn sample(device: WebDevice, page: &Page, request: &[u8], cancel: &Ca
     let mut models = open(&page.files, &request, &mut notes)?;
     let mut resolved = models.resolve(&request.into(), None)?;
     resolved.notes.iter().for_each(|note| notes.add(format!("note: {note}")));
-    let overlay = read_inputs(&mut resolved.options, &resolved.request, &page.pictures, &mut notes)
+    let channels = models.model.pipeline.picture_channels();
+    let overlay = read_inputs(&mut resolved.options, &resolved.request, channels, &page.pictures, &mut notes)
         .map_err(|error| at_its_field(error, &resolved.request, &page.pictures))?;
     let device = Device::Web(device);
     let (load, told) = resolved.request.device.load_options(&device)?;

@@ -40,7 +40,7 @@ pub struct Asked {
 }
 
 /// Fields that say where a run begins or what becomes of several pictures: the frames decide both.
-const NOT_HERE: [&str; 12] = [
+const NOT_HERE: [&str; 14] = [
     "mask",
     "mask_reading",
     "mask_blur",
@@ -50,6 +50,8 @@ const NOT_HERE: [&str; 12] = [
     "latents",
     "denoising_start",
     "denoising_end",
+    "jump_length",
+    "jump_n_sample",
     "image_guidance_scale",
     "batch_size",
     "separate",

@@ -107,7 +107,8 @@ fn make(mut args: Args) -> Result<()> {
     // 3. the pictures
     // One picture, and the process ends: what one stage has loaded need not wait for another.
     tell(&mut notes);
-    let overlay = read_inputs(&mut resolved.options, &resolved.request, &Disk, &mut notes)?;
+    let channels = models.model.pipeline.picture_channels();
+    let overlay = read_inputs(&mut resolved.options, &resolved.request, channels, &Disk, &mut notes)?;
     tell(&mut notes);
     let span = trace::span("open the device");
     let device = resolved.request.device.open()?;

@@ -9,7 +9,7 @@ use crate::backend::MemoryPlan;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
-use crate::models::{AutoencoderKL, AutoencoderTiny, Layers};
+use crate::models::{AutoencoderKL, AutoencoderTiny, Layers, VQModel};
 use crate::ops::scale_noise::LearnedVariance;
 use crate::overflow::F32Fallback;
 use crate::refusal::{Refusal, Remedy};
@@ -49,10 +49,11 @@ impl std::str::FromStr for Tiling {
     }
 }
 
-/// The two kinds of autoencoder.
+/// The kinds of autoencoder.
 enum AutoencoderModel {
     Kl(AutoencoderKL),
     Tiny(AutoencoderTiny),
+    Vq(VQModel),
 }
 
 /// The two directions, each a graph from `x` to `y` of one picture.
@@ -80,14 +81,14 @@ pub struct Autoencoder {
 }
 
 impl Autoencoder {
-    /// Loads the component `vae`; its weights are read when they are needed. As in diffusers, only SDXL's pipelines use
-    /// `latents_mean`, `latents_std` and `force_upcast`.
+    /// Loads a component, `vae` or `vqvae`; its weights are read when they are needed. As in diffusers, only SDXL's
+    /// pipelines use `latents_mean`, `latents_std` and `force_upcast`.
     ///
     /// # Errors
-    /// What config and weights report; [`Error::Unsupported`] for a class other than `AutoencoderKL` and
-    /// `AutoencoderTiny`.
-    pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
-        let component = checkpoint.component("vae")?;
+    /// What config and weights report; [`Error::Unsupported`] for a class other than `AutoencoderKL`,
+    /// `AutoencoderTiny` and `VQModel`.
+    pub fn load(checkpoint: &Checkpoint, name: &str, xl: bool) -> Result<Self> {
+        let component = checkpoint.component(name)?;
         let (model, parameters) = match component.class_name.as_deref() {
             Some("AutoencoderTiny") => {
                 let model = AutoencoderTiny::from_json(&component.config)?;
@@ -99,15 +100,21 @@ impl Autoencoder {
                 let parameters = model.parameters_among(&component.tensors.names())?;
                 (AutoencoderModel::Kl(model), parameters)
             }
+            Some("VQModel") => {
+                let model = VQModel::from_json(&component.config)?;
+                let parameters = model.parameters()?;
+                (AutoencoderModel::Vq(model), parameters)
+            }
             Some(other) => {
                 return Err(Error::Unsupported(format!(
-                    "{}: an autoencoder of class \"{other}\"; there are AutoencoderKL and AutoencoderTiny",
+                    "{}: an autoencoder of class \"{other}\"; there are AutoencoderKL, AutoencoderTiny and VQModel",
                     component.config.path.display()
                 )));
             }
         };
         let scale = match &model {
             AutoencoderModel::Tiny(tiny) => vec![(tiny.config.scaling_factor, 0.0); tiny.config.latent_channels],
+            AutoencoderModel::Vq(VQModel { config: c }) => vec![(c.scaling_factor, 0.0); c.vq_embed_dim],
             AutoencoderModel::Kl(AutoencoderKL { config: c }) => (0..c.latent_channels)
                 .map(|i| match (&c.latents_mean, &c.latents_std) {
                     (Some(mean), Some(std)) if xl => {
@@ -137,6 +144,7 @@ impl Autoencoder {
         match &self.model {
             AutoencoderModel::Kl(model) => model.config.downscale(),
             AutoencoderModel::Tiny(model) => model.config.downscale(),
+            AutoencoderModel::Vq(model) => model.config.blocks.downscale(),
         }
     }
 
@@ -181,7 +189,7 @@ impl Autoencoder {
         let g = &mut graph;
         let x = g.input("moments", TensorDesc::f32(moments.shape.clone()));
         let latent = match &self.model {
-            AutoencoderModel::Tiny(_) => x,
+            AutoencoderModel::Tiny(_) | AutoencoderModel::Vq(_) => x,
             AutoencoderModel::Kl(model) => {
                 let (mean, logvar) = model.distribution(g, x)?;
                 let noise = g.input("noise", g.desc(mean).clone());
@@ -267,6 +275,7 @@ impl Autoencoder {
                 match &self.model {
                     AutoencoderModel::Kl(model) => model.moments(m, x)?,
                     AutoencoderModel::Tiny(model) => model.encode(m, x)?,
+                    AutoencoderModel::Vq(model) => model.encode(m, x)?,
                 }
             }
             Half::Decoder => {
@@ -276,6 +285,7 @@ impl Autoencoder {
                 let sample = match &self.model {
                     AutoencoderModel::Kl(model) => model.decode(m, latent)?,
                     AutoencoderModel::Tiny(model) => model.decode(m, latent)?,
+                    AutoencoderModel::Vq(model) => model.decode(m, latent)?.1,
                 };
                 graph.scale("to_unit_range", sample, 0.5, 0.5)?
             }
@@ -288,6 +298,7 @@ impl Autoencoder {
         match &self.model {
             AutoencoderModel::Kl(model) => model.config.in_channels,
             AutoencoderModel::Tiny(model) => model.config.in_channels,
+            AutoencoderModel::Vq(model) => model.config.blocks.in_channels,
         }
     }
 
@@ -432,6 +443,7 @@ impl Autoencoder {
         match (self.tiling, &self.model) {
             (Tiling::Pixels(pixels), _) => pixels,
             (_, AutoencoderModel::Kl(model)) => model.config.sample_size.0,
+            (_, AutoencoderModel::Vq(model)) => model.config.blocks.sample_size.0,
             (_, AutoencoderModel::Tiny(_)) => 512, // no config says so
         }
     }

@@ -49,14 +49,14 @@ impl DiffusionPipeline {
             Ok(Some(HostTensor { shape: vec![data.len()], data }))
         };
         let batch = options.batch_size;
-        let rows = match &self.unet {
+        match &self.unet {
             UNet::Latents(_) if self.traits.kind == Kind::Upscale => {
                 return labels(vec![options.noise_level; branches * batch]);
             }
             UNet::Latents(_) => return Ok(None),
             UNet::Pixels(model) => match model.config.class_embedding {
                 ClassEmbedding::None => return Ok(None),
-                ClassEmbedding::Table(rows) => rows,
+                ClassEmbedding::Table(_) => {}
                 ClassEmbedding::Timestep | ClassEmbedding::Identity => {
                     return Err(Error::Unsupported(
                         "sampling from a model whose class_embed_type is timestep or identity: only a single pass of \
@@ -65,9 +65,9 @@ impl DiffusionPipeline {
                     ));
                 }
             },
-        };
-        let null = options.null_class.unwrap_or(rows - 1);
-        let none = vec![null; batch];
+        }
+        // `Traits::check` sees that there is either a class or one that stands for none.
+        let none = options.null_class.or(self.traits.null_class()).map(|null| vec![null; batch]).unwrap_or_default();
         let asked = if options.classes.is_empty() { none.clone() } else { each(&options.classes, batch) };
         labels(if branches == 2 { [none, asked].concat() } else { asked })
     }

@@ -2,6 +2,7 @@
 
 use super::traits::{Kind, Traits};
 use crate::refusal::{Refusal, Remedy};
+use crate::schedulers::SchedulerClass;
 
 /// A line of the table.
 enum Rule {
@@ -25,11 +26,6 @@ const TEXT: &[&str] = &[
     "clip_skip",
     "guidance_rescale",
     "image_guidance_scale",
-    "image",
-    "mask",
-    "mask_reading",
-    "mask_blur",
-    "padding_mask_crop",
     "strength",
     "noise_level",
     "latents",
@@ -44,6 +40,9 @@ const TEXT: &[&str] = &[
     "aesthetic_score",
     "negative_aesthetic_score",
 ];
+
+/// Fields of a picture to begin with, which models with a text encoder take, and others with RePaint.
+const PICTURE: &[&str] = &["image", "mask", "mask_reading", "mask_blur", "padding_mask_crop"];
 
 /// Fields that only SDXL takes.
 const XL: &[&str] = &["prompt_2", "negative_prompt_2", "original_size", "crop", "target_size", "refiner"];
@@ -78,7 +77,12 @@ const RULES: &[Rule] = &[
         "it is for Stable Diffusion XL's refiner",
         &[],
     ),
-    Rule::Only(&["mask"], changes, "this model cannot paint into a picture", &[Remedy::LeaveOut(&["mask"])]),
+    Rule::Only(
+        &["mask"],
+        |model| pixels(model) || changes(model),
+        "this model cannot paint into a picture",
+        &[Remedy::LeaveOut(&["mask"])],
+    ),
     Rule::Only(&["strength"], changes, "this model always starts from noise", &[Remedy::LeaveOut(&["strength"])]),
     Rule::Needs(|model| model.kind == Kind::Inpaint, &["image", "mask"], "this model paints into a picture"),
     Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),
@@ -92,6 +96,12 @@ const RULES: &[Rule] = &[
         &["image"],
         "they take the place of a picture and cannot be combined with one",
         Remedy::LeaveOut(&["latents"]),
+    ),
+    Rule::Without(
+        "steps",
+        &["timesteps"],
+        "the timesteps that are given say how many there are",
+        Remedy::LeaveOut(&["steps"]),
     ),
     Rule::With("refiner_lora", &["refiner"], "there is no refiner that it changes", Remedy::Give(&["refiner"])),
     Rule::With("strength", &["image", "latents"], "it says how much of a picture is changed", Remedy::Give(&["image"])),
@@ -148,6 +158,32 @@ pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal
         }
     }
     Ok(())
+}
+
+/// Checks that the scheduler fits the model and the `given` fields, which [`check`] has found sound: RePaint is how a
+/// model on pixels paints into a picture, and does nothing else.
+///
+/// # Errors
+/// A refusal of what does not fit.
+pub fn check_scheduler(model: &Traits, class: SchedulerClass, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+    if class == SchedulerClass::RePaint {
+        if !pixels(model) || model.scale > 1 {
+            let why = "it paints into pictures with models on pixels, and this one is on latents";
+            return Err(Refusal::of_value("scheduler", class.name(), why).instead(Remedy::Change("scheduler")));
+        }
+        let missing = ["image", "mask"].into_iter().find(|field| !given(field));
+        return missing.map_or(Ok(()), |field| {
+            let why = "RePaint paints into a part of a picture";
+            Err(Refusal::of(field, why).instead(Remedy::Give(&["image", "mask"])))
+        });
+    }
+    let Some(field) = PICTURE.iter().find(|field| pixels(model) && given(field)) else { return Ok(()) };
+    if model.consistency || model.scale > 1 {
+        return Err(Refusal::of(field, "this model makes pictures of noise alone"));
+    }
+    let refusal = Refusal::of(field, "this model has no text encoder: RePaint is how it paints into a picture");
+    let paints = given("image") && given("mask");
+    Err(if paints { refusal.instead(Remedy::Set("scheduler", "repaint".into())) } else { refusal })
 }
 
 #[cfg(test)]

@@ -51,7 +51,8 @@ impl DiffusionPipeline {
     /// # Errors
     /// A refusal of the field that stands in the way.
     pub fn check_invertible(&self, options: &SampleOptions) -> Result<()> {
-        if !matches!(self.traits.kind, Kind::Pixels | Kind::Plain) {
+        let latents_alone = self.traits.kind == Kind::Pixels && self.vae.is_some();
+        if latents_alone || !matches!(self.traits.kind, Kind::Pixels | Kind::Plain) {
             let why = "a picture has noise of its own only in a model that makes pictures of noise and text alone";
             return Err(Refusal::of("model", why).into());
         }

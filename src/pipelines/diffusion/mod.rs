@@ -19,7 +19,7 @@ mod training;
 mod traits;
 mod unet;
 
-pub use fits::check as check_fits;
+pub use fits::{check as check_fits, check_scheduler};
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
@@ -49,8 +49,19 @@ use texts::Texts;
 use unet::UNet;
 
 /// Pipelines of diffusers without text whose checkpoints this one runs.
-pub const PIXEL_PIPELINES: &[&str] =
-    &["DDPMPipeline", "DDIMPipeline", "ScoreSdeVePipeline", "ScoreSdeVpPipeline", "KarrasVePipeline"];
+pub const PIXEL_PIPELINES: &[&str] = &[
+    "DDPMPipeline",
+    "DDIMPipeline",
+    "ScoreSdeVePipeline",
+    "ScoreSdeVpPipeline",
+    "KarrasVePipeline",
+    "ConsistencyModelPipeline",
+    "RePaintPipeline",
+    LATENTS_WITHOUT_TEXT,
+];
+
+/// The pipeline whose U-Net is one on pixels that works on latents.
+const LATENTS_WITHOUT_TEXT: &str = "LDMPipeline";
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -147,9 +158,18 @@ impl DiffusionPipeline {
         let xl = unet.has_text_time();
         let (mut vae, mut text) = (None, None);
         if let UNet::Latents(_) = unet {
-            vae = Some(Autoencoder::load(checkpoint, xl)?);
+            vae = Some(Autoencoder::load(checkpoint, "vae", xl)?);
         }
         let kind = kind(checkpoint, &unet, vae.as_ref())?;
+        if checkpoint.pipeline_class() == Some(LATENTS_WITHOUT_TEXT) {
+            let vqvae = Autoencoder::load(checkpoint, "vqvae", false)?;
+            let (taken, latent) = (unet.in_channels(), vqvae.latent_channels());
+            if taken != latent {
+                let file = checkpoint.path().display();
+                return Err(Error::Config(format!("{file}: the U-Net takes {taken} channels, latents have {latent}")));
+            }
+            vae = Some(vqvae);
+        }
         let low_res = match kind {
             Kind::Upscale => {
                 let config = SchedulerConfig::read(&checkpoint.scheduler_config("low_res_scheduler")?)?;
@@ -169,14 +189,15 @@ impl DiffusionPipeline {
                     ClassEmbedding::Table(rows) => Some(rows),
                     _ => None,
                 };
-                (classes, 1 << model.config.halvings().min(24))
+                (classes, scale << model.config.halvings().min(24))
             }
         };
         let traits = Traits {
             kind,
             xl,
             aesthetic: xl && flag("requires_aesthetics_score", false),
-            consistency: checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
+            consistency: scheduler.config.class.frame() == Frame::Consistency
+                || checkpoint.pipeline_class().is_some_and(|class| class.starts_with("LatentConsistency")),
             distilled: unet.time_cond_proj_dim().is_some(),
             steps: match scheduler.config.class {
                 SchedulerClass::ScoreSdeVe => Some(2000),
@@ -246,6 +267,7 @@ impl DiffusionPipeline {
     /// Checks that `options` make sense for this model.
     fn check(&self, options: &SampleOptions) -> Result<()> {
         check_fits(&self.traits, &|field| options.given(field))?;
+        check_scheduler(&self.traits, self.scheduler.config.class, &|field| options.given(field))?;
         self.traits.check(options)?;
         if self.text.is_some() && options.prompts.is_empty() {
             return Err(Refusal::of("prompt", "there is none; an empty text is one").into());
@@ -405,7 +427,7 @@ impl DiffusionPipeline {
             shape: vec![batch, height, width, channels],
             branches,
             rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
-            masked: self.traits.kind == Kind::Plain && options.mask.is_some(),
+            masked: matches!(self.traits.kind, Kind::Pixels | Kind::Plain) && options.mask.is_some(),
         }
     }
 

@@ -24,9 +24,9 @@ pub struct SampleOptions {
     pub weighting: bool,
     /// Leaves out this many of the text encoder's last layers.
     pub clip_skip: usize,
-    /// The class of each picture; without an entry, no class.
+    /// The class of each picture; without an entry, no class, which a consistency model does not have.
     pub classes: Vec<usize>,
-    /// The class that means "no class"; `None` is the last.
+    /// The class that means "no class"; `None` is [`Traits::null_class`](super::Traits::null_class).
     pub null_class: Option<usize>,
     /// Rows; `None` is the model's own size.
     pub height: Option<usize>,
@@ -121,6 +121,7 @@ impl SampleOptions {
             "clip_skip" => self.clip_skip > 0,
             "class" => !self.classes.is_empty(),
             "null_class" => self.null_class.is_some(),
+            "timesteps" => self.sampling.timesteps.is_some(),
             "strength" => self.sampling.strength != 1.0,
             "denoising_start" => self.sampling.denoising_start.is_some(),
             "denoising_end" => self.sampling.denoising_end.is_some(),

@@ -59,6 +59,7 @@ impl DiffusionPipeline {
                 Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
             }
             (Kind::Upscale, _) => self.start_upscale(runtime, options, image, shape, schedule, sources),
+            (Kind::Pixels, Some(mask)) => self.start_repaint(options, (image, mask), shape, schedule, sources),
             (_, Some(mask)) => self.start_inpaint(runtime, options, (image, mask), shape, schedule, sources),
             (_, None) => {
                 let original = self.encode(runtime, image, shape, sources)?;
@@ -66,6 +67,27 @@ impl DiffusionPipeline {
                 Ok(Start::plain(add_noise(runtime, &original, &noise, level)?))
             }
         }
+    }
+
+    /// RePaint: noise, and the picture whose part outside the mask is put back after every step.
+    fn start_repaint<S: NoiseSource>(
+        &self,
+        options: &SampleOptions,
+        (image, mask): (&HostTensor, &HostTensor),
+        shape: &[usize; 4],
+        schedule: &Schedule,
+        sources: &mut [S],
+    ) -> Result<Start> {
+        let [_, channels, height, width] = *shape;
+        check_mask(mask, (height, width))?;
+        if image.shape != [1, channels, height, width] {
+            let why = format!("expected [1, {channels}, {height}, {width}], found {:?}", image.shape);
+            return Err(Refusal::of("image", why).into());
+        }
+        let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
+        let original = HostTensor::new(*shape, image.data.repeat(shape[0]))?;
+        let changes = HostTensor::from_fn([1, 1, height, width], |i| f32::from(u8::from(mask.data[i] >= 0.5)));
+        Ok(Start { latents, inputs: vec![("original", original.channels_last()), ("mask", changes.channels_last())] })
     }
 
     fn start_inpaint<S: NoiseSource>(
@@ -78,11 +100,7 @@ impl DiffusionPipeline {
         sources: &mut [S],
     ) -> Result<Start> {
         let (height, width) = (image.shape[2], image.shape[3]);
-        if mask.shape != [1, 1, height, width] {
-            let [wide, high] = [1, 2].map(|i| mask.shape.iter().rev().nth(i - 1).unwrap_or(&0));
-            let why = format!("it is {wide} x {high} pixels, the picture {width} x {height}; they must be of one size");
-            return Err(Refusal::of("mask", why).into());
-        }
+        check_mask(mask, (height, width))?;
         let changes = |y: usize, x: usize| mask.data[y * width + x] >= 0.5;
         let vae = self.autoencoder()?;
         let scale = vae.downscale();
@@ -214,6 +232,16 @@ fn draw_each<S: NoiseSource>(
     let [_, c, h, w] = *shape;
     let draws: Vec<f32> = sources.iter_mut().flat_map(|source| draw(source, &[1, c, h, w]).data).collect();
     HostTensor { shape: vec![sources.len(), c, h, w], data: draws }
+}
+
+/// Checks that a mask is of the picture's size.
+fn check_mask(mask: &HostTensor, (height, width): (usize, usize)) -> Result<()> {
+    if mask.shape == [1, 1, height, width] {
+        return Ok(());
+    }
+    let [wide, high] = [1, 2].map(|i| mask.shape.iter().rev().nth(i - 1).unwrap_or(&0));
+    let why = format!("it is {wide} x {high} pixels, the picture {width} x {height}; they must be of one size");
+    Err(Refusal::of("mask", why).into())
 }
 
 fn scaled(mut noise: HostTensor, sigma: f64) -> HostTensor {

@@ -9,7 +9,7 @@ use crate::schedulers::{Sampling, SchedulerClass};
 /// What a U-Net was trained to see and to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Pixels, without text encoder and autoencoder, possibly by class.
+    /// Pixels, without text encoder, possibly by class; or latents in their place (`LDMPipeline`).
     Pixels,
     /// Latents and text: text to image, image to image, and inpainting by putting back what stays.
     Plain,
@@ -30,7 +30,7 @@ pub struct Traits {
     pub xl: bool,
     /// SDXL's refiner takes an aesthetic score in place of the target size (`requires_aesthetics_score`).
     pub aesthetic: bool,
-    /// A latent consistency model: made to need few steps.
+    /// A consistency model, or a latent one: made to need one step, or few.
     pub consistency: bool,
     /// The U-Net takes the guidance scale as an input (`time_cond_proj_dim`).
     pub distilled: bool,
@@ -69,6 +69,7 @@ impl Traits {
     /// guidance scale.
     pub fn defaults(&self) -> SampleOptions {
         let (steps, guidance_scale) = match self.kind {
+            Kind::Pixels if self.consistency => (1, 1.0),
             Kind::Pixels => (50, 1.0),
             Kind::Upscale => (75, 9.0),
             Kind::Edit => (100, 7.5),
@@ -78,6 +79,17 @@ impl Traits {
         };
         let sampling = Sampling::steps(self.steps.unwrap_or(steps));
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
+    }
+
+    /// Steps of a run with a scheduler of this class.
+    pub fn steps(&self, scheduler: SchedulerClass) -> usize {
+        if scheduler == SchedulerClass::RePaint { 250 } else { self.defaults().sampling.num_inference_steps }
+    }
+
+    /// The class that stands for "no class" if none is named: the last. The classes of a consistency model are all ones
+    /// of pictures, as it is called without guidance.
+    pub fn null_class(&self) -> Option<usize> {
+        self.classes.filter(|_| !self.consistency).map(|rows| rows - 1)
     }
 
     /// The run as the model's own pipeline does it with a scheduler of this class: a latent consistency model does all
@@ -136,6 +148,17 @@ impl Traits {
             let null = options.null_class.iter().map(|class| ("null_class", class));
             if let Some((field, class)) = classes.chain(null).find(|(_, class)| **class >= rows) {
                 return Err(Refusal::of_value(field, class, format!("this model has classes 0 to {}", rows - 1)));
+            }
+        }
+        if self.classes.is_some() && options.null_class.or(self.null_class()).is_none() {
+            if options.classes.is_empty() {
+                let why = "there is none, and every class of this model is one of pictures";
+                return Err(Refusal::of("class", why));
+            }
+            if let Some(scale) = options.guidance_scale.iter().find(|scale| **scale > 1.0) {
+                let why = "guidance leads away from a class that stands for \"no class\", and this model is not known \
+                           to have one";
+                return Err(Refusal::of_value("guidance_scale", scale, why).instead(Remedy::Give(&["null_class"])));
             }
         }
         // Less than 1 would be a mixture of the class and of none, which guidance is not.

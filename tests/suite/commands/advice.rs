@@ -243,6 +243,10 @@ impl Things {
             Some("lora") => lora("sd1_kohya.safetensors"),
             Some("embedding") => lora("embedding_diffusers.safetensors"),
             Some("classes") => shipped().to_str().expect("UTF-8").to_owned(),
+            Some("consistency") => {
+                let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+                fixtures.join("consistency/imagenet").display().to_string()
+            }
             Some("unet") => part("unet/diffusion_pytorch_model.safetensors"),
             Some("vae") => part("vae/diffusion_pytorch_model.safetensors"),
             Some("text_encoder") => part("text_encoder"),

@@ -193,6 +193,31 @@ pub const CASES: &[Case] = &[
         "sample | fox | --model sdxl | --refiner-lora @refiner_lora.safetensors | --steps 4 | --width 32 | --height 32",
         &[("--refiner", "sdxl_refiner")],
     ),
+    case(
+        &[(FITS, r#"Remedy::LeaveOut(&["steps"])"#)],
+        "sample | --model @consistency | --timesteps 22,0 | --steps 2",
+        &[],
+    ),
+    case(
+        &[(TRAITS, r#"Remedy::Give(&["null_class"])"#)],
+        "sample | --model @consistency | --class 3 | --guidance-scale 2",
+        &[("--null-class", "9")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Set("scheduler", "repaint".into())"#)],
+        "sample | --model @classes | --image @picture | --mask @picture | --steps 2",
+        &[],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["image", "mask"])"#)],
+        "sample | --model @classes | --scheduler repaint | --steps 2",
+        &[("--image", "@picture"), ("--mask", "@picture")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Change("scheduler")"#)],
+        "sample | fox | --model sd1 | --image @picture | --mask @picture | --scheduler repaint | --steps 2",
+        &[("--scheduler", "euler")],
+    ),
     // what the engine does not know
     case(
         &[("src/checkpoint/ignore.rs", r#"Remedy::Set("ignore_unused", pattern.into())"#)],

@@ -1,4 +1,4 @@
-//! `docs/systems.md` and `docs/score.md`: what stands there as a command is one.
+//! `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there as a command is one.
 
 use crate::commands::usage::succeeds;
 
@@ -51,4 +51,32 @@ fn the_commands_about_scores_run() {
             succeeds(&arguments);
         }
     }
+}
+
+#[test]
+fn the_commands_of_consistency_models_and_repaint_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| folder.path().join(name).to_str().expect("a name in UTF-8").to_owned();
+    let picture = unmist::image_io::Picture { width: 32, height: 32, channels: 1, data: vec![90; 32 * 32] };
+    let mut mask = picture.clone();
+    mask.data.iter_mut().enumerate().for_each(|(i, pixel)| *pixel = if i % 32 < 12 { 255 } else { 0 });
+    for (name, picture) in [("shoe.png", &picture), ("toe.png", &mask)] {
+        unmist::image_io::write_png(std::path::Path::new(&place(name)), picture, &[]).expect("writes");
+    }
+    let commands = commands(include_str!("../../../docs/consistency.md"));
+    assert!(commands.len() > 4, "{commands:?}");
+    for mut command in commands {
+        for argument in command.iter_mut().filter(|argument| argument.ends_with(".png")) {
+            *argument = place(argument);
+        }
+        if command.contains(&"repaint".into()) {
+            command.extend(["--steps", "4", "--jump-length", "2", "--jump-n-sample", "2"].map(String::from));
+        }
+        succeeds(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let read = |name: &str| unmist::image_io::read(std::path::Path::new(&place(name)), 1).expect("reads");
+    let [shoe, new] = ["shoe.png", "new.png"].map(read);
+    let pixels = shoe.data.iter().zip(&new.data).enumerate();
+    let differs: Vec<usize> = pixels.filter(|(_, (old, new))| old != new).map(|(i, _)| i % 32).collect();
+    assert!(differs.len() > 100 && differs.iter().all(|column| *column < 12), "the rest stays to the pixel");
 }

@@ -23,7 +23,8 @@ fn devices() -> [Device; 2] {
 }
 
 fn vae(folder: &Path, tiling: Tiling) -> Autoencoder {
-    let mut vae = Autoencoder::load(&Checkpoint::open(folder).expect("the model is there"), false).expect("loads");
+    let mut vae =
+        Autoencoder::load(&Checkpoint::open(folder).expect("the model is there"), "vae", false).expect("loads");
     vae.tiling = tiling;
     vae
 }

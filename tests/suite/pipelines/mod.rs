@@ -3,9 +3,12 @@
 pub mod attention;
 mod batches;
 mod classes;
+pub mod consistency;
 pub mod inversion;
+mod latent;
 mod loss;
 pub mod options;
+mod repaint;
 mod score;
 pub mod stable_diffusion;
 pub mod tokenizer;
