@@ -9,12 +9,12 @@ use crate::tensor::{DType, HostTensor};
 
 /// `y = keep · state + take · v` with `v = factor · value + decay · parameter`, or its square. All f32.
 ///
-/// Inputs: `state` and `value` of one shape, `coefficients [K]`, `norm [1]`?, `parameter`? as they. The coefficients are
-/// what changes from step to step: 0 is 1 / the loss scale, 1 the largest norm that all gradients together may have, 2 is
-/// 0 if gradients are only collected; the fields of this operation say where the others are. With `norm`, the sum of the
-/// squares of all gradients, the factor undoes the loss scale and shortens what is too long (Pascanu et al. 2013, "On the
-/// difficulty of training recurrent neural networks"); if that is no finite number, or if gradients are only collected,
-/// y is the state. Without it the factor is 1.
+/// Inputs: `state` and `value` of one shape, `coefficients [K]`, `norm [1]`?, `parameter`? as they. The coefficients
+/// are what changes from step to step: 0 is 1 / the loss scale, 1 the largest norm that all gradients together may
+/// have, 2 is 0 if gradients are only collected; the fields of this operation say where the others are. With `norm`,
+/// the sum of the squares of all gradients, the factor undoes the loss scale and shortens what is too long (Pascanu et
+/// al. 2013, "On the difficulty of training recurrent neural networks"); if that is no finite number, or if gradients
+/// are only collected, y is the state. Without it the factor is 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MovingAverage {
     /// Where the factor on the state is among the coefficients.

@@ -80,14 +80,18 @@ impl Operation for Sum {
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {
-                    let [outer, rows, inner] = op.dims(context);
-                    let length = rows.isqrt();
-                    let parts = rows.div_ceil(length);
+                    let [outer, mut rows, inner] = op.dims(context);
                     let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-                    let between = lowered.add_scratch([outer, parts, inner]);
-                    lowered.launches.push(launch([outer, rows, inner], length, op.squared).bind("y", between));
-                    let second = launch([outer, parts, inner], parts, false);
-                    lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
+                    let (mut from, mut squared) = (Operand::Input(0), op.squared);
+                    while rows > 1 {
+                        let length = if rows > LONG * LONG { 2 * LONG } else { rows.isqrt().max(LONG).min(rows) };
+                        let parts = rows.div_ceil(length);
+                        let last = parts == 1;
+                        let to = if last { Operand::Output } else { lowered.add_scratch([outer, parts, inner]) };
+                        let sums = launch([outer, rows, inner], length, squared);
+                        lowered.launches.push(sums.bind("x", from).bind("y", to));
+                        (from, squared, rows) = (to, false, parts);
+                    }
                     lowered
                 },
             },

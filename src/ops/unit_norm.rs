@@ -51,6 +51,6 @@ impl Operation for UnitNorm {
             let inputs = vec![CaseInput::f32(shape, Fill::Normal), CaseInput::f32([1], Fill::Uniform(3.0, 9.0))];
             Case::new(label, UnitNorm { eps: 1e-7 }, inputs)
         };
-        vec![case("105 elements", &[3, 5, 7]), case("two whole workgroups", &[8, 64])]
+        vec![case("105 elements", &[3, 5, 7]), case("one element", &[1]), case("two whole workgroups", &[8, 64])]
     }
 }

@@ -12,8 +12,8 @@ pub fn embedding(indices: &HostTensor, table: &HostTensor) -> HostTensor {
     HostTensor { shape, data }
 }
 
-/// What `[V, D]` tables get back: row v is the sum of the rows of `dy [.., D]` whose index is v, in f64; an index beyond
-/// the table counts for its last row.
+/// What `[V, D]` tables get back: row v is the sum of the rows of `dy [.., D]` whose index is v, in f64; an index
+/// beyond the table counts for its last row.
 pub fn embedding_gradient(indices: &HostTensor, dy: &HostTensor, rows: usize) -> HostTensor {
     let d = dy.shape[dy.shape.len() - 1];
     let mut sums = vec![0.0f64; rows * d];

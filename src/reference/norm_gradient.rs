@@ -13,8 +13,8 @@ fn groups(x: &HostTensor, images: usize, groups: usize) -> Vec<Vec<usize>> {
     (0..images).flat_map(|image| (0..groups).map(move |group| (image, group))).map(|(i, g)| of(i, g)).collect()
 }
 
-/// The gradient of the normalised values: `dy · gamma · (1 + scale)`. `scale` is `modulation` and the number of the part
-/// of C columns that holds it.
+/// The gradient of the normalised values: `dy · gamma · (1 + scale)`. `scale` is `modulation` and the number of the
+/// part of C columns that holds it.
 fn upstream(dy: &HostTensor, gamma: Option<&HostTensor>, scale: Option<(&HostTensor, usize)>) -> Vec<f64> {
     let channels = dy.shape[dy.shape.len() - 1];
     let factor = |at: usize| {

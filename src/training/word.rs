@@ -16,9 +16,9 @@ pub const WORD: &str = "word";
 /// Their name: `[vectors, C]`.
 pub const VECTORS: &str = "vectors";
 
-/// `unet` with its `encoder_hidden_states` from the output `states` of `text`. Tokens that stand for the word take their
-/// vectors from the parameter [`VECTORS`] of the source [`WORD`], `[vectors, C]`: inputs `word_rows` u32 `[N, T]` say
-/// which one, and `word_mask` `[N, T, 1]` is 1 for such tokens.
+/// `unet` with its `encoder_hidden_states` from the output `states` of `text`. Tokens that stand for the word take
+/// their vectors from the parameter [`VECTORS`] of the source [`WORD`], `[vectors, C]`: inputs `word_rows` u32 `[N, T]`
+/// say which one, and `word_mask` `[N, T, 1]` is 1 for such tokens.
 ///
 /// # Errors
 /// [`Error::Shape`] if the two do not fit together.

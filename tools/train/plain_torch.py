@@ -4,9 +4,9 @@
     python tools/train/plain_torch.py --data FOLDER_OF_IDX_FILES --output OUT --steps 2000 --batch 128
     python tools/train/plain_torch.py --data ... --output OUT --steps 12 --batch 16 --threads 2   # speed on a CPU
 
-Settings as in benches/results/training.md: AdamW, rate 1e-3 with 100 steps of warm-up and a cosine, gradients of length 1
-at most, an average of 0.998, one picture in ten without its class, all but shoes mirrored half of the time, noise levels
-one in each of as many parts as the batch has pictures. float32.
+Settings as in benches/results/training.md: AdamW, rate 1e-3 with 100 steps of warm-up and a cosine, gradients of
+length 1 at most, an average of 0.998, one picture in ten without its class, all but shoes mirrored half of the time,
+noise levels one in each of as many parts as the batch has pictures. float32.
 """
 
 import argparse
@@ -26,7 +26,10 @@ NO_CLASS = 10
 
 def read(folder):
     """All training pictures in the middle of 32 x 32 black pixels, in [-1, 1], and their classes."""
-    load = lambda name, skip: numpy.frombuffer(gzip.open(Path(folder) / name).read(), numpy.uint8, offset=skip)  # noqa: E731
+
+    def load(name, skip):
+        return numpy.frombuffer(gzip.open(Path(folder) / name).read(), numpy.uint8, offset=skip)
+
     pictures = load("train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
     pictures = torch.from_numpy(numpy.pad(pictures, ((0, 0), (2, 2), (2, 2)))).float() / 127.5 - 1
     return pictures[:, None], torch.from_numpy(load("train-labels-idx1-ubyte.gz", 8).astype(numpy.int64))

@@ -4,8 +4,8 @@
 //   dy       [rows, D]  f32 or f16
 //   y        [V, D]     f32 or f16
 // dispatch:   one invocation for four consecutive elements of y, which may lie in several rows
-// requires:   nothing; every row of the table looks at every index, so that no two invocations add to one number and the
-//             order of the sum is always the same
+// requires:   nothing; every row of the table looks at every index, so that no two invocations add to one number, and
+//             the order of a sum is always the same
 // constants:  none
 // error:      1e-5 relative L2 in f32 for up to 1000 rows with one index
 // source:     torch.nn.Embedding, differentiated

@@ -1,5 +1,6 @@
-// Derivatives of the activation functions of include/activation.wgsl, which goes before this one: f'(x) for the constant
-// ACTIVATION. Where f flattens out, powers of e overflow to infinity in a denominator and the quotient is 0, as it is.
+// Derivatives of the activation functions of include/activation.wgsl, which goes before this one: f'(x) for the
+// constant ACTIVATION. Where f flattens out, powers of e overflow to infinity in a denominator and the quotient is 0,
+// as it is.
 fn activation_gradient(x: vec4<f32>) -> vec4<f32> {
     switch ACTIVATION {
         case 0u: {

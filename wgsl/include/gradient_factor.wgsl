@@ -7,7 +7,8 @@
 //   norm[0]          the sum of the squares of all gradients, loss scale included
 const HAS_NORM: bool = true;
 
-// Without a step, state and parameters stay: also where a gradient is infinite or no number, because in f16 it overflowed.
+// Without a step, state and parameters stay: also where a gradient is infinite or no number, because in f16 it
+// overflowed.
 fn is_step() -> bool {
     var finite = true;
     if (HAS_NORM) { finite = (bitcast<u32>(norm[0]) & 0x7f800000u) != 0x7f800000u; }

@@ -9,7 +9,7 @@
 // requires:   groups whose channels are whole vectors
 // constants:  HAS_GAMMA, HAS_SCALE; CENTERED: false for root mean squares, whose mean is 0
 // error:      1e-5 relative L2 in f32 for groups of up to 10 000 values
-// faster:     than naive on CPU drivers: a quarter of the loads, and no division for an element (reasoned, not measured)
+// faster:     than naive on CPU drivers: a quarter of the loads, no division for an element (reasoned, not measured)
 // source:     Wu and He 2018, "Group Normalization", equation 1, differentiated
 //!include flat_index
 //!storage x

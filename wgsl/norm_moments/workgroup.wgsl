@@ -9,7 +9,7 @@
 // requires:   nothing
 // constants:  HAS_GAMMA, HAS_SCALE (include/norm_upstream.wgsl); CENTERED: false for root mean squares, whose mean is 0
 // error:      1e-5 relative L2 in f32
-// faster:     than naive on GPUs: 128 invocations share a group, and neighbours read neighbours (reasoned, not measured)
+// faster:     than naive on GPUs: 128 invocations share a group and read neighbours (reasoned, not measured)
 // source:     Wu and He 2018, "Group Normalization", equation 1, differentiated
 //!include norm_upstream
 //!storage x

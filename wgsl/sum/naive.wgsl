@@ -1,7 +1,7 @@
 // sum, naive: y[o, part, i] = sum_r f(x[o, r, i]) over the rows r of a part; f(v) = v, or v^2 with SQUARED
 //
 //   x         [outer, rows, inner]   f32 or f16
-//   y         [outer, parts, inner]  f32 or f16: part p of the rows p * length .. (p + 1) * length; the last may be short
+//   y         [outer, parts, inner]  f32 or f16: part p of the rows p * length .. (p + 1) * length; fewer in the last
 // dispatch:   one invocation for four consecutive elements of y
 // requires:   nothing
 // constants:  SQUARED; VECTORS: inner is a multiple of four, so that the elements of a vector lie in one row

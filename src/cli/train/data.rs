@@ -94,8 +94,8 @@ pub fn read(path: &Path, traits: &Traits, shape: &Shape) -> Result<Vec<Item>> {
     pictures.into_iter().enumerate().map(item).collect()
 }
 
-/// A picture of a data set in the model's size: a smaller one in the middle of black, as the 28 × 28 of MNIST in 32 × 32;
-/// grey ones in three channels where the model has them.
+/// A picture of a data set in the model's size: a smaller one in the middle of black, as the 28 × 28 of MNIST in 32 ×
+/// 32; grey ones in three channels where the model has them.
 fn fitted(picture: Picture, shape: &Shape) -> std::result::Result<Picture, String> {
     let picture = match (picture.channels, shape.channels) {
         (from, to) if from == to => picture,
@@ -236,7 +236,7 @@ fn npy(bytes: &[u8]) -> std::result::Result<(Vec<usize>, String, Vec<u8>), Strin
     let value = |key: &str| header.split(&format!("'{key}':")).nth(1).ok_or_else(not);
     let dtype = value("descr")?.split('\'').nth(1).ok_or_else(not)?.to_owned();
     if value("fortran_order")?.starts_with("True") {
-        return Err("is stored column by column; save it with numpy.ascontiguousarray".into());
+        return Err("is stored column by column, expected rows (numpy.ascontiguousarray)".into());
     }
     let shape = value("shape")?.trim_start_matches('(').split(')').next().ok_or_else(not)?;
     let numbers = shape.split(',').filter(|n| !n.is_empty()).map(|n| n.parse::<usize>().map_err(|_| not()));

@@ -29,8 +29,8 @@ pub struct Args {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
-    /// Also writes what the host and the device did, and when, for https://ui.perfetto.dev or chrome://tracing: for runs
-    /// of a few steps
+    /// Also writes what the host and the device did, and when, for https://ui.perfetto.dev or chrome://tracing: for
+    /// runs of a few steps
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
     #[command(flatten)]
@@ -56,6 +56,9 @@ fn train(args: Args) -> Result<()> {
     let resume = settings.resume == Some(true);
 
     // 1. everything that can be wrong, before anything is written
+    if resume {
+        output::read_state(output)?;
+    }
     let adapter = settings.beside();
     let checkpoint = Checkpoint::open(if resume && !adapter { output } else { model })?;
     let scheduler = Scheduler::new(DiffusionPipeline::training_config(&checkpoint)?)?;

@@ -247,7 +247,8 @@ pub fn write_card(output: &Path, settings: &str, pictures: usize, steps: usize, 
     let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let text = format!(
         "---\nlibrary_name: diffusers\ntags:\n- diffusion\n- unmist\n---\n\n# {name}\n\n\
-         Trained by `unmist train` for {steps} steps on {pictures} pictures; loss at the end {loss:.5} ([{LOG}]({LOG})).\n\
+         Trained by `unmist train` for {steps} steps on {pictures} pictures; loss at the end {loss:.5}\n\
+         ([{LOG}]({LOG})).\n\
          \n## Settings\n\n```toml\n{settings}```\n"
     );
     write_atomic(output.join("README.md"), |out| out.write_all(text.as_bytes()))

@@ -77,10 +77,17 @@ impl<'a> Batches<'a> {
         let nothing = Example { name: "nothing".into(), image, class: None, caption };
         let nothing = run.pipeline.prepare(&run.runtime, nothing)?;
         let conditional = !nothing.condition.is_empty();
-        let dropout = settings.conditioning_dropout.unwrap_or(if conditional { 0.1 } else { 0.0 });
-        if dropout > 0.0 && !conditional {
-            let why = format!("--conditioning-dropout {dropout}: this model has neither classes nor a text");
-            return Err(Error::Usage(why));
+        // Where pictures are of the last class too, it does not stand for "no class".
+        let last = run.pipeline.traits.classes.map(|classes| classes - 1);
+        let taken = last.is_some() && run.items.iter().any(|item| item.class == last);
+        let dropout = settings.conditioning_dropout.unwrap_or(if conditional && !taken { 0.1 } else { 0.0 });
+        if dropout > 0.0 && (!conditional || taken) {
+            let why = if taken {
+                "there are pictures of the last class, which else stands for none"
+            } else {
+                "this model has neither classes nor a text"
+            };
+            return Err(Error::Usage(format!("--conditioning-dropout {dropout}: {why}")));
         }
         Ok(Self {
             run,
@@ -193,8 +200,8 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// A seed for draw `number` of `kind`, by the output function of SplitMix64 (Steele et al. 2014): the seeds of a run are
-/// unrelated to those of a run with the next seed.
+/// A seed for draw `number` of `kind`, by the output function of SplitMix64 (Steele et al. 2014): the seeds of a run
+/// are unrelated to those of a run with the next seed.
 fn mixed(seed: u64, number: u64, kind: u64) -> u64 {
     let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (2 * number + kind);
     for _ in 0..2 {
@@ -429,7 +436,8 @@ fn check_same(before: &Progress, now: &Progress) -> Result<()> {
             found.and_then(|l| l.split(" = ").nth(1)).unwrap_or("not given").to_owned()
         };
         return Err(Error::Usage(format!(
-            "--resume: --{name} was {} in the run so far and is {} now; a run goes on with the settings that it began with",
+            "--resume: --{name} was {} in the run so far and is {} now; a run goes on with the settings that it began \
+             with",
             of(&was),
             of(&is)
         )));

@@ -117,8 +117,8 @@ settings! {
     /// uniform, stratified or logit_normal [default: uniform]
     #[arg(value_name = "NAME", value_parser = timestep_sampling)]
     timestep_sampling: TimestepSampling,
-    /// How many of the pictures go without class or text, for classifier-free guidance [default: 0.1 where the model has
-    /// "no class" or a text]
+    /// How many of the pictures go without class or text, for classifier-free guidance [default: 0.1 where the model
+    /// has "no class" or a text]
     #[arg(value_name = "0..1")]
     conditioning_dropout: f64,
     /// Trains a LoRA of this rank beside the U-Net's attention in place of the U-Net itself; --output gets

@@ -1,10 +1,10 @@
 //! What a contraction passes back: contractions again.
 //!
-//! For `y[m, n] = Σ_k x[m, k] · weight[n, k]` both gradients are products, `dx = dy · weight` and `dweight = dyᵀ · x`. For
-//! a convolution both are convolutions: dx one of dy, its pixels moved apart by the stride, with the filter turned
+//! For `y[m, n] = Σ_k x[m, k] · weight[n, k]` both gradients are products, `dx = dy · weight` and `dweight = dyᵀ · x`.
+//! For a convolution both are convolutions: dx one of dy, its pixels moved apart by the stride, with the filter turned
 //! round; dweight one of x with dy as the filter, in which the images take the place of the channels and stride and
-//! dilation change theirs. So every variant of the contraction serves training as well. Dumoulin and Visin 2016, "A guide
-//! to convolution arithmetic for deep learning", chapter 4.
+//! dilation change theirs. So every variant of the contraction serves training as well. Dumoulin and Visin 2016, "A
+//! guide to convolution arithmetic for deep learning", chapter 4.
 
 use super::{BIAS, Contraction, Gather, RESIDUAL, SUMMAND, WEIGHT, WindowAxis, Windows};
 use crate::error::Result;

@@ -8,8 +8,9 @@ use crate::ops::norm_moments::NormMoments;
 use crate::ops::norm_sums::NormSums;
 use crate::tensor::DType;
 
-/// For `y = (n · gamma + beta) · (1 + scale) + shift` with the sums A = Σ dy · n and B = Σ dy of each image and channel:
-/// `dgamma = Σ A (1 + scale)` and `dbeta = Σ B (1 + scale)` over the images, `dscale = A gamma + B beta`, `dshift = B`.
+/// For `y = (n · gamma + beta) · (1 + scale) + shift` with the sums A = Σ dy · n and B = Σ dy of each image and
+/// channel: `dgamma = Σ A (1 + scale)` and `dbeta = Σ B (1 + scale)` over the images, `dscale = A gamma + B beta`,
+/// `dshift = B`.
 pub(super) fn of(norm: &Norm, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
     if norm.activation.is_some() {
         return back.refuse("a norm with an activation function in it: differentiate before the passes run");

@@ -386,9 +386,9 @@ pub const SAID: &[Said] = &[
     ("src/checkpoint/safetensors.rs", "write it as bf16 or f32", CONVERT),
     ("src/cli/convert.rs", "give another name", CONVERT),
     (
-        "src/cli/loss/folder.rs",
-        "give --resize to scale and crop such pictures",
-        Err("of `loss`, followed in commands/loss.rs"),
+        "src/cli/train/run.rs",
+        "give --resolution and --crop",
+        Err("of `train`, whose folders are checked before (training/command.rs)"),
     ),
     (
         "src/generate/foreign/mod.rs",

@@ -149,6 +149,38 @@ fn a_lora_is_trained_and_taken() {
 }
 
 #[test]
+fn a_word_is_learned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    for i in 0..2usize {
+        let value = |at: usize| (at * (i + 3) % 251) as u8;
+        let picture = Picture { width: 24, height: 16, channels: 3, data: (0..24 * 16 * 3).map(value).collect() };
+        write_png(data.join(format!("{i}.png")), &picture, &[]).expect("can be written");
+    }
+    let model = text(&stable_diffusion("sd1"));
+    let out = text(&folder.path().join("out"));
+    let word = ["--placeholder-token", "<thing>", "--num-vectors", "2", "--learning-rate", "1e-1"];
+    let steps = ["--max-train-steps", "2", "--conditioning-dropout", "0"];
+    let all = |from: &'static str| [&word[..], &steps, &["--initializer-token", from]].concat();
+    // Which words are one token depends on the vocabulary.
+    let error = fails(&arguments(&model, &text(&data), &out, &all("an unlikely sentence")));
+    assert!(error.contains("tokens of this model"), "{error}");
+    succeeds(&arguments(&model, &text(&data), &out, &all("a")));
+    let file = Path::new(&out).join("learned_embeds.safetensors");
+    let learned = Tensors::open(&file).expect("it is whole").read_f32("<thing>").expect("the word is there");
+    assert_eq!(learned.shape[0], 2);
+    let rows: Vec<&[f32]> = learned.data.chunks(learned.shape[1]).collect();
+    // Both began as the same vector.
+    assert!(rows[0] != rows[1], "the vectors did not move apart");
+    let [plain, with] = ["plain.png", "with.png"].map(|name| text(&folder.path().join(name)));
+    let sample = ["--model", &model, "--steps", "2", "--output"];
+    succeeds(&[&["sample", "a thing"][..], &sample, &[&plain]].concat());
+    succeeds(&[&["sample", "a <thing>"][..], &sample, &[&with, "--embedding", &text(&file)]].concat());
+    assert!(std::fs::read(&plain).unwrap() != std::fs::read(&with).unwrap(), "the word changes nothing");
+}
+
+#[test]
 fn bad_input_is_refused_and_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = pictures(&folder.path().join("data"), 1);

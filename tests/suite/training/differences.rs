@@ -1,4 +1,5 @@
-//! The gradient of every operation against central differences of its reference, on the cases of the kernels' own tests.
+//! The gradient of every operation against central differences of its reference, on the cases of the kernels' own
+//! tests.
 
 use std::collections::BTreeMap;
 
@@ -80,8 +81,9 @@ fn gradients_are_the_limits_of_differences() {
             if shape.iter().product::<usize>() > 20_000 || values.iter().any(|(_, v)| v.len() > 20_000) {
                 continue; // as small ones, but slow
             }
-            // What jumps has no difference.
-            if case.label.contains("far from zero") || case.label.contains("relu") {
+            // What jumps has no difference; what bends as sharply as a softmax of scores around 40 needs a smaller step
+            // than f32 can take.
+            if ["far from zero", "relu", "one-hot"].iter().any(|part| case.label.contains(part)) {
                 continue;
             }
             let cotangent = Fill::Normal.tensor(&shape, 99);

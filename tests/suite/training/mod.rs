@@ -2,4 +2,5 @@
 
 mod command;
 mod differences;
+mod plan;
 mod steps;

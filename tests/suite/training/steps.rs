@@ -169,7 +169,8 @@ fn the_reference_trains_as_torch_does() {
 fn a_restored_state_goes_on_to_the_bit() {
     let device = Device::Gpu(gpu().clone());
     let keeps = Keeps { ema: true, collected: false };
-    for run in runs() {
+    // Those with the most state.
+    for run in runs().into_iter().filter(|run| ["adamw", "muon"].contains(&run.name)) {
         let take = |training: &mut Training, step| {
             let settings = training.settings(step);
             training.step(step, settings);
