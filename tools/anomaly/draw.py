@@ -2,8 +2,8 @@
 
     python tools/anomaly/draw.py target/anomaly --normal 64 --anomalous 64
 
-writes `test/normal`, `test/anomalous` and `masks/anomalous`, and with `--train N` also `train`. An organ has a bright rim, folds
-of two tones and two dark chambers; a lesion is a soft blob that is brighter or darker than what it covers.
+writes `test/normal`, `test/anomalous` and `masks/anomalous`, and with `--train N` also `train`. An organ has a bright
+rim, folds of two tones and two dark chambers; a lesion is a soft blob that is brighter or darker than what it covers.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def edge(distance, width=0.08):
     return 1 / (1 + np.exp(np.clip(distance / width, -40, 40)))
 
 
-def normal(rng):
+def normal_picture(rng):
     """A picture [32, 32] from 0 to 1, and where its organ is, inside of the rim."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE * 2 - 1
     x, y = x - rng.uniform(-0.08, 0.08), y - rng.uniform(-0.08, 0.08)
@@ -47,9 +47,9 @@ def normal(rng):
     return np.clip(picture + 0.01 * rng.standard_normal(picture.shape), 0, 1), radius < 0.9
 
 
-def with_lesions(rng):
-    """As `normal`, with one or two lesions; and the mask of them."""
-    picture, organ = normal(rng)
+def picture_with_lesions(rng):
+    """As `normal_picture`, with one or two lesions; and the mask of them."""
+    picture, organ = normal_picture(rng)
     mask = np.zeros_like(organ)
     y, x = np.mgrid[:SIDE, :SIDE]
     for _ in range(rng.integers(1, 3)):
@@ -67,6 +67,18 @@ def write(path, picture):
     Image.fromarray((picture * 255).round().astype(np.uint8)).save(path)
 
 
+def draw(folder, *, normal, anomalous, train=0, seed=1):
+    """Writes so many pictures of each kind."""
+    for i in range(normal):
+        write(folder / f"test/normal/{i:03}.png", normal_picture(np.random.default_rng([seed, 0, i]))[0])
+    for i in range(anomalous):
+        picture, mask = picture_with_lesions(np.random.default_rng([seed, 1, i]))
+        write(folder / f"test/anomalous/{i:03}.png", picture)
+        write(folder / f"masks/anomalous/{i:03}.png", mask)
+    for i in range(train):
+        write(folder / f"train/{i:05}.png", normal_picture(np.random.default_rng([seed, 2, i]))[0])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -74,15 +86,7 @@ def main():
     parser.add_argument("--anomalous", type=int, default=64)
     parser.add_argument("--train", type=int, default=0, help="normal pictures of other seeds, to train on")
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    for i in range(options.normal):
-        write(options.folder / f"test/normal/{i:03}.png", normal(np.random.default_rng([options.seed, 0, i]))[0])
-    for i in range(options.anomalous):
-        picture, mask = with_lesions(np.random.default_rng([options.seed, 1, i]))
-        write(options.folder / f"test/anomalous/{i:03}.png", picture)
-        write(options.folder / f"masks/anomalous/{i:03}.png", mask)
-    for i in range(options.train):
-        write(options.folder / f"train/{i:05}.png", normal(np.random.default_rng([options.seed, 2, i]))[0])
+    draw(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

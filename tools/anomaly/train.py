@@ -1,7 +1,7 @@
-"""anomaly-32: a DDPM that knows only normal pictures (draw.py), exported as a diffusers DDPMPipeline folder.
+"""tissue-32: a DDPM that knows only normal pictures (draw.py), exported as a diffusers DDPMPipeline folder.
 
     pip install -r tools/train/requirements.txt
-    python tools/anomaly/train.py                                            # -> target/train/anomaly-32
+    python tools/anomaly/train.py                                            # -> target/train/tissue-32
 
 Half of each batch is noised with Gaussian noise, half with simplex noise (simplex.py), so that one model serves for
 both kinds that `unmist anomaly` draws; AnoDDPM (Wyatt et al. 2022) trains one for each.
@@ -41,15 +41,15 @@ def main(arguments=None):
     add_arguments(parser, samples=24_000, batch=16, learning_rate=1e-3)
     parser.add_argument("--pictures", type=int, default=4_000, help="normal pictures to draw for training")
     parser.add_argument("--noises", type=int, default=1_500, help="simplex noises to draw")
-    parser.add_argument("--checkpoint", type=Path, default=BUILD / "anomaly.pt")
-    parser.add_argument("--output", type=Path, default=BUILD / "anomaly-32")
+    parser.add_argument("--checkpoint", type=Path, default=BUILD / "tissue.pt")
+    parser.add_argument("--output", type=Path, default=BUILD / "tissue-32")
     parser.set_defaults(precision="f32")  # with so few channels faster on CPUs than bf16
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
 
     scheduler = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
     trainer = Trainer({"unet": (unet := make_unet())}, options, options.checkpoint, muon=True)
-    normal = [draw.normal(np.random.default_rng([options.seed + 1, 2, i]))[0] for i in range(options.pictures)]
+    normal = [draw.normal_picture(np.random.default_rng([options.seed + 1, 2, i]))[0] for i in range(options.pictures)]
     pictures = torch.from_numpy(np.stack(normal)).float()[:, None] * 2 - 1
     # What a timestep's plane looks like does not depend on it, so that a few thousand planes serve for all.
     generator = torch.Generator().manual_seed(options.seed)

@@ -140,7 +140,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let config = &pipeline.scheduler.config;
     let steps = (first, schedule.steps.len());
-    let report = Report::new(&args, checkpoint.path(), config, steps, &found, &measured, masks.as_deref())?;
+    let report = Report::new(&args, checkpoint.path(), config, steps, &found, &measured, masks.as_deref());
     if let Some(output) = &output {
         let most = measured.iter().flat_map(|one| &one.map).fold(0.0, |a, b| f64::max(a, *b));
         for (found, measured) in found.iter().zip(&measured) {
@@ -226,11 +226,7 @@ fn pictures(args: &Args, traits: &Traits, channels: usize) -> Result<Vec<Found>>
 /// The mask of each picture; one without is black.
 fn masks(args: &Args, folder: &PathBuf, traits: &Traits, found: &[Found]) -> Result<Vec<Vec<bool>>> {
     let Picture { height, width, .. } = found[0].picture;
-    let options = folder::Options {
-        size: Some((height, width)),
-        advice: "expected masks of their pictures' size, and --resize scales and crops both",
-        ..options(args, "--masks", traits, 1)
-    };
+    let options = folder::Options { size: Some((height, width)), ..options(args, "--masks", traits, 1) };
     let all = folder::pictures(folder, &traits_of_folder(traits), &options)?;
     let name = |path: &PathBuf, folder: &PathBuf| path.strip_prefix(folder).unwrap_or(path).with_extension("");
     let mut masks = vec![vec![false; height * width]; found.len()];
@@ -241,6 +237,10 @@ fn masks(args: &Args, folder: &PathBuf, traits: &Traits, found: &[Found]) -> Res
             return Err(Error::Usage(format!("--masks {}: {why}", mask.path.display())));
         };
         masks[at] = mask.picture.data.iter().map(|level| *level >= 128).collect();
+        if report::label(args, &found[at]) == Some(false) && masks[at].contains(&true) {
+            let why = format!("it is white somewhere, and the picture is in normal, {}", wanted.display());
+            return Err(Error::Usage(format!("--masks {}: {why}", mask.path.display())));
+        }
     }
     if !masks.iter().any(|mask| mask.contains(&true)) {
         return Err(Error::Usage(format!("--masks {}: they are black; expected white lesions", folder.display())));

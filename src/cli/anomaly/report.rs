@@ -9,14 +9,9 @@ use serde_json::Value;
 use super::auroc::auroc;
 use super::{Args, NoiseName, of};
 use crate::cli::folder::Found;
-use crate::error::{Error, Result};
 use crate::generate::places;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::HostTensor;
-
-/// Names of subfolders.
-const NORMAL: &str = "normal";
-const ANOMALOUS: &str = "anomalous";
 
 /// A picture's map.
 pub struct Measured {
@@ -111,7 +106,7 @@ impl Report {
         found: &[Found],
         measured: &[Measured],
         masks: Option<&[Vec<bool>]>,
-    ) -> Result<Self> {
+    ) -> Self {
         let pixels = |i: usize| {
             let mask = masks.map(|masks| &masks[i]);
             mask.map(|mask| measured[i].map.iter().copied().zip(mask.iter().copied()).collect::<Vec<_>>())
@@ -125,17 +120,12 @@ impl Report {
                 pixel_auroc: pixels(i).and_then(auroc),
             })
             .collect();
-        let wrong = pictures.iter().find(|one| one.anomalous == Some(false) && one.masked.is_some_and(|n| n > 0));
-        if let Some(wrong) = wrong {
-            let why = "it has a mask with lesions";
-            return Err(Error::Usage(format!("--images: {} is in {NORMAL}, and {why}", wrong.file.display())));
-        }
         let by = |score: fn(&Scores) -> f64| {
             let labelled = pictures.iter().filter_map(|one| Some((score(&one.scores), one.anomalous?)));
             auroc(labelled.collect())
         };
         let picture = &found[0].picture;
-        Ok(Self {
+        Self {
             model: places::remembered(model),
             scheduler: scheduler.to_json(),
             timestep,
@@ -154,7 +144,7 @@ impl Report {
                 .zip(by(|scores| scores.percentile))
                 .map(|(mean, percentile)| Scores { mean, percentile }),
             pictures,
-        })
+        }
     }
 
     pub fn json(&self) -> String {
@@ -198,8 +188,8 @@ impl Report {
     }
 }
 
-/// What the subfolder says.
-fn label(args: &Args, found: &Found) -> Option<bool> {
+/// Whether it is anomalous, where its subfolder says.
+pub fn label(args: &Args, found: &Found) -> Option<bool> {
     let folder = of(args, found).parent()?.to_str()?.to_owned();
-    [(NORMAL, false), (ANOMALOUS, true)].into_iter().find(|(name, _)| *name == folder).map(|(_, label)| label)
+    [("normal", false), ("anomalous", true)].into_iter().find(|(name, _)| *name == folder).map(|(_, label)| label)
 }

@@ -25,7 +25,7 @@ impl DiffusionPipeline {
     ///
     /// # Errors
     /// A refusal of `model` where it is not one on pixels, of `scheduler` where it is neither DDPM nor DDIM, of
-    /// `timestep` where it was not trained or no step is left.
+    /// `steps` where none is left; [`Error::Usage`] for a timestep that was not trained.
     pub fn schedule_from(&self, options: &SampleOptions, timestep: usize) -> Result<(Schedule, usize)> {
         if self.vae.is_some() || self.traits.kind != Kind::Pixels {
             let why = "it works on latents, and anomalies are looked for by models on pixels";
@@ -37,15 +37,14 @@ impl DiffusionPipeline {
             let refusal = Refusal::of_value("scheduler", class.name(), why);
             return Err(refusal.instead(Remedy::Set("scheduler", "ddim".into())).into());
         }
-        let trained = self.scheduler.config.num_train_timesteps;
-        if timestep >= trained {
-            let why = format!("expected 0 to {}, as this model has {trained} timesteps", trained - 1);
-            return Err(Refusal::of_value("timestep", timestep, why).into());
+        let last = self.scheduler.config.num_train_timesteps - 1;
+        if timestep > last {
+            return Err(Error::Usage(format!("timestep {timestep}: this model was trained on 0 to {last}")));
         }
         let all = self.scheduler.schedule(&options.sampling)?.steps;
         let Some(begin) = all.iter().position(|step| step.timestep <= timestep as f64) else {
-            let why = format!("of {} steps none is so late", all.len());
-            return Err(Refusal::of_value("timestep", timestep, why).instead(Remedy::Raise(&["steps"])).into());
+            let why = format!("none of them is at timestep {timestep} or closer to the picture");
+            return Err(Refusal::of_value("steps", all.len(), why).instead(Remedy::Raise(&["steps"])).into());
         };
         let schedule = self.scheduler.schedule(&Sampling { begin: Some(begin), ..options.sampling.clone() })?;
         Ok((schedule, all[begin].timestep as usize))

@@ -91,6 +91,18 @@ pub const CASES: &[Case] = &[
          | --output @frames.gif | --scheduler ddim | --eta 0.5",
         &[],
     ),
+    case(
+        &[("src/pipelines/diffusion/anomaly.rs", r#"Remedy::Set("scheduler", "ddim".into())"#)],
+        "anomaly | --model @classes | --image @picture | --resize | --steps 4 | --repeats 1 | --output @map.png \
+         | --scheduler euler",
+        &[],
+    ),
+    case(
+        &[("src/pipelines/diffusion/anomaly.rs", r#"Remedy::Raise(&["steps"])"#)],
+        "anomaly | --model @classes | --image @picture | --resize | --steps 4 | --repeats 1 | --output @map.png \
+         | --scheduler DDIM Trailing | --timestep 3",
+        &[("--steps", "500")],
+    ),
     // what fits which model
     case(
         &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
@@ -385,11 +397,6 @@ pub const SAID: &[Said] = &[
     ("src/checkpoint/safetensors.rs", "use a version in F16 or F8", SOUND),
     ("src/checkpoint/safetensors.rs", "write it as bf16 or f32", CONVERT),
     ("src/cli/convert.rs", "give another name", CONVERT),
-    (
-        "src/cli/loss/folder.rs",
-        "give --resize to scale and crop such pictures",
-        Err("of `loss`, followed in commands/loss.rs"),
-    ),
     (
         "src/generate/foreign/mod.rs",
         "give it with `image`, and `strength` {strength}",
