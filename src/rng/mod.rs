@@ -2,7 +2,8 @@
 //!
 //! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows
 //! the generator of PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
-//! [`BrownianTree`] is torchsde's. [`Simplex`] is noise with shapes. What a step of a scheduler draws is a [`Draw`], and [`StepNoise`] draws it.
+//! [`BrownianTree`] is torchsde's. [`Simplex`] is noise with shapes. What a step of a scheduler draws is a [`Draw`],
+//! and [`StepNoise`] draws it.
 
 mod brownian_tree;
 mod draw;

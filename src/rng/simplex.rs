@@ -75,9 +75,9 @@ impl Simplex {
         GRADIENTS[usize::from(place(place(place(0, z), y), x)) % GRADIENTS.len()]
     }
 
-    /// `[height, width]` of the noise in the plane at height `t`: six octaves, with coordinates divided by 64, 32, .., 2
-    /// pixels and weights 1, 0.8, .., 0.8⁵. The sum is not normalised, as in the authors' code; its standard deviation
-    /// is about 0.5.
+    /// `[height, width]` of the noise in the plane at height `t`: six octaves, with coordinates divided by 64, 32, ..,
+    /// 2 pixels and weights 1, 0.8, .., 0.8⁵. The sum is not normalised, as in the authors' code; its standard
+    /// deviation is about 0.5.
     pub fn octaves(&self, height: usize, width: usize, t: f64) -> Vec<f32> {
         let (octaves, persistence, longest) = OCTAVES;
         let at = |i: usize| {

@@ -38,7 +38,7 @@ def make_unet():
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser, samples=24_000, batch=16, learning_rate=1e-3)
+    add_arguments(parser, samples=16_000, batch=16, learning_rate=1e-3)
     parser.add_argument("--pictures", type=int, default=4_000, help="normal pictures to draw for training")
     parser.add_argument("--noises", type=int, default=1_500, help="simplex noises to draw")
     parser.add_argument("--checkpoint", type=Path, default=BUILD / "tissue.pt")

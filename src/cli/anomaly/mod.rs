@@ -4,8 +4,9 @@ mod auroc;
 mod picture;
 mod report;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -40,7 +41,7 @@ pub struct Args {
     images: Option<PathBuf>,
     /// Folder of masks with the names of the pictures (and of their subfolders), white where they are anomalous; those
     /// without are normal. How well the maps find these pixels is measured
-    #[arg(long, value_name = "DIR", requires = "images")]
+    #[arg(long, value_name = "DIR")]
     masks: Option<PathBuf>,
     /// Timestep that pictures are noised to [default: a quarter of those trained, as in AnoDDPM]
     #[arg(long, value_name = "T")]
@@ -121,6 +122,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let found = pictures(&args, &pipeline.traits, channels)?;
     let masks = args.masks.as_ref().map(|folder| masks(&args, folder, &pipeline.traits, &found)).transpose()?;
+    let strips: Vec<PathBuf> =
+        output.iter().flat_map(|output| found.iter().map(|one| strip(&args, output, one))).collect();
+    check_distinct(&strips, &found, args.masks.as_ref())?;
 
     let device = args.device.open()?;
     say(format_args!("device: {}", device.describe()));
@@ -141,12 +145,9 @@ pub fn run(args: Args) -> Result<()> {
     let config = &pipeline.scheduler.config;
     let steps = (first, schedule.steps.len());
     let report = Report::new(&args, checkpoint.path(), config, steps, &found, &measured, masks.as_deref());
-    if let Some(output) = &output {
-        let most = measured.iter().flat_map(|one| &one.map).fold(0.0, |a, b| f64::max(a, *b));
-        for (found, measured) in found.iter().zip(&measured) {
-            let path = if args.image.is_some() { output.clone() } else { output.join(of(&args, found)) };
-            picture::write(&path.with_extension("png"), &found.picture, measured, most)?;
-        }
+    let most = measured.iter().flat_map(|one| &one.map).fold(0.0, |a, b| f64::max(a, *b));
+    for (path, (found, measured)) in strips.iter().zip(found.iter().zip(&measured)) {
+        picture::write(path, &found.picture, measured, most)?;
     }
     if let Some(path) = &args.map {
         let Picture { height, width, .. } = found[0].picture;
@@ -170,6 +171,28 @@ fn batch(args: &Args, pictures: usize) -> usize {
 fn of(args: &Args, found: &Found) -> PathBuf {
     let folder = args.images.as_ref();
     folder.and_then(|folder| found.path.strip_prefix(folder).ok()).unwrap_or(&found.path).to_owned()
+}
+
+/// Where the strip of a picture goes.
+fn strip(args: &Args, output: &Path, found: &Found) -> PathBuf {
+    if args.image.is_some() { output.to_owned() } else { output.join(of(args, found)).with_extension("png") }
+}
+
+/// Refuses strips in the place of files that are read, or of each other.
+fn check_distinct(strips: &[PathBuf], found: &[Found], masks: Option<&PathBuf>) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    let read: BTreeSet<PathBuf> = found.iter().filter_map(|found| real(&found.path)).collect();
+    let masks = masks.and_then(|folder| real(folder));
+    let mut written = BTreeSet::new();
+    for path in strips {
+        let taken = real(path)
+            .is_some_and(|path| read.contains(&path) || masks.as_ref().is_some_and(|folder| path.starts_with(folder)));
+        if taken || !written.insert(path) {
+            let why = "a picture of the result would take the place of another file; expected another name";
+            return Err(Error::Usage(format!("--output {}: {why}", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Noises each picture as often as asked for, and compares what the model makes of it.
@@ -275,6 +298,9 @@ fn check(args: &Args) -> Result<Option<PathBuf>> {
     if !(args.percentile > 0.0 && args.percentile <= 100.0) {
         return Err(Error::Usage(format!("--percentile {}: expected above 0 and up to 100", args.percentile)));
     }
+    if args.masks.is_some() && args.images.is_none() {
+        return Err(Error::Usage("--masks: they belong to a folder of pictures, --images".into()));
+    }
     for (flag, folder) in [("--images", &args.images), ("--masks", &args.masks)] {
         if let Some(folder) = folder.as_ref().filter(|folder| !folder.is_dir()) {
             return Err(Error::Usage(format!("{flag} {}: there is no such folder", folder.display())));
@@ -300,12 +326,8 @@ fn check(args: &Args) -> Result<Option<PathBuf>> {
         }
         written.push((flag, path));
     }
-    let folders = (output.as_ref().filter(|_| args.image.is_none()), &args.images);
-    if let (Some(output), Some(images)) = folders
-        && (output.is_file() || is_same_file(output, images))
-    {
-        let why = "expected the name of a folder, another than that of --images";
-        return Err(Error::Usage(format!("--output {}: {why}", output.display())));
+    if let Some(output) = output.as_ref().filter(|output| args.images.is_some() && output.is_file()) {
+        return Err(Error::Usage(format!("--output {}: expected the name of a folder", output.display())));
     }
     Ok(output)
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::pipelines::Progress;
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, Simplex};
-use crate::schedulers::{Sampling, Schedule, SchedulerClass};
+use crate::schedulers::{Frame, Sampling, Schedule, SchedulerClass};
 use crate::tensor::HostTensor;
 
 /// What pictures are noised with. The steps back draw Gaussian noise in any case, as the authors' code does.
@@ -35,7 +35,9 @@ impl DiffusionPipeline {
         if !matches!(class, SchedulerClass::Ddpm | SchedulerClass::Ddim) {
             let why = "anomalies are looked for by the steps of DDPM and DDIM";
             let refusal = Refusal::of_value("scheduler", class.name(), why);
-            return Err(refusal.instead(Remedy::Set("scheduler", "ddim".into())).into());
+            let helps = class.frame() == Frame::Timesteps;
+            let ddim = Remedy::Set("scheduler", "ddim".into());
+            return Err(if helps { refusal.instead(ddim) } else { refusal }.into());
         }
         let last = self.scheduler.config.num_train_timesteps - 1;
         if timestep > last {

@@ -108,8 +108,13 @@ fn what_does_not_fit_is_refused() {
     let (model, one, strip) = (shipped().to_str().unwrap().to_owned(), path("one/normal/a.png"), path("strip.png"));
     let refused = |asked: &[&str], parts: &[&str]| {
         let json = empty.path().join("scores.json").to_str().unwrap().to_owned();
-        let model: &[&str] = if asked.contains(&"--model") { &[] } else { &["--model", &model] };
-        fails(&[&["anomaly", "--steps", "8", "--json", &json], model, asked].concat(), parts, empty.path());
+        let mut common = vec!["anomaly", "--json", &json];
+        for (flag, value) in [("--model", &*model), ("--steps", "8")] {
+            if !asked.contains(&flag) {
+                common.extend([flag, value]);
+            }
+        }
+        fails(&[&common[..], asked].concat(), parts, empty.path());
     };
     let image = |more: &[&str], parts: &[&str]| {
         refused(&[&["--image", &one, "--output", &strip], more].concat(), parts);
@@ -132,7 +137,7 @@ fn what_does_not_fit_is_refused() {
     refused(&[], &["--image"]);
     let images = |more: &[&str], parts: &[&str]| refused(&[&["--images", &path("one")], more].concat(), parts);
     refused(&["--images", &path("nowhere")], &["--images", "no such folder"]);
-    images(&["--output", &path("one")], &["--output", "another than that of --images"]);
+    images(&["--output", &path("one")], &["--output", "take the place of another file"]);
     images(&["--masks", &path("nowhere")], &["--masks", "no such folder"]);
     images(&["--masks", &path("black")], &["--masks", "black"]);
     images(&["--masks", &path("other")], &["b.png", "no picture of this name", "--images"]);

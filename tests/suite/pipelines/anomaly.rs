@@ -80,16 +80,16 @@ fn check(name: &str, device: &Device) {
 
 #[test]
 fn ddpm_is_diffusers() {
-    check("ddpm", gpu());
+    check("ddpm", &Device::Gpu(gpu().clone()));
 }
 
 #[test]
 fn ddim_with_simplex_noise_is_diffusers() {
-    check("ddim", gpu());
+    check("ddim", &Device::Gpu(gpu().clone()));
 }
 
 #[test]
 fn colours_are_noised_alike() {
-    check("colour", gpu());
+    check("colour", &Device::Gpu(gpu().clone()));
     check("colour", &Device::Reference);
 }
