@@ -210,7 +210,7 @@ fn measure(
         NoiseName::Simplex => NoiseShape::Simplex,
     };
     let originals: Vec<HostTensor> = found.iter().map(|found| found.picture.to_tensor(Range::MinusOneToOne)).collect();
-    let mut measured: Vec<Measured> = originals.iter().map(|original| Measured::nothing(original)).collect();
+    let mut measured: Vec<Measured> = originals.iter().map(Measured::nothing).collect();
     let pairs: Vec<(usize, usize)> =
         (0..found.len()).flat_map(|picture| (0..args.repeats).map(move |repeat| (picture, repeat))).collect();
     let batch = batch(args, found.len());
