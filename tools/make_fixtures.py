@@ -43,6 +43,7 @@ GROUPS = [
     "consistency",
     "repaint",
     "latent",
+    "anomaly",
 ]
 
 

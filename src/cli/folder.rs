@@ -81,6 +81,14 @@ pub fn pictures(folder: &Path, traits: &Traits, options: &Options) -> Result<Vec
     found.collect()
 }
 
+/// One picture, as those of a folder.
+///
+/// # Errors
+/// As [`pictures`].
+pub fn picture(path: &Path, options: &Options) -> Result<Picture> {
+    of_size(path, read(path, options.channels)?, &mut options.size.clone(), options)
+}
+
 /// The pictures and the folders in a folder, sorted; hidden ones and other files are left out.
 fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod anomaly;
 mod batch;
 mod bench;
 mod convert;
@@ -62,6 +63,8 @@ enum Command {
     Schedule(schedule::Args),
     /// Measures the training objective of a model on pictures, and for models on pixels the likelihood of these
     Loss(loss::Args),
+    /// Finds where pictures are unlike those that a model was trained on: noised, made again, and compared
+    Anomaly(Box<anomaly::Args>),
     /// Trains a model on pictures, or goes on with a run
     Train(Box<train::Args>),
     /// Lists the adapters, and which one `auto` takes
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Interpolate(args) => interpolate::run(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Loss(args) => loss::run(args),
+        Command::Anomaly(args) => anomaly::run(*args),
         Command::Train(args) => train::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -2,13 +2,15 @@
 //!
 //! [`TorchCpu`] is bit-for-bit `torch.randn(…, generator=torch.Generator().manual_seed(seed))`; [`TorchCuda`] follows
 //! the generator of PyTorch's CUDA build, to within the rounding of that device's sine and logarithm.
-//! [`BrownianTree`] is torchsde's. What a step of a scheduler draws is a [`Draw`], and [`StepNoise`] draws it.
+//! [`BrownianTree`] is torchsde's. [`Simplex`] is noise with shapes. What a step of a scheduler draws is a [`Draw`],
+//! and [`StepNoise`] draws it.
 
 mod brownian_tree;
 mod draw;
 mod mt19937;
 mod philox;
 mod seed_sequence;
+mod simplex;
 mod slerp;
 mod torch_cpu;
 
@@ -16,6 +18,7 @@ pub use brownian_tree::BrownianTree;
 pub use draw::{Draw, Increment, StepNoise};
 pub use mt19937::Mt19937;
 pub use philox::TorchCuda;
+pub use simplex::Simplex;
 pub use slerp::slerp;
 pub use torch_cpu::TorchCpu;
 

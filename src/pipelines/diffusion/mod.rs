@@ -6,6 +6,7 @@
 //! class. The channels that a checkpoint's U-Net takes besides the latents say what it is for ([`Kind`]); the task
 //! follows from which of picture, mask and latents are given ([`SampleOptions`]).
 
+mod anomaly;
 mod conditioning;
 mod fits;
 mod guidance;
@@ -19,6 +20,7 @@ mod training;
 mod traits;
 mod unet;
 
+pub use anomaly::{NoiseShape, squared_difference};
 pub use fits::{check as check_fits, check_scheduler};
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};

@@ -250,7 +250,12 @@ fn scaled(mut noise: HostTensor, sigma: f64) -> HostTensor {
 }
 
 /// `original` noised to a level: the forward process, on the device.
-fn add_noise(runtime: &Runtime<'_>, original: &HostTensor, noise: &HostTensor, level: Noising) -> Result<HostTensor> {
+pub(super) fn add_noise(
+    runtime: &Runtime<'_>,
+    original: &HostTensor,
+    noise: &HostTensor,
+    level: Noising,
+) -> Result<HostTensor> {
     let batch = original.shape[0];
     let mut graph = Graph::new();
     let x = graph.input("original", TensorDesc::f32(original.shape.clone()));

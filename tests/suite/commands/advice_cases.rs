@@ -91,6 +91,18 @@ pub const CASES: &[Case] = &[
          | --output @frames.gif | --scheduler ddim | --eta 0.5",
         &[],
     ),
+    case(
+        &[("src/pipelines/diffusion/anomaly.rs", r#"Remedy::Set("scheduler", "ddim".into())"#)],
+        "anomaly | --model @classes | --image @picture | --resize | --steps 4 | --repeats 1 | --output @map.png \
+         | --scheduler euler",
+        &[],
+    ),
+    case(
+        &[("src/pipelines/diffusion/anomaly.rs", r#"Remedy::Raise(&["steps"])"#)],
+        "anomaly | --model @classes | --image @picture | --resize | --steps 4 | --repeats 1 | --output @map.png \
+         | --scheduler DDIM Trailing | --timestep 3",
+        &[("--steps", "500")],
+    ),
     // what fits which model
     case(
         &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],

@@ -2,6 +2,7 @@
 
 mod advice;
 mod advice_cases;
+mod anomaly;
 mod batch;
 mod bench;
 mod bench_lab;

@@ -41,7 +41,7 @@ fn pictures_are_those_of_the_command_line() {
 
     let models = server.get("/v1/models").good().json();
     let names: Vec<_> = models["data"].as_array().unwrap().iter().filter_map(|model| model["id"].as_str()).collect();
-    assert_eq!(names, ["ddpm-fashion-32", "emoji-64"]);
+    assert_eq!(names, ["ddpm-fashion-32", "emoji-64", "tissue-32"]);
 }
 
 #[test]
