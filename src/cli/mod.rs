@@ -4,6 +4,7 @@ mod batch;
 mod bench;
 mod convert;
 mod devices;
+mod explain;
 mod folder;
 mod inspect;
 mod interpolate;
@@ -64,6 +65,9 @@ enum Command {
     Loss(loss::Args),
     /// Trains a model on pictures, or goes on with a run
     Train(Box<train::Args>),
+    /// Makes a picture and writes a page about it: every step, the noise levels, attention, the network's numbers, and each
+    /// operation with its formula, kernel, CPU reference, gradient and time
+    Explain(Box<explain::Args>),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
     /// Shows what unmist understands of a model: config, graph, kernels, memory
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Schedule(args) => schedule::run(args),
         Command::Loss(args) => loss::run(args),
         Command::Train(args) => train::run(*args),
+        Command::Explain(args) => explain::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
