@@ -65,8 +65,8 @@ enum Command {
     Loss(loss::Args),
     /// Trains a model on pictures, or goes on with a run
     Train(Box<train::Args>),
-    /// Makes a picture and writes a page about it: every step, the noise levels, attention, the network's numbers, and each
-    /// operation with its formula, kernel, CPU reference, gradient and time
+    /// Makes a picture and a page about it: every step, noise levels, attention, the network's numbers, and each
+    /// operation with its formula, kernels, CPU reference, gradient and time
     Explain(Box<explain::Args>),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),

@@ -1,6 +1,6 @@
 //! What happens inside a run, for those who want to understand it: the sample and the estimate of x_0 after each step,
-//! the noise levels that the run visits, and the time that each kernel takes; where the picture looks at its text and how
-//! large the numbers in the model are, if the [`Runtime`] shows it.
+//! the noise levels that the run visits, and the time that each kernel takes; where the picture looks at its text and
+//! how large the numbers in the model are, if the [`Runtime`] shows it.
 //!
 //! All of it costs time, so that only a run that is to be looked into is recorded.
 

@@ -10,6 +10,9 @@ use crate::kernel::find_kernel;
 use crate::measure::Instance;
 use crate::tensor::DType;
 
+/// What has no gradient.
+const NONE: &str = "none";
+
 /// One kind of operation.
 pub struct Kind {
     /// As the registry names it.
@@ -20,18 +23,19 @@ pub struct Kind {
     pub kernels: Vec<(String, String)>,
     /// The file of the reference, and its text.
     pub reference: Option<(String, String)>,
-    /// For each input the operations that pass a gradient back to it, or why none do.
+    /// For each input, as `conv2d weight`, the operations that pass a gradient back to it, or [`NONE`].
     pub gradient: Vec<(String, String)>,
 }
 
-/// The kinds of operations of `graph`, in the order of their first node. `nodes` are the same operations, measured.
+/// The kinds of operations of `nodes`, in the order of their first node. `graph` is what they were before the passes
+/// put some together, which is what training differentiates.
 ///
 /// # Errors
 /// [`Error::Io`] if a kernel's text cannot be read.
 pub fn of(graph: &Graph, nodes: &[Node]) -> Result<Vec<Kind>> {
     let instances = Instance::distinct(graph);
     let mut names: Vec<&'static str> = Vec::new();
-    for node in nodes.iter().filter(|node| !names.contains(&node.operation)).collect::<Vec<_>>() {
+    for node in nodes {
         if !names.contains(&node.operation) {
             names.push(node.operation);
         }
@@ -47,14 +51,32 @@ pub fn of(graph: &Graph, nodes: &[Node]) -> Result<Vec<Kind>> {
         let kernels = kernels.collect::<Result<Vec<_>>>()?;
         let header = first.map(find_kernel).transpose()?;
         let formula = header.map_or("the same numbers in another shape".to_owned(), |text| sources::formula(&text));
-        let instance = instances.iter().find(|instance| instance.op.name() == name);
-        let gradient = instance.map(gradients).transpose()?.unwrap_or_default();
+        let gradient = gradients_of(instances.iter().filter(|instance| instance.op.name() == name))?;
         Ok(Kind { name, formula, kernels, reference: sources::reference(name), gradient })
     };
     names.into_iter().map(kind).collect()
 }
 
-/// Which operations pass a gradient back to each input of `instance` that holds numbers, or why none do.
+/// The gradients of all that goes by each name, `conv2d` and `linear`: of the instance with the most of them.
+fn gradients_of<'a>(instances: impl Iterator<Item = &'a Instance>) -> Result<Vec<(String, String)>> {
+    let known = |all: &[(String, String)]| all.iter().filter(|(_, by)| by != NONE).count();
+    let mut best: Vec<(&str, Vec<(String, String)>)> = Vec::new();
+    for instance in instances {
+        let (kind, found) = (instance.op.kind_name(), gradients(instance)?);
+        match best.iter_mut().find(|(name, _)| *name == kind) {
+            Some((_, before)) if known(before) >= known(&found) => {}
+            Some((_, before)) => *before = found,
+            None => best.push((kind, found)),
+        }
+    }
+    let named = |(kind, of): (&str, Vec<(String, String)>)| {
+        let name = move |(input, by): (String, String)| (format!("{kind} {input}"), by);
+        of.into_iter().map(name).collect::<Vec<_>>()
+    };
+    Ok(best.into_iter().flat_map(named).collect())
+}
+
+/// Which operations pass a gradient back to each input of `instance` that holds numbers, or [`NONE`].
 fn gradients(instance: &Instance) -> Result<Vec<(String, String)>> {
     let of_input = |(position, name): (usize, &&str)| {
         let (desc, _) = instance.inputs.get(position)?.as_ref()?;
@@ -80,7 +102,7 @@ fn gradient(instance: &Instance, position: usize) -> Result<String> {
             }
             Ok(if names.is_empty() { "dy as it is".to_owned() } else { names.join(", ") })
         }
-        Err(Error::Unsupported(_)) => Ok("none".to_owned()),
+        Err(Error::Unsupported(_)) => Ok(NONE.to_owned()),
         Err(other) => Err(other),
     }
 }

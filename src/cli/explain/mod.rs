@@ -91,9 +91,9 @@ fn explain(mut request: Request) -> Result<Explained> {
     // 2. its graph, and every operation by itself
     let graphs = models.model.pipeline.graphs(&runtime, &resolved.options)?;
     let (_, graph) = graphs.into_iter().find(|(name, _)| *name == "unet").expect("every run has a step");
-    let graph = passes::optimize(&graph, &load.disabled_passes)?;
+    let optimized = passes::optimize(&graph, &load.disabled_passes)?;
     say(format_args!("timing the operations of a step"));
-    let nodes = nodes::of(&device, &load, &graph)?;
+    let nodes = nodes::of(&device, &load, &optimized)?;
     let kinds = kinds::of(&graph, &nodes)?;
     let setting = |setting: &crate::request::Setting| {
         [setting.field.clone(), setting.value.to_string(), setting.origin.to_string()]

@@ -100,10 +100,12 @@ fn strip(seen: &Seen) -> String {
         format!("<figure>{sample}{x0}<figcaption>{when}</figcaption></figure>\n")
     };
     let figures: String = seen.frames.iter().map(figure).collect();
-    let text = "<p>Above, the sample x_t, which begins as pure noise; below, the picture x_0 that the model believes is \
-        in it. A step moves x_t a little towards it, and the next call of the model sees a clearer sample \
-        (Ho et al. 2020, eq. 11 and 15).</p>\n";
-    text.to_owned() + &wide("x_t and the estimate of x_0 by step", &format!("<div class=\"strip\">\n{figures}</div>\n"))
+    let strip = format!("<div class=\"strip\">\n{figures}</div>\n");
+    "<p>Above, the sample x_t, which begins as pure noise; below, the picture x_0 that the model believes is in it. A \
+     step moves x_t a little towards it, and the next call of the model sees a clearer sample (Ho et al. 2020, eq. 11 \
+     and 15).</p>\n"
+        .to_owned()
+        + &wide("x_t and the estimate of x_0 by step", &strip)
 }
 
 fn schedule(explained: &Explained, seen: &Seen) -> String {
