@@ -1,5 +1,6 @@
 //! From prompt or class to picture, against diffusers' pipelines.
 
+mod activations;
 pub mod attention;
 mod batches;
 mod classes;
