@@ -14,8 +14,8 @@ pub fn first_kernel(operation: &str) -> Option<&'static str> {
     own.find(|name| name.ends_with("naive")).or(first)
 }
 
-/// What a kernel says of what it computes, and from where it is: the head of its text without shapes' neighbours
-/// `dispatch` to `error`.
+/// What the head of a kernel's text says of what it computes, with the shapes and the source, but without `dispatch` to
+/// `error`.
 pub fn formula(text: &str) -> String {
     let head = text.lines().map_while(|line| line.strip_prefix("//")).filter(|line| !line.starts_with('!'));
     let mut formula = String::new();
