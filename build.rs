@@ -1,4 +1,4 @@
-//! Writes the tables of WGSL files, and of tuned choices for known devices, so that a new one is a new file and nothing
+//! Writes the tables of WGSL files, of tuned choices for known devices and of the reference's texts, so that a new one is a new file and nothing
 //! else.
 
 use std::fmt::Write as _;
@@ -8,6 +8,7 @@ use std::{env, fs};
 fn main() {
     write_table("wgsl", "wgsl", "kernels.rs");
     write_table("tuned", "json", "tuned.rs");
+    write_table("src/reference", "rs", "references.rs");
 }
 
 /// Writes `[(path below the folder without extension, text)]` as Rust.

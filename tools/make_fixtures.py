@@ -36,6 +36,7 @@ GROUPS = [
     "gguf",
     "tokenizer",
     "attention",
+    "activations",
     "loss",
     "gradients",
     "training",

@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod convert;
 mod devices;
+mod explain;
 mod folder;
 mod inspect;
 mod interpolate;
@@ -67,6 +68,9 @@ enum Command {
     Anomaly(Box<anomaly::Args>),
     /// Trains a model on pictures, or goes on with a run
     Train(Box<train::Args>),
+    /// Makes a picture and a page about it: every step, noise levels, attention, the network's numbers, and each
+    /// operation with its formula, kernels, CPU reference, gradient and time
+    Explain(Box<explain::Args>),
     /// Lists the adapters, and which one `auto` takes
     Devices(devices::Args),
     /// Shows what unmist understands of a model: config, graph, kernels, memory
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Loss(args) => loss::run(args),
         Command::Anomaly(args) => anomaly::run(*args),
         Command::Train(args) => train::run(*args),
+        Command::Explain(args) => explain::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),

@@ -8,6 +8,8 @@
 mod foreign;
 mod hints;
 mod inputs;
+#[cfg(any(feature = "cli", feature = "serve"))]
+mod inside;
 mod interpolate;
 mod mask;
 mod model;
@@ -21,6 +23,8 @@ mod source;
 
 pub use foreign::{Foreign, find_sampler};
 pub use inputs::read_into as read_inputs;
+#[cfg(any(feature = "cli", feature = "serve"))]
+pub use inside::{Frame, Inside, Map, Seen, View, Watch, url};
 pub use interpolate::Way;
 pub use model::{OpenModel, adapted, named_files, named_paths, put_together};
 pub use models::{Event, Models, Step, opening_key};

@@ -2,6 +2,7 @@
 //! first step to the last.
 
 use super::Cancel;
+use super::activations::{Activation, Activations};
 use super::attention::CrossAttention;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -227,6 +228,15 @@ impl Changing {
     }
 }
 
+/// What a step's graph shows of itself besides its results, for those who want to see inside.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Where the picture looks at the text.
+    pub attention: CrossAttention,
+    /// How large the numbers inside are.
+    pub activations: Activations,
+}
+
 /// What the observer of a run sees after each step.
 pub struct Progress<'a> {
     /// Steps done.
@@ -241,7 +251,7 @@ pub struct Progress<'a> {
     pub start: &'a HostTensor,
     /// The run.
     pub schedule: &'a Schedule,
-    attention: &'a CrossAttention,
+    shown: &'a Shown,
     session: &'a mut dyn Session,
 }
 
@@ -269,7 +279,25 @@ impl Progress<'_> {
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn attention(&mut self) -> Result<Option<HostTensor>> {
-        self.attention.read(self.session)
+        self.shown.attention.read(self.session)
+    }
+
+    /// How large the numbers are that each block of the model returned in this step, for all that it saw in one call;
+    /// nothing without [`super::Runtime::with_activations`]. Reads from the device, which then waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn activations(&mut self) -> Result<Vec<Activation>> {
+        self.shown.activations.read(self.session)
+    }
+
+    /// √(mean of squares) of what the model predicted in this step, after guidance; `None` without
+    /// [`super::Runtime::with_activations`]. Reads from the device, which then waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn prediction_rms(&mut self) -> Result<Option<f64>> {
+        self.shown.activations.prediction(self.session)
     }
 
     /// The current estimate of the clean picture, `[N, C, ..]`. Reads from the device, which then waits.
@@ -296,8 +324,8 @@ pub struct DenoiseLoop<'a> {
     pub schedule: &'a Schedule,
     /// Inputs that the loop writes when they change.
     pub changing: &'a Changing,
-    /// What of its attention over a text the graph shows.
-    pub attention: &'a CrossAttention,
+    /// What the graph shows of itself.
+    pub shown: &'a Shown,
     /// Asked after each step whether to go on.
     pub cancel: Option<&'a Cancel>,
 }
@@ -378,7 +406,7 @@ impl DenoiseLoop<'_> {
                 loaded,
                 start: sample,
                 schedule: self.schedule,
-                attention: self.attention,
+                shown: self.shown,
                 session: self.session.as_mut(),
             })?;
             if self.cancel.is_some_and(Cancel::is_cancelled) {

@@ -1,5 +1,6 @@
 //! Pipelines: a model, a scheduler and noise, put together so that they read like the paper.
 
+mod activations;
 mod attention;
 mod autoencoder;
 mod denoise;
@@ -13,10 +14,11 @@ use crate::backend::{Device, LoadOptions};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
+pub use activations::{Activation, Activations};
 pub use attention::CrossAttention;
 pub use autoencoder::{Autoencoder, Tiling};
 pub use denoise::{
-    Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, coefficients, guidance_weights, step_graph,
+    Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, Shown, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
     Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, NoiseShape, Noised, PIXEL_PIPELINES,
@@ -38,12 +40,14 @@ pub struct Runtime<'a> {
     pub cancel: Option<&'a Cancel>,
     /// Whether [`Progress::attention`] can be read after each step; without, a step reads and keeps less.
     pub attention: bool,
+    /// Whether [`Progress::activations`] and [`Progress::prediction_rms`] can be read after each step; as above.
+    pub activations: bool,
 }
 
 impl<'a> Runtime<'a> {
     /// A runtime whose runs go on to their end.
     pub fn new(device: &'a Device, load: &'a LoadOptions, dtype: DType) -> Self {
-        Self { device, load, dtype, cancel: None, attention: false }
+        Self { device, load, dtype, cancel: None, attention: false, activations: false }
     }
 
     /// The same, whose runs end with [`Error::Cancelled`] soon after `cancel` says so.
@@ -54,6 +58,11 @@ impl<'a> Runtime<'a> {
     /// The same, whose runs show where the picture looks at the text.
     pub fn with_attention(self) -> Self {
         Self { attention: true, ..self }
+    }
+
+    /// The same, whose runs show how large the numbers inside the model are.
+    pub fn with_activations(self) -> Self {
+        Self { activations: true, ..self }
     }
 
     /// Whether to go on.

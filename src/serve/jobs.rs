@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::inside::Inside;
 use super::order::Order;
 use crate::error::Error;
+use crate::generate::Inside;
 use crate::image_io::Picture;
 use crate::pipelines::Cancel;
 

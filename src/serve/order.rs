@@ -42,7 +42,7 @@ pub struct Order {
     pub request: Request,
     /// The pictures that came with it.
     pub files: Memory,
-    /// Whether the run is recorded, see [`super::inside`].
+    /// Whether the run is recorded, see [`crate::generate::Inside`].
     pub inside: bool,
 }
 

@@ -11,6 +11,8 @@ mod plot;
 mod table;
 mod write;
 
+pub use html::escaped;
+
 use std::path::PathBuf;
 
 use super::unused::Unused;

@@ -106,13 +106,21 @@ pub fn run(args: Args) -> Result<()> {
         }
         check_writable(path)?;
     }
-    let shown = Shown::of(&Scheduler::new(config(&args)?)?, args.steps)?;
+    let shown = Shown::of(&Scheduler::new(config(&args)?)?, &Sampling::steps(args.steps))?;
     if let Some(path) = &args.output {
         write_atomic(path, |file| file.write_all(plot::svg(&shown).as_bytes()))?;
     }
     let json = || serde_json::to_string_pretty(&shown).expect("numbers and texts can be written") + "\n";
     print(&if args.json { json() } else { shown.table() });
     Ok(())
+}
+
+/// The drawing of what a scheduler does in a run.
+///
+/// # Errors
+/// As [`Scheduler::schedule`].
+pub fn drawing(scheduler: &Scheduler, sampling: &Sampling) -> Result<String> {
+    Ok(plot::svg(&Shown::of(scheduler, sampling)?))
 }
 
 /// The config that is asked for.
@@ -143,10 +151,9 @@ fn config(args: &Args) -> Result<SchedulerConfig> {
 }
 
 impl Shown {
-    fn of(scheduler: &Scheduler, steps: usize) -> Result<Self> {
-        let sampling = Sampling::steps(steps);
-        let schedule = scheduler.schedule(&sampling)?;
-        let numbers = scheduler.step_numbers(&sampling)?;
+    fn of(scheduler: &Scheduler, sampling: &Sampling) -> Result<Self> {
+        let schedule = scheduler.schedule(sampling)?;
+        let numbers = scheduler.step_numbers(sampling)?;
         let run = schedule.steps.iter().zip(numbers.of_calls).map(|(step, number)| Call {
             step: number,
             timestep: step.timestep,

@@ -31,9 +31,10 @@ pub use traits::{Kind, Traits};
 use std::ops::Range;
 
 use super::Runtime;
+use super::activations::Activations;
 use super::attention::CrossAttention;
 use super::autoencoder::{Autoencoder, Half, Tiling};
-use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, step_graph};
+use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, Shown, step_graph};
 use super::text::TextEncoders;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
@@ -369,7 +370,7 @@ impl DiffusionPipeline {
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
         drop(span);
-        let (graph, attention) =
+        let (graph, shown) =
             self.graph_of_step(runtime, &self.spec(options, schedule, &shape), self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
@@ -396,11 +397,7 @@ impl DiffusionPipeline {
                 session.write(name, tensor)?;
             }
             let (changing, cancel) = (&condition.text, runtime.cancel);
-            DenoiseLoop { session, schedule, changing, attention: &attention, cancel }.run(
-                &start.latents,
-                sources,
-                observe,
-            )
+            DenoiseLoop { session, schedule, changing, shown: &shown, cancel }.run(&start.latents, sources, observe)
         })
     }
 
@@ -443,22 +440,21 @@ impl DiffusionPipeline {
         Sizes { batch, height, width, tokens, time_ids }
     }
 
-    /// The graph of one step, and what of its attention over `tokens` tokens it shows.
-    fn graph_of_step(
-        &self,
-        runtime: &Runtime<'_>,
-        spec: &DenoiseSpec<'_>,
-        tokens: usize,
-    ) -> Result<(Graph, CrossAttention)> {
+    /// The graph of one step on `tokens` tokens, and what it shows of itself.
+    fn graph_of_step(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<(Graph, Shown)> {
         let sizes = self.sizes(spec.model_batch(), (spec.shape[1], spec.shape[2]), tokens);
         let mut graph = step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))?;
+        let mut shown = Shown::default();
+        if runtime.activations {
+            shown.activations = Activations::expose(&mut graph);
+        }
         if !runtime.attention || self.text.is_none() {
-            return Ok((graph, CrossAttention::default()));
+            return Ok((graph, shown));
         }
         // The first picture's prompt: the branch of the prompts is the last one, but for editing the first.
         let row = if self.traits.kind == Kind::Edit { 0 } else { (spec.branches - 1) * spec.batch() };
-        let attention = CrossAttention::expose(&mut graph, tokens, row);
-        Ok((graph, attention))
+        shown.attention = CrossAttention::expose(&mut graph, tokens, row);
+        Ok((graph, shown))
     }
 }
 

@@ -156,7 +156,7 @@ pub async fn inside(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answ
         let message = "the job was not recorded: ask for it with POST /v1/jobs?inside=true";
         Failure::new(OWN, StatusCode::NOT_FOUND, "not_recorded", message)
     })?;
-    Ok(Json(inside.json()))
+    Ok(Json(crate::serve::inside::json(inside)))
 }
 
 /// How the events of a job shall be.

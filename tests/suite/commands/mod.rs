@@ -8,6 +8,7 @@ mod bench;
 mod bench_lab;
 mod bench_page;
 mod examples;
+mod explain_page;
 mod interpolate;
 mod loss;
 mod parts;

@@ -1,6 +1,10 @@
-//! `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there as a command is one.
+//! `docs/README.md`, `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there as a command is
+//! one.
 
-use crate::commands::usage::succeeds;
+use std::path::Path;
+use std::process::Command;
+
+use crate::commands::usage::{succeeds, text};
 
 /// The lines of a page that are commands, without the program's name, as their arguments.
 fn commands(page: &str) -> Vec<Vec<String>> {
@@ -81,4 +85,48 @@ fn the_commands_of_consistency_models_and_repaint_run() {
     let pixels = shoe.data.iter().zip(&new.data).enumerate();
     let differs: Vec<usize> = pixels.filter(|(_, (old, new))| old != new).map(|(i, _)| i % 32).collect();
     assert!(differs.len() > 100 && differs.iter().all(|column| *column < 12), "the rest stays to the pixel");
+}
+
+/// Every picture in the chapters is what their commands make.
+#[test]
+fn the_commands_of_the_chapters_make_their_pictures() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = include_str!("../../../docs/README.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for made in ["docs/images", "clothes"] {
+        std::fs::create_dir_all(folder.path().join(made)).expect("a temporary folder");
+    }
+    let commands = commands(page);
+    assert!(commands.len() > 10, "{commands:?}");
+    for mut command in commands {
+        // What is read lies in the repository, what is written goes to the temporary folder.
+        for argument in &mut command {
+            if argument.starts_with("weights/") || argument.starts_with("tests/") {
+                *argument = repository.join(&argument).to_str().expect("a path in UTF-8").to_owned();
+            }
+        }
+        let program = env!("CARGO_BIN_EXE_unmist");
+        let output = Command::new(program).args(&command).current_dir(folder.path()).output().expect("the binary runs");
+        assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    }
+    assert!(folder.path().join("apple.html").is_file() && folder.path().join("clothes-model/unet").is_dir());
+    let images = repository.join("docs/images");
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(&images).expect("it is there").flatten() {
+        let name = entry.file_name().into_string().expect("a name in UTF-8");
+        let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (there, made) = (read(&entry.path()), read(&folder.path().join("docs/images").join(&name)));
+        bytes += there.len();
+        assert!(page.contains(&format!("images/{name}")), "no chapter shows {name}");
+        match name.ends_with(".svg") {
+            // The loss is measured; the others are formulas.
+            true if name == "loss.svg" => assert!(made.starts_with(b"<svg")),
+            true => assert!(there == made, "{name} is not what its command draws"),
+            false => {
+                let size = |file: &[u8]| unmist::image_io::dimensions(Path::new(&name), file).expect("a picture");
+                assert_eq!(size(&there), size(&made), "{name}");
+            }
+        }
+    }
+    assert!(bytes < 250_000, "{bytes} bytes of pictures");
 }

@@ -1,5 +1,6 @@
 //! From prompt or class to picture, against diffusers' pipelines.
 
+mod activations;
 mod anomaly;
 pub mod attention;
 mod batches;
