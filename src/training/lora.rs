@@ -16,6 +16,9 @@ pub const LORA: &str = "lora";
 /// The layers that adapters of Stable Diffusion have as a rule: the projections of attention.
 pub const ATTENTION: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
 
+/// Name and shape of a parameter.
+pub type Parameter = (String, Vec<usize>);
+
 /// An adapter's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
@@ -33,7 +36,7 @@ impl Lora {
     ///
     /// # Errors
     /// [`Error::Usage`] if no linear layer has such a name.
-    pub fn add_to(&self, model: &Graph) -> Result<(Graph, Vec<(String, Vec<usize>)>)> {
+    pub fn add_to(&self, model: &Graph) -> Result<(Graph, Vec<Parameter>)> {
         let mut graph = Graph::new();
         let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
         let mut parameters = Vec::new();
@@ -76,11 +79,7 @@ impl Lora {
     }
 
     /// What an adapter begins with: A normal with deviation 1 / rank, B zero, so that the model is as it was.
-    pub fn initial(
-        &self,
-        parameters: &[(String, Vec<usize>)],
-        random: &mut dyn NoiseSource,
-    ) -> HashMap<String, HostTensor> {
+    pub fn initial(&self, parameters: &[Parameter], random: &mut dyn NoiseSource) -> HashMap<String, HostTensor> {
         let value = |name: &str, shape: &[usize]| {
             if name.ends_with("lora_B.weight") {
                 return HostTensor::zeros(shape.to_vec());

@@ -118,7 +118,10 @@ fn fitted(picture: Picture, shape: &Shape) -> std::result::Result<Picture, Strin
     Ok(Picture { width, height, channels, data })
 }
 
+/// Pictures and their labels.
 type Arrays = (Vec<Picture>, Option<Vec<usize>>);
+/// Shape, numpy's name of the type, and bytes of an array.
+type Array = (Vec<usize>, String, Vec<u8>);
 
 /// The pictures of an IDX file (LeCun's of MNIST) and the labels of the one beside it.
 fn idx_pair(path: &Path) -> Result<Arrays> {
@@ -184,7 +187,7 @@ fn npz(path: &Path) -> Result<Arrays> {
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     let mut archive =
         zip::ZipArchive::new(file).map_err(|error| damaged(path, &format!("is no .npz file: {error}")))?;
-    let mut array = |names: &[&str]| -> Result<Option<(Vec<usize>, String, Vec<u8>)>> {
+    let mut array = |names: &[&str]| -> Result<Option<Array>> {
         let Some(name) = names.iter().map(|n| format!("{n}.npy")).find(|n| archive.index_for_name(n).is_some()) else {
             return Ok(None);
         };
@@ -223,7 +226,7 @@ fn npz(path: &Path) -> Result<Arrays> {
 }
 
 /// Shape, type and bytes of one array (numpy's format 1 to 3).
-fn npy(bytes: &[u8]) -> std::result::Result<(Vec<usize>, String, Vec<u8>), String> {
+fn npy(bytes: &[u8]) -> std::result::Result<Array, String> {
     let not = || "is no array of numpy".to_owned();
     let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or_else(not)?;
     let (length, rest) = match rest {

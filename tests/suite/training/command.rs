@@ -15,7 +15,9 @@ fn pictures(folder: &Path, per_class: usize) -> String {
         let subfolder = folder.join(class.to_string());
         std::fs::create_dir_all(&subfolder).expect("can be made");
         for i in 0..per_class {
-            let value = |at: usize| (if (at / 12 + class) % 3 == 0 { 220 } else { 30 }) as u8 + (7 * i + at % 12) as u8;
+            let value = |at: usize| {
+                (if (at / 12 + class).is_multiple_of(3) { 220 } else { 30 }) as u8 + (7 * i + at % 12) as u8
+            };
             let picture = Picture { width: 12, height: 8, channels: 1, data: (0..96).map(value).collect() };
             write_png(subfolder.join(format!("{i}.png")), &picture, &[]).expect("can be written");
         }
@@ -160,7 +162,7 @@ fn a_word_is_learned() {
     }
     let model = text(&stable_diffusion("sd1"));
     let out = text(&folder.path().join("out"));
-    let word = ["--placeholder-token", "<thing>", "--num-vectors", "2", "--learning-rate", "1e-1"];
+    let word = ["--crop", "center", "--placeholder-token", "<thing>", "--num-vectors", "2", "--learning-rate", "1e-1"];
     let steps = ["--max-train-steps", "2", "--conditioning-dropout", "0"];
     let all = |from: &'static str| [&word[..], &steps, &["--initializer-token", from]].concat();
     // Which words are one token depends on the vocabulary.
