@@ -154,9 +154,13 @@ fn agrees_with_torch(run: &Run, device: &Device, steps: usize) {
 }
 
 #[test]
-fn fifty_steps_of_every_optimizer_are_torchs() {
+fn steps_of_every_optimizer_are_torchs() {
     let device = Device::Gpu(gpu().clone());
-    runs().iter().for_each(|run| agrees_with_torch(run, &device, STEPS));
+    // All fifty steps of the others with UNMIST_TEST_THOROUGH=1; on 2026-11-26 all of them agreed.
+    let thorough = std::env::var_os("UNMIST_TEST_THOROUGH").is_some();
+    for run in runs() {
+        agrees_with_torch(&run, &device, if thorough || run.name == "adamw" { STEPS } else { 15 });
+    }
 }
 
 #[test]
