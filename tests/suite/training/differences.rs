@@ -27,8 +27,8 @@ const WITH_GRADIENT: [&str; 15] = [
     "upsample_nearest",
 ];
 
-/// How far inputs are moved, those below 1 by this part of their size. Errors of the difference are its square times the third derivative, about 1e-5, and the
-/// rounding of results to f32 divided by it, about 1e-5 too.
+/// How far inputs are moved, those below 1 by this part of their size. Errors of the difference are its square times
+/// the third derivative, about 1e-5, and the rounding of results to f32 divided by it, about 1e-5 too.
 const STEP: f32 = 1e-2;
 
 /// The gradients of a case's inputs by the graph, and their values; `None` if the operation has none for such an

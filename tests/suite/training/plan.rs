@@ -67,8 +67,8 @@ fn a_lora_of_stable_diffusion_fits_small_gpus() {
     assert!(whole[0] < 8192.0, "{} MiB", whole[0]);
     assert!(few[2] < 0.7 * whole[2], "recomputation saves {} of {} MiB", whole[2] - few[2], whole[2]);
     assert!(few[0] < 4096.0, "{} MiB", few[0]);
-    // Backward through frozen layers is one product for each, as much as the forward pass; attention computes its scores
-    // anew for each of its three gradients and for their sums, four and a half times the forward pass.
+    // Backward through frozen layers is one product for each, as much as the forward pass; attention computes its
+    // scores anew for each of its three gradients and for their sums, four and a half times the forward pass.
     assert!(whole[3] < 2.8 * forward[3], "{} GFLOP of {} forward", whole[3], forward[3]);
 }
 
