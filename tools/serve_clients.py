@@ -82,7 +82,7 @@ def openai_client(program, server):
     import openai
 
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    assert [model.id for model in client.models.list()] == ["ddpm-fashion-32", "emoji-64"]
+    assert [model.id for model in client.models.list()] == ["ddpm-fashion-32", "emoji-64", "tissue-32"]
     more = {"num_inference_steps": 3, "seed": 7}
     made = client.images.generate(
         model="emoji-64", prompt=PROMPT, n=2, size="64x64", response_format="b64_json", extra_body=more
