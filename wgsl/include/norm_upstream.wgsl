@@ -1,6 +1,6 @@
-// What a norm's backward kernels share: the gradient of the normalised value n, g = dy * gamma * (1 + scale), of the
-// four elements of x from `element` on, which lie in one row. Needs x's and dy's, gamma's and modulation's bindings,
-// and the Params fields channels, span, modulation_columns and scale_column.
+// What a norm's naive backward kernels share: the gradient of a normalised value n, g = dy * gamma * (1 + scale), of
+// the element of x at a flat index. Needs the bindings x, dy, gamma and modulation, and the fields channels, span,
+// modulation_columns and scale_column of Params.
 const HAS_GAMMA: bool = true;
 const HAS_SCALE: bool = false;
 

@@ -200,10 +200,10 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// A seed for draw `number` of `kind`, by the output function of SplitMix64 (Steele et al. 2014): the seeds of a run
+/// A seed for draw `number` of `kind` (0 to 3), by the output function of SplitMix64 (Steele et al. 2014): the seeds of a run
 /// are unrelated to those of a run with the next seed.
 fn mixed(seed: u64, number: u64, kind: u64) -> u64 {
-    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (2 * number + kind);
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (4 * number + kind);
     for _ in 0..2 {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -346,11 +346,13 @@ impl Run<'_> {
             let checkpoint = progress.step.is_multiple_of(checkpoints) || progress.step == total;
             if half || checkpoint || progress.step.is_multiple_of(logging) {
                 let report = trainer.report(&step)?;
+                // A smaller scale may help, unless there is none.
+                let overflow_may_be = half && progress.loss_scale > 1.0;
+                check_finite(&report, progress.step, overflow_may_be)?;
                 if half {
                     rescale(&mut progress, report.gradient_norm.is_finite());
                 }
                 let due = checkpoint || progress.step.is_multiple_of(logging);
-                check_finite(&report, progress.step, half && report.losses.is_finite())?;
                 if due {
                     last = report.losses / unreported as f64;
                     let speed = (unreported * of_step) as f64 / since.elapsed().as_secs_f64();

@@ -95,7 +95,7 @@ impl TrainingProcess {
         let trained = config.num_train_timesteps;
         if config.class.frame() == Frame::Flow {
             // Never 0, where nothing is asked.
-            let sigma = (level * trained as f64).floor().mul_add(1.0, 1.0) / trained as f64;
+            let sigma = ((level * trained as f64).floor() + 1.0) / trained as f64;
             let sigma = config.shift * sigma / (1.0 + (config.shift - 1.0) * sigma);
             let timestep = sigma * trained as f64;
             return Ok(Noised { timestep, sample: [1.0 - sigma, sigma], target: [-1.0, 1.0], weight: 1.0 });
