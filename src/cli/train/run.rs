@@ -200,8 +200,8 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// A seed for draw `number` of `kind` (0 to 3), by the output function of SplitMix64 (Steele et al. 2014): the seeds of a run
-/// are unrelated to those of a run with the next seed.
+/// A seed for draw `number` of `kind` (0 to 3), by the output function of SplitMix64 (Steele et al. 2014): the seeds of
+/// a run are unrelated to those of a run with the next seed.
 fn mixed(seed: u64, number: u64, kind: u64) -> u64 {
     let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (4 * number + kind);
     for _ in 0..2 {
