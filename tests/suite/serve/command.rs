@@ -101,7 +101,7 @@ fn models_and_networks_are_known_by_their_names() {
     }
     let facts = server.get("/v1/server").good();
     assert!(!facts.text().contains(&place), "{}", facts.text());
-    assert_eq!(facts.json()["models"].as_array().expect("a list").len(), 4);
+    assert_eq!(facts.json()["models"].as_array().expect("a list").len(), 5);
 }
 
 #[test]
