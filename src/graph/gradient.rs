@@ -148,16 +148,36 @@ impl Graph {
         wanted: &[ValueId],
         kept: &Kept,
     ) -> Result<Vec<Option<ValueId>>> {
-        assert_eq!(self.shape(y), self.shape(dy), "a gradient has the shape of what it belongs to");
+        self.differentiate_all(&[(y, dy)], wanted, kept)
+    }
+
+    /// As [`Graph::differentiate`], of a number that depends on several values: each of them with its gradient.
+    ///
+    /// # Errors
+    /// As [`Graph::differentiate`].
+    ///
+    /// # Panics
+    /// If a gradient has another shape than its value, or a value is there twice.
+    pub fn differentiate_all(
+        &mut self,
+        outputs: &[(ValueId, ValueId)],
+        wanted: &[ValueId],
+        kept: &Kept,
+    ) -> Result<Vec<Option<ValueId>>> {
+        let mut gradients = HashMap::new();
+        for (y, dy) in outputs {
+            assert_eq!(self.shape(*y), self.shape(*dy), "a gradient has the shape of what it belongs to");
+            assert!(gradients.insert(*y, *dy).is_none(), "a value has one gradient");
+        }
+        let count = outputs.iter().map(|(y, _)| y.index() + 1).max().unwrap_or(0);
         // Forward: what depends on any of `wanted`.
-        let mut depends = vec![false; y.index() + 1];
-        wanted.iter().filter(|v| v.index() <= y.index()).for_each(|v| depends[v.index()] = true);
-        let ids: Vec<ValueId> = self.values().map(|(id, _)| id).take(y.index() + 1).collect();
+        let mut depends = vec![false; count];
+        wanted.iter().filter(|v| v.index() < count).for_each(|v| depends[v.index()] = true);
+        let ids: Vec<ValueId> = self.values().map(|(id, _)| id).take(count).collect();
         for id in &ids {
             depends[id.index()] |= self.node(*id).inputs().any(|input| depends[input.index()]);
         }
         // Backward: whoever reads a value comes after it, so its gradient is complete when its turn comes.
-        let mut gradients: HashMap<ValueId, ValueId> = HashMap::from([(y, dy)]);
         let mut recomputed = HashMap::new();
         for id in ids.into_iter().rev() {
             if !depends[id.index()] || wanted.contains(&id) {

@@ -56,6 +56,8 @@ pub mod transpose;
 pub mod turn_filter;
 pub mod unit_norm;
 pub mod upsample_nearest;
+pub mod variance_bound;
+pub mod variance_bound_gradient;
 
 #[cfg(feature = "gpu")]
 pub(crate) use case::sample;
@@ -445,6 +447,10 @@ registry! {
     turn_filter::TurnFilter,
     /// Pixels moved apart, with zeros between them.
     insert_zeros::InsertZeros,
+    /// The bound that a learned variance is trained with.
+    variance_bound::VarianceBound,
+    /// What that passes back.
+    variance_bound_gradient::VarianceBoundGradient,
     /// Averages that an optimizer keeps.
     moving_average::MovingAverage,
     /// A parameter's step.

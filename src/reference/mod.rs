@@ -40,6 +40,7 @@ mod sum;
 mod timestep_embedding;
 mod transpose;
 mod upsample_nearest;
+mod variance_bound;
 
 pub use activation::{activation, activation_function};
 pub use activation_gradient::{activation_derivative, activation_gradient, gated_gradient};
@@ -81,3 +82,4 @@ pub use sum::sum;
 pub use timestep_embedding::timestep_embedding;
 pub use transpose::transpose;
 pub use upsample_nearest::upsample_nearest;
+pub use variance_bound::{log_level_probability, variance_bound, variance_bound_gradient};

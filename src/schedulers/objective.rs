@@ -8,6 +8,7 @@
 use super::options::{Frame, PredictionType, VarianceType};
 use super::step::X0;
 use super::{Noising, Scheduler};
+use crate::reference::log_level_probability;
 use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
@@ -53,6 +54,14 @@ pub struct Objective {
     pub levels: Vec<ObjectiveLevel>,
     /// ᾱ_T.
     last: f64,
+}
+
+impl ObjectiveLevel {
+    /// What the bound at this level depends on: x_0 as the model sees it is `[0]` · x_t + `[1]` · prediction, and the
+    /// mean of p(x_{t−1} | x_t) is off by `[2]` times its error; log β̃_t and log β_t.
+    pub(crate) fn bound_parts(&self) -> ([f64; 3], [f64; 2]) {
+        ([self.x0.sample, self.x0.model_output, self.posterior], self.log_variance)
+    }
 }
 
 impl Objective {
@@ -201,29 +210,6 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     sum / f64::from(count)
 }
 
-/// The logarithm of the probability that N(`mean`, `deviation`²), rounded to the 256 levels of [−1, 1], gives the level
-/// at `x`; the lowest and the highest level take all beyond them (Ho et al. 2020, eq. 13).
-fn log_level_probability(x: f64, mean: f64, deviation: f64) -> f64 {
-    const HALF: f64 = 1.0 / 255.0;
-    let place = |edge: f64| (edge - mean) / deviation;
-    let low = if x < -1.0 + HALF { f64::NEG_INFINITY } else { place(x - HALF) };
-    let high = if x > 1.0 - HALF { f64::INFINITY } else { place(x + HALF) };
-    // In the lower tail, where logarithms are exact; the upper one is its mirror image.
-    let (low, high) = if low > 0.0 { (-high, -low) } else { (low, high) };
-    let (below_low, below_high) = (log_normal_cdf(low), log_normal_cdf(high));
-    below_high + (-(below_low - below_high).exp_m1()).ln()
-}
-
-/// log Φ(z).
-fn log_normal_cdf(z: f64) -> f64 {
-    if z > -30.0 {
-        return (0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)).ln();
-    }
-    // The asymptotic series, whose next term is below 1e-7 of the sum's last one here.
-    let s = 1.0 / (z * z);
-    -0.5 * z * z - (-z).ln() - 0.5 * std::f64::consts::TAU.ln() + (-s * (1.0 - 3.0 * s * (1.0 - 5.0 * s))).ln_1p()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,21 +307,6 @@ mod tests {
             let variance = learned.levels[level].log_variance[0].exp();
             assert!((bound(&learned, level, Some(variance)) / least - 1.0).abs() < 1e-5, "{level}");
         }
-    }
-
-    #[test]
-    fn probabilities_of_levels_add_up_and_have_tails() {
-        for (mean, deviation) in [(0.1, 0.007), (-0.99, 0.02), (3.0, 0.5), (0.0, 1.0)] {
-            let all: f64 = (0..256)
-                .map(|level| log_level_probability(f64::from(level) / 127.5 - 1.0, mean, deviation).exp())
-                .sum();
-            assert!((all - 1.0).abs() < 1e-12, "{mean} {deviation}: {all}");
-        }
-        // torch.special.log_ndtr, on both sides of where the series begins.
-        assert!((log_normal_cdf(-29.9999) - -454.318_240_6).abs() < 1e-6, "{}", log_normal_cdf(-29.9999));
-        assert!((log_normal_cdf(-30.0001) - -454.324_247_3).abs() < 1e-6, "{}", log_normal_cdf(-30.0001));
-        let (low, high) = (log_level_probability(0.5, -0.9, 0.005), log_level_probability(-0.9, 0.5, 0.005));
-        assert!(low < -30_000.0 && (low / high - 1.0).abs() < 1e-9, "{low} {high}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use coefficients::StepSettings;
 pub use lora::{ATTENTION, LORA, Lora};
 pub use optimizer::{Keeps, Optimizer, OptimizerKind, State};
 pub use rate::{RateSchedule, RateScheduleKind};
-pub(crate) use step::DIFFERENCE;
+pub(crate) use step::{BOUND, DIFFERENCE};
 pub use step::{TrainingGraph, checkpoints_at};
 pub use trainable::Trainable;
 pub use trainer::{Report, Trainer};

@@ -24,10 +24,12 @@ pub struct TrainingGraph {
 
 /// The output that says how far a model was off, `[N, ..]`: its squares are what training makes small.
 pub(crate) const DIFFERENCE: &str = "difference";
+/// The output that says what else training makes small, `[N, ..]`, in models that learn a variance: added as it is.
+pub(crate) const BOUND: &str = "bound";
 
 impl TrainingGraph {
-    /// The step that makes the squares of the output `difference` of `model` small, by changing the weights that `pick`
-    /// names. `kept` chooses what the backward pass finds of the forward pass.
+    /// The step that makes the squares of the output `difference` of `model` small, and with them its output `bound` if
+    /// it has one, by changing the weights that `pick` names. `kept` chooses what the backward pass finds of the forward pass.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming a node that has no gradient; [`Error::Usage`] if nothing is picked, or something
@@ -53,14 +55,20 @@ impl TrainingGraph {
 
         // L = Σ w d², dL/dd = 2 w d; the second weights hold the 2, and the loss scale.
         let weighted = graph.mul("loss.weighted", difference, loss_weights)?;
-        let squares = graph.mul("loss.squares", weighted, difference)?;
+        let mut squares = graph.mul("loss.squares", weighted, difference)?;
+        let mut seeds = vec![(difference, graph.mul("loss.gradient", difference, gradient_weights)?)];
+        if let Some(bound) = graph.find_output(BOUND) {
+            let weighted = graph.mul("loss.bound", bound, loss_weights)?;
+            squares = graph.add("loss.both", squares, weighted)?;
+            let half = graph.scale("loss.bound.half", bound, 0.0, 0.5)?;
+            seeds.push((bound, graph.mul("loss.bound.gradient", half, gradient_weights)?));
+        }
         let rank = graph.shape(squares).len();
         let loss = graph.sum("loss.sum", squares, 0, rank)?;
         let loss = graph.reshape("loss", loss, [1])?;
-        let seed = graph.mul("loss.gradient", difference, gradient_weights)?;
 
         let wanted: Vec<ValueId> = trainable.iter().map(|parameter| parameter.value).collect();
-        let gradients = graph.differentiate(difference, seed, &wanted, &kept)?;
+        let gradients = graph.differentiate_all(&seeds, &wanted, &kept)?;
         let missing = |parameter: &Trainable| {
             Error::Usage(format!("{} cannot be trained: what the model returns does not depend on it", parameter.name))
         };

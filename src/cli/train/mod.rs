@@ -1,6 +1,7 @@
 //! `unmist train`: trains a model on pictures, every gradient in WGSL.
 
 mod data;
+mod events;
 mod output;
 mod run;
 mod settings;
@@ -115,10 +116,11 @@ fn train(args: Args) -> Result<()> {
 }
 
 /// Draws pictures with what was trained so far: two of each of the first classes, or one for each of four captions.
+/// Returns the file and what is in it.
 ///
 /// # Errors
 /// As `unmist sample`.
-fn draw(run: &Run<'_>, step: usize) -> Result<()> {
+fn draw(run: &Run<'_>, step: usize) -> Result<(PathBuf, Picture)> {
     let folder = run.output.join("samples");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let [lora, word] = [run.settings.lora_rank.is_some(), run.settings.placeholder_token.is_some()];
@@ -143,5 +145,8 @@ fn draw(run: &Run<'_>, step: usize) -> Result<()> {
     let images = models.decode(&run.runtime, &latents)?;
     let pictures = Picture::from_tensor(&images)?;
     let columns = if classes > 0 { Some(classes) } else { None };
-    write_png(folder.join(format!("step-{step:06}.png")), &grid(&pictures, columns)?, &[])
+    let path = folder.join(format!("step-{step:06}.png"));
+    let grid = grid(&pictures, columns)?;
+    write_png(&path, &grid, &[])?;
+    Ok((path, grid))
 }

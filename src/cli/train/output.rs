@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::events::Events;
 use crate::checkpoint::{Checkpoint, Tensors, safetensors};
 use crate::error::{Error, Result};
+use crate::image_io::Picture;
 use crate::models::{LoadedModel, Model, UNet2DModel};
 use crate::output::write_atomic;
 use crate::rng::{NoiseSource, TorchCpu};
@@ -156,6 +158,8 @@ pub fn write_weights(path: &Path, parameters: &BTreeMap<String, HostTensor>) -> 
 pub struct Progress {
     /// Steps taken.
     pub step: usize,
+    /// Steps that the optimizer took: those without an overflow.
+    pub updates: usize,
     /// The factor on the loss in mixed precision.
     pub loss_scale: f64,
     /// Steps since it changed.
@@ -200,10 +204,11 @@ pub fn read_state(output: &Path) -> Result<(Tensors, Progress)> {
     Ok((tensors, progress))
 }
 
-/// The log of a run, a table of comma-separated values.
+/// The log of a run: a table of comma-separated values, and event files if they were asked for.
 pub struct Log {
     path: PathBuf,
     file: std::fs::File,
+    events: Option<Events>,
 }
 
 /// The first line.
@@ -214,7 +219,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open(output: &Path, step: usize) -> Result<Self> {
+    pub fn open(output: &Path, step: usize, events: bool) -> Result<Self> {
         let path = output.join(LOG);
         let before = if step == 0 { String::new() } else { std::fs::read_to_string(&path).unwrap_or_default() };
         let kept = before.lines().skip(1).filter(|line| {
@@ -226,7 +231,8 @@ impl Log {
             std::fs::OpenOptions::new().append(true).open(&path)
         };
         let file = open().map_err(Error::io(&path))?;
-        Ok(Self { path, file })
+        let events = if events { Some(Events::open(output, step)?) } else { None };
+        Ok(Self { path, file, events })
     }
 
     /// Adds a line.
@@ -235,7 +241,20 @@ impl Log {
     /// [`Error::Io`].
     pub fn line(&mut self, step: usize, loss: f64, norm: f64, rate: f64, speed: f64) -> Result<()> {
         let line = format!("{step},{loss:.8},{norm:.6},{rate:.6e},{speed:.2}\n");
-        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
+        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let names = COLUMNS.trim_end().split(',').skip(1);
+        events.scalars(step, &names.zip([loss, norm, rate, speed]).collect::<Vec<_>>())
+    }
+
+    /// Adds what was drawn after a step: a PNG file, and what is in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn pictures(&mut self, step: usize, (path, picture): &(PathBuf, Picture)) -> Result<()> {
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let file = std::fs::read(path).map_err(Error::io(path))?;
+        events.picture(step, "samples", picture, &file)
     }
 }
 

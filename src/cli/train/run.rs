@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::data::Item;
 use super::output::{self, Log, Progress};
-use super::settings::{Crop, LoraFormat, Precision, Settings};
+use super::settings::{Crop, LoraFormat, Precision, ReportTo, Settings};
 use super::word::Word;
 use crate::checkpoint::Weights;
 use crate::cli::{folder, say};
@@ -151,13 +151,8 @@ impl<'a> Batches<'a> {
         let original = stack(&|one| one.original.channels_last())?;
         let elements = original.len() as f64;
         let weights = levels.iter().map(|level| level.weight / elements).collect();
-        let mut inputs = vec![
-            ("original", original),
-            ("noise", noise),
-            ("noising", Noised::rows(&levels, |level| level.sample)),
-            ("target", Noised::rows(&levels, |level| level.target)),
-            ("timestep", Noised::timesteps(&levels)),
-        ];
+        let mut inputs = vec![("original", original), ("noise", noise)];
+        inputs.extend(Noised::inputs(&levels));
         if let Some(word) = &self.word {
             let captions = captions.iter().map(String::as_str).collect::<Vec<_>>();
             inputs.extend(word.inputs(self.run.pipeline, &captions)?);
@@ -292,6 +287,7 @@ impl Run<'_> {
 
         let mut progress = Progress {
             step: 0,
+            updates: 0,
             loss_scale: if half { LOSS_SCALE } else { 1.0 },
             steady: 0,
             identity: settings.identity(),
@@ -311,7 +307,8 @@ impl Run<'_> {
                 progress.step
             )));
         }
-        let mut log = Log::open(self.output, progress.step)?;
+        let events = settings.report_to == Some(ReportTo::Tensorboard);
+        let mut log = Log::open(self.output, progress.step, events)?;
         begun();
         let rate = settings.rate(total);
         let (checkpoints, logging) =
@@ -325,7 +322,7 @@ impl Run<'_> {
         let (mut since, mut unreported, mut last) = (Instant::now(), 0, f64::NAN);
         while progress.step < total {
             let mut step = StepSettings {
-                step: progress.step,
+                step: progress.updates,
                 learning_rate: rate.at(progress.step),
                 loss_scale: progress.loss_scale,
                 add_to_earlier: false,
@@ -342,6 +339,7 @@ impl Run<'_> {
                 (step.add_to_earlier, step.new_report) = (true, false);
             }
             progress.step += 1;
+            progress.updates += 1;
             unreported += 1;
             let checkpoint = progress.step.is_multiple_of(checkpoints) || progress.step == total;
             if half || checkpoint || progress.step.is_multiple_of(logging) {
@@ -350,6 +348,8 @@ impl Run<'_> {
                 let overflow_may_be = half && progress.loss_scale > 1.0;
                 check_finite(&report, progress.step, overflow_may_be)?;
                 if half {
+                    // A step that was left out does not count for the optimizer.
+                    progress.updates -= usize::from(!report.gradient_norm.is_finite());
                     rescale(&mut progress, report.gradient_norm.is_finite());
                 }
                 let due = checkpoint || progress.step.is_multiple_of(logging);
@@ -388,7 +388,7 @@ impl Run<'_> {
                 let shown = toml::to_string(settings).expect("numbers and names can be written");
                 output::write_card(self.output, &shown, self.items.len(), progress.step, last)?;
                 if settings.sample == Some(true) {
-                    super::draw(self, progress.step)?;
+                    log.pictures(progress.step, &super::draw(self, progress.step)?)?;
                 }
                 since = Instant::now();
             }

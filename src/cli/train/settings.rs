@@ -159,6 +159,9 @@ settings! {
     /// Steps between two lines of log.csv [default: 10]
     #[arg(value_name = "N")]
     logging_steps: usize,
+    /// Also writes event files for TensorBoard, into logs/ of --output [default: csv, log.csv alone]
+    #[arg(value_name = "csv|tensorboard")]
+    report_to: ReportTo,
 }
 
 /// How pictures of other sizes are cropped.
@@ -180,6 +183,16 @@ pub enum Precision {
     No,
     /// f16, with f32 parameters and a loss scale.
     Fp16,
+}
+
+/// Where losses are written, besides the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportTo {
+    /// log.csv.
+    Csv,
+    /// That, and event files.
+    Tensorboard,
 }
 
 /// By whose names a LoRA is written.
@@ -354,6 +367,7 @@ impl Settings {
             num_train_epochs: None,
             checkpointing_steps: None,
             logging_steps: None,
+            report_to: None,
             sample: None,
             gradient_checkpointing: None,
             ..self.clone()

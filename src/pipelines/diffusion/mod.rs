@@ -25,7 +25,7 @@ pub use fits::{check as check_fits, check_scheduler};
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
-pub use training::{Noised, TimestepSampling, TrainingProcess};
+pub use training::{Noised, TimestepSampling, TrainingProcess, VarianceTraining};
 pub use traits::{Kind, Traits};
 
 use std::ops::Range;

@@ -51,6 +51,53 @@ fn weights(output: &str) -> Vec<u8> {
     std::fs::read(Path::new(output).join("unet/diffusion_pytorch_model.safetensors")).expect("the run wrote it")
 }
 
+/// Step, name and value of the first number of each summary in the only event file of a folder, read field by field.
+fn scalars(logs: &Path) -> Vec<(u64, String, f32)> {
+    let files: Vec<_> = std::fs::read_dir(logs).expect("there are logs").map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = std::fs::read(&files[0]).expect("is read");
+    fn varint(rest: &mut &[u8]) -> u64 {
+        let length = 1 + rest.iter().position(|byte| byte & 0x80 == 0).expect("it ends");
+        let (number, after) = rest.split_at(length);
+        *rest = after;
+        number.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f))
+    }
+    /// The fields of a message: number, and a number or bytes.
+    fn fields(mut rest: &[u8]) -> Vec<(u64, u64, &[u8])> {
+        let mut all = Vec::new();
+        while !rest.is_empty() {
+            let key = varint(&mut rest);
+            let value = if key & 7 == 0 { varint(&mut rest) } else { 0 };
+            let length = match key & 7 {
+                0 => 0,
+                1 => 8,
+                2 => varint(&mut rest) as usize,
+                _ => 4,
+            };
+            let (bytes, after) = rest.split_at(length);
+            all.push((key >> 3, value, bytes));
+            rest = after;
+        }
+        all
+    }
+    fn of<'a>(message: &[(u64, u64, &'a [u8])], number: u64) -> Option<(u64, &'a [u8])> {
+        message.iter().find(|field| field.0 == number).map(|field| (field.1, field.2))
+    }
+    let (mut rest, mut found) = (&file[..], Vec::new());
+    while !rest.is_empty() {
+        let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+        let event = fields(&rest[12..12 + length]);
+        rest = &rest[12 + length + 4..];
+        let Some((_, summary)) = of(&event, 5) else { continue };
+        let value = fields(fields(summary)[0].2);
+        let Some((_, number)) = of(&value, 2) else { continue };
+        let step = of(&event, 2).expect("a step").0;
+        let name = String::from_utf8(of(&value, 1).expect("a name").1.to_vec()).unwrap();
+        found.push((step, name, f32::from_le_bytes(number.try_into().unwrap())));
+    }
+    found
+}
+
 #[test]
 fn a_run_from_nothing_learns_and_draws() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -59,7 +106,7 @@ fn a_run_from_nothing_learns_and_draws() {
     std::fs::write(
         &config,
         "learning_rate = 3e-3\nmax_train_steps = 30\nlogging_steps = 5\nrandom_flip = true\nema_decay = 0.5\n\
-         lr_scheduler = \"cosine\"\nsample = true\n",
+         lr_scheduler = \"cosine\"\nsample = true\nreport_to = \"tensorboard\"\n",
     )
     .expect("can be written");
     let model = fixture("unet2d/class_table");
@@ -72,6 +119,12 @@ fn a_run_from_nothing_learns_and_draws() {
     assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [5.0, 10.0, 15.0, 20.0, 25.0, 30.0]);
     assert!(rows[5][1] < 0.8 * rows[0][1], "it learned nothing: {log}");
     assert!(rows[5][3] < rows[1][3], "the rate does not fall: {log}");
+    let events = scalars(&Path::new(&out).join("logs"));
+    for (row, line) in rows.iter().zip(&events) {
+        assert_eq!((row[0], "loss"), (line.0 as f64, line.1.as_str()));
+        assert!((row[1] / f64::from(line.2) - 1.0).abs() < 1e-4, "{row:?} {line:?}");
+    }
+    assert_eq!(events.len(), rows.len());
     for file in ["README.md", "model_index.json", "unet/config.json", "samples/step-000030.png"] {
         assert!(Path::new(&out).join(file).is_file(), "{file}");
     }

@@ -9,7 +9,7 @@ use unmist::ops::{Case, Fill, Size, registry};
 use unmist::{DType, Error, HostTensor};
 
 /// Operations that have a gradient.
-const WITH_GRADIENT: [&str; 15] = [
+const WITH_GRADIENT: [&str; 16] = [
     "activation",
     "attention",
     "avg_pool",
@@ -25,6 +25,7 @@ const WITH_GRADIENT: [&str; 15] = [
     "slice",
     "transpose",
     "upsample_nearest",
+    "variance_bound",
 ];
 
 /// How far inputs are moved, those below 1 by this part of their size. Errors of the difference are its square times
