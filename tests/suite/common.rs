@@ -11,6 +11,11 @@ use unmist::HostTensor;
 use unmist::image_io::Picture;
 use unmist::verify::{Tolerance, compare};
 
+/// Whether `UNMIST_TEST_THOROUGH` asks for the full form of tests that else take a part of their cases.
+pub fn thorough() -> bool {
+    std::env::var_os("UNMIST_TEST_THOROUGH").is_some()
+}
+
 /// A safetensors file of `tests/fixtures`: float tensors, integer lists, and JSON texts in the metadata.
 pub struct Fixture {
     tensors: BTreeMap<String, HostTensor>,

@@ -66,3 +66,23 @@ fn lines_are_at_most_120_wide() {
     }
     assert!(wide.is_empty(), "{} lines have more than 120 characters:\n{}", wide.len(), wide.join("\n"));
 }
+
+/// Every scheduler stands in a row of the README that names a paper, and every sampler's name in one.
+#[test]
+fn every_scheduler_has_a_row_with_its_paper() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("it is there");
+    let (readme, options) = (read("README.md"), read("src/schedulers/options.rs"));
+    let classes: Vec<&str> = options.split('"').filter(|text| text.ends_with("Scheduler")).collect();
+    assert!(classes.len() > 25, "{classes:?}");
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    for class in classes {
+        let row = rows.iter().find(|row| row.contains(&format!("`{class}`")));
+        let row = row.unwrap_or_else(|| panic!("{class} has no row in README.md"));
+        assert!(row.contains("https://arxiv.org/") || row.contains("torchsde"), "no paper: {row}");
+    }
+    for (name, _) in unmist::schedulers::samplers() {
+        let named = |row: &&str| row.split('|').nth(2).is_some_and(|cell| cell.split(',').any(|n| n.trim() == name));
+        assert!(rows.iter().any(|row| named(&row)), "{name} stands in no row of README.md");
+    }
+}

@@ -249,8 +249,12 @@ fn no_kernel_lacks_a_barrier_and_none_has_one_too_many() {
             checked += 1;
             let mut before: Vec<_> = kernel.wgsl[..at].lines().rev().take(6).collect();
             before.reverse();
+            let needed = needed.entry((&kernel.name, before)).or_default();
+            if *needed {
+                continue; // as a copy, or another setting of the kernel, has shown
+            }
             let without = format!("{}{}", &kernel.wgsl[..at], &kernel.wgsl[at + BARRIER.len()..]);
-            *needed.entry((&kernel.name, before)).or_default() |= !hazards(&without).is_empty();
+            *needed = !hazards(&without).is_empty();
         }
     }
     for ((kernel, before), _) in needed.into_iter().filter(|(_, needed)| !needed) {

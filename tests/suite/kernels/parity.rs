@@ -6,6 +6,7 @@ use std::time::Instant;
 use unmist::ops::{self, Info, Size};
 use unmist::verify::{CaseResult, PreparedCase, Run, Selection, Storage, sweep};
 
+use crate::common::thorough;
 use crate::device::gpu;
 
 /// The operations under test: all, or those that `UNMIST_TEST_OPS=contraction,norm` names.
@@ -21,13 +22,17 @@ fn registry() -> Vec<Info> {
 /// some small case. `UNMIST_TEST_THOROUGH=1`: every small case in every storage and way, which takes twice as long.
 fn compare_all(size: Size, wanted: impl Fn(&str, &str) -> bool) {
     let mut failures = Vec::new();
-    let thorough = std::env::var_os("UNMIST_TEST_THOROUGH").is_some();
     for info in registry() {
         let begin = Instant::now();
         let mut counts = Vec::new();
         for variant in info.variants.iter().filter(|variant| wanted(info.name, variant)) {
-            let selection =
-                Selection { sizes: &[size], variant: Some(variant), kernel: None, stop_at_first: false, thorough };
+            let selection = Selection {
+                sizes: &[size],
+                variant: Some(variant),
+                kernel: None,
+                stop_at_first: false,
+                thorough: thorough(),
+            };
             let mut report = |failure: unmist::verify::Failure| failures.push(failure.to_string());
             let summaries = sweep(gpu(), &info, selection, &mut report).expect("the device is there");
             let equal: usize = summaries.iter().map(|summary| summary.equal).sum();

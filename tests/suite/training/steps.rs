@@ -13,6 +13,7 @@ use unmist::training::{
 };
 use unmist::{DType, HostTensor};
 
+use crate::common::thorough;
 use crate::device::gpu;
 
 const STEPS: usize = 50;
@@ -157,9 +158,8 @@ fn agrees_with_torch(run: &Run, device: &Device, steps: usize) {
 fn steps_of_every_optimizer_are_torchs() {
     let device = Device::Gpu(gpu().clone());
     // All fifty steps of the others with UNMIST_TEST_THOROUGH=1; on 2026-11-26 all of them agreed.
-    let thorough = std::env::var_os("UNMIST_TEST_THOROUGH").is_some();
     for run in runs() {
-        agrees_with_torch(&run, &device, if thorough || run.name == "adamw" { STEPS } else { 15 });
+        agrees_with_torch(&run, &device, if thorough() || run.name == "adamw" { STEPS } else { 15 });
     }
 }
 
