@@ -193,6 +193,7 @@ pub(super) fn cases(
         case("groups of 3 channels", group(2), &[2, 5, 7, 6], true, None),
         case("groups of 4 channels, bare", group(3), &[3, 9, 11, 12], false, None),
         case("groups of 8 channels, scaled", group(4), &[2, 5, 5, 32], true, Some((&[2], 2))),
+        case("many groups, three workgroups of 8", group(8), &[3, 5, 7, 32], true, None),
         case("one group, a scale of each position", group(1), &[2, 7, 5], true, Some((&[2, 7], 1))),
         case("rows of 7", NormKind::Layer, &[2, 9, 7], true, None),
         case("rows of 36, bare", NormKind::Layer, &[3, 11, 36], false, None),

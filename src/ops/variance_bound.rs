@@ -7,10 +7,10 @@ use crate::graph::{Backward, Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::{DType, HostTensor};
 
-/// `y = scale · L`, elementwise: L_{t−1} = D_KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) of two normal distributions in
-/// nats, or at the first timestep L_0 = −log p(x_0 | x_1) of a picture with 256 levels (Ho et al. 2020, eq. 5 and 13),
-/// with log σ² = share · log β_t + (1 − share) · log β̃_t and share = (v + 1) / 2 (Nichol and Dhariwal 2021, "Improved
-/// Denoising Diffusion Probabilistic Models", eq. 15). The picture that the model sees is `of_sample · x_t +
+/// `y = scale · L`, elementwise: L_{t−1} = D_KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) of two normal distributions
+/// in nats, or at the first timestep L_0 = −log p(x_0 | x_1) of a picture with 256 levels (Ho et al. 2020, eq. 5 and
+/// 13), with log σ² = share · log β_t + (1 − share) · log β̃_t and share = (v + 1) / 2 (Nichol and Dhariwal 2021,
+/// "Improved Denoising Diffusion Probabilistic Models", eq. 15). The picture that the model sees is `of_sample · x_t +
 /// of_prediction · prediction`; the means differ by `posterior` times its error.
 ///
 /// Inputs: `variance` (v), `original` (x_0), `sample` (x_t) and `prediction`, all `[N, ..]`; `coefficients [N, 5]`:
@@ -56,6 +56,12 @@ pub(super) fn inputs(shape: &[usize], error: f32, log_variances: (f32, f32)) -> 
         CaseInput::f32([shape[0], 5], Fill::Uniform(0.1, 0.9)),
         CaseInput::f32([shape[0], 2], Fill::Uniform(log_variances.0, log_variances.1)),
     ]
+}
+
+/// A case whose pictures are near one end of the range, where the last level takes all beyond it.
+pub(super) fn at_an_end(mut case: Case, low: f32, high: f32) -> Case {
+    case.inputs[1].as_mut().expect("x_0 is required").fill = Fill::Uniform(low, high);
+    case
 }
 
 impl Operation for VarianceBound {
@@ -106,6 +112,8 @@ impl Operation for VarianceBound {
             case("far off for so small a variance", &[4, 3, 5, 4], 2.0, (-9.5, -7.0)),
             case("large variances", &[3, 9, 7, 1], 1.0, (-4.0, -1.0)),
             case("two whole workgroups", &[2, 4, 8, 8], 1.0, (-8.0, -4.0)),
+            at_an_end(case("at the dark end", &[4, 5, 3, 3], 1.0, (-3.0, -1.0)), -1.02, -0.98),
+            at_an_end(case("at the bright end", &[4, 5, 3, 3], 1.0, (-3.0, -1.0)), 0.98, 1.02),
         ]
     }
 }

@@ -1,6 +1,6 @@
 //! What a learned variance gets back.
 
-use super::variance_bound::{check, inputs, launch};
+use super::variance_bound::{at_an_end, check, inputs, launch};
 use super::{Case, CaseInput, Family, Fill, Inputs, Operation, Variant, expect_dtype, expect_shape, no_knobs};
 use crate::error::Result;
 use crate::graph::TensorDesc;
@@ -54,6 +54,8 @@ impl Operation for VarianceBoundGradient {
             case("far off for so small a variance", &[4, 3, 5, 4], 2.0, (-9.5, -7.0)),
             case("large variances", &[3, 9, 7, 1], 1.0, (-4.0, -1.0)),
             case("two whole workgroups", &[2, 4, 8, 8], 1.0, (-8.0, -4.0)),
+            at_an_end(case("at the dark end", &[4, 5, 3, 3], 1.0, (-3.0, -1.0)), -1.02, -0.98),
+            at_an_end(case("at the bright end", &[4, 5, 3, 3], 1.0, (-3.0, -1.0)), 0.98, 1.02),
         ]
     }
 }

@@ -29,7 +29,8 @@ pub(crate) const BOUND: &str = "bound";
 
 impl TrainingGraph {
     /// The step that makes the squares of the output `difference` of `model` small, and with them its output `bound` if
-    /// it has one, by changing the weights that `pick` names. `kept` chooses what the backward pass finds of the forward pass.
+    /// it has one, by changing the weights that `pick` names. `kept` chooses what the backward pass finds of the
+    /// forward pass.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming a node that has no gradient; [`Error::Usage`] if nothing is picked, or something

@@ -1,6 +1,6 @@
-//! Event files, as TensorBoard reads them: records of TFRecord (length, checksum, bytes, checksum), each with an `Event`
-//! of protocol buffers (`tensorflow/core/util/event.proto`, `framework/summary.proto`). A run that goes on begins a new
-//! file, whose first event says from which step on older files are void.
+//! Event files, as TensorBoard reads them: records of TFRecord (length, checksum, bytes, checksum), each with an
+//! `Event` of protocol buffers (`tensorflow/core/util/event.proto`, `framework/summary.proto`). A run that goes on
+//! begins a new file, whose first event says from which step on older files are void.
 
 use std::fs::File;
 use std::io::Write;

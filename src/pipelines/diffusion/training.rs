@@ -84,8 +84,8 @@ impl TrainingProcess {
         let config = &scheduler.config;
         let bounds = match config.variance_type {
             VarianceType::Learned => {
-                let why = "training a variance that is learned directly (variance_type \"learned\"): there is training of \
-                           \"learned_range\"";
+                let why = "training a variance that is learned directly (variance_type \"learned\"): there is training \
+                           of \"learned_range\"";
                 return Err(Error::Unsupported(why.into()));
             }
             VarianceType::LearnedRange if snr_gamma.is_some() => {
@@ -147,8 +147,8 @@ impl TrainingProcess {
         };
         let snr = (signal / noise).powi(2);
         let weight = self.snr_gamma.map_or(1.0, |gamma| snr.min(gamma) * of_x0);
-        // L_hybrid = L_simple + 0.001 L_vlb (Nichol and Dhariwal 2021, eq. 16), L_vlb being the sum of T terms, in bits as
-        // in the authors' code.
+        // L_hybrid = L_simple + 0.001 L_vlb (Nichol and Dhariwal 2021, eq. 16), L_vlb being the sum of T terms, in bits
+        // as in the authors' code.
         let scale = 0.001 * trained as f64 / std::f64::consts::LN_2;
         let bound = self.bounds.get(timestep).map(|level| {
             let ([of_sample, of_prediction, posterior], log_variances) = level.bound_parts();
@@ -162,8 +162,8 @@ impl TrainingProcess {
 impl DiffusionPipeline {
     /// A graph that noises a batch of pictures, or of latents `[N, h, w, C]`, and shows them to the U-Net: inputs
     /// `original` and `noise` `[N, h, w, C]`, `noising` and `target` `[N, 2]` ([`Noised`]), `timestep` `[N]`, and the
-    /// U-Net's own; output `difference` `[N, h, w, C]`. Where the U-Net learns the variance as a share of a range, there
-    /// are also inputs `bound_coefficients` `[N, 5]` and `bound_log_variances` `[N, 2]`, and an output `bound`
+    /// U-Net's own; output `difference` `[N, h, w, C]`. Where the U-Net learns the variance as a share of a range,
+    /// there are also inputs `bound_coefficients` `[N, 5]` and `bound_log_variances` `[N, 2]`, and an output `bound`
     /// `[N, h, w, C]` ([`VarianceTraining`]).
     ///
     /// # Errors
@@ -203,8 +203,8 @@ impl DiffusionPipeline {
             }
         } else if learned {
             return Err(Error::Config(format!(
-                "the model returns {returned} channels for pictures of {channels}, but the scheduler's variance_type is \
-                 learned_range, which takes as many again"
+                "the model returns {returned} channels for pictures of {channels}, but the scheduler's variance_type \
+                 is learned_range, which takes as many again"
             )));
         }
         let truth = graph.add_noise("truth", original, noise, target)?;
