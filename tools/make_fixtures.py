@@ -43,6 +43,7 @@ GROUPS = [
     "score",
     "consistency",
     "repaint",
+    "sdedit",
     "latent",
     "anomaly",
 ]

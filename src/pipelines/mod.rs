@@ -23,7 +23,7 @@ pub use denoise::{
 pub use diffusion::{
     Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, NoiseShape, Noised, PIXEL_PIPELINES,
     PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling, TrainingProcess,
-    Traits, VarianceTraining, check_fits, check_scheduler, squared_difference,
+    Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -2,7 +2,7 @@
 
 use super::resolve::ModelFacts;
 use super::{MaskReading, Precision, Request, Rng, Switch};
-use crate::pipelines::{Kind, SampleOptions, Traits};
+use crate::pipelines::{Kind, SampleOptions, Traits, changes};
 use crate::rng::Mt19937;
 use crate::schedulers::SchedulerClass;
 
@@ -34,7 +34,8 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, scheduler: Sc
     let traits = model.traits;
     let own = traits.defaults();
     let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
-    let changes = matches!(kind, Kind::Plain | Kind::Inpaint)
+    let changes = changes(traits)
+        && !repaints
         && (asked.image.is_some() || asked.latents.is_some())
         && asked.denoising_start.is_none();
     let strength = if asked.mask.is_some() { 1.0 } else { 0.8 };

@@ -174,8 +174,8 @@ pub struct Request {
     /// `refiner`: 0.8]
     #[cfg_attr(feature = "cli", arg(long, help_heading = SAMPLING, value_name = "F"))]
     pub denoising_end: Option<f64>,
-    /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (models with a text
-    /// encoder; models on pixels with RePaint); PNG, JPEG or WebP, resized if `width` or `height` are given
+    /// A picture to start from, to paint into, to edit or to enlarge, depending on the model (of those on pixels, with
+    /// RePaint to paint into); PNG, JPEG or WebP, resized if `width` or `height` are given
     #[cfg_attr(feature = "cli", arg(long, help_heading = PICTURES, value_name = "FILE"))]
     pub image: Option<PathBuf>,
     /// Where to paint over `image`: a picture of the same size, white or any bright colour where it changes, or

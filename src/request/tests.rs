@@ -230,7 +230,7 @@ fn a_picture_remembers_no_value_that_follows_from_others() {
     assert_eq!(again.options.original_size, Some((512, 128)));
 }
 
-/// RePaint is the only way of a model on pixels into a picture, and has numbers of its own.
+/// RePaint is the only way of a model on pixels into a part of a picture, and has numbers of its own.
 #[test]
 fn repaint_has_its_own_defaults() {
     let model = Known::new(Kind::Pixels);
@@ -246,9 +246,14 @@ fn repaint_has_its_own_defaults() {
     assert_eq!((sampling.num_inference_steps, sampling.jump_length, sampling.jump_n_sample), (6, 2, 3));
 
     let refusal = model.refused(picture());
-    assert_eq!((refusal.field, refusal.instead), ("image", vec![Remedy::Set("scheduler", "repaint".into())]));
+    assert_eq!((refusal.field, refusal.instead), ("mask", vec![Remedy::Set("scheduler", "repaint".into())]));
     assert_eq!(model.refused(Request { image: None, mask: None, ..with("repaint") }).field, "image");
     assert_eq!(Known::new(Kind::Plain).refused(Request { class: vec![], ..with("repaint") }).field, "scheduler");
+    let refusal = model.refused(Request { strength: Some(0.5), ..with("repaint") });
+    assert_eq!((refusal.field, refusal.instead), ("strength", vec![Remedy::LeaveOut(&["strength"])]));
+    // A whole picture it changes as others do.
+    let whole = model.resolve(Request { mask: None, ..picture() }).expect("fits");
+    assert_eq!((whole.request.strength, whole.options.sampling.strength), (Some(0.8), 0.8));
     let idle = Request { jump_length: Some(2), ..Request::default() };
     let resolved = model.resolve(idle).expect("it changes nothing");
     assert!(resolved.request.jump_length.is_none() && resolved.notes[0].contains("`jump_length` has no effect"));

@@ -26,7 +26,6 @@ const TEXT: &[&str] = &[
     "clip_skip",
     "guidance_rescale",
     "image_guidance_scale",
-    "strength",
     "noise_level",
     "latents",
     "denoising_start",
@@ -41,8 +40,8 @@ const TEXT: &[&str] = &[
     "negative_aesthetic_score",
 ];
 
-/// Fields of a picture to begin with, which models with a text encoder take, and others with RePaint.
-const PICTURE: &[&str] = &["image", "mask", "mask_reading", "mask_blur", "padding_mask_crop"];
+/// Fields of a picture to begin with. Models on pixels take it whole, and a mask with RePaint.
+const PICTURE: &[&str] = &["image", "strength", "mask", "mask_reading", "mask_blur", "padding_mask_crop"];
 
 /// Fields that only SDXL takes.
 const XL: &[&str] = &["prompt_2", "negative_prompt_2", "original_size", "crop", "target_size", "refiner"];
@@ -125,9 +124,9 @@ fn pixels(model: &Traits) -> bool {
     model.kind == Kind::Pixels
 }
 
-/// Whether a picture can be what the run starts from.
-fn changes(model: &Traits) -> bool {
-    matches!(model.kind, Kind::Plain | Kind::Inpaint)
+/// Whether a picture can be what a run of such a model starts from.
+pub fn changes(model: &Traits) -> bool {
+    matches!(model.kind, Kind::Plain | Kind::Inpaint) || pixels(model) && model.scale == 1 && !model.consistency
 }
 
 /// Checks that the `given` fields (names of a [`Request`](crate::request::Request)) fit the model.
@@ -172,18 +171,23 @@ pub fn check_scheduler(model: &Traits, class: SchedulerClass, given: &dyn Fn(&st
             return Err(Refusal::of_value("scheduler", class.name(), why).instead(Remedy::Change("scheduler")));
         }
         let missing = ["image", "mask"].into_iter().find(|field| !given(field));
-        return missing.map_or(Ok(()), |field| {
+        if let Some(field) = missing {
             let why = "RePaint paints into a part of a picture";
-            Err(Refusal::of(field, why).instead(Remedy::Give(&["image", "mask"])))
-        });
+            return Err(Refusal::of(field, why).instead(Remedy::Give(&["image", "mask"])));
+        }
+        let why = "RePaint always starts from noise";
+        let idle = given("strength").then(|| Refusal::of("strength", why).instead(Remedy::LeaveOut(&["strength"])));
+        return idle.map_or(Ok(()), Err);
     }
     let Some(field) = PICTURE.iter().find(|field| pixels(model) && given(field)) else { return Ok(()) };
-    if model.consistency || model.scale > 1 {
+    if !changes(model) {
         return Err(Refusal::of(field, "this model makes pictures of noise alone"));
     }
-    let refusal = Refusal::of(field, "this model has no text encoder: RePaint is how it paints into a picture");
-    let paints = given("image") && given("mask");
-    Err(if paints { refusal.instead(Remedy::Set("scheduler", "repaint".into())) } else { refusal })
+    if !given("mask") {
+        return Ok(());
+    }
+    let refusal = Refusal::of("mask", "this model has no text encoder: RePaint is how it paints into a picture");
+    Err(refusal.instead(Remedy::Set("scheduler", "repaint".into())))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod traits;
 mod unet;
 
 pub use anomaly::{NoiseShape, squared_difference};
-pub use fits::{check as check_fits, check_scheduler};
+pub use fits::{changes, check as check_fits, check_scheduler};
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};

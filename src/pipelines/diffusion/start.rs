@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, randn_tensor};
-use crate::schedulers::{Noising, Schedule};
+use crate::schedulers::{Frame, Noising, Schedule};
 use crate::tensor::HostTensor;
 
 /// What the denoise loop starts from.
@@ -60,6 +60,10 @@ impl DiffusionPipeline {
             }
             (Kind::Upscale, _) => self.start_upscale(runtime, options, image, shape, schedule, sources),
             (Kind::Pixels, Some(mask)) => self.start_repaint(options, (image, mask), shape, schedule, sources),
+            (Kind::Pixels, None) => {
+                let noise = self.start_noise(options, shape, sources)?;
+                Ok(Start::plain(add_noise(runtime, &self.shown(image, shape)?, &noise, level)?))
+            }
             (_, Some(mask)) => self.start_inpaint(runtime, options, (image, mask), shape, schedule, sources),
             (_, None) => {
                 let original = self.encode(runtime, image, shape, sources)?;
@@ -78,16 +82,27 @@ impl DiffusionPipeline {
         schedule: &Schedule,
         sources: &mut [S],
     ) -> Result<Start> {
-        let [_, channels, height, width] = *shape;
+        let [_, _, height, width] = *shape;
         check_mask(mask, (height, width))?;
+        let original = self.shown(image, shape)?;
+        let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
+        let changes = HostTensor::from_fn([1, 1, height, width], |i| f32::from(u8::from(mask.data[i] >= 0.5)));
+        Ok(Start { latents, inputs: vec![("original", original.channels_last()), ("mask", changes.channels_last())] })
+    }
+
+    /// A picture as a model on pixels sees it, `shape`. SDEdit noises it from there: Meng et al. 2022
+    /// (arXiv:2108.01073), algorithm 1.
+    fn shown(&self, image: &HostTensor, shape: &[usize; 4]) -> Result<HostTensor> {
+        let [_, channels, height, width] = *shape;
         if image.shape != [1, channels, height, width] {
             let why = format!("expected [1, {channels}, {height}, {width}], found {:?}", image.shape);
             return Err(Refusal::of("image", why).into());
         }
-        let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
-        let original = HostTensor::new(*shape, image.data.repeat(shape[0]))?;
-        let changes = HostTensor::from_fn([1, 1, height, width], |i| f32::from(u8::from(mask.data[i] >= 0.5)));
-        Ok(Start { latents, inputs: vec![("original", original.channels_last()), ("mask", changes.channels_last())] })
+        let mut data = image.data.repeat(shape[0]);
+        if self.scheduler.config.class.frame() == Frame::Score {
+            data.iter_mut().for_each(|v| *v = 0.5 * *v + 0.5); // from 0 to 1
+        }
+        HostTensor::new(*shape, data)
     }
 
     fn start_inpaint<S: NoiseSource>(

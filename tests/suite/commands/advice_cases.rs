@@ -221,6 +221,11 @@ pub const CASES: &[Case] = &[
         &[],
     ),
     case(
+        &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
+        "sample | --model @classes | --image @picture | --mask @picture | --scheduler repaint | --strength 0.5 | --steps 2",
+        &[],
+    ),
+    case(
         &[(FITS, r#"Remedy::Give(&["image", "mask"])"#)],
         "sample | --model @classes | --scheduler repaint | --steps 2",
         &[("--image", "@picture"), ("--mask", "@picture")],

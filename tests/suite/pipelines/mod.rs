@@ -12,5 +12,6 @@ mod loss;
 pub mod options;
 mod repaint;
 mod score;
+mod sdedit;
 pub mod stable_diffusion;
 pub mod tokenizer;
