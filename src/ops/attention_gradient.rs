@@ -1,8 +1,8 @@
 //! What attention passes back.
 
 use super::attention_statistics::check;
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
-use super::{expect_shape, in_fours, no_knobs};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
+use super::{expect_float, expect_shape, in_fours, no_knobs};
 use crate::error::Result;
 use crate::graph::TensorDesc;
 use crate::reference::{self, AttentionSide};
@@ -26,6 +26,12 @@ pub struct AttentionGradient {
     pub causal: bool,
 }
 
+/// Positions of a part, where rows are summed in parts.
+const LENGTH: usize = 256;
+
+/// Rows of heads that fill a GPU.
+const MANY_ROWS: usize = 8192;
+
 impl AttentionGradient {
     /// Position of the input that the gradient belongs to.
     fn own(&self) -> usize {
@@ -41,6 +47,38 @@ impl AttentionGradient {
             .param("keys", k.rows() / k.shape[0])
             .param("heads", self.heads)
             .param_f32("scale", self.scale as f32)
+    }
+
+    /// Positions that one invocation of `rows` sums over: all, unless there are many and too few rows to fill a GPU, or
+    /// the driver ends long loops.
+    fn length(&self, context: &LowerContext<'_>) -> usize {
+        let (rows, others) = (context.output.rows() * self.heads, self.others(context));
+        let rounds = others * (1 + context.output.channels() / self.heads / 2);
+        let whole = others <= LENGTH || rows >= MANY_ROWS && context.can_loop(rounds).is_ok();
+        if whole { others } else { LENGTH }
+    }
+
+    /// A row for each invocation, or a part of one and their sum.
+    fn rows(&self, context: &LowerContext<'_>) -> Lowered {
+        let (rows, length) = (context.output.rows() * self.heads, self.length(context));
+        let parts = self.others(context).div_ceil(length);
+        let launch = self
+            .launch("attention_gradient/rows", context)
+            .constant("HEAD_VECTORS", context.output.channels() / self.heads / 4)
+            .param("rows", rows)
+            .param("parts", parts)
+            .param("length", length)
+            .cover(rows * parts, 64);
+        if parts == 1 {
+            return launch.into();
+        }
+        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+        let elements = context.output.elements();
+        let between = lowered.add_scratch([parts, elements]);
+        lowered.launches.push(launch.bind("y", between));
+        let second = super::sum::launch([1, parts, elements], parts, false);
+        lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
+        lowered
     }
 
     /// Positions that a row of the gradient sums over.
@@ -87,17 +125,10 @@ impl Operation for AttentionGradient {
                     if head_dim > 128 {
                         return Err(format!("needs a head_dim of at most 128, here it is {head_dim}"));
                     }
-                    context.can_loop(op.others(context) * (1 + head_dim / 2))
+                    context.can_loop(op.length(context) * (1 + head_dim / 2))
                 },
                 knobs: no_knobs,
-                lower: |op, context, _| {
-                    let rows = context.output.rows() * op.heads;
-                    op.launch("attention_gradient/rows", context)
-                        .constant("HEAD_VECTORS", context.output.channels() / op.heads / 4)
-                        .param("rows", rows)
-                        .cover(rows, 64)
-                        .into()
-                },
+                lower: |op, context, _| op.rows(context),
             },
             Variant {
                 name: "naive",
@@ -144,6 +175,9 @@ impl Operation for AttentionGradient {
             case("queries, one head of 64", Query, 1, false, [1, 65, 33, 64]),
             case("keys, one head of 64", Key, 1, false, [1, 65, 33, 64]),
             case("values, one head of 64", Value, 1, false, [1, 65, 33, 64]),
+            case("queries over keys in three parts", Query, 2, false, [1, 3, 515, 8]),
+            case("keys over queries in two parts, causal", Key, 1, true, [2, 301, 301, 12]),
+            case("values over queries in three parts", Value, 2, false, [1, 600, 5, 16]),
             case("queries, two whole workgroups", Query, 2, false, [2, 32, 9, 8]),
             case("keys, 8 x 8 pixels of 96 channels", Key, 3, false, [16, 64, 64, 96]).perf(),
         ]

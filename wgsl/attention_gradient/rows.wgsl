@@ -5,8 +5,8 @@
 //   k, v        [N, S, heads, head_dim]  f32 or f16
 //   dy          as q
 //   statistics  [N, T, heads, 2]         f32: L, D (attention_statistics)
-//   y           as q, k or v             f32 or f16
-// dispatch:   one invocation for a row of one head of y
+//   y           as q, k or v             f32 or f16; or parts of its sums, [parts, ..], f32
+// dispatch:   one invocation for a row of one head of y, or of each of its parts
 // requires:   head_dim = 4 * HEAD_VECTORS, at most 128
 // constants:  CAUSAL: query t sees only keys s <= t; OF: 0 for dq, 1 for dk, 2 for dv; HEAD_VECTORS
 // error:      1e-5 relative L2 in f32 for up to 10 000 keys
@@ -25,7 +25,9 @@ const OF: u32 = 0u;
 const HEAD_VECTORS: u32 = 8u;
 
 struct Params {
-    rows: u32, // of y: images * positions * heads
+    rows: u32,   // of q or k, whose gradient it is: images * positions * heads
+    parts: u32,
+    length: u32, // positions of the other that a part sums over
     queries: u32,
     keys: u32,
     heads: u32,
@@ -46,8 +48,9 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let row = flat_index(workgroup, workgroups, local, 64u); // [n, position, head]
-    if (row >= p.rows) { return; }
+    let i = flat_index(workgroup, workgroups, local, 64u); // [part, n, position, head]
+    if (i >= p.parts * p.rows) { return; }
+    let row = i % p.rows;
     let own = select(p.keys, p.queries, OF == 0u);
     let other = select(p.queries, p.keys, OF == 0u);
     let head = row % p.heads;
@@ -69,8 +72,9 @@ fn main(
         }
         sum[d] = vec4<f32>(0.0);
     }
-    let first = select(0u, position, CAUSAL && OF != 0u);
-    let end = select(other, position + 1u, CAUSAL && OF == 0u);
+    let begin = i / p.rows * p.length;
+    let first = max(begin, select(0u, position, CAUSAL && OF != 0u));
+    let end = min(begin + p.length, select(other, position + 1u, CAUSAL && OF == 0u));
     for (var o = first; o < end; o++) {
         let across = (image * other + o) * p.heads + head;
         var score = vec4<f32>(0.0);
@@ -100,5 +104,5 @@ fn main(
             }
         }
     }
-    for (var d = 0u; d < HEAD_VECTORS; d++) { y[row * HEAD_VECTORS + d] = encode_y(sum[d]); }
+    for (var d = 0u; d < HEAD_VECTORS; d++) { y[i * HEAD_VECTORS + d] = encode_y(sum[d]); }
 }
