@@ -1,6 +1,7 @@
 //! Pipelines: a model, a scheduler and noise, put together so that they read like the paper.
 
 mod activations;
+mod adaptive;
 mod attention;
 mod autoencoder;
 mod denoise;

@@ -9,7 +9,7 @@ use unmist::ops::{Case, Fill, Size, registry};
 use unmist::{DType, Error, HostTensor};
 
 /// Operations that have a gradient.
-const WITH_GRADIENT: [&str; 15] = [
+const WITH_GRADIENT: [&str; 16] = [
     "activation",
     "attention",
     "avg_pool",
@@ -18,6 +18,7 @@ const WITH_GRADIENT: [&str; 15] = [
     "concat",
     "contraction",
     "embedding",
+    "fir_resample",
     "gated",
     "norm",
     "reshape",
