@@ -24,7 +24,7 @@ impl DenoiseLoop<'_> {
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
         let first = sample.channels_last();
-        for (name, tensor) in self.changing.values.first().into_iter().flatten() {
+        for (name, tensor) in self.changing.at(0) {
             self.session.write(name, tensor)?;
         }
         self.session.wait()?;

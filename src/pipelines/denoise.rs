@@ -219,7 +219,7 @@ pub struct Changing {
 
 impl Changing {
     /// What a call of the model sees that the one before it did not.
-    fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
+    pub(super) fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
         let set = |call: usize| self.of_calls.get(call);
         match set(call) {
             Some(place) if call == 0 || set(call - 1) != Some(place) => &self.values[*place],

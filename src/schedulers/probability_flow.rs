@@ -241,7 +241,10 @@ mod tests {
                 let found = solver.solve((flow.end, 1.0), y, &mut derivative, &mut |_| Ok(())).expect("smooth").y;
                 let [from, to] = [flow.end, 1.0].map(|t| (flow.noising(t).signal * mean, variance(t).sqrt()));
                 let expected = to.0 + (x - from.0) * to.1 / from.1;
-                assert!((found[0] - expected).abs() < 1e-5 * expected.abs().max(1.0), "{config}: {found:?}, {expected}");
+                assert!(
+                    (found[0] - expected).abs() < 1e-5 * expected.abs().max(1.0),
+                    "{config}: {found:?}, {expected}"
+                );
                 let log = |x: f64, (mean, deviation): (f64, f64)| {
                     -0.5 * ((x - mean) / deviation).powi(2) - deviation.ln() - 0.5 * std::f64::consts::TAU.ln()
                 };
@@ -249,7 +252,7 @@ mod tests {
                 let likelihood = log(found[0], to) + found[1];
                 assert!((likelihood - log(x, from)).abs() < 1e-5, "{config}: {likelihood}, {}", log(x, from));
                 let prior = log(found[0], flow.prior) + found[1];
-                assert!((prior - log(x, from)).abs() < 0.01, "{config}: {prior}, {}", log(x, from));
+                assert!((prior - log(x, from)).abs() < 0.02, "{config}: {prior}, {}", log(x, from));
             }
         }
     }
@@ -266,7 +269,8 @@ mod tests {
                 let t = (i + 1) as f64 / 1000.0;
                 let (ours, theirs) = (flow.noising(t), table.noising(i).expect("there is one"));
                 assert!((flow.at(t).timestep - i as f64).abs() < 1e-9);
-                assert!((ours.noise - theirs.noise).abs() < 6e-4, "{beta} {i}: {ours:?} {theirs:?}");
+                // A sum of β_i is not quite the integral up to there: by half of a timestep.
+                assert!((ours.noise - theirs.noise).abs() < 2e-3, "{beta} {i}: {ours:?} {theirs:?}");
                 assert!((ours.signal / theirs.signal).ln().abs() < 0.05, "{beta} {i}: {ours:?} {theirs:?}");
             }
         }

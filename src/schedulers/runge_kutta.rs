@@ -92,7 +92,10 @@ impl RungeKutta {
             let mut shortened = false;
             loop {
                 if length < least {
-                    return Err(failed(t, "no step is short enough: the derivative jumps, or too little error is allowed"));
+                    return Err(failed(
+                        t,
+                        "no step is short enough: the derivative jumps, or too little error is allowed",
+                    ));
                 }
                 let mut next = t + direction * length;
                 if direction * (next - end) > 0.0 {
@@ -108,7 +111,8 @@ impl RungeKutta {
                 let new = moved(&y, h, &B, &slopes);
                 slopes.push(f(next, &new)?);
                 let error = moved(&vec![0.0; y.len()], h, &E, &slopes);
-                let scaled = error.iter().zip(y.iter().zip(&new)).map(|(e, (a, b))| e / self.scale(a.abs().max(b.abs())));
+                let scaled =
+                    error.iter().zip(y.iter().zip(&new)).map(|(e, (a, b))| e / self.scale(a.abs().max(b.abs())));
                 let norm = rms(scaled);
                 if norm < 1.0 {
                     let allowed = if norm == 0.0 { MAX_FACTOR } else { MAX_FACTOR.min(SAFETY * norm.powf(EXPONENT)) };

@@ -11,6 +11,7 @@ mod conditioning;
 mod fits;
 mod guidance;
 mod invert;
+mod likelihood;
 mod loss;
 mod memory;
 mod options;
@@ -22,6 +23,7 @@ mod unet;
 
 pub use anomaly::{NoiseShape, squared_difference};
 pub use fits::{check as check_fits, check_scheduler};
+pub use likelihood::Likelihood;
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
@@ -42,10 +44,10 @@ use crate::graph::Graph;
 use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
 use crate::overflow::F32Fallback;
 use crate::parallel;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Remedy};
 use crate::rng::NoiseSource;
 use crate::schedulers::{Frame, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 use crate::trace;
 use start::Start;
 use texts::Texts;
@@ -366,6 +368,13 @@ impl DiffusionPipeline {
         start: impl FnOnce(&mut [S]) -> Result<Start>,
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
+        if schedule.adaptive.is_some() && runtime.dtype == DType::F16 {
+            let why = "RK45 tells the error of a step from differences that f16 rounds away";
+            return Err(Refusal::of_value("precision", "f16", why)
+                .instead(Remedy::LeaveOut(&["precision"]))
+                .instead(Remedy::Change("scheduler"))
+                .into());
+        }
         let shape = self.latent_shape(options)?;
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;

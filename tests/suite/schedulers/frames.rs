@@ -90,6 +90,7 @@ fn models_of_scores_have_schedulers_of_their_own() {
     for (name, base, class) in [
         ("predictor-corrector", &scores, SchedulerClass::ScoreSdeVe),
         ("Heun", &scores, SchedulerClass::ProbabilityFlow),
+        ("rk45", &scores, SchedulerClass::ProbabilityFlowRk45),
         ("langevin", &scores, SchedulerClass::AnnealedLangevin),
         ("KarrasVeScheduler", &scores, SchedulerClass::KarrasVe),
         ("ScoreSdeVpScheduler", &preserving, SchedulerClass::ScoreSdeVp),
