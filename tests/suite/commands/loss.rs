@@ -247,5 +247,5 @@ fn likelihood_is_written_or_refused() {
     std::fs::write(&config, r#"{"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}"#).unwrap();
     refused(&[], &["beta_schedule", "scaled_linear"]);
     let latents = ["loss", "--model", "emoji-64", "--images", &images("emoji"), "--likelihood"];
-    fails(&latents, &["likelihood", "latents"], empty.path());
+    fails(&latents, &["probability flow", "rescale_betas_zero_snr"], empty.path());
 }
