@@ -11,10 +11,10 @@ use super::score_sde::{range, score_step};
 use super::step::{Adaptive, Schedule, Step, X0, pred_epsilon};
 use super::timesteps::linspace;
 use super::{Sampling, Scheduler};
-use crate::refusal::{Refusal, Remedy};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
-/// Where the likelihood of a picture is measured, by default of the authors: its noise is not quite 0.
+/// The time of a picture whose likelihood is measured, as the authors choose it: its noise is not quite 0.
 const PICTURE: f64 = 1e-5;
 
 /// The ODE of a model, from pictures at the time `end` to noise at the time 1.
@@ -171,7 +171,7 @@ pub(super) fn adaptive(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
     if sampling.strength < 1.0 || sampling.begin.is_some() {
         let why = format!("{} begins with noise alone", config.class.name());
-        return Err(Refusal::of("strength", why).instead(Remedy::LeaveOut(&["strength"])).into());
+        return Err(Refusal::of("strength", why).into());
     }
     let flow = ProbabilityFlow::of(config)?;
     if flow.end >= 1.0 {

@@ -44,7 +44,7 @@ use crate::graph::Graph;
 use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
 use crate::overflow::F32Fallback;
 use crate::parallel;
-use crate::refusal::{Refusal, Remedy};
+use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Frame, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
 use crate::tensor::{DType, HostTensor};
@@ -369,11 +369,8 @@ impl DiffusionPipeline {
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
         if schedule.adaptive.is_some() && runtime.dtype == DType::F16 {
-            let why = "RK45 tells the error of a step from differences that f16 rounds away";
-            return Err(Refusal::of_value("precision", "f16", why)
-                .instead(Remedy::LeaveOut(&["precision"]))
-                .instead(Remedy::Change("scheduler"))
-                .into());
+            let why = "expected f32: RK45 tells the error of a step from differences that f16 rounds away";
+            return Err(Refusal::of_value("precision", "f16", why).into());
         }
         let shape = self.latent_shape(options)?;
         let span = trace::span("memory of all stages");
