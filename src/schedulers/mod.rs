@@ -56,7 +56,7 @@ pub use options::{
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 pub use probability_flow::ProbabilityFlow;
-pub use runge_kutta::{RungeKutta, Solution};
+pub use runge_kutta::{Derivative, RungeKutta, Solution};
 pub use step::{Adaptive, NoiseScale, Repaint, Schedule, Step, StepNumbers, X0};
 
 use crate::refusal::{Refusal, Remedy};

@@ -42,6 +42,9 @@ pub struct RungeKutta {
     pub atol: f64,
 }
 
+/// dy/dt at t and y.
+pub type Derivative<'a> = dyn FnMut(f64, &[f64]) -> Result<Vec<f64>> + 'a;
+
 /// Where an ODE led.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Solution {
@@ -69,7 +72,7 @@ impl RungeKutta {
         &self,
         (start, end): (f64, f64),
         mut y: Vec<f64>,
-        derivative: &mut dyn FnMut(f64, &[f64]) -> Result<Vec<f64>>,
+        derivative: &mut Derivative<'_>,
         arrived: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<Solution> {
         let mut evaluations = 0;
@@ -135,13 +138,7 @@ impl RungeKutta {
     }
 
     /// The length to begin with: the book's algorithm for it, which tries a step of Euler's.
-    fn first_step(
-        &self,
-        (start, end): (f64, f64),
-        y: &[f64],
-        slope: &[f64],
-        f: &mut dyn FnMut(f64, &[f64]) -> Result<Vec<f64>>,
-    ) -> Result<f64> {
+    fn first_step(&self, (start, end): (f64, f64), y: &[f64], slope: &[f64], f: &mut Derivative<'_>) -> Result<f64> {
         let (whole, direction) = ((end - start).abs(), (end - start).signum());
         let norm = |values: &mut dyn Iterator<Item = f64>| rms(values.zip(y).map(|(v, y)| v / self.scale(y.abs())));
         let (size, speed) = (norm(&mut y.iter().copied()), norm(&mut slope.iter().copied()));
