@@ -41,6 +41,7 @@ GROUPS = [
     "gradients",
     "training",
     "score",
+    "flow",
     "consistency",
     "repaint",
     "sdedit",

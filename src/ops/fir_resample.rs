@@ -2,7 +2,7 @@
 
 use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, no_knobs};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::graph::{Backward, Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
@@ -46,6 +46,18 @@ impl Operation for FirResample {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::fir_resample(inputs.get(0), *self == FirResample::Up)
+    }
+
+    /// Each is the other's transpose, but for the gains: per axis (1, 3, 3, 1) / 4 going up and / 8 going down.
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (shape, name) = (back.shape(0), back.name("x"));
+        let (transpose, gain) = match self {
+            FirResample::Up => (FirResample::Down, 4.0),
+            FirResample::Down if shape[1] % 2 + shape[2] % 2 > 0 => return back.refuse("half of an odd side"),
+            FirResample::Down => (FirResample::Up, 0.25),
+        };
+        let resampled = back.graph.fir_resample(format!("{name}.resampled"), back.dy, transpose)?;
+        Ok(vec![Some(back.graph.scale(name, resampled, gain, 0.0)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -219,7 +219,7 @@ pub struct Changing {
 
 impl Changing {
     /// What a call of the model sees that the one before it did not.
-    fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
+    pub(super) fn at(&self, call: usize) -> &[(&'static str, HostTensor)] {
         let set = |call: usize| self.of_calls.get(call);
         match set(call) {
             Some(place) if call == 0 || set(call - 1) != Some(place) => &self.values[*place],
@@ -251,8 +251,8 @@ pub struct Progress<'a> {
     pub start: &'a HostTensor,
     /// The run.
     pub schedule: &'a Schedule,
-    shown: &'a Shown,
-    session: &'a mut dyn Session,
+    pub(super) shown: &'a Shown,
+    pub(super) session: &'a mut dyn Session,
 }
 
 impl Progress<'_> {
@@ -349,6 +349,9 @@ impl DenoiseLoop<'_> {
         let masked = self.session.has_input("original_level");
         let timestep = self.session.inputs().iter().find(|port| port.name == "timestep");
         let model_batch = timestep.expect("step_graph makes this input").shape[0];
+        if let Some(adaptive) = &self.schedule.adaptive {
+            return self.follow(adaptive, sample, model_batch, observe);
+        }
         let mut noise = StepNoise::new(sources);
         let mut first = sample.channels_last();
         if let Some(drawn) = noise.draw(self.schedule.start_draw, &sample.shape) {

@@ -1,6 +1,7 @@
 //! Pipelines: a model, a scheduler and noise, put together so that they read like the paper.
 
 mod activations;
+mod adaptive;
 mod attention;
 mod autoencoder;
 mod denoise;
@@ -21,9 +22,9 @@ pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, Shown, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
-    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, NoiseShape, Noised, PIXEL_PIPELINES,
-    PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling, TrainingProcess,
-    Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference,
+    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, Likelihood, MaskReduction, NoiseShape, Noised,
+    PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling,
+    TrainingProcess, Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -57,6 +57,11 @@ const RULES: &[Rule] = &[
         |run| run.is_one_of(&[SchedulerClass::RePaint]),
         "with this scheduler; RePaint goes back to more noise",
     ),
+    (
+        &["steps"],
+        |run| !run.is_one_of(&[SchedulerClass::ProbabilityFlowRk45, SchedulerClass::ScoreSdeVpRk45]),
+        "with this scheduler; RK45 chooses its steps by the error that `rtol` and `atol` in its config allow",
+    ),
     (&["use_clipped_model_output"], |run| run.is_one_of(&[SchedulerClass::Ddim]), "with this scheduler; DDIM has it"),
 ];
 

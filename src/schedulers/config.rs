@@ -12,6 +12,7 @@ use super::options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, InterpolationType, PredictionType, SaAlgorithmType,
     SchedulerClass, SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
+use super::runge_kutta::RungeKutta;
 use crate::{Error, Result};
 
 /// The fields of a scheduler's config, with the class's defaults where the file says nothing. Fields that the class
@@ -106,6 +107,10 @@ pub struct SchedulerConfig {
     pub snr: f64,
     /// VE: the corrector's steps at each level.
     pub correct_steps: usize,
+    /// The ODE by steps of its own choice: the error of a step, relative to the sample.
+    pub rtol: f64,
+    /// The same, absolute.
+    pub atol: f64,
     /// VE, VP: the time at which a run ends.
     pub sampling_eps: f64,
     /// VP: β at time 0.
@@ -180,6 +185,7 @@ impl SchedulerConfig {
             ScoreSdeVe | ScoreSdeVp => 2000,
             _ => 1000,
         };
+        let sampling_eps = if matches!(class, ScoreSdeVp | ScoreSdeVpRk45) { 1e-3 } else { 1e-5 };
         let num_train_timesteps = fields.integer("num_train_timesteps", trained, 1..=1_000_000)?;
         let config = Self {
             class,
@@ -228,7 +234,9 @@ impl SchedulerConfig {
             churn: churn(&fields, class == KarrasVe)?,
             snr: fields.number("snr", 0.15, f64::MIN_POSITIVE..=1e3)?,
             correct_steps: fields.integer("correct_steps", 1, 0..=1000)?,
-            sampling_eps: fields.number("sampling_eps", if class == ScoreSdeVp { 1e-3 } else { 1e-5 }, 1e-9..=1.0)?,
+            rtol: fields.number("rtol", 1e-5, RungeKutta::LEAST_RTOL..=1.0)?,
+            atol: fields.number("atol", 1e-5, 0.0..=1e9)?,
+            sampling_eps: fields.number("sampling_eps", sampling_eps, 1e-9..=1.0)?,
             beta_min: fields.number("beta_min", 0.1, f64::MIN_POSITIVE..=1e6)?,
             beta_max: fields.number("beta_max", 20.0, f64::MIN_POSITIVE..=1e6)?,
             langevin_steps: fields.integer("langevin_steps", 100, 1..=100_000)?,

@@ -39,6 +39,7 @@ const FLOW_MATCH: &[&str] = &[
 const CONSISTENCY: &[&str] =
     &["num_train_timesteps", "sigma_min", "sigma_max", "sigma_data", "s_noise", "rho", "clip_denoised"];
 const CHURN: &[&str] = &["s_churn", "s_tmin", "s_tmax", "s_noise"];
+const TOLERANCE: &[&str] = &["rtol", "atol"];
 const DISTILLED: &[&str] = &["original_inference_steps", "timestep_scaling", "set_alpha_to_one"];
 
 /// Keys of schedulers elsewhere in diffusers, and of releases long past, that mean nothing to any class here.
@@ -93,6 +94,8 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
             return vec!["num_train_timesteps", "snr", "sigma_min", "sigma_max", "sampling_eps", "correct_steps"];
         }
         ScoreSdeVp => return vec!["num_train_timesteps", "beta_min", "beta_max", "sampling_eps"],
+        ScoreSdeVpRk45 => return [&["beta_min", "beta_max", "sampling_eps"], TOLERANCE].concat(),
+        ProbabilityFlowRk45 => return [&["sigma_min", "sigma_max", "sampling_eps"], TOLERANCE].concat(),
         KarrasVe => return vec!["sigma_min", "sigma_max", "s_noise", "s_churn", "s_min", "s_max"],
         ProbabilityFlow => return [&["sigma_min", "sigma_max", "rho"], CHURN].concat(),
         AnnealedLangevin => return vec!["sigma_min", "sigma_max", "langevin_steps", "langevin_epsilon"],

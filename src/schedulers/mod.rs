@@ -33,8 +33,10 @@ mod names;
 mod objective;
 mod options;
 mod pndm;
+mod probability_flow;
 mod read;
 mod repaint;
+mod runge_kutta;
 mod sasolver;
 mod score_sde;
 mod sigmas;
@@ -53,7 +55,9 @@ pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,
     SigmaSchedule, SigmaSpacing, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
-pub use step::{NoiseScale, Repaint, Schedule, Step, StepNumbers, X0};
+pub use probability_flow::ProbabilityFlow;
+pub use runge_kutta::{Derivative, RungeKutta, Solution};
+pub use step::{Adaptive, NoiseScale, Repaint, Schedule, Step, StepNumbers, X0};
 
 use crate::refusal::{Refusal, Remedy};
 use crate::{Error, Result};
@@ -197,6 +201,9 @@ impl Scheduler {
             SchedulerClass::KarrasVe => karras_heun::karras_ve(self, sampling)?,
             SchedulerClass::ScoreSdeVe => score_sde::variance_exploding(self, sampling)?,
             SchedulerClass::ProbabilityFlow => karras_heun::probability_flow(self, sampling)?,
+            SchedulerClass::ProbabilityFlowRk45 | SchedulerClass::ScoreSdeVpRk45 => {
+                probability_flow::adaptive(self, sampling)?
+            }
             SchedulerClass::AnnealedLangevin => score_sde::annealed_langevin(self, sampling)?,
             SchedulerClass::ScoreSdeVp => score_sde::variance_preserving(self, sampling)?,
             SchedulerClass::FlowMatchEulerDiscrete | SchedulerClass::FlowMatchHeunDiscrete => {

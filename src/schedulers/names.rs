@@ -83,6 +83,7 @@ const OWN_SAMPLERS: &[(Frame, &str, Samplers)] = &[
         &[
             ("Predictor-corrector", ScoreSdeVe),
             ("Heun", ProbabilityFlow),
+            ("RK45", ProbabilityFlowRk45),
             ("Langevin", AnnealedLangevin),
             ("Karras VE", KarrasVe),
         ],
@@ -90,7 +91,7 @@ const OWN_SAMPLERS: &[(Frame, &str, Samplers)] = &[
     (
         Frame::VariancePreserving,
         "a continuous time of noise that preserves the variance",
-        &[("ScoreSdeVpScheduler", ScoreSdeVp)],
+        &[("ScoreSdeVpScheduler", ScoreSdeVp), ("RK45", ScoreSdeVpRk45)],
     ),
     (Frame::ContinuousTime, "a continuous time from 0 to 1", &[("IPNDMScheduler", Ipndm)]),
     (Frame::Flow, "a flow", &[("Euler", FlowMatchEulerDiscrete), ("Heun", FlowMatchHeunDiscrete)]),

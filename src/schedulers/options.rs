@@ -68,10 +68,14 @@ named_values! {
         ScoreSdeVe = "ScoreSdeVeScheduler",
         /// Song et al. 2021: the ODE of the same models, by Heun's method. Not in diffusers.
         ProbabilityFlow = "ProbabilityFlowScheduler",
+        /// Song et al. 2021: the same ODE by Runge and Kutta's method with steps of its own choice. Not in diffusers.
+        ProbabilityFlowRk45 = "ProbabilityFlowRK45Scheduler",
         /// Song & Ermon 2019: Langevin dynamics at falling noise levels. Not in diffusers.
         AnnealedLangevin = "AnnealedLangevinScheduler",
         /// Song et al. 2021: the SDE that preserves the variance.
         ScoreSdeVp = "ScoreSdeVpScheduler",
+        /// The ODE of the same models, with steps of its own choice. Not in diffusers.
+        ScoreSdeVpRk45 = "ScoreSdeVpRK45Scheduler",
         /// Lipman et al. 2022, Liu et al. 2022: Euler steps along straight lines.
         FlowMatchEulerDiscrete = "FlowMatchEulerDiscreteScheduler",
         /// The same with Heun's steps.
@@ -111,8 +115,12 @@ impl SchedulerClass {
     pub fn frame(self) -> Frame {
         match self {
             Self::EdmEuler | Self::EdmHeun | Self::EdmDpmSolverMultistep => Frame::Edm,
-            Self::ScoreSdeVe | Self::ProbabilityFlow | Self::KarrasVe | Self::AnnealedLangevin => Frame::Score,
-            Self::ScoreSdeVp => Frame::VariancePreserving,
+            Self::ScoreSdeVe
+            | Self::ProbabilityFlow
+            | Self::ProbabilityFlowRk45
+            | Self::KarrasVe
+            | Self::AnnealedLangevin => Frame::Score,
+            Self::ScoreSdeVp | Self::ScoreSdeVpRk45 => Frame::VariancePreserving,
             Self::Ipndm => Frame::ContinuousTime,
             Self::FlowMatchEulerDiscrete | Self::FlowMatchHeunDiscrete => Frame::Flow,
             Self::CmStochasticIterative => Frame::Consistency,

@@ -3,6 +3,8 @@
 use super::betas::Noising;
 use super::combination::Combination;
 use super::options::{Clip, PredictionType};
+use super::probability_flow::ProbabilityFlow;
+use super::runge_kutta::RungeKutta;
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::Draw;
 use crate::{Error, HostTensor, Result};
@@ -23,6 +25,23 @@ pub struct Schedule {
     pub memory_slots: usize,
     /// One entry for each call of the model.
     pub steps: Vec<Step>,
+    /// A run whose steps are chosen while it goes. Then `steps` are hundredths of its way, for who counts them, and
+    /// what comes out is x_0 as the model sees it at the end.
+    pub adaptive: Option<Adaptive>,
+}
+
+/// An ODE, and how exactly it is followed.
+#[derive(Clone, Debug)]
+pub struct Adaptive {
+    /// The ODE.
+    pub flow: ProbabilityFlow,
+    /// The method.
+    pub solver: RungeKutta,
+}
+
+impl Adaptive {
+    /// The parts of the way that are counted.
+    pub const PARTS: usize = 100;
 }
 
 /// What happens around one call of the model: 1. the model sees `input_scale`·sample and `timestep`, and returns
@@ -145,6 +164,7 @@ impl Schedule {
             start_noise: 0.0,
             memory_slots: 0,
             steps: vec![],
+            adaptive: None,
         }
     }
 

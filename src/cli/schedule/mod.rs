@@ -93,6 +93,9 @@ pub struct Shown {
     /// None for models that count no timesteps.
     trained: Vec<Trained>,
     run: Vec<Call>,
+    /// Whether the run chooses its steps itself.
+    #[serde(skip)]
+    adaptive: bool,
 }
 
 /// Runs the command.
@@ -174,6 +177,7 @@ impl Shown {
             init_noise_sigma: schedule.init_noise_sigma,
             trained: trained.collect::<Result<_>>()?,
             run: run.collect(),
+            adaptive: schedule.adaptive.is_some(),
         })
     }
 
@@ -199,6 +203,9 @@ impl Shown {
                 );
             }
             _ => text += "trained on noise levels, not on numbered timesteps\n",
+        }
+        if self.adaptive {
+            text += "a run chooses its steps while it goes; these are hundredths of its way\n";
         }
         text += &format!("a run begins with noise times {:.6}\n\n", self.init_noise_sigma);
         text += &format!(

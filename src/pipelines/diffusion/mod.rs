@@ -11,6 +11,7 @@ mod conditioning;
 mod fits;
 mod guidance;
 mod invert;
+mod likelihood;
 mod loss;
 mod memory;
 mod options;
@@ -22,6 +23,7 @@ mod unet;
 
 pub use anomaly::{NoiseShape, squared_difference};
 pub use fits::{changes, check as check_fits, check_scheduler};
+pub use likelihood::Likelihood;
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
@@ -45,7 +47,7 @@ use crate::parallel;
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Frame, Schedule, Scheduler, SchedulerClass, SchedulerConfig};
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 use crate::trace;
 use start::Start;
 use texts::Texts;
@@ -366,6 +368,10 @@ impl DiffusionPipeline {
         start: impl FnOnce(&mut [S]) -> Result<Start>,
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
+        if schedule.adaptive.is_some() && runtime.dtype == DType::F16 {
+            let why = "expected f32: RK45 tells the error of a step from differences that f16 rounds away";
+            return Err(Refusal::of_value("precision", "f16", why).into());
+        }
         let shape = self.latent_shape(options)?;
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;

@@ -212,3 +212,40 @@ fn damaged_models_are_refused() {
     let help = unmist(&["loss", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("--timesteps <N|all>"));
 }
+
+#[test]
+fn likelihood_is_written_or_refused() {
+    let (folder, empty) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let json = folder.path().join("likelihood.json").to_str().unwrap().to_owned();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let model = folder.path().join("ve");
+    copy(&fixtures.join("score/ve"), &model);
+    let config = model.join("scheduler/scheduler_config.json");
+    let known: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixtures.join("flow/likelihood.json")).unwrap()).unwrap();
+    let case = &known["cases"]["karras_ve"];
+    std::fs::write(&config, case["scheduler"].to_string()).expect("writes");
+    let pictures = fixtures.join("flow/pictures").to_str().unwrap().to_owned();
+    let asked = ["loss", "--model", model.to_str().unwrap(), "--images", &pictures, "--likelihood"];
+    let more = ["--seed", "5", "--rtol", "1e-4", "--json", &json];
+    let table = succeeds(&[&asked[..], &more].concat());
+    let found: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    for (found, case) in found["pictures"].as_array().unwrap().iter().zip(case["pictures"].as_array().unwrap()) {
+        let (found, expected) = (number(&found["bits_per_dim"]), number(&case[0]["bits_per_dim"]));
+        assert!((found / expected - 1.0).abs() < 2e-3, "{found}, expected {expected}");
+        assert!(table.contains(&format!("{found:.4}")), "{table}");
+    }
+    assert_eq!((number(&found["levels"]), number(&found["draws"])), (8.0, 1.0));
+    assert!(table.contains("a.png") && table.contains("evaluations"), "{table}");
+
+    let refused = |more: &[&str], parts: &[&str]| fails(&[&asked[..], more].concat(), parts, empty.path());
+    refused(&["--timesteps", "5"], &["--timesteps", "--likelihood"]);
+    refused(&["--draws", "0"], &["--draws 0"]);
+    refused(&["--rtol", "0"], &["--rtol 0"]);
+    refused(&["--atol", "-1"], &["--atol"]);
+    // What a config cannot say, and what a model cannot.
+    std::fs::write(&config, r#"{"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}"#).unwrap();
+    refused(&[], &["beta_schedule", "scaled_linear"]);
+    let latents = ["loss", "--model", "emoji-64", "--images", &images("emoji"), "--likelihood"];
+    fails(&latents, &["probability flow", "rescale_betas_zero_snr"], empty.path());
+}

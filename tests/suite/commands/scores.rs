@@ -75,4 +75,11 @@ fn the_probability_flow_has_pictures_between_pictures() {
     let [model, out] = [&model, &out].map(|path| path.to_str().expect("a name in UTF-8"));
     let run = ["--scheduler", "heun", "--steps", "4", "--output", out];
     succeeds(&[&["interpolate", "--model", model, "--seed", "1,2", "--frames", "3"], &run[..]].concat());
+    // Steps that RK45 chooses itself, as exactly as a config says.
+    let config = folder.path().join("rk45.json");
+    let keys = r#"{"_class_name": "ProbabilityFlowRK45Scheduler", "sigma_max": 3, "rtol": 0.01, "atol": 0.01}"#;
+    std::fs::write(&config, keys).expect("writes");
+    let run = ["--scheduler-config", config.to_str().expect("UTF-8"), "--output", out];
+    succeeds(&[&["interpolate", "--model", model, "--seed", "1,2", "--frames", "3"], &run[..]].concat());
+    succeeds(&[&["sample", "--model", model, "--steps", "7"], &run[..]].concat());
 }

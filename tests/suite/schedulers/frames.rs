@@ -90,15 +90,17 @@ fn models_of_scores_have_schedulers_of_their_own() {
     for (name, base, class) in [
         ("predictor-corrector", &scores, SchedulerClass::ScoreSdeVe),
         ("Heun", &scores, SchedulerClass::ProbabilityFlow),
+        ("rk45", &scores, SchedulerClass::ProbabilityFlowRk45),
         ("langevin", &scores, SchedulerClass::AnnealedLangevin),
         ("KarrasVeScheduler", &scores, SchedulerClass::KarrasVe),
         ("ScoreSdeVpScheduler", &preserving, SchedulerClass::ScoreSdeVp),
+        ("RK45", &preserving, SchedulerClass::ScoreSdeVpRk45),
     ] {
         assert_eq!(scheduler_by_name(name, base).expect(name).class, class);
     }
     for (name, base, part) in [
-        ("DDIM", &scores, "there are Predictor-corrector, Heun, Langevin and Karras VE"),
-        ("Euler", &preserving, "there is ScoreSdeVpScheduler"),
+        ("DDIM", &scores, "there are Predictor-corrector, Heun, RK45, Langevin and Karras VE"),
+        ("Euler", &preserving, "there are ScoreSdeVpScheduler and RK45"),
         ("ScoreSdeVeScheduler", &other, "this one counts timesteps"),
         ("ScoreSdeVeScheduler", &preserving, "preserves the variance"),
     ] {

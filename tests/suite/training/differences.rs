@@ -18,6 +18,7 @@ const WITH_GRADIENT: [&str; 16] = [
     "concat",
     "contraction",
     "embedding",
+    "fir_resample",
     "gated",
     "norm",
     "reshape",
