@@ -6,6 +6,7 @@ pub mod attention;
 mod batches;
 mod classes;
 pub mod consistency;
+mod editing;
 pub mod inversion;
 mod latent;
 mod loss;
