@@ -47,6 +47,7 @@ GROUPS = [
     "sdedit",
     "latent",
     "anomaly",
+    "editing",
 ]
 
 

@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod convert;
 mod devices;
+mod edit;
 mod explain;
 mod folder;
 mod inspect;
@@ -60,6 +61,10 @@ enum Command {
     Noise(noise::Args),
     /// Makes pictures on the way from one to another: between seeds, or between pictures
     Interpolate(Box<interpolate::Args>),
+    /// Changes a picture where its description changes: finds the place by itself, and keeps the rest (DiffEdit)
+    Edit(Box<edit::Args>),
+    /// Makes a picture again in the style of a prompt, with the layout that it has
+    Style(Box<edit::StyleArgs>),
     /// Shows noise levels: those that a model was trained on, and those that a run visits
     Schedule(schedule::Args),
     /// Measures the training objective of a model on pictures, and for models on pixels the likelihood of these
@@ -104,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Noise(args) => noise::run(args),
         Command::Interpolate(args) => interpolate::run(*args),
+        Command::Edit(args) => edit::run(*args),
+        Command::Style(args) => edit::run_style(*args),
         Command::Schedule(args) => schedule::run(args),
         Command::Loss(args) => loss::run(args),
         Command::Anomaly(args) => anomaly::run(*args),

@@ -8,9 +8,11 @@ mod gradient;
 mod ir;
 pub mod passes;
 pub mod range;
+mod rows;
 mod weights;
 
 pub use gradient::{Backward, Kept};
 pub use ir::{Carry, Graph, Node, NodeKind, Rate, TensorDesc, ValueId, WeightLayout, WeightPart, WeightSpec};
+pub use rows::gather_rows;
 pub(crate) use weights::expect_own;
 pub use weights::{Stored, StoredType, WeightSource, WeightSources, content_of};

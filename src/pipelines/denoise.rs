@@ -32,7 +32,13 @@ pub struct DenoiseSpec<'a> {
     /// Whether parts of the sample are put back after every step ([`crate::ops::masked_latents`]), as a run of RePaint
     /// must.
     pub masked: bool,
+    /// Whether self-attention of the model's up blocks takes its queries and keys from the samples that the input
+    /// [`SELF_ATTENTION_ROWS`] names ([`crate::graph::gather_rows`]).
+    pub lends_self_attention: bool,
 }
+
+/// u32 `[model_batch]`: for each sample that the model sees, the one whose queries and keys it has in self-attention.
+pub const SELF_ATTENTION_ROWS: &str = "self_attention_rows";
 
 impl DenoiseSpec<'_> {
     /// Pictures made at once.
@@ -323,7 +329,7 @@ pub struct DenoiseLoop<'a> {
     /// The run.
     pub schedule: &'a Schedule,
     /// Inputs that the loop writes when they change.
-    pub changing: &'a Changing,
+    pub changing: Vec<Changing>,
     /// What the graph shows of itself.
     pub shown: &'a Shown,
     /// Asked after each step whether to go on.
@@ -381,7 +387,8 @@ impl DenoiseLoop<'_> {
                 &HostTensor { shape: vec![model_batch], data: vec![step.timestep as f32; model_batch] },
             )?;
             self.session.write("coefficients", &coefficients(step, slots))?;
-            self.changing.at(i).iter().try_for_each(|(name, tensor)| self.session.write(name, tensor))?;
+            let changed = self.changing.iter().flat_map(|changing| changing.at(i));
+            changed.into_iter().try_for_each(|(name, tensor)| self.session.write(name, tensor))?;
             if masked {
                 // What is put back has the noise that the next step expects; after the last step it has none.
                 let next = || self.schedule.steps.get(i + 1).map(|step| step.add_noise);

@@ -22,9 +22,9 @@ pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, Shown, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
-    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, Likelihood, MaskReduction, NoiseShape, Noised,
-    PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling,
-    TrainingProcess, Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference,
+    Bound, DiffusionPipeline, EditMask, Example, ExampleLoss, Kind, Likelihood, MaskReduction, NoiseShape, Noised,
+    PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Style, TimestepSampling,
+    TrainingProcess, Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference, thresholded,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -8,9 +8,9 @@ mod run;
 use std::path::{Path, PathBuf};
 
 pub use args::Args;
+pub use pictures::{Failures, Output};
 pub use reporter::Reporter;
 
-use pictures::{Failures, Output};
 use run::Job;
 
 use super::{load_options, print, say, tell, traced, words};

@@ -25,10 +25,26 @@ impl DiffusionPipeline {
         picture: &HostTensor,
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
+        let latents = |shape| match &self.vae {
+            Some(vae) => vae.encode(runtime, picture, &HostTensor::zeros(shape)),
+            None => Ok(picture.clone()),
+        };
+        self.invert_latents(runtime, options, picture, latents, observe)
+    }
+
+    /// As [`DiffusionPipeline::invert`], from the `latents` of the picture, `[1, C, h, w]`, whose shape they are told.
+    pub(super) fn invert_latents(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        picture: &HostTensor,
+        latents: impl FnOnce([usize; 4]) -> Result<HostTensor>,
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
         self.check_invertible(options)?;
         // Its size is the picture's; and the memory of the encoder counts.
         let shown = self.vae.as_ref().map(|_| picture.clone());
-        let options = &SampleOptions { batch_size: 1, image: shown, noise: None, ..options.clone() };
+        let options = &SampleOptions { batch_size: 1, image: shown, mask: None, noise: None, ..options.clone() };
         self.check(options)?;
         let shape = self.latent_shape(options)?;
         if self.vae.is_none() && picture.shape != shape {
@@ -36,13 +52,7 @@ impl DiffusionPipeline {
         }
         let scheduler = Scheduler::new(self.scheduler.config.with_class(SchedulerClass::DdimInverse, &[])?)?;
         let schedule = scheduler.schedule(&self.traits.sampling(options, scheduler.config.class))?;
-        let start = |_: &mut [TorchCpu]| {
-            let latents = match &self.vae {
-                Some(vae) => vae.encode(runtime, picture, &HostTensor::zeros(shape))?,
-                None => picture.clone(),
-            };
-            Ok(Start::plain(latents))
-        };
+        let start = |_: &mut [TorchCpu]| Ok(Start::plain(latents(shape)?));
         self.run(runtime, options, &schedule, &mut [], start, observe)
     }
 

@@ -8,6 +8,7 @@
 
 mod anomaly;
 mod conditioning;
+mod edit;
 mod fits;
 mod guidance;
 mod invert;
@@ -16,17 +17,20 @@ mod loss;
 mod memory;
 mod options;
 mod start;
+mod style;
 mod texts;
 mod training;
 mod traits;
 mod unet;
 
 pub use anomaly::{NoiseShape, squared_difference};
+pub use edit::{EditMask, thresholded};
 pub use fits::{changes, check as check_fits, check_scheduler};
 pub use likelihood::Likelihood;
 pub use loss::{Bound, Example, ExampleLoss, Prepared};
 pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
+pub use style::Style;
 pub use training::{Noised, TimestepSampling, TrainingProcess, VarianceTraining};
 pub use traits::{Kind, Traits};
 
@@ -368,7 +372,22 @@ impl DiffusionPipeline {
         start: impl FnOnce(&mut [S]) -> Result<Start>,
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
-        if schedule.adaptive.is_some() && runtime.dtype == DType::F16 {
+        let spec = self.spec(options, schedule, &self.latent_shape(options)?);
+        let starts = |sources: &mut [S]| Ok(vec![start(sources)?]);
+        Ok(self.run_each(runtime, options, &spec, sources, starts, observe)?.swap_remove(0))
+    }
+
+    /// Every step of the schedule of `spec` from each of what `starts` returns, one after the other.
+    fn run_each<S: NoiseSource>(
+        &self,
+        runtime: &Runtime<'_>,
+        options: &SampleOptions,
+        spec: &DenoiseSpec<'_>,
+        sources: &mut [S],
+        starts: impl FnOnce(&mut [S]) -> Result<Vec<Start>>,
+        observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
+    ) -> Result<Vec<HostTensor>> {
+        if spec.schedule.adaptive.is_some() && runtime.dtype == DType::F16 {
             let why = "expected f32: RK45 tells the error of a step from differences that f16 rounds away";
             return Err(Refusal::of_value("precision", "f16", why).into());
         }
@@ -376,8 +395,7 @@ impl DiffusionPipeline {
         let span = trace::span("memory of all stages");
         self.plan(runtime, options)?.check()?;
         drop(span);
-        let (graph, shown) =
-            self.graph_of_step(runtime, &self.spec(options, schedule, &shape), self.tokens(options)?)?;
+        let (graph, shown) = self.graph_of_step(runtime, spec, self.tokens(options)?)?;
         // What comes last is compiled while what comes first runs.
         let compile = || -> Result<()> {
             runtime.device.compile(&graph, runtime.load)?;
@@ -393,17 +411,27 @@ impl DiffusionPipeline {
 
             // 2. noise, or a noised picture; and what the U-Net or the loop sees of a picture
             let span = trace::span("noise to start from");
-            let start = start(sources)?;
+            let starts = starts(sources)?;
             drop(span);
             runtime.check_cancelled()?;
 
             // 3. every step
             let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
-            for (name, tensor) in condition.constant.iter().chain(&start.inputs) {
+            for (name, tensor) in &condition.constant {
                 session.write(name, tensor)?;
             }
-            let (changing, cancel) = (&condition.text, runtime.cancel);
-            DenoiseLoop { session, schedule, changing, shown: &shown, cancel }.run(&start.latents, sources, observe)
+            let (schedule, shown, cancel) = (spec.schedule, &shown, runtime.cancel);
+            let mut made = Vec::new();
+            for start in starts {
+                for (name, tensor) in &start.inputs {
+                    session.write(name, tensor)?;
+                }
+                let changing = vec![condition.text.clone(), start.changing];
+                let mut steps = DenoiseLoop { session, schedule, changing, shown, cancel };
+                made.push(steps.run(&start.latents, sources, observe)?);
+                session = steps.session;
+            }
+            Ok(made)
         })
     }
 
@@ -433,6 +461,7 @@ impl DiffusionPipeline {
             branches,
             rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
             masked: matches!(self.traits.kind, Kind::Pixels | Kind::Plain) && options.mask.is_some(),
+            lends_self_attention: false,
         }
     }
 
@@ -450,6 +479,9 @@ impl DiffusionPipeline {
     fn graph_of_step(&self, runtime: &Runtime<'_>, spec: &DenoiseSpec<'_>, tokens: usize) -> Result<(Graph, Shown)> {
         let sizes = self.sizes(spec.model_batch(), (spec.shape[1], spec.shape[2]), tokens);
         let mut graph = step_graph(spec, runtime.dtype, |m, call| self.unet.build(m, &sizes, call))?;
+        if spec.lends_self_attention {
+            graph = style::lend_self_attention(&graph, spec.model_batch())?;
+        }
         let mut shown = Shown::default();
         if runtime.activations {
             shown.activations = Activations::expose(&mut graph);

@@ -4,6 +4,7 @@ use super::options::{MaskReduction, SampleOptions};
 use super::{DiffusionPipeline, Kind, Runtime};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc};
+use crate::pipelines::denoise::Changing;
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, randn_tensor};
 use crate::schedulers::{Frame, Noising, Schedule};
@@ -16,11 +17,17 @@ pub(super) struct Start {
     /// Inputs of the step's graph, by name: `condition`, what the U-Net takes besides the latents of all branches;
     /// `original`, `original_noise` and `mask`, for putting back what does not change.
     pub inputs: Vec<(&'static str, HostTensor)>,
+    /// Such inputs as change during the run.
+    pub changing: Changing,
 }
 
 impl Start {
     pub(super) fn plain(latents: HostTensor) -> Self {
-        Self { latents, inputs: Vec::new() }
+        Self::with(latents, Vec::new())
+    }
+
+    fn with(latents: HostTensor, inputs: Vec<(&'static str, HostTensor)>) -> Self {
+        Self { latents, inputs, changing: Changing::default() }
     }
 }
 
@@ -56,7 +63,7 @@ impl DiffusionPipeline {
                 let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
                 let shown = self.autoencoder()?.mode(runtime, image)?;
                 let condition = HostTensor::new(*shape, shown.data.repeat(shape[0]))?;
-                Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
+                Ok(Start::with(latents, vec![self.condition(options, &condition)?]))
             }
             (Kind::Upscale, _) => self.start_upscale(runtime, options, image, shape, schedule, sources),
             (Kind::Pixels, Some(mask)) => self.start_repaint(options, (image, mask), shape, schedule, sources),
@@ -87,7 +94,7 @@ impl DiffusionPipeline {
         let original = self.shown(image, shape)?;
         let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
         let changes = HostTensor::from_fn([1, 1, height, width], |i| f32::from(u8::from(mask.data[i] >= 0.5)));
-        Ok(Start { latents, inputs: vec![("original", original.channels_last()), ("mask", changes.channels_last())] })
+        Ok(Start::with(latents, vec![("original", original.channels_last()), ("mask", changes.channels_last())]))
     }
 
     /// A picture as a model on pixels sees it, `shape`. SDEdit noises it from there: Meng et al. 2022
@@ -115,26 +122,8 @@ impl DiffusionPipeline {
         sources: &mut [S],
     ) -> Result<Start> {
         let (height, width) = (image.shape[2], image.shape[3]);
-        check_mask(mask, (height, width))?;
-        let changes = |y: usize, x: usize| mask.data[y * width + x] >= 0.5;
         let vae = self.autoencoder()?;
-        let scale = vae.downscale();
-        let side = match options.mask_reduction {
-            MaskReduction::Nearest => 1,
-            MaskReduction::Largest => scale,
-        };
-        let small = HostTensor::from_fn([1, 1, shape[2], shape[3]], |i| {
-            let (top, left) = (i / shape[3] * scale, i % shape[3] * scale);
-            let any = (0..side * side).any(|j| changes(top + j / side, left + j % side));
-            f32::from(u8::from(any))
-        });
-        let nothing = |tensor: &HostTensor| tensor.data.iter().all(|v| *v < 0.5);
-        if nothing(&small) && !nothing(mask) {
-            let why =
-                format!("what it paints over lies between the pixels that are looked at, one in {scale} x {scale}");
-            return Err(Refusal::of("mask", why).instead(Remedy::Set("mask_reading", "auto".into())).into());
-        }
-
+        let small = self.small_mask(options, (image, mask), shape)?;
         let from_noise = options.sampling.strength >= 1.0;
         let original = match self.traits.kind {
             Kind::Inpaint if from_noise => None,
@@ -151,16 +140,48 @@ impl DiffusionPipeline {
             let original = original.expect("it was encoded above for every other kind");
             let inputs = [("original", original), ("original_noise", noise), ("mask", small)];
             let inputs = inputs.map(|(name, tensor)| (name, tensor.channels_last()));
-            return Ok(Start { latents, inputs: inputs.to_vec() });
+            return Ok(Start::with(latents, inputs.to_vec()));
         }
         let visible = HostTensor::from_fn(image.shape.as_slice(), |i| {
             let pixel = i % (height * width);
-            if changes(pixel / width, pixel % width) { 0.0 } else { image.data[i] }
+            if mask.data[pixel] >= 0.5 { 0.0 } else { image.data[i] }
         });
         let masked = self.encode(runtime, &visible, shape, sources)?;
         let mask = HostTensor::new([shape[0], 1, shape[2], shape[3]], small.data.repeat(shape[0]))?;
         let condition = HostTensor::concat(&[&mask, &masked], 1)?;
-        Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
+        Ok(Start::with(latents, vec![self.condition(options, &condition)?]))
+    }
+
+    /// Which latents a mask of the picture changes: `[1, 1, h, w]`, 1 or 0.
+    ///
+    /// # Errors
+    /// A refusal of a mask that is not of the picture's size, or of which nothing is left.
+    pub(super) fn small_mask(
+        &self,
+        options: &SampleOptions,
+        (image, mask): (&HostTensor, &HostTensor),
+        shape: &[usize; 4],
+    ) -> Result<HostTensor> {
+        let (height, width) = (image.shape[2], image.shape[3]);
+        check_mask(mask, (height, width))?;
+        let changes = |y: usize, x: usize| mask.data[y * width + x] >= 0.5;
+        let scale = self.autoencoder()?.downscale();
+        let side = match options.mask_reduction {
+            MaskReduction::Nearest => 1,
+            MaskReduction::Largest => scale,
+        };
+        let small = HostTensor::from_fn([1, 1, shape[2], shape[3]], |i| {
+            let (top, left) = (i / shape[3] * scale, i % shape[3] * scale);
+            let any = (0..side * side).any(|j| changes(top + j / side, left + j % side));
+            f32::from(u8::from(any))
+        });
+        let nothing = |tensor: &HostTensor| tensor.data.iter().all(|v| *v < 0.5);
+        if nothing(&small) && !nothing(mask) {
+            let why =
+                format!("what it paints over lies between the pixels that are looked at, one in {scale} x {scale}");
+            return Err(Refusal::of("mask", why).instead(Remedy::Set("mask_reading", "auto".into())).into());
+        }
+        Ok(small)
     }
 
     fn start_upscale<S: NoiseSource>(
@@ -179,7 +200,7 @@ impl DiffusionPipeline {
         let image = HostTensor::new(small, image.data.repeat(shape[0]))?;
         let condition = add_noise(runtime, &image, &noise, scheduler.noise_schedule.noising(options.noise_level)?)?;
         let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
-        Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
+        Ok(Start::with(latents, vec![self.condition(options, &condition)?]))
     }
 
     /// A picture's latents for each picture of the batch, `shape`: one sample for all with one source, or one for each

@@ -103,6 +103,12 @@ pub const CASES: &[Case] = &[
          | --scheduler DDIM Trailing | --timestep 3",
         &[("--steps", "500")],
     ),
+    case(
+        &[("src/pipelines/diffusion/edit.rs", r#"Remedy::Give(&["image"])"#)],
+        "edit | fox | --model sd1 | --source cat | --steps 2 | --width 24 | --height 16 | --num-maps-per-mask 1 \
+         | --output @new.png",
+        &[("--image", "@picture")],
+    ),
     // what fits which model
     case(
         &[(FITS, r#"Remedy::GiveInstead(&["class"])"#)],
@@ -417,6 +423,7 @@ pub const SAID: &[Said] = &[
         "give another name",
         Ok(("--model sd1 | --image @picture | --strength 1 | --output @picture", "--model sd1 | --output @new.png")),
     ),
+    ("src/cli/edit/job.rs", "give another name", Err("two names for one file: commands/editing.rs")),
     ("src/cli/interpolate/mod.rs", "give another name", Err("two names for one file: commands/interpolate.rs")),
     (
         "src/cli/interpolate/output.rs",
@@ -498,6 +505,7 @@ pub const UNREACHED: &[(&str, &str, &str)] = &[
     ("src/gpu/device.rs", r#"Remedy::Change("device")"#, "a device that is lost"),
     ("src/web/host.rs", "or_less_work()", "a browser's GPU that lacks memory"),
     ("src/plan/mod.rs", r#"Remedy::Change("device")"#, "more memory than this machine has"),
+    ("src/pipelines/diffusion/edit.rs", r#"Remedy::Give(&["mask"])"#, "the command finds one, if none is given"),
     (
         "src/pipelines/diffusion/invert.rs",
         r#"Remedy::Set("scheduler", "ddim".into())"#,

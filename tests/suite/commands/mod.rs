@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod bench_lab;
 mod bench_page;
+mod editing;
 mod examples;
 mod explain_page;
 mod interpolate;

@@ -1,5 +1,5 @@
-//! `docs/README.md`, `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there as a command is
-//! one.
+//! `docs/README.md`, `docs/editing.md`, `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there
+//! as a command is one.
 
 use std::path::Path;
 use std::process::Command;
@@ -91,7 +91,7 @@ fn the_commands_of_consistency_models_and_repaint_run() {
 #[test]
 fn the_commands_of_the_chapters_make_their_pictures() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = include_str!("../../../docs/README.md");
+    let page = concat!(include_str!("../../../docs/README.md"), include_str!("../../../docs/editing.md"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     for made in ["docs/images", "clothes"] {
         std::fs::create_dir_all(folder.path().join(made)).expect("a temporary folder");

@@ -6,7 +6,11 @@ pub mod attention;
 mod batches;
 mod classes;
 pub mod consistency;
+<<<<<<< HEAD
 mod flow;
+=======
+mod editing;
+>>>>>>> h3
 pub mod inversion;
 mod latent;
 mod loss;
