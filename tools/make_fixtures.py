@@ -44,6 +44,7 @@ GROUPS = [
     "consistency",
     "repaint",
     "latent",
+    "ldm",
     "anomaly",
 ]
 
