@@ -65,7 +65,8 @@ pub fn run(args: Args) -> Result<()> {
     let text = checkpoint.pipeline_class().is_some_and(|class| STABLE_DIFFUSION_PIPELINES.contains(&class));
     // A folder may hold only some of the components.
     let has = |name: &str| checkpoint.component_names().iter().any(|n| n == name);
-    let whole = has("unet") && has("vae") && (has("text_encoder") || has("text_encoder_2"));
+    let whole =
+        has("unet") && (has("vae") || has("vqvae")) && (has("bert") || has("text_encoder") || has("text_encoder_2"));
     if args.component.is_none() && text && whole {
         return pipeline(&args, &checkpoint, &ignore);
     }

@@ -59,6 +59,11 @@ impl DiffusionPipeline {
                 Ok(Start { latents, inputs: vec![self.condition(options, &condition)?] })
             }
             (Kind::Upscale, _) => self.start_upscale(runtime, options, image, shape, schedule, sources),
+            (Kind::SuperResolution, _) => {
+                let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
+                let small = HostTensor::new([&[shape[0]], &image.shape[1..]].concat(), image.data.repeat(shape[0]))?;
+                Ok(Start { latents, inputs: vec![self.condition(options, &small)?] })
+            }
             (Kind::Pixels, Some(mask)) => self.start_repaint(options, (image, mask), shape, schedule, sources),
             (_, Some(mask)) => self.start_inpaint(runtime, options, (image, mask), shape, schedule, sources),
             (_, None) => {

@@ -137,7 +137,7 @@ impl DiffusionPipeline {
         let timestep = graph.input("timestep", TensorDesc::f32([batch]));
         let sample = graph.add_noise("add_noise", original, noise, noising)?;
         let sizes = self.sizes(batch, (height, width), of.tokens);
-        let call = ModelCall { sample, timestep };
+        let call = ModelCall { sample, timestep, coefficients: None };
         let mut output = self.unet.build(&mut Layers::new(&mut graph, dtype), &sizes, call)?;
         if graph.desc(output).channels() == 2 * channels {
             output = graph.slice("model_output.prediction", output, -1, 0, channels)?;

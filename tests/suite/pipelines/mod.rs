@@ -8,6 +8,7 @@ mod classes;
 pub mod consistency;
 pub mod inversion;
 mod latent;
+mod ldm;
 mod loss;
 pub mod options;
 mod repaint;
