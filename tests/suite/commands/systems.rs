@@ -1,5 +1,5 @@
-//! `docs/README.md`, `docs/systems.md`, `docs/score.md`, `docs/consistency.md` and `docs/latent.md`: what stands there as
-//! a command is one.
+//! `docs/README.md`, `docs/systems.md`, `docs/score.md`, `docs/consistency.md` and `docs/latent.md`: what stands there
+//! as a command is one.
 
 use std::path::Path;
 use std::process::Command;
