@@ -137,7 +137,8 @@ fn a_small_picture_becomes_the_large_one_that_diffusers_makes() {
             seed: vec![number("seed") as u64],
             batch_size: Some(2),
             eta: (eta > 0.0).then_some(eta),
-            scheduler: (file.metadata()["scheduler"] == "euler").then(|| "EulerDiscreteScheduler".to_owned()),
+            scheduler_config: (file.metadata()["scheduler"] == "euler")
+                .then(|| fixtures().join("euler/scheduler_config.json")),
             ..Request::default()
         };
         check_run(name, &request, (32, 24));
