@@ -89,11 +89,12 @@ pub(super) fn open(parts: &Parts<'_>) -> Result<Tokenizer> {
     let flag = |own: &str, stored: &str, default: bool| -> Result<bool> {
         let config = parts.config.map(|config| (config, own, &config.value[own]));
         let stored = parts.whole.zip(normalizer).map(|(whole, value)| (whole, stored, &value[stored]));
-        for (json, key, value) in [config, stored].into_iter().flatten().filter(|(_, _, value)| !value.is_null()) {
-            let wrong = || Error::Config(format!("{}: \"{key}\" must be true or false", json.path.display()));
-            return value.as_bool().ok_or_else(wrong);
-        }
-        Ok(default)
+        let Some((json, key, value)) = [config, stored].into_iter().flatten().find(|(_, _, value)| !value.is_null())
+        else {
+            return Ok(default);
+        };
+        let wrong = || Error::Config(format!("{}: \"{key}\" must be true or false", json.path.display()));
+        value.as_bool().ok_or_else(wrong)
     };
     let lower_case = flag("do_lower_case", "lowercase", true)?;
     let strip_accents = flag("strip_accents", "strip_accents", lower_case)?;

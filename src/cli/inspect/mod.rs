@@ -189,15 +189,20 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint, ignore: &Ignore) -> Result<()>
         print(&format!("{json:#}\n"));
         return Ok(());
     }
+    let guided = options.guidance_scale.iter().any(|scale| pipeline.traits.guides(*scale));
+    // The first latent diffusion models call their autoencoder otherwise.
+    let vqvae = checkpoint.component_names().iter().any(|name| name == "vqvae");
+    let name = |component: &str| if vqvae { component.replace("vae.", "vqvae.") } else { component.to_owned() };
     print(&format!(
-        "{files}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows \
+        "{files}\n{} picture{} of {width} x {height} pixels{} in {} on {}\n\n{}\n--component NAME shows \
         the config, the graph and the kernels of one component: {}\n",
         args.batch_size,
         if args.batch_size == 1 { "" } else { "s" },
+        if guided { " with guidance" } else { "" },
         runtime.dtype.name(),
         device.describe(),
         plan.in_words(&words::flag),
-        plan.stages.iter().map(|s| s.component.as_str()).collect::<Vec<_>>().join(", "),
+        plan.stages.iter().map(|s| name(&s.component)).collect::<Vec<_>>().join(", "),
     ));
     Ok(())
 }
