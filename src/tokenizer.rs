@@ -1,11 +1,13 @@
-//! CLIP's tokenizer: text → token ids, byte-pair encoding over bytes.
+//! Tokenizers: text → token ids. CLIP's is here, byte-pair encoding over bytes; `word_piece.rs` has BERT's.
 //!
-//! The encoding itself is `instant-clip-tokenizer`'s, which also brings the vocabulary that OpenAI's and OpenCLIP's
+//! CLIP's encoding itself is `instant-clip-tokenizer`'s, which also brings the vocabulary that OpenAI's and OpenCLIP's
 //! text encoders share. Around it are the steps that transformers' `CLIPTokenizer` takes: special tokens cut out of
 //! the raw text, Unicode normal form C, lower case, tokens added by textual inversion. The ids are the same for every
 //! text in the tests.
 //!
 //! Source: Radford et al. 2021, arXiv:2103.00020, section 2.4; Sennrich et al. 2016, arXiv:1508.07909.
+
+mod word_piece;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -19,6 +21,7 @@ use unicode_normalization::UnicodeNormalization;
 use crate::checkpoint::Json;
 use crate::error::{Error, Result};
 use crate::files::{Disk, Files};
+use word_piece::{Parts, WordPiece};
 
 /// Longest text, in bytes. The time that encoding takes grows with the square of a word's length.
 const MAX_TEXT: usize = 1 << 16;
@@ -30,12 +33,10 @@ const CLIP_MERGES: usize = CLIP_VOCABULARY as usize - BYTES - 2;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
-/// CLIP's tokenizer with one vocabulary.
+/// A tokenizer with one vocabulary: CLIP's, or BERT's.
 #[derive(Clone)]
 pub struct Tokenizer {
-    byte_pairs: Arc<BytePairs>,
-    /// Byte-pair token → id in `vocab.json`; `None` where the two are the same (CLIP's own vocabulary).
-    ids: Option<Vec<u32>>,
+    words: Words,
     /// Cut out of the raw text, longest first.
     special: Vec<(String, u32)>,
     /// Cut out of the normalised text, longest first.
@@ -44,6 +45,19 @@ pub struct Tokenizer {
     end: u32,
     padding: u32,
     vocabulary: u32,
+}
+
+/// How plain text becomes tokens.
+#[derive(Clone)]
+enum Words {
+    /// CLIP's way.
+    BytePairs {
+        byte_pairs: Arc<BytePairs>,
+        /// Byte-pair token → id in `vocab.json`; `None` where the two are the same (CLIP's own vocabulary).
+        ids: Option<Vec<u32>>,
+    },
+    /// BERT's way.
+    Pieces(Arc<WordPiece>),
 }
 
 /// What fills a window after the end of the text.
@@ -84,8 +98,7 @@ impl Tokenizer {
             special.push(("!".into(), 0)); // as transformers treats any padding token
         }
         Self {
-            byte_pairs: Arc::new(byte_pairs),
-            ids: None,
+            words: Words::BytePairs { byte_pairs: Arc::new(byte_pairs), ids: None },
             special,
             added: vec![],
             start: CLIP_VOCABULARY - 2,
@@ -95,8 +108,8 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer of a folder: `vocab.json` and `merges.txt`, or `tokenizer.json`; special tokens from
-    /// `special_tokens_map.json` or `tokenizer_config.json`.
+    /// The tokenizer of a folder: `vocab.json` and `merges.txt` (CLIP's), `vocab.txt` (BERT's), or `tokenizer.json`;
+    /// special tokens from `special_tokens_map.json` or `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Config`] if one is malformed or they contradict each other.
@@ -114,19 +127,41 @@ impl Tokenizer {
             let path = folder.join(name);
             files.is_file(&path).then(|| Json::read_in(files, path)).transpose()
         };
-        let whole = optional("tokenizer.json")?;
-        let (vocab, merges) = if let Some(vocab) = optional("vocab.json")? {
-            let path = folder.join("merges.txt");
+        let text = |name: &str| -> Result<String> {
+            let path = folder.join(name);
             let bytes = files.open(&path).map_err(Error::io(&path))?;
             let text = std::str::from_utf8(&bytes).map_err(|_| {
                 Error::io(&path)(io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
             })?;
-            (vocab, merge_lines(text))
+            Ok(text.to_owned())
+        };
+        let whole = optional("tokenizer.json")?;
+        let config = optional("tokenizer_config.json")?;
+        let map = optional("special_tokens_map.json")?;
+        let setting = |key: &str| {
+            [&map, &config].into_iter().flatten().find_map(|file| {
+                let value = &file.value[key];
+                value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+            })
+        };
+        let list = folder.join("vocab.txt");
+        if files.is_file(&list) || whole.as_ref().is_some_and(word_piece::is_word_piece) {
+            let lines = files.is_file(&list).then(|| text("vocab.txt")).transpose()?;
+            let list = lines.as_deref().map(|lines| (list.as_path(), lines));
+            return word_piece::open(&Parts {
+                list,
+                whole: whole.as_ref(),
+                config: config.as_ref(),
+                setting: &setting,
+            });
+        }
+        let (vocab, merges) = if let Some(vocab) = optional("vocab.json")? {
+            (vocab, merge_lines(&text("merges.txt")?))
         } else if let Some(whole) = &whole {
             from_tokenizer_json(whole)?
         } else {
             return Err(Error::Config(format!(
-                "{}: expected vocab.json and merges.txt, or tokenizer.json; found neither",
+                "{}: expected vocab.json and merges.txt, vocab.txt, or tokenizer.json; found none of them",
                 folder.display()
             )));
         };
@@ -139,13 +174,6 @@ impl Tokenizer {
         for entry in whole.iter().filter_map(|whole| whole.value["added_tokens"].as_array()).flatten() {
             added.extend(entry["content"].as_str().zip(id_of(&entry["id"])).map(|(name, id)| (name.to_owned(), id)));
         }
-        let settings = [optional("special_tokens_map.json")?, optional("tokenizer_config.json")?];
-        let setting = |key: &str| {
-            settings.iter().flatten().find_map(|file| {
-                let value = &file.value[key];
-                value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
-            })
-        };
         Self::new(&vocab, &merges, &added, &setting)
     }
 
@@ -220,8 +248,7 @@ impl Tokenizer {
         specials.sort();
         specials.dedup();
         let mut tokenizer = Self {
-            byte_pairs: Arc::new(byte_pairs),
-            ids: Some(ids),
+            words: Words::BytePairs { byte_pairs: Arc::new(byte_pairs), ids: Some(ids) },
             special: longest_first(specials),
             added: vec![],
             start: start.1,
@@ -250,7 +277,7 @@ impl Tokenizer {
     }
 
     fn insert(&mut self, word: &str, ids: Vec<u32>) -> Result<()> {
-        let word = normalise(word);
+        let word = self.words.normalise(word);
         if word.trim().is_empty() || self.added.iter().any(|(other, _)| *other == word) {
             return Err(Error::Usage(format!(
                 "the token {word:?} cannot be added: it is empty or exists already; give it another name"
@@ -292,29 +319,17 @@ impl Tokenizer {
             match piece {
                 Piece::Token(&id) => ids.push(id),
                 Piece::Text(text) => {
-                    let text = normalise(text);
+                    let text = self.words.normalise(text);
                     for piece in cut(&text, &self.added) {
                         match piece {
                             Piece::Token(tokens) => ids.extend(tokens),
-                            Piece::Text(text) => self.encode_words(text, &mut ids),
+                            Piece::Text(text) => self.words.encode(text, &mut ids),
                         }
                     }
                 }
             }
         }
         Ok(ids)
-    }
-
-    fn encode_words(&self, text: &str, ids: &mut Vec<u32>) {
-        // The library has special tokens of its own, which are ordinary text here. The space changes nothing else: `<`
-        // and the letter after it are different words anyway.
-        let text = text.replace("<start_of_text>", "< start_of_text>").replace("<end_of_text>", "< end_of_text>");
-        let mut tokens = Vec::new();
-        self.byte_pairs.encode(&text, &mut tokens);
-        ids.extend(tokens.into_iter().map(|token| {
-            let token = token.to_u16();
-            self.ids.as_ref().map_or(u32::from(token), |ids| ids[usize::from(token)])
-        }));
     }
 
     /// `[start, ids…, end, padding…]`, `length` tokens in all. Only the first `length − 2` ids fit; the rest is left
@@ -325,6 +340,33 @@ impl Tokenizer {
         window.push(self.end);
         window.resize(length, self.padding);
         window
+    }
+}
+
+impl Words {
+    /// A text in the characters of the vocabulary.
+    fn normalise(&self, text: &str) -> String {
+        match self {
+            Self::BytePairs { .. } => normalise(text),
+            Self::Pieces(pieces) => pieces.normalise(text),
+        }
+    }
+
+    /// Adds the ids of a normalised text.
+    fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+        let (byte_pairs, own) = match self {
+            Self::BytePairs { byte_pairs, ids } => (byte_pairs, ids),
+            Self::Pieces(pieces) => return pieces.encode(text, ids),
+        };
+        // The library has special tokens of its own, which are ordinary text here. The space changes nothing else: `<`
+        // and the letter after it are different words anyway.
+        let text = text.replace("<start_of_text>", "< start_of_text>").replace("<end_of_text>", "< end_of_text>");
+        let mut tokens = Vec::new();
+        byte_pairs.encode(&text, &mut tokens);
+        ids.extend(tokens.into_iter().map(|token| {
+            let token = token.to_u16();
+            own.as_ref().map_or(u32::from(token), |own| own[usize::from(token)])
+        }));
     }
 }
 

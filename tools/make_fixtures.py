@@ -46,6 +46,7 @@ GROUPS = [
     "repaint",
     "sdedit",
     "latent",
+    "ldm",
     "anomaly",
     "editing",
 ]

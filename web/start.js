@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 // What the engine reads: of at most so many pixels, files that begin like this.
 const MOST_PIXELS = 22e6;
 const KNOWN = [/^\x89PNG/, /^\xff\xd8\xff/, /^RIFF[^]{4}WEBP/];
-const PICTURES = ['text', 'inpaint', 'edit', 'upscale'], MASKS = ['text', 'inpaint'];
+const PICTURES = ['text', 'inpaint', 'edit', 'upscale', 'super_resolution'], MASKS = ['text', 'inpaint'];
 
 // The picture: { name, blob }, and the model's facts.
 let picture = null, facts = { kind: 'pixels' }, link = null, brush = null;
@@ -44,7 +44,7 @@ export function suitStart(model) {
   $('start').hidden = !takesPictures();
   for (const id of ['mask', 'mask-help', 'brushes', 'with-strength']) $(id).hidden = !takesMasks();
   // Models for these begin with a picture.
-  if (['inpaint', 'edit', 'upscale'].includes(facts.kind)) $('start').open = true;
+  if (['inpaint', 'edit', 'upscale', 'super_resolution'].includes(facts.kind)) $('start').open = true;
 }
 
 // Starts from a picture's file. Throws { field, message } if it is none.
@@ -90,7 +90,7 @@ async function show() {
 
 // Sides near the picture's own shape, with about as many pixels as the model was made for.
 export function fitSize() {
-  if (!picture || !takesPictures() || !facts.width || facts.kind === 'upscale') return;
+  if (!picture || !takesPictures() || !facts.width || ['upscale', 'super_resolution'].includes(facts.kind)) return;
   const ratio = $('original').naturalWidth / $('original').naturalHeight, area = facts.width * facts.height;
   const round = (side) => Math.max(1, Math.round(side / facts.multiple)) * facts.multiple;
   $('width').value = round(Math.sqrt(area * ratio));

@@ -228,7 +228,7 @@ impl Folder {
     pub fn files(&self, given: &[&str]) -> Result<Vec<PathBuf>> {
         let mut files: Vec<_> = self.index.iter().map(|index| index.path.clone()).collect();
         let names = self.component_names();
-        let parts = ["unet", "vae", "vqvae", "text_encoder", "text_encoder_2"];
+        let parts = ["unet", "vae", "vqvae", "bert", "text_encoder", "text_encoder_2"];
         for name in parts.iter().filter(|n| names.iter().any(|m| m == *n)) {
             match self.component_files(name) {
                 Ok(own) => files.extend(own),

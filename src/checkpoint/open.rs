@@ -343,7 +343,8 @@ impl Checkpoint {
         {
             return Ok(tokenizer);
         }
-        let config = self.component_config(&name.replace("tokenizer", "text_encoder"))?;
+        let encoder = if self.component_names().iter().any(|name| name == "bert") { "bert" } else { "text_encoder" };
+        let config = self.component_config(&name.replace("tokenizer", encoder))?;
         let vocabulary = config.value["vocab_size"].as_u64();
         if vocabulary != Some(u64::from(CLIP_VOCABULARY)) {
             return Err(Error::Config(format!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::image_io::{Picture, read, resize_lanczos};
-use crate::pipelines::{Kind, Traits};
+use crate::pipelines::Traits;
 
 /// Ends of the names of pictures.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
@@ -75,7 +75,7 @@ pub fn pictures(folder: &Path, traits: &Traits, options: &Options) -> Result<Vec
     let found = paths.into_iter().map(|(path, class)| {
         let picture = of_size(&path, read(&path, options.channels)?, &mut size, options)?;
         let caption =
-            (traits.kind != Kind::Pixels).then(|| caption(&path, &listed, options.caption.as_deref())).transpose()?;
+            traits.kind.has_text().then(|| caption(&path, &listed, options.caption.as_deref())).transpose()?;
         Ok(Found { path, class, caption, picture })
     });
     found.collect()

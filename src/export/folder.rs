@@ -33,20 +33,25 @@ pub fn folder(checkpoint: &Checkpoint, path: &Path, dtype: Option<StoredType>) -
     let mut said = Vec::new();
     for part in &parts {
         let name = part.component.name.as_str();
-        let text = name.starts_with("text_encoder");
+        let bert = name == "bert";
+        let text = bert || name.starts_with("text_encoder");
         let folder = unfinished.folder(name)?;
         write_json(&folder.join("config.json"), &part.component.config.value)?;
         let file = if text { "model.safetensors" } else { "diffusion_pytorch_model.safetensors" };
         let names = part.names();
-        let entries: Vec<Entry> = names.iter().map(|tensor| part.entry(tensor, text)).collect();
+        let entries: Vec<Entry> = names.iter().map(|tensor| part.entry(tensor, text && !bert)).collect();
         write(&folder.join(file), &entries, &[], &mut |i| part.weights.tensor(&names[i]))?;
-        let library = if text { "transformers" } else { "diffusers" };
+        let library = match (text, bert) {
+            (_, true) => "latent_diffusion",
+            (true, false) => "transformers",
+            (false, _) => "diffusers",
+        };
         index[name] = json!([library, part.component.class_name]);
         said.push(format!("{name}/{file}: {} tensors, {}", names.len(), part.dtype.name()));
         if text {
-            let tokenizer = name.replace("text_encoder", "tokenizer");
+            let tokenizer = if bert { "tokenizer".to_owned() } else { name.replace("text_encoder", "tokenizer") };
             write_tokenizer(checkpoint, &tokenizer, &part.component.config.value, &unfinished.folder(&tokenizer)?)?;
-            index[&tokenizer] = json!(["transformers", "CLIPTokenizer"]);
+            index[&tokenizer] = json!(["transformers", if bert { "BertTokenizer" } else { "CLIPTokenizer" }]);
         }
     }
     for name in ["scheduler", "low_res_scheduler"] {

@@ -32,7 +32,7 @@ impl Part {
     /// Every component that a checkpoint has.
     fn all(checkpoint: &Checkpoint, dtype: Option<StoredType>) -> Result<Vec<Self>> {
         let names = checkpoint.component_names();
-        let there = PARTS.into_iter().chain(["vqvae"]).filter(|part| names.iter().any(|name| name == part));
+        let there = PARTS.into_iter().chain(["vqvae", "bert"]).filter(|part| names.iter().any(|name| name == part));
         there.map(|name| Self::of(checkpoint, name, dtype)).collect()
     }
 

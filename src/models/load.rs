@@ -3,6 +3,7 @@
 use super::autoencoder_kl::{AutoencoderKL, DecoderKL, EncoderKL};
 use super::autoencoder_tiny::{AutoencoderTiny, DecoderTiny, EncoderTiny};
 use super::clip_text::CLIPTextModel;
+use super::ldm_bert::LDMBertModel;
 use super::model::Model;
 use super::unet_2d::UNet2DModel;
 use super::unet_2d_condition::UNet2DConditionModel;
@@ -24,7 +25,7 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`; an autoencoder's halves are
+    /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`, `bert`; an autoencoder's halves are
     /// `vae.encoder` and `vae.decoder`.
     ///
     /// # Errors
@@ -48,6 +49,7 @@ impl LoadedModel {
             ("CLIPTextModel" | "CLIPTextModelWithProjection", None) => {
                 Box::new(CLIPTextModel::from_json(&config, Some(&class_name))?)
             }
+            ("LDMBertModel", None) => Box::new(LDMBertModel::from_json(&config)?),
             ("AutoencoderKL", Some("encoder")) => Box::new(EncoderKL(AutoencoderKL::from_json(&config)?)),
             ("AutoencoderKL", Some("decoder")) => Box::new(DecoderKL(AutoencoderKL::from_json(&config)?)),
             ("AutoencoderTiny", Some("encoder")) => Box::new(EncoderTiny(AutoencoderTiny::from_json(&config)?)),
@@ -59,13 +61,20 @@ impl LoadedModel {
                     "{name}: an autoencoder has two halves, {stem}.encoder and {stem}.decoder"
                 )));
             }
-            ("UNet2DModel" | "UNet2DConditionModel" | "CLIPTextModel" | "CLIPTextModelWithProjection", Some(_)) => {
+            (
+                "UNet2DModel"
+                | "UNet2DConditionModel"
+                | "CLIPTextModel"
+                | "CLIPTextModelWithProjection"
+                | "LDMBertModel",
+                Some(_),
+            ) => {
                 return Err(Error::Usage(format!("{name}: {stem} is one model and has no halves")));
             }
             _ => {
                 return Err(Error::Unsupported(format!(
                     "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, \
-                    AutoencoderKL, AutoencoderTiny, VQModel, CLIPTextModel and CLIPTextModelWithProjection"
+                    AutoencoderKL, AutoencoderTiny, VQModel, CLIPTextModel, CLIPTextModelWithProjection and LDMBertModel"
                 )));
             }
         };

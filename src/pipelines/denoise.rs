@@ -64,6 +64,8 @@ pub struct ModelCall {
     pub sample: ValueId,
     /// `[model_batch]` f32.
     pub timestep: ValueId,
+    /// The factor that the sample was scaled with is the first of these numbers; without them it is 1.
+    pub coefficients: Option<ValueId>,
 }
 
 /// The graph of one step. `model` adds the model to it and returns its output `[model_batch, .., C or 2C]`.
@@ -97,7 +99,8 @@ pub fn step_graph(
 
     // 1. the model's prediction, with and without the condition if guided
     let sample = g.model_input("model_input", state, coefficients, spec.branches)?;
-    let mut model_output = model(&mut Layers::new(g, dtype), ModelCall { sample, timestep })?;
+    let mut model_output =
+        model(&mut Layers::new(g, dtype), ModelCall { sample, timestep, coefficients: Some(coefficients) })?;
     if spec.branches > 1 {
         let weights = g.condition("guidance_weights", TensorDesc::f32([spec.branches, spec.batch()]));
         let guided = g.guidance("guidance", model_output, weights)?;

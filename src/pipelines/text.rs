@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Stored, TensorDesc, WeightPart, WeightSource};
-use crate::models::{CLIPTextModel, TOKEN_EMBEDDING, TextOutput};
+use crate::models::{TextModel, TextOutput};
 use crate::overflow::F32Fallback;
 use crate::prompt::{Piece, Window, parse, windows};
 use crate::refusal::{Refusal, Remedy};
@@ -57,12 +57,13 @@ impl TextConditioning {
 struct TextEncoder {
     name: &'static str,
     tokenizer: Tokenizer,
-    model: CLIPTextModel,
+    model: TextModel,
     weights: Weights,
     fallback: F32Fallback,
 }
 
 /// The text encoders of a checkpoint: one, or SDXL's two (of which its refiner has the second alone).
+/// `LDMTextToImagePipeline` calls its own `bert`.
 pub struct TextEncoders {
     encoders: Vec<TextEncoder>,
     /// SDXL: hidden states of all encoders side by side, from the layer before the last, without the final norm; pooled
@@ -79,21 +80,22 @@ impl TextEncoders {
     pub fn load(checkpoint: &Checkpoint, xl: bool) -> Result<Self> {
         let names = checkpoint.component_names();
         let mut encoders = Vec::new();
-        for (name, folder) in [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")] {
+        for (name, folder) in [("bert", "tokenizer"), ("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")]
+        {
             let absent = checkpoint.option(name).and_then(|entry| entry.get(0)).is_some_and(serde_json::Value::is_null);
             if absent || !names.iter().any(|n| n == name) {
                 continue;
             }
             let component = checkpoint.component(name)?;
-            let model = CLIPTextModel::from_json(&component.config, component.class_name.as_deref())?;
-            let weights = Weights::of(&component, &crate::models::Model::parameters(&model)?)?;
+            let model = TextModel::of(&component)?;
+            let weights = Weights::of(&component, &model.as_model().parameters()?)?;
             let tokenizer = checkpoint.tokenizer(folder)?;
-            if tokenizer.vocabulary() as usize > model.config.vocab_size {
+            if tokenizer.vocabulary() as usize > model.vocab_size() {
                 return Err(Error::Config(format!(
                     "{}: {folder} has {} tokens, but {name} knows {}: they do not belong together",
                     checkpoint.path().display(),
                     tokenizer.vocabulary(),
-                    model.config.vocab_size
+                    model.vocab_size()
                 )));
             }
             encoders.push(TextEncoder { name, tokenizer, model, weights, fallback: F32Fallback::new("text encoder") });
@@ -148,7 +150,7 @@ impl TextEncoders {
     /// the U-Net sees: for training a word.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] of models with two encoders; as [`CLIPTextModel::graph_of`].
+    /// [`Error::Unsupported`] of models with two encoders; as [`TextModel::graph_of`].
     pub fn trained(&self, batch: usize, dtype: DType) -> Result<(Graph, &Weights, String)> {
         let [encoder] = self.encoders.as_slice() else {
             return Err(Error::Unsupported("training a word of a model with two text encoders".into()));
@@ -184,19 +186,19 @@ impl TextEncoders {
     /// # Errors
     /// As [`Weights::tensor`].
     pub fn vectors(&self, tokens: &[u32]) -> Result<HostTensor> {
-        let table = self.encoders[0].weights.tensor(&format!("{TOKEN_EMBEDDING}.weight"))?;
+        let table = self.encoders[0].weights.tensor(&format!("{}.weight", self.encoders[0].model.token_table()))?;
         Ok(table.rows(&tokens.iter().map(|token| *token as usize).collect::<Vec<_>>()))
     }
 
     /// Tokens of one window.
     pub fn window(&self) -> usize {
-        self.encoders[0].model.config.max_position_embeddings
+        self.encoders[0].model.positions()
     }
 
     /// The graph of each encoder by its name, for `batch` prompts of `count` windows.
     ///
     /// # Errors
-    /// A refusal if more layers are skipped than there are; as [`CLIPTextModel::graph_of`].
+    /// A refusal if more layers are skipped than there are; as [`TextModel::graph_of`].
     pub fn graphs(
         &self,
         batch: usize,
@@ -243,17 +245,20 @@ impl TextEncoders {
 impl TextEncoder {
     /// What the U-Net sees: `states`, and for SDXL one vector of the whole text.
     fn outputs(&self, states: TextOutput, xl: bool) -> Vec<TextOutput> {
-        let pooled = xl && self.model.config.projection_dim.is_some();
+        let pooled = xl && self.model.projects();
         std::iter::once(states).chain(pooled.then_some(TextOutput::TextEmbeds)).collect()
     }
 
     /// Which states the U-Net sees, with so many of the last layers left out.
     fn states(&self, clip_skip: usize, xl: bool) -> Result<TextOutput> {
-        let layers = self.model.config.num_hidden_layers;
+        let layers = self.model.layers();
         // SDXL was trained on the layer before the last, without the final norm.
         let from_end = clip_skip + usize::from(xl);
         if from_end > layers {
-            let why = format!("the text encoder has {layers} layers");
+            let why = match &self.model {
+                TextModel::Clip(_) => format!("the text encoder has {layers} layers"),
+                TextModel::Bert(_) => "an LDMBertModel has states after its last layer alone".to_owned(),
+            };
             return Err(Refusal::of_value("clip_skip", clip_skip, why).into());
         }
         Ok(match (xl, from_end) {
@@ -265,20 +270,18 @@ impl TextEncoder {
 
     /// Rows of the table of token vectors for so many windows: one for each token, if all are different.
     fn table_rows(&self, windows: usize) -> usize {
-        let config = &self.model.config;
-        (windows * config.max_position_embeddings).min(config.vocab_size)
+        (windows * self.model.positions()).min(self.model.vocab_size())
     }
 
     /// The model on so many windows, with the vectors of no more tokens than they can hold.
     fn graph(&self, windows: usize, outputs: &[TextOutput], dtype: DType) -> Result<Graph> {
-        let mut model = self.model.clone();
-        model.config.vocab_size = self.table_rows(windows);
-        model.graph_of(windows, self.model.config.max_position_embeddings, outputs, dtype)
+        let model = self.model.with_vocabulary(self.table_rows(windows));
+        model.graph_of(windows, self.model.positions(), outputs, dtype)
     }
 
     fn windows(&self, prompt: &str, weighting: bool) -> Result<Vec<Window>> {
         let pieces = if weighting { parse(prompt)? } else { vec![Piece::Text(prompt.to_owned(), 1.0)] };
-        windows(&pieces, &self.tokenizer, self.model.config.max_position_embeddings)
+        windows(&pieces, &self.tokenizer, self.model.positions())
     }
 
     fn encode(
@@ -290,8 +293,7 @@ impl TextEncoder {
         clip_skip: usize,
         xl: bool,
     ) -> Result<(HostTensor, Option<HostTensor>)> {
-        let config = &self.model.config;
-        let length = config.max_position_embeddings;
+        let length = self.model.positions();
         let states = self.states(clip_skip, xl)?;
         let outputs = self.outputs(states, xl);
 
@@ -307,21 +309,23 @@ impl TextEncoder {
             }
         }
         let batch = prompts.len() * count;
-        let used = UsedTokens::new(&self.weights, &ids, self.table_rows(batch));
+        let used = UsedTokens::new(&self.weights, self.model.token_table(), &ids, self.table_rows(batch));
         let positions = HostTensor::new([batch, length], used.positions(&ids))?;
         let input_ids = HostTensor::new([batch, length], ids)?;
         let graph = self.graph(batch, &outputs, runtime.dtype)?;
         let mut session = self.fallback.load(runtime.device, &graph, &used, runtime.load)?;
         session.write("input_ids", &positions)?;
-        if session.has_input("pooled_rows") {
-            session.write("pooled_rows", &self.model.pooled_rows(&input_ids)?)?;
+        if let TextModel::Clip(model) = &self.model
+            && session.has_input("pooled_rows")
+        {
+            session.write("pooled_rows", &model.pooled_rows(&input_ids)?)?;
         }
         session.run()?;
         let mut hidden = session.read(&states.name())?;
         if weights.iter().any(|w| *w != 1.0) {
             hidden = emphasis(runtime, &hidden, &HostTensor::new([batch, length], weights)?)?;
         }
-        let hidden = HostTensor::new([prompts.len(), count * length, config.hidden_size], hidden.data)?;
+        let hidden = HostTensor::new([prompts.len(), count * length, self.model.width()], hidden.data)?;
         let pooled = match outputs.get(1) {
             None => None,
             Some(output) => {
@@ -340,6 +344,8 @@ impl TextEncoder {
 /// than some devices bind at once (CLIP's in f32 takes 145 MiB), and a prompt needs few of them.
 struct UsedTokens<'a> {
     weights: &'a Weights,
+    /// The name of the table.
+    table: &'static str,
     /// The tokens, sorted.
     tokens: Vec<usize>,
     /// Rows of the table; those beyond the tokens are zeros. The same for all prompts of one length, so that they share
@@ -348,11 +354,11 @@ struct UsedTokens<'a> {
 }
 
 impl<'a> UsedTokens<'a> {
-    fn new(weights: &'a Weights, ids: &[f32], rows: usize) -> Self {
+    fn new(weights: &'a Weights, table: &'static str, ids: &[f32], rows: usize) -> Self {
         let mut tokens: Vec<_> = ids.iter().map(|id| *id as usize).collect();
         tokens.sort_unstable();
         tokens.dedup();
-        Self { weights, tokens, rows }
+        Self { weights, table, tokens, rows }
     }
 
     /// The rows of `ids` in the smaller table.
@@ -360,12 +366,16 @@ impl<'a> UsedTokens<'a> {
         let position = |id: &f32| self.tokens.binary_search(&(*id as usize)).expect("the tokens are those of the ids");
         ids.iter().map(|id| position(id) as f32).collect()
     }
+
+    fn is_table(&self, part: &WeightPart) -> bool {
+        part.name.strip_suffix(".weight") == Some(self.table)
+    }
 }
 
 impl WeightSource for UsedTokens<'_> {
     fn read(&self, part: &WeightPart) -> Result<HostTensor> {
         let whole = self.weights.tensor(&part.name)?;
-        if !is_token_table(part) {
+        if !self.is_table(part) {
             return Ok(whole);
         }
         let width = whole.shape[1];
@@ -376,22 +386,18 @@ impl WeightSource for UsedTokens<'_> {
     }
 
     fn stored(&self, part: &WeightPart) -> Result<Option<Stored<'_>>> {
-        if is_token_table(part) { Ok(None) } else { self.weights.stored(part) }
+        if self.is_table(part) { Ok(None) } else { self.weights.stored(part) }
     }
 
     fn content(&self, part: &WeightPart) -> Result<ContentId> {
         let id = self.weights.content(part)?;
-        if !is_token_table(part) {
+        if !self.is_table(part) {
             return Ok(id);
         }
         let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| (*token as u64).to_le_bytes()).collect();
         let rows = (self.rows as u64).to_le_bytes();
         Ok(ContentId::of(&[b"tokens", id.bytes(), &rows, &tokens]))
     }
-}
-
-fn is_token_table(part: &WeightPart) -> bool {
-    part.name.strip_suffix(".weight") == Some(TOKEN_EMBEDDING)
 }
 
 /// The vectors `[M, S, D]` of M windows with the weights `[M, S]` of their tokens.

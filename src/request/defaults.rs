@@ -33,7 +33,7 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, scheduler: Sc
     let (is_ddim, repaints) = (scheduler == SchedulerClass::Ddim, scheduler == SchedulerClass::RePaint);
     let traits = model.traits;
     let own = traits.defaults();
-    let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
+    let (kind, text) = (traits.kind, traits.kind.has_text());
     let changes = changes(traits)
         && !repaints
         && (asked.image.is_some() || asked.latents.is_some())
@@ -66,7 +66,7 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, scheduler: Sc
 pub(super) fn that_follow(asked: &Request, model: &ModelFacts<'_>) -> Request {
     let traits = model.traits;
     let own = traits.defaults();
-    let (kind, text) = (traits.kind, traits.kind != Kind::Pixels);
+    let (kind, text) = (traits.kind, traits.kind.has_text());
     let size = asked.width.zip(asked.height).filter(|_| traits.xl);
     let own_name = model.scheduler.class.name();
     Request {

@@ -22,7 +22,7 @@ impl Run<'_> {
 
     /// Whether any picture is steered away from something.
     fn guided(&self) -> bool {
-        !self.model.distilled && self.request.guidance_scale.iter().any(|scale| *scale > 1.0)
+        !self.model.distilled && self.request.guidance_scale.iter().any(|scale| self.model.guides(*scale))
     }
 
     fn is_one_of(&self, classes: &[SchedulerClass]) -> bool {

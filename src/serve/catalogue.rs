@@ -145,9 +145,9 @@ impl Catalogue {
         let read = || -> Result<Facts> {
             let mut models = Models::open(&request, &mut Notes::default())?;
             let traits = models.model.pipeline.traits;
-            let prompt = if traits.kind == Kind::Pixels { vec![] } else { vec![String::new()] };
+            let prompt = if traits.kind.has_text() { vec![String::new()] } else { vec![] };
             let repaints = models.model.scheduler.class == SchedulerClass::RePaint;
-            let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale);
+            let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit) || traits.kind.enlarges();
             let image = shown.then(|| "image".into());
             let mask = (repaints || traits.kind == Kind::Inpaint).then(|| "mask".into());
             let asked = Asked::from(Request { prompt, image, mask, ..request.clone() });

@@ -58,10 +58,10 @@ pub(super) fn describe(files: &PageFiles, path: &str) -> Result<Vec<u8>> {
     let asked = Request { model: Some(path.into()), ..Request::default() };
     let mut models = open(files, &asked, &mut Notes::default())?;
     let traits = models.model.pipeline.traits;
-    let text = traits.kind != Kind::Pixels;
+    let text = traits.kind.has_text();
     // Settings do not depend on what is in a picture, only on whether there is one.
     let repaints = models.model.scheduler.class == SchedulerClass::RePaint;
-    let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit | Kind::Upscale);
+    let shown = repaints || matches!(traits.kind, Kind::Inpaint | Kind::Edit) || traits.kind.enlarges();
     let image = shown.then(|| "image".into());
     let mask = (repaints || traits.kind == Kind::Inpaint).then(|| "mask".into());
     let asked = Request { prompt: text.then(String::new).into_iter().collect(), image, mask, ..asked };

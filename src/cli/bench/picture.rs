@@ -11,7 +11,7 @@ use crate::generate::places;
 use crate::gpu::GpuDevice;
 use crate::measure::{Picture, Report};
 use crate::models::Preset;
-use crate::pipelines::{DiffusionPipeline, Kind, Runtime, SampleOptions};
+use crate::pipelines::{DiffusionPipeline, Runtime, SampleOptions};
 use crate::rng::TorchCpu;
 use crate::schedulers::{Sampling, Scheduler};
 
@@ -66,7 +66,7 @@ fn made(args: &Args, gpu: &GpuDevice, steps: usize) -> Result<Picture> {
     let of_unet = |size: Option<usize>| size.filter(|_| args.component == "unet").map(|size| scale * size);
     let options = SampleOptions {
         batch_size: args.batch_size,
-        prompts: if pipeline.traits.kind != Kind::Pixels { vec![String::new()] } else { Vec::new() },
+        prompts: if pipeline.traits.kind.has_text() { vec![String::new()] } else { Vec::new() },
         height: of_unet(args.height),
         width: of_unet(args.width),
         sampling: Sampling::steps(steps),

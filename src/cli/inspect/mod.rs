@@ -65,7 +65,8 @@ pub fn run(args: Args) -> Result<()> {
     let text = checkpoint.pipeline_class().is_some_and(|class| STABLE_DIFFUSION_PIPELINES.contains(&class));
     // A folder may hold only some of the components.
     let has = |name: &str| checkpoint.component_names().iter().any(|n| n == name);
-    let whole = has("unet") && has("vae") && (has("text_encoder") || has("text_encoder_2"));
+    let whole =
+        has("unet") && (has("vae") || has("vqvae")) && (has("bert") || has("text_encoder") || has("text_encoder_2"));
     if args.component.is_none() && text && whole {
         return pipeline(&args, &checkpoint, &ignore);
     }
@@ -188,15 +189,20 @@ fn pipeline(args: &Args, checkpoint: &Checkpoint, ignore: &Ignore) -> Result<()>
         print(&format!("{json:#}\n"));
         return Ok(());
     }
+    let guided = options.guidance_scale.iter().any(|scale| pipeline.traits.guides(*scale));
+    // The first latent diffusion models call their autoencoder otherwise.
+    let vqvae = checkpoint.component_names().iter().any(|name| name == "vqvae");
+    let name = |component: &str| if vqvae { component.replace("vae.", "vqvae.") } else { component.to_owned() };
     print(&format!(
-        "{files}\n{} picture{} of {width} x {height} pixels with guidance in {} on {}\n\n{}\n--component NAME shows \
+        "{files}\n{} picture{} of {width} x {height} pixels{} in {} on {}\n\n{}\n--component NAME shows \
         the config, the graph and the kernels of one component: {}\n",
         args.batch_size,
         if args.batch_size == 1 { "" } else { "s" },
+        if guided { " with guidance" } else { "" },
         runtime.dtype.name(),
         device.describe(),
         plan.in_words(&words::flag),
-        plan.stages.iter().map(|s| s.component.as_str()).collect::<Vec<_>>().join(", "),
+        plan.stages.iter().map(|s| name(&s.component)).collect::<Vec<_>>().join(", "),
     ));
     Ok(())
 }

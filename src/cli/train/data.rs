@@ -7,7 +7,7 @@ use super::settings::Crop;
 use crate::cli::folder;
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
-use crate::pipelines::{Kind, Traits};
+use crate::pipelines::Traits;
 
 /// A picture with what is said of it.
 pub struct Item {
@@ -63,7 +63,7 @@ pub fn read(path: &Path, traits: &Traits, shape: &Shape) -> Result<Vec<Item>> {
     if !path.is_file() {
         return Err(wrong("there is no such folder or file".into()));
     }
-    if traits.kind != Kind::Pixels {
+    if traits.kind.has_text() {
         return Err(wrong("this model takes a text; expected a folder of pictures with captions".into()));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

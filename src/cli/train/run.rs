@@ -16,7 +16,7 @@ use crate::cli::{folder, say};
 use crate::error::{Error, Result};
 use crate::graph::{WeightSource, WeightSources};
 use crate::image_io::{Picture, Range};
-use crate::pipelines::{DiffusionPipeline, Example, Kind, Noised, Prepared, Runtime, TrainingProcess};
+use crate::pipelines::{DiffusionPipeline, Example, Noised, Prepared, Runtime, TrainingProcess};
 use crate::rng::{NoiseSource, TorchCpu};
 use crate::tensor::{DType, HostTensor};
 use crate::training::{
@@ -73,7 +73,7 @@ impl<'a> Batches<'a> {
         )?;
         let first = run.items.first().expect("there is a picture");
         let image = run.image(first, false, [0.5, 0.5]);
-        let caption = (run.pipeline.traits.kind != Kind::Pixels).then(String::new);
+        let caption = run.pipeline.traits.kind.has_text().then(String::new);
         let nothing = Example { name: "nothing".into(), image, class: None, caption };
         let nothing = run.pipeline.prepare(&run.runtime, nothing)?;
         let conditional = !nothing.condition.is_empty();

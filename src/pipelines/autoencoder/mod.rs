@@ -139,6 +139,11 @@ impl Autoencoder {
         })
     }
 
+    /// The same, whose latents the U-Net sees as they are, whatever the config says.
+    pub fn unscaled(self) -> Self {
+        Self { scale: vec![(1.0, 0.0); self.scale.len()], ..self }
+    }
+
     /// Rows (and columns) of the picture for one of a latent.
     pub fn downscale(&self) -> usize {
         match &self.model {

@@ -78,14 +78,14 @@ const RULES: &[Rule] = &[
     ),
     Rule::Only(
         &["mask"],
-        |model| pixels(model) || changes(model),
+        |model| model.kind == Kind::Pixels || changes(model),
         "this model cannot paint into a picture",
         &[Remedy::LeaveOut(&["mask"])],
     ),
     Rule::Only(&["strength"], changes, "this model always starts from noise", &[Remedy::LeaveOut(&["strength"])]),
     Rule::Needs(|model| model.kind == Kind::Inpaint, &["image", "mask"], "this model paints into a picture"),
     Rule::Needs(|model| model.kind == Kind::Edit, &["image"], "this model edits a picture as the prompt tells it"),
-    Rule::Needs(|model| model.kind == Kind::Upscale, &["image"], "this model enlarges a picture"),
+    Rule::Needs(|model| model.kind.enlarges(), &["image"], "this model enlarges a picture"),
     Rule::With("mask_reading", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
     Rule::With("mask_blur", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
     Rule::With("padding_mask_crop", &["mask"], "there is no mask", Remedy::Give(&["mask"])),
@@ -120,13 +120,15 @@ const RULES: &[Rule] = &[
     Rule::Without("latents", &["width", "height"], "they have a size", Remedy::LeaveOut(&["width", "height"])),
 ];
 
+/// A model on pixels, or on latents in their place.
 fn pixels(model: &Traits) -> bool {
-    model.kind == Kind::Pixels
+    !model.kind.has_text()
 }
 
 /// Whether a picture can be what a run of such a model starts from.
 pub fn changes(model: &Traits) -> bool {
-    matches!(model.kind, Kind::Plain | Kind::Inpaint) || pixels(model) && model.scale == 1 && !model.consistency
+    matches!(model.kind, Kind::Plain | Kind::Inpaint)
+        || model.kind == Kind::Pixels && model.scale == 1 && !model.consistency
 }
 
 /// Checks that the `given` fields (names of a [`Request`](crate::request::Request)) fit the model.
@@ -179,7 +181,7 @@ pub fn check_scheduler(model: &Traits, class: SchedulerClass, given: &dyn Fn(&st
         let idle = given("strength").then(|| Refusal::of("strength", why).instead(Remedy::LeaveOut(&["strength"])));
         return idle.map_or(Ok(()), Err);
     }
-    let Some(field) = PICTURE.iter().find(|field| pixels(model) && given(field)) else { return Ok(()) };
+    let Some(field) = PICTURE.iter().find(|field| model.kind == Kind::Pixels && given(field)) else { return Ok(()) };
     if !changes(model) {
         return Err(Refusal::of(field, "this model makes pictures of noise alone"));
     }

@@ -15,12 +15,6 @@ pub(super) struct Guidance {
     pub inputs: Vec<(&'static str, HostTensor)>,
 }
 
-/// Whether a scale means guidance. 1 is the plain prediction, and less counts as 1, as in diffusers, where 0 switches
-/// guidance off.
-fn is_guided(scale: f64) -> bool {
-    scale > 1.0
-}
-
 impl DiffusionPipeline {
     /// The guidance that `options` describe. Distilled models take the scale as an input, and need no second branch.
     pub(super) fn guidance(&self, options: &SampleOptions) -> Guidance {
@@ -29,10 +23,11 @@ impl DiffusionPipeline {
             return Guidance { branches: 1, inputs: vec![("timestep_cond", guidance_scale_embedding(&scales, dim))] };
         }
         // A picture without guidance in a batch with others comes out as it would alone.
-        let scales: Vec<f64> = scales.into_iter().map(|scale| if is_guided(scale) { scale } else { 1.0 }).collect();
-        let asked = self.traits.kind != Kind::Pixels || !options.classes.is_empty();
+        let guides = |scale: f64| self.traits.guides(scale);
+        let scales: Vec<f64> = scales.into_iter().map(|scale| if guides(scale) { scale } else { 1.0 }).collect();
+        let asked = self.traits.kind.has_text() || !options.classes.is_empty();
         let (branches, weights) = match self.traits.kind {
-            _ if !asked || !scales.iter().any(|scale| is_guided(*scale)) => return Guidance::none(),
+            _ if !asked || !scales.iter().any(|scale| guides(*scale)) => return Guidance::none(),
             Kind::Edit if options.image_guidance_scale < 1.0 => return Guidance::none(),
             Kind::Edit => (3, instruction_weights(&scales, options.image_guidance_scale)),
             _ => (2, guidance_weights(&scales)),

@@ -180,7 +180,7 @@ impl DiffusionPipeline {
         let timestep = graph.input("timestep", TensorDesc::f32([batch]));
         let sample = graph.add_noise("add_noise", original, noise, coefficients)?;
         let sizes = self.sizes(batch, (height, width), of.tokens);
-        let call = ModelCall { sample, timestep };
+        let call = ModelCall { sample, timestep, coefficients: None };
         let output = self.unet.build(&mut Layers::new(&mut graph, runtime.dtype), &sizes, call)?;
         graph.output("noisy", sample);
         graph.output("model_output", output);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{DiffusionPipeline, Kind, SampleOptions};
+use super::{DiffusionPipeline, SampleOptions};
 use crate::backend::{Device, LoadOptions, MemoryPlan};
 use crate::content::ContentId;
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ impl DiffusionPipeline {
         }
         // The U-Net sees the picture to enlarge as it is.
         if let (Some(vae), Some(image)) = (&self.vae, &options.image)
-            && self.traits.kind != Kind::Upscale
+            && !self.traits.kind.enlarges()
         {
             let (height, width) = (image.shape[2], image.shape[3]);
             graphs.push(("vae.encoder", vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?));
@@ -197,7 +197,7 @@ impl PipelinePlan {
     /// Whether another value of a field may make a stage smaller.
     fn helps(&self, component: &str, field: &str) -> bool {
         match field {
-            "width" | "height" => self.sized && !component.starts_with("text_encoder"),
+            "width" | "height" => self.sized && !component.starts_with("text_encoder") && component != "bert",
             // Autoencoders take one picture after the other.
             "batch_size" => self.several && component == "unet",
             "precision" => self.halves,

@@ -66,11 +66,18 @@ pub const PIXEL_PIPELINES: &[&str] = &[
     "KarrasVePipeline",
     "ConsistencyModelPipeline",
     "RePaintPipeline",
-    LATENTS_WITHOUT_TEXT,
+    LDM,
+    LDM_SUPER_RESOLUTION,
 ];
 
 /// The pipeline whose U-Net is one on pixels that works on latents.
-const LATENTS_WITHOUT_TEXT: &str = "LDMPipeline";
+const LDM: &str = "LDMPipeline";
+
+/// Such a pipeline whose U-Net sees a small picture, too.
+const LDM_SUPER_RESOLUTION: &str = "LDMSuperResolutionPipeline";
+
+/// Text to image before Stable Diffusion, with a text encoder of its own.
+const LDM_TEXT: &str = "LDMTextToImagePipeline";
 
 /// Pipelines of diffusers with text whose checkpoints this one runs.
 pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
@@ -85,6 +92,7 @@ pub const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
     "StableDiffusionXLInstructPix2PixPipeline",
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
+    LDM_TEXT,
 ];
 
 /// Pipelines that correct old scheduler configs when they are loaded, as diffusers' do.
@@ -165,20 +173,9 @@ impl DiffusionPipeline {
         let unet = UNet::new(checkpoint, &component)?;
         let unet_weights = Weights::of(&component, &unet.as_model().parameters()?)?;
         let xl = unet.has_text_time();
-        let (mut vae, mut text) = (None, None);
-        if let UNet::Latents(_) = unet {
-            vae = Some(Autoencoder::load(checkpoint, "vae", xl)?);
-        }
+        let mut text = None;
+        let vae = autoencoder(checkpoint, &unet, xl)?;
         let kind = kind(checkpoint, &unet, vae.as_ref())?;
-        if checkpoint.pipeline_class() == Some(LATENTS_WITHOUT_TEXT) {
-            let vqvae = Autoencoder::load(checkpoint, "vqvae", false)?;
-            let (taken, latent) = (unet.in_channels(), vqvae.latent_channels());
-            if taken != latent {
-                let file = checkpoint.path().display();
-                return Err(Error::Config(format!("{file}: the U-Net takes {taken} channels, latents have {latent}")));
-            }
-            vae = Some(vqvae);
-        }
         let low_res = match kind {
             Kind::Upscale => {
                 let config = SchedulerConfig::read(&checkpoint.scheduler_config("low_res_scheduler")?)?;
@@ -218,6 +215,7 @@ impl DiffusionPipeline {
                 max.map_or(350, |max| max as usize)
             }),
             classes,
+            ldm_text: checkpoint.pipeline_class() == Some(LDM_TEXT),
             own_size: unet.sample_size().map(|(height, width)| (height * scale, width * scale)),
             multiple,
             scale,
@@ -496,10 +494,39 @@ impl DiffusionPipeline {
     }
 }
 
+/// The autoencoder of a model on latents: `vae`, or `vqvae` in the first latent diffusion models.
+fn autoencoder(checkpoint: &Checkpoint, unet: &UNet, xl: bool) -> Result<Option<Autoencoder>> {
+    let first = checkpoint.pipeline_class().filter(|class| [LDM, LDM_SUPER_RESOLUTION, LDM_TEXT].contains(class));
+    let Some(class) = first else {
+        let latents = matches!(unet, UNet::Latents(_));
+        return latents.then(|| Autoencoder::load(checkpoint, "vae", xl)).transpose();
+    };
+    // They call their components otherwise, and so would not look at these.
+    for field in ["vae", "text_encoder", "text_encoder_2"] {
+        if checkpoint.component_names().iter().any(|name| name == field) {
+            let why = format!("the folder of a {class} has an autoencoder and texts of its own, `vqvae` and `bert`");
+            return Err(Refusal::of(field, why).into());
+        }
+    }
+    let vqvae = Autoencoder::load(checkpoint, "vqvae", false)?;
+    // That pipeline does not look at the factor.
+    Ok(Some(if class == LDM_SUPER_RESOLUTION { vqvae.unscaled() } else { vqvae }))
+}
+
 /// What a U-Net is for, by the channels it takes.
 fn kind(checkpoint: &Checkpoint, unet: &UNet, vae: Option<&Autoencoder>) -> Result<Kind> {
     let Some(latent) = vae.map(Autoencoder::latent_channels) else { return Ok(Kind::Pixels) };
     let (taken, classes) = (unet.in_channels(), unet.condition_classes());
+    if let UNet::Pixels(_) = unet {
+        let small = checkpoint.pipeline_class() == Some(LDM_SUPER_RESOLUTION);
+        let (expected, kind) = if small { (latent + 3, Kind::SuperResolution) } else { (latent, Kind::Pixels) };
+        if taken == expected {
+            return Ok(kind);
+        }
+        let file = checkpoint.path().display();
+        let beside = if small { " and the small picture 3" } else { "" };
+        return Err(Error::Config(format!("{file}: the U-Net takes {taken} channels, latents have {latent}{beside}")));
+    }
     let found = match (taken, classes) {
         (n, ConditionClassEmbedding::None) if n == latent => Some(Kind::Plain),
         (n, ConditionClassEmbedding::None) if n == 2 * latent + 1 => Some(Kind::Inpaint),

@@ -183,7 +183,7 @@ impl DiffusionPipeline {
         let timestep = graph.input("timestep", TensorDesc::f32([batch]));
         let sample = graph.add_noise("add_noise", original, noise, noising)?;
         let sizes = self.sizes(batch, (height, width), of.tokens);
-        let call = ModelCall { sample, timestep };
+        let call = ModelCall { sample, timestep, coefficients: None };
         let mut output = self.unet.build(&mut Layers::new(&mut graph, dtype), &sizes, call)?;
         let learned = self.scheduler.config.variance_type == VarianceType::LearnedRange;
         let returned = graph.desc(output).channels();

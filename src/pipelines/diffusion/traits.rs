@@ -19,6 +19,20 @@ pub enum Kind {
     Edit,
     /// Also the small picture, noised, with the noise's timestep as class.
     Upscale,
+    /// Latents without text, and beside them the small picture as it is (`LDMSuperResolutionPipeline`).
+    SuperResolution,
+}
+
+impl Kind {
+    /// Whether the model has a text encoder.
+    pub fn has_text(self) -> bool {
+        !matches!(self, Self::Pixels | Self::SuperResolution)
+    }
+
+    /// Whether it makes a larger picture of one.
+    pub fn enlarges(self) -> bool {
+        matches!(self, Self::Upscale | Self::SuperResolution)
+    }
 }
 
 /// The traits of a model that decide which options fit it.
@@ -42,6 +56,8 @@ pub struct Traits {
     pub classes: Option<usize>,
     /// Rows and columns of the pictures that the model was trained on, where its config says.
     pub own_size: Option<(usize, usize)>,
+    /// `LDMTextToImagePipeline`: without guidance by default, and any scale but 1 is guidance.
+    pub ldm_text: bool,
     /// What rows and columns must be multiples of.
     pub multiple: usize,
     /// Rows (and columns) of the picture for one of what the U-Net works on.
@@ -53,7 +69,7 @@ const MAX_SIDE: usize = 1 << 14;
 
 impl Traits {
     /// What the model does, in a word: `text`, `classes` or `pixels`; `inpaint`, `edit` and `upscale` for models of
-    /// these kinds of text.
+    /// these kinds of text; `super_resolution` for one that enlarges without.
     pub fn word(&self) -> &'static str {
         match (self.kind, self.classes) {
             (Kind::Pixels, Some(_)) => "classes",
@@ -62,6 +78,7 @@ impl Traits {
             (Kind::Inpaint, _) => "inpaint",
             (Kind::Edit, _) => "edit",
             (Kind::Upscale, _) => "upscale",
+            (Kind::SuperResolution, _) => "super_resolution",
         }
     }
 
@@ -72,13 +89,21 @@ impl Traits {
             Kind::Pixels if self.consistency => (1, 1.0),
             Kind::Pixels => (50, 1.0),
             Kind::Upscale => (75, 9.0),
+            Kind::SuperResolution => (100, 1.0),
             Kind::Edit => (100, 7.5),
+            _ if self.ldm_text => (50, 1.0),
             _ if self.consistency => (4, 8.5),
             _ if self.xl => (50, 5.0),
             _ => (50, 7.5),
         };
         let sampling = Sampling::steps(self.steps.unwrap_or(steps));
         SampleOptions { sampling, guidance_scale: vec![guidance_scale], ..SampleOptions::default() }
+    }
+
+    /// Whether a scale means guidance. 1 is the plain prediction, and less counts as 1, as in diffusers, where 0
+    /// switches guidance off; but for `LDMTextToImagePipeline`, where it mixes what is and is not of the text.
+    pub fn guides(&self, scale: f64) -> bool {
+        scale > 1.0 || (self.ldm_text && scale != 1.0)
     }
 
     /// Steps of a run with a scheduler of this class.
@@ -201,7 +226,7 @@ impl Traits {
             let &[_, _, height, width] = tensor.shape.as_slice() else {
                 return Err(Refusal::of(field, format!("expected 4 dimensions, found shape {:?}", tensor.shape)));
             };
-            let enlarges = field == "latents" || self.kind == Kind::Upscale;
+            let enlarges = field == "latents" || self.kind.enlarges();
             let scale = if enlarges { self.scale } else { 1 };
             let (height, width) = (height.saturating_mul(scale), width.saturating_mul(scale));
             if fits(height) && fits(width) {

@@ -78,9 +78,20 @@ impl UNet {
     /// # Errors
     /// As the models' `build`.
     pub fn build(&self, m: &mut Layers<'_>, sizes: &Sizes, call: ModelCall) -> Result<ValueId> {
-        let ModelCall { mut sample, timestep } = call;
+        let ModelCall { mut sample, timestep, coefficients } = call;
         match self {
             Self::Pixels(model) => {
+                let beside = model.config.in_channels - m.graph.desc(sample).channels();
+                if beside > 0 {
+                    let desc = TensorDesc::f32([sizes.batch, sizes.height, sizes.width, beside]);
+                    let mut condition = m.graph.condition("condition", desc);
+                    // Unlike those with text, such a model sees both scaled.
+                    if let Some(coefficients) = coefficients {
+                        let factor = m.graph.slice("input_scale", coefficients, 0, 0, 1)?;
+                        condition = m.graph.mul("scaled_condition", condition, factor)?;
+                    }
+                    sample = m.graph.concat("sample_and_condition", sample, condition, -1)?;
+                }
                 let class_labels =
                     model.class_labels_desc(sizes.batch).map(|desc| m.graph.condition("class_labels", desc));
                 model.build(m, UNet2DInputs { sample, timestep, class_labels })

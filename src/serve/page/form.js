@@ -13,6 +13,7 @@ const KINDS = {
   inpaint: "It paints into a picture what a text says.",
   edit: "It changes a picture as a text says.",
   upscale: "It enlarges a picture to four times its sides.",
+  super_resolution: "It enlarges a picture.",
 };
 /** Fields whose value is a number, and whether it is a whole one. */
 const NUMBERS = { width: true, height: true, steps: true, batch_size: true, guidance_scale: false, strength: false };
@@ -59,7 +60,7 @@ export function showModel() {
   const own = facts.defaults.scheduler;
   $("scheduler").replaceChildren(make("option", { value: "" }, own ? `model’s (${plain(own)})` : "model’s"),
     ...server.samplers.map((name) => make("option", { value: name }, name)));
-  $("start").open = ["inpaint", "edit", "upscale"].includes(facts.kind);
+  $("start").open = ["inpaint", "edit", "upscale", "super_resolution"].includes(facts.kind);
   showSchedule();
 }
 

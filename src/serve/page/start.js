@@ -88,7 +88,7 @@ async function show() {
 /** Sides near the picture's own shape, with about as many pixels as the model was made for. */
 function fitSize() {
   const { defaults, multiple, kind } = model();
-  if (!defaults.width || kind === "upscale") return;
+  if (!defaults.width || ["upscale", "super_resolution"].includes(kind)) return;
   const ratio = $("original").naturalWidth / $("original").naturalHeight;
   const round = (side) => Math.max(multiple, Math.round(side / multiple) * multiple);
   const area = defaults.width * defaults.height;

@@ -1,5 +1,5 @@
-//! `docs/README.md`, `docs/editing.md`, `docs/systems.md`, `docs/score.md` and `docs/consistency.md`: what stands there
-//! as a command is one.
+//! `docs/README.md`, `docs/editing.md`, `docs/latent.md`, `docs/systems.md`, `docs/score.md` and
+//! `docs/consistency.md`: what stands there as a command is one.
 
 use std::path::Path;
 use std::process::Command;
@@ -85,6 +85,31 @@ fn the_commands_of_consistency_models_and_repaint_run() {
     let pixels = shoe.data.iter().zip(&new.data).enumerate();
     let differs: Vec<usize> = pixels.filter(|(_, (old, new))| old != new).map(|(i, _)| i % 32).collect();
     assert!(differs.len() > 100 && differs.iter().all(|column| *column < 12), "the rest stays to the pixel");
+}
+
+#[test]
+fn the_commands_of_latent_diffusion_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("out.png");
+    let commands = commands(include_str!("../../../docs/latent.md"));
+    assert!(commands.len() > 3, "{commands:?}");
+    for command in commands {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        let place = arguments.iter().position(|argument| *argument == "--output");
+        place.iter().for_each(|place| arguments[place + 1] = output.to_str().expect("a name in UTF-8"));
+        succeeds(&arguments);
+        assert_eq!(output.is_file(), place.is_some());
+        let _ = std::fs::remove_file(&output);
+    }
+    for model in ["text2im", "upscale"] {
+        let model = format!("tests/fixtures/ldm/{model}");
+        let copy = folder.path().join("copy");
+        let copy = copy.to_str().expect("a name in UTF-8");
+        succeeds(&["inspect", "--model", &model]);
+        succeeds(&["convert", &model, copy]);
+        succeeds(&["inspect", "--model", copy]);
+        std::fs::remove_dir_all(copy).expect("it was written");
+    }
 }
 
 /// Every picture in the chapters is what their commands make.

@@ -13,6 +13,7 @@ mod editing;
 >>>>>>> h3
 pub mod inversion;
 mod latent;
+mod ldm;
 mod loss;
 pub mod options;
 mod repaint;
