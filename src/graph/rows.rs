@@ -58,7 +58,6 @@ mod tests {
     use super::*;
     use crate::HostTensor;
     use crate::ops::Op;
-    use crate::session::Session;
 
     #[test]
     fn chosen_inputs_see_other_samples() {

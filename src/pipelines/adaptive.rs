@@ -24,7 +24,7 @@ impl DenoiseLoop<'_> {
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
         let first = sample.channels_last();
-        for (name, tensor) in self.changing.at(0) {
+        for (name, tensor) in self.changing.iter().flat_map(|changing| changing.at(0)) {
             self.session.write(name, tensor)?;
         }
         self.session.wait()?;

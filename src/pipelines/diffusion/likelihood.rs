@@ -110,7 +110,7 @@ impl DiffusionPipeline {
         let vector = graph.input("vector", picture());
         let timestep = graph.input("timestep", TensorDesc::f32([batch]));
         let sizes = self.sizes(batch, (height, width), 0);
-        let call = ModelCall { sample, timestep };
+        let call = ModelCall { sample, timestep, coefficients: None };
         let mut output = self.unet.build(&mut Layers::new(&mut graph, DType::F32), &sizes, call)?;
         if graph.desc(output).channels() == 2 * channels {
             output = graph.slice("model_output.prediction", output, -1, 0, channels)?;

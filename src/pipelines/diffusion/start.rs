@@ -69,7 +69,7 @@ impl DiffusionPipeline {
             (Kind::SuperResolution, _) => {
                 let latents = scaled(self.start_noise(options, shape, sources)?, schedule.init_noise_sigma);
                 let small = HostTensor::new([&[shape[0]], &image.shape[1..]].concat(), image.data.repeat(shape[0]))?;
-                Ok(Start { latents, inputs: vec![self.condition(options, &small)?] })
+                Ok(Start::with(latents, vec![self.condition(options, &small)?]))
             }
             (Kind::Pixels, Some(mask)) => self.start_repaint(options, (image, mask), shape, schedule, sources),
             (Kind::Pixels, None) => {

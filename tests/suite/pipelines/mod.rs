@@ -6,11 +6,8 @@ pub mod attention;
 mod batches;
 mod classes;
 pub mod consistency;
-<<<<<<< HEAD
-mod flow;
-=======
 mod editing;
->>>>>>> h3
+mod flow;
 pub mod inversion;
 mod latent;
 mod ldm;
