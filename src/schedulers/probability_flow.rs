@@ -252,7 +252,8 @@ mod tests {
                 let likelihood = log(found[0], to) + found[1];
                 assert!((likelihood - log(x, from)).abs() < 1e-5, "{config}: {likelihood}, {}", log(x, from));
                 let prior = log(found[0], flow.prior) + found[1];
-                assert!((prior - log(x, from)).abs() < 0.02, "{config}: {prior}, {}", log(x, from));
+                // A beta of Stable Diffusion leaves 7 % of the picture at the end.
+                assert!((prior - log(x, from)).abs() < 0.06, "{config}: {prior}, {}", log(x, from));
             }
         }
     }
