@@ -25,8 +25,8 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`, `bert`; an autoencoder's halves are
-    /// `vae.encoder` and `vae.decoder`.
+    /// Opens a model by its name in the pipeline: `unet`, `text_encoder`, `text_encoder_2`, `bert`; an
+    /// autoencoder's halves are `vae.encoder` and `vae.decoder`.
     ///
     /// # Errors
     /// [`Error::Config`] if there is no such model, [`Error::Usage`] if it has no such half,
@@ -74,7 +74,8 @@ impl LoadedModel {
             _ => {
                 return Err(Error::Unsupported(format!(
                     "{file}: a model of class \"{class_name}\"; there are UNet2DModel, UNet2DConditionModel, \
-                    AutoencoderKL, AutoencoderTiny, VQModel, CLIPTextModel, CLIPTextModelWithProjection and LDMBertModel"
+                    AutoencoderKL, AutoencoderTiny, VQModel, CLIPTextModel, CLIPTextModelWithProjection and \
+                    LDMBertModel"
                 )));
             }
         };

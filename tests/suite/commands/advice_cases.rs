@@ -490,6 +490,7 @@ pub const SAID: &[Said] = &[
     ("src/serve/guard.rs", "see cors-origin", SERVER),
     ("src/tokenizer.rs", "fetch it again", SOUND),
     ("src/tokenizer.rs", "fetch the tokenizer again", SOUND),
+    ("src/tokenizer/word_piece.rs", "fetch the tokenizer again", SOUND),
     ("src/tokenizer.rs", "give it another name", Err("about a word that there is already")),
 ];
 
