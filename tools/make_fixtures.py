@@ -45,6 +45,7 @@ GROUPS = [
     "repaint",
     "latent",
     "anomaly",
+    "classifier",
 ]
 
 

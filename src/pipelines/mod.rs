@@ -3,6 +3,7 @@
 mod activations;
 mod attention;
 mod autoencoder;
+mod classifier;
 mod denoise;
 mod diffusion;
 mod text;
@@ -17,13 +18,14 @@ use crate::tensor::DType;
 pub use activations::{Activation, Activations};
 pub use attention::CrossAttention;
 pub use autoencoder::{Autoencoder, Tiling};
+pub use classifier::{ClassifierGuidance, Moved};
 pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, Shown, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
-    Bound, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, NoiseShape, Noised, PIXEL_PIPELINES,
-    PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, TimestepSampling, TrainingProcess,
-    Traits, VarianceTraining, check_fits, check_scheduler, squared_difference,
+    Bound, Classifier, ClassifierTraits, DiffusionPipeline, Example, ExampleLoss, Kind, MaskReduction, NoiseShape,
+    Noised, PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage,
+    TimestepSampling, TrainingProcess, Traits, VarianceTraining, check_fits, check_scheduler, squared_difference,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -24,6 +24,7 @@ impl Known {
             steps: None,
             max_noise_level: (kind == Kind::Upscale).then_some(350),
             classes,
+            classifier: None,
             own_size: Some((64 * scale, 32 * scale)),
             multiple: 4.max(scale),
             scale,
