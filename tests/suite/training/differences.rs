@@ -9,7 +9,7 @@ use unmist::ops::{Case, Fill, Size, registry};
 use unmist::{DType, Error, HostTensor};
 
 /// Operations that have a gradient.
-const WITH_GRADIENT: [&str; 16] = [
+const WITH_GRADIENT: [&str; 17] = [
     "activation",
     "attention",
     "avg_pool",
@@ -23,6 +23,7 @@ const WITH_GRADIENT: [&str; 16] = [
     "reshape",
     "scale",
     "slice",
+    "sum",
     "transpose",
     "upsample_nearest",
     "variance_bound",
