@@ -67,10 +67,10 @@ pub struct ModelCall {
 ///
 /// Inputs: `state` `[1 + slots, N, .., C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
 /// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
-/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and
-/// `original_level` `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and
-/// where it goes back to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. A classifier takes
-/// `classifier_labels` `[N, classes]`, with 1 at each picture's class, and `classifier_factor` `[1]`, [`Moved`]'s. Outputs: `state`, carried to
+/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and `original_level`
+/// `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and where it goes back
+/// to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. A classifier takes `classifier_labels` `[N,
+/// classes]`, with 1 at each picture's class, and `classifier_factor` `[1]`, [`Moved`]'s. Outputs: `state`, carried to
 /// the next step, and `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
