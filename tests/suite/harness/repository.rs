@@ -83,6 +83,6 @@ fn every_scheduler_has_a_row_with_its_paper() {
     }
     for (name, _) in unmist::schedulers::samplers() {
         let named = |row: &&str| row.split('|').nth(2).is_some_and(|cell| cell.split(',').any(|n| n.trim() == name));
-        assert!(rows.iter().any(|row| named(row)), "{name} stands in no row of README.md");
+        assert!(rows.iter().any(named), "{name} stands in no row of README.md");
     }
 }
