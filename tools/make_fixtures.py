@@ -49,6 +49,7 @@ GROUPS = [
     "ldm",
     "anomaly",
     "editing",
+    "classifier",
 ]
 
 

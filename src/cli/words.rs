@@ -52,6 +52,8 @@ mod tests {
         "--clip-skip=1",
         "--class=7,9",
         "--null-class=10",
+        "--classifier=classifier.safetensors",
+        "--classifier-scale=2.5",
         "--model=models/fox",
         "--unet=unet.safetensors",
         "--vae=vae",

@@ -7,7 +7,7 @@ use super::{Notes, hints, places};
 use crate::checkpoint::lora::Scales;
 use crate::checkpoint::{Checkpoint, Ignore, Lora, PARTS, TextualInversion};
 use crate::error::{Error, Result};
-use crate::pipelines::{DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
+use crate::pipelines::{Classifier, DiffusionPipeline, PIXEL_PIPELINES, STABLE_DIFFUSION_PIPELINES};
 use crate::refusal::Refusal;
 use crate::request::{GenerationConfig, Request};
 use crate::schedulers::{Scheduler, SchedulerConfig};
@@ -49,6 +49,7 @@ impl OpenModel {
             text_encoder: None,
             text_encoder_2: None,
             scheduler_config: None,
+            classifier: None,
             ..request.clone()
         };
         let refiner = Self::open_at(&path, &own, ignore, notes)?;
@@ -77,7 +78,14 @@ impl OpenModel {
             Some(_) => DiffusionPipeline::training_config(&checkpoint)?,
             None => DiffusionPipeline::scheduler_config(&checkpoint)?,
         };
-        let pipeline = DiffusionPipeline::load(&checkpoint, Scheduler::new(scheduler.clone())?)?;
+        let mut pipeline = DiffusionPipeline::load(&checkpoint, Scheduler::new(scheduler.clone())?)?;
+        if let Some(path) = &request.classifier {
+            pipeline.set_classifier(Some(Classifier::open(path)?))?;
+            if !path.is_dir() {
+                let found = "heads of 64 channels and norms of 32 groups in the classifier, as published ones have";
+                notes.add(format!("assumed: {found}"));
+            }
+        }
         Ok(Self { checkpoint, pipeline, scheduler, generation })
     }
 }
@@ -128,7 +136,8 @@ fn note_assumed(checkpoint: &Checkpoint, request: &Request, notes: &mut Notes) -
 /// What fields other than `model` and `refiner` name: files, and folders of components.
 pub fn named_paths(request: &Request) -> Vec<(&'static str, PathBuf)> {
     let parts = parts(request).map(|(name, path)| (name, path.clone()));
-    named_files(request).into_iter().chain(parts).collect()
+    let classifier = request.classifier.iter().map(|path| ("classifier", path.clone()));
+    named_files(request).into_iter().chain(parts).chain(classifier).collect()
 }
 
 /// The files that fields other than `model`, `refiner` and those for components name.

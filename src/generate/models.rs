@@ -116,6 +116,10 @@ impl Models {
         if let Some(refiner) = &self.refiner {
             paths.insert("refiner".to_owned(), refiner.checkpoint.files()?);
         }
+        if let Some(classifier) = self.model.pipeline.classifier() {
+            let named = classifier.files.iter().map(|path| (path.display().to_string(), path.clone()));
+            paths.insert("classifier".to_owned(), named.collect());
+        }
         for (option, path) in named_files(request) {
             paths.entry(option.to_owned()).or_default().push((path.display().to_string(), path));
         }
@@ -189,6 +193,7 @@ pub fn opening_key(request: &Request) -> String {
         text_encoder: request.text_encoder.clone(),
         text_encoder_2: request.text_encoder_2.clone(),
         variant: request.variant.clone(),
+        classifier: request.classifier.clone(),
         lora: request.lora.clone(),
         embedding: request.embedding.clone(),
         scheduler_config: request.scheduler_config.clone(),

@@ -18,13 +18,14 @@ use crate::request::{MaskReading, Past, Request};
 use crate::schedulers::SchedulerConfig;
 
 /// The fields that name files which decide what a picture is.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "model",
     "refiner",
     "unet",
     "vae",
     "text_encoder",
     "text_encoder_2",
+    "classifier",
     "lora",
     "refiner_lora",
     "embedding",

@@ -350,6 +350,13 @@ impl Graph {
         self.nodes[value.index()].desc.dtype = dtype;
     }
 
+    /// Puts `prefix` before the names of all operations from the node at `first` on: of a model that has the names of
+    /// another one in the same graph.
+    pub(crate) fn prefix_operations(&mut self, first: usize, prefix: &str) {
+        let nodes = self.nodes[first..].iter_mut().filter(|node| node.op().is_some());
+        nodes.for_each(|node| node.name.insert_str(0, prefix));
+    }
+
     /// Names `value` as a result.
     pub fn output(&mut self, name: impl Into<String>, value: ValueId) {
         self.outputs.push((name.into(), value));

@@ -3,7 +3,8 @@
 //! Names are those of diffusers and transformers, verbatim, because they are the keys of the checkpoints. Reading
 //! order: [`Layers`] (a layer with its parameters), `resnet.rs`, `attention.rs`, `embeddings.rs` (the blocks all U-Nets
 //! share), then [`UNet2DModel`]. Stable Diffusion: [`CLIPTextModel`] reads the prompt, [`UNet2DConditionModel`] with
-//! its [`Transformer2DModel`] denoises a latent, [`AutoencoderKL`] turns that into a picture.
+//! its [`Transformer2DModel`] denoises a latent, [`AutoencoderKL`] turns that into a picture. [`EncoderUNetModel`] says
+//! what a noised picture shows.
 
 mod attention;
 mod autoencoder_kl;
@@ -11,6 +12,8 @@ mod autoencoder_tiny;
 mod clip_text;
 mod config;
 mod embeddings;
+mod encoder_unet;
+mod encoder_unet_names;
 mod layers;
 mod ldm_bert;
 mod load;
@@ -33,6 +36,7 @@ pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, 
 pub(crate) use clip_text::TOKEN_EMBEDDING;
 pub use clip_text::{CLIPTextConfig, CLIPTextModel, EndOfText, TextOutput};
 pub use config::ConfigReader;
+pub use encoder_unet::EncoderUNetModel;
 pub use layers::Layers;
 pub use ldm_bert::{LDMBertConfig, LDMBertModel};
 pub use load::LoadedModel;

@@ -3,7 +3,7 @@
 use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
 use super::{expect_float, no_knobs};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::graph::{Backward, Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
@@ -67,6 +67,23 @@ impl Operation for Sum {
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         let f: fn(f64) -> f64 = if self.squared { |v| v * v } else { |v| v };
         reference::sum(inputs.get(0), self.start, self.end, f)
+    }
+
+    /// dx = dy, or 2 x dy of squares, repeated along what was summed.
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let name = back.name("x");
+        if self.squared {
+            let (x, twice) = (back.input(0)?, back.graph.scale(format!("{name}.twice"), back.dy, 2.0, 0.0)?);
+            return Ok(vec![Some(back.graph.mul(name, x, twice)?)]);
+        }
+        let (mut shape, dtype) = (back.shape(0), back.dtype(0));
+        shape[..self.start].fill(1);
+        shape[self.end..].fill(1);
+        let elements = shape.iter().product();
+        let ones = HostTensor { shape, data: vec![1.0; elements] };
+        let ones = back.graph.constant(format!("{name}.ones"), ones);
+        let ones = back.graph.cast(format!("{name}.ones.cast"), ones, dtype)?;
+        Ok(vec![Some(back.graph.mul(name, back.dy, ones)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -4,6 +4,7 @@
 use super::Cancel;
 use super::activations::{Activation, Activations};
 use super::attention::CrossAttention;
+use super::classifier::{ClassifierGuidance, Moved, moved_mean, moved_noise, scaled_gradient};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -35,6 +36,8 @@ pub struct DenoiseSpec<'a> {
     /// Whether self-attention of the model's up blocks takes its queries and keys from the samples that the input
     /// [`SELF_ATTENTION_ROWS`] names ([`crate::graph::gather_rows`]).
     pub lends_self_attention: bool,
+    /// Classifier guidance.
+    pub classifier: Option<ClassifierGuidance<'a>>,
 }
 
 /// u32 `[model_batch]`: for each sample that the model sees, the one whose queries and keys it has in self-attention.
@@ -72,9 +75,10 @@ pub struct ModelCall {
 ///
 /// Inputs: `state` `[1 + slots, N, .., C]` (row 0 the sample, the others the scheduler's memory), `timestep`,
 /// `coefficients` ([`coefficients`]), `noise` if any step draws some, `guidance_weights` `[B, N]` if there are several
-/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and
-/// `original_level` `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and
-/// where it goes back to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. Outputs: `state`, carried to
+/// branches ([`guidance_weights`]), `original`, `original_noise` `[N, .., C]`, `mask` `[1, .., 1]` and `original_level`
+/// `[2]` if masked, and what `model` adds. RePaint takes `noise` in place of `original_noise`, and where it goes back
+/// to more noise, `back_noise` like `noise` and `back_level` `[N, 2]`. A classifier takes `classifier_labels` `[N,
+/// classes]`, with 1 at each picture's class, and `classifier_factor` `[1]`, [`Moved`]'s. Outputs: `state`, carried to
 /// the next step, and `pred_original_sample` `[N, .., C]`.
 ///
 /// # Errors
@@ -110,6 +114,21 @@ pub fn step_graph(
         };
     }
     check_model_output(g.shape(model_output), spec)?;
+    let gradient = match &spec.classifier {
+        Some(guidance) => {
+            // Once for each sample, whatever guides it besides.
+            let mut seen = (sample, timestep);
+            if spec.branches > 1 {
+                let sample = g.model_input("classifier_input", state, coefficients, 1)?;
+                seen = (sample, g.slice("classifier_timestep", timestep, 0, 0, spec.batch())?);
+            }
+            Some((guidance.moved, scaled_gradient(g, guidance.model, seen.0, seen.1)?))
+        }
+        None => None,
+    };
+    if let Some((Moved::Noise, gradient)) = gradient {
+        model_output = moved_noise(g, model_output, gradient)?;
+    }
 
     // 2. the estimate of the clean picture
     let mut x0 = g.pred_original_sample("pred_original_sample", state, model_output, coefficients)?;
@@ -126,6 +145,10 @@ pub fn step_graph(
         (noise, _) => noise,
     };
     let mut next = g.scheduler_step("scheduler_step", state, model_output, x0, noise, coefficients)?;
+    if let Some((Moved::Mean, gradient)) = gradient {
+        let learned = learned_variance(spec.schedule).map(|kind| (kind, model_output, coefficients));
+        next = moved_mean(g, spec, next, gradient, learned)?;
+    }
 
     // 4. for inpainting, what stays as it was
     if spec.masked {

@@ -4,6 +4,7 @@ mod activations;
 mod adaptive;
 mod attention;
 mod autoencoder;
+mod classifier;
 mod denoise;
 mod diffusion;
 mod text;
@@ -18,13 +19,15 @@ use crate::tensor::DType;
 pub use activations::{Activation, Activations};
 pub use attention::CrossAttention;
 pub use autoencoder::{Autoencoder, Tiling};
+pub use classifier::{ClassifierGuidance, Moved};
 pub use denoise::{
     Changing, DenoiseLoop, DenoiseSpec, ModelCall, Progress, Shown, coefficients, guidance_weights, step_graph,
 };
 pub use diffusion::{
-    Bound, DiffusionPipeline, EditMask, Example, ExampleLoss, Kind, Likelihood, MaskReduction, NoiseShape, Noised,
-    PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES, SampleOptions, Stage, Style, TimestepSampling,
-    TrainingProcess, Traits, VarianceTraining, changes, check_fits, check_scheduler, squared_difference, thresholded,
+    Bound, Classifier, ClassifierTraits, DiffusionPipeline, EditMask, Example, ExampleLoss, Kind, Likelihood,
+    MaskReduction, NoiseShape, Noised, PIXEL_PIPELINES, PipelinePlan, Prepared, STABLE_DIFFUSION_PIPELINES,
+    SampleOptions, Stage, Style, TimestepSampling, TrainingProcess, Traits, VarianceTraining, changes, check_fits,
+    check_scheduler, squared_difference, thresholded,
 };
 pub use text::{TextConditioning, TextEncoders};
 

@@ -48,6 +48,7 @@ pub(super) fn of_pipeline(asked: &Request, model: &ModelFacts<'_>, scheduler: Sc
         jump_length: repaints.then_some(own.sampling.jump_length),
         jump_n_sample: repaints.then_some(own.sampling.jump_n_sample),
         class: drawn_classes(asked, traits),
+        classifier_scale: asked.classifier.is_some().then_some(own.classifier_scale),
         eta: Some(own.sampling.eta),
         use_clipped_model_output: is_ddim.then_some(own.sampling.use_clipped_model_output.into()),
         guidance_scale: own.guidance_scale,

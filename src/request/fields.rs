@@ -68,6 +68,13 @@ pub struct Request {
     /// The class that stands for "no class" in classifier-free guidance [default: the last]
     #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "N"))]
     pub null_class: Option<usize>,
+    /// A classifier of noised pictures (guided-diffusion's, as .safetensors, or a folder with its config.json) that
+    /// leads to `class`, also with models that know no classes
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "FILE|DIR"))]
+    pub classifier: Option<PathBuf>,
+    /// How strongly `classifier` leads to the class [default: 1]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = PROMPTS, value_name = "F"))]
+    pub classifier_scale: Option<f64>,
     /// Model folder in diffusers' layout, a single file (.safetensors or .gguf) in the original Stable Diffusion
     /// layout, or the name of a model in weights/ [default: the first one there that fits]
     #[cfg_attr(feature = "cli", arg(long, help_heading = MODEL, value_name = "DIR|FILE"))]
@@ -250,6 +257,7 @@ impl Request {
             ("vae", &self.vae),
             ("text_encoder", &self.text_encoder),
             ("text_encoder_2", &self.text_encoder_2),
+            ("classifier", &self.classifier),
             ("lora_dir", &self.lora_dir),
             ("scheduler_config", &self.scheduler_config),
             ("refiner", &self.refiner),
@@ -266,6 +274,7 @@ impl Request {
         }
         let numbers = [
             ("eta", self.eta),
+            ("classifier_scale", self.classifier_scale),
             ("guidance_rescale", self.guidance_rescale),
             ("image_guidance_scale", self.image_guidance_scale),
             ("denoising_start", self.denoising_start),

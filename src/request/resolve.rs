@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::layers::Stack;
 use super::{Asked, GenerationConfig, Origin, Request, Rng, Switch, defaults, idle};
 use crate::error::Error;
-use crate::pipelines::{SampleOptions, Tiling, Traits, check_fits, check_scheduler};
+use crate::pipelines::{Moved, SampleOptions, Tiling, Traits, check_fits, check_scheduler};
 use crate::refusal::{Refusal, Remedy};
 use crate::rng::{NoiseSource, TorchCpu, TorchCuda};
 use crate::schedulers::{Sampling, Scheduler, SchedulerClass, SchedulerConfig, scheduler_by_name};
@@ -115,6 +115,9 @@ pub fn resolve(asked: &Asked, model: &ModelFacts<'_>) -> Result<Resolved, Refusa
     if request.image.is_none() && request.latents.is_none() {
         model.traits.size(&options)?;
     }
+    if model.traits.classifier.is_some() {
+        Moved::by(&scheduler)?;
+    }
     let scheduler = Scheduler::new(scheduler).map_err(|error| refused("scheduler", None, error))?;
     let sampling = model.traits.sampling(&options, scheduler.config.class);
     let field = if sampling.timesteps.is_some() { "timesteps" } else { "steps" };
@@ -220,6 +223,7 @@ fn options(request: &Request) -> Result<SampleOptions, Refusal> {
             })
         },
         guidance_scale: spread("guidance_scale", &request.guidance_scale, prompts, batch)?,
+        classifier_scale: request.classifier_scale.unwrap_or(own.classifier_scale),
         guidance_rescale: request.guidance_rescale.unwrap_or(own.guidance_rescale),
         image_guidance_scale: request.image_guidance_scale.unwrap_or(own.image_guidance_scale),
         original_size: request.original_size.map(flipped),

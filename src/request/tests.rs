@@ -25,6 +25,7 @@ impl Known {
             max_noise_level: (kind == Kind::Upscale).then_some(350),
             classes,
             ldm_text: false,
+            classifier: None,
             own_size: Some((64 * scale, 32 * scale)),
             multiple: 4.max(scale),
             scale,

@@ -56,8 +56,18 @@ pub struct Pictures {
 }
 
 /// Fields that a server chooses, or that name files which it would have to find.
-const NOT_TAKEN: [&str; 8] =
-    ["unet", "text_encoder", "text_encoder_2", "scheduler_config", "lora_dir", "latents", "variant", "ignore_unused"];
+const NOT_TAKEN: [&str; 10] = [
+    "unet",
+    "text_encoder",
+    "text_encoder_2",
+    "classifier",
+    "classifier_scale",
+    "scheduler_config",
+    "lora_dir",
+    "latents",
+    "variant",
+    "ignore_unused",
+];
 
 impl Order {
     /// Checks a request, gives it seeds, and takes names of LoRAs and textual inversions out of its prompts.

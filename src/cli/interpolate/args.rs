@@ -40,7 +40,9 @@ pub struct Asked {
 }
 
 /// Fields that say where a run begins or what becomes of several pictures: the frames decide both.
-const NOT_HERE: [&str; 14] = [
+const NOT_HERE: [&str; 16] = [
+    "classifier",
+    "classifier_scale",
     "mask",
     "mask_reading",
     "mask_blur",

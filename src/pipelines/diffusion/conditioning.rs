@@ -35,6 +35,7 @@ impl DiffusionPipeline {
             }
         }
         constant.extend(self.class_labels(options, branches)?.map(|labels| ("class_labels", labels)));
+        constant.extend(self.classifier_labels(options));
         Ok(Condition { constant, text })
     }
 

@@ -123,7 +123,7 @@ impl DiffusionPipeline {
             let both = |one: &[f32]| Ok(Start::plain(HostTensor::new(shape, one.repeat(2))?));
             noised.data.chunks(channels * height * width).map(both).collect()
         };
-        let spec = self.spec(options, &schedule, &shape);
+        let spec = self.spec(options, &schedule, &shape)?;
         let predicted = self.run_each(runtime, options, &spec, &mut [], starts, observe)?;
 
         let plane = height * width;

@@ -55,7 +55,21 @@ const RULES: &[Rule] = &[
     ),
     Rule::Only(TEXT, |model| !pixels(model), "this model has no text encoder", &[]),
     Rule::Only(&["class", "null_class"], pixels, "this model takes a prompt", &[Remedy::GiveInstead(&["prompt"])]),
-    Rule::Only(&["class", "null_class"], |model| model.classes.is_some(), "this model has no classes", &[]),
+    Rule::Only(
+        &["classifier", "classifier_scale"],
+        |model| pixels(model) && model.scale == 1 && !model.consistency,
+        "it is for models on pixels that count timesteps",
+        &[],
+    ),
+    Rule::With("classifier_scale", &["classifier"], "there is no classifier", Remedy::Give(&["classifier"])),
+    Rule::With("classifier", &["class"], "it leads to a class, and there is none", Remedy::Give(&["class"])),
+    Rule::Only(
+        &["class"],
+        |model| model.classes.is_some() || model.classifier.is_some(),
+        "this model has no classes",
+        &[],
+    ),
+    Rule::Only(&["null_class"], |model| model.classes.is_some(), "this model has no classes", &[]),
     Rule::Only(
         &["image_guidance_scale"],
         |model| model.kind == Kind::Edit,

@@ -25,7 +25,7 @@ impl DiffusionPipeline {
         // A picture without guidance in a batch with others comes out as it would alone.
         let guides = |scale: f64| self.traits.guides(scale);
         let scales: Vec<f64> = scales.into_iter().map(|scale| if guides(scale) { scale } else { 1.0 }).collect();
-        let asked = self.traits.kind.has_text() || !options.classes.is_empty();
+        let asked = self.traits.kind.has_text() || self.traits.classes.is_some() && !options.classes.is_empty();
         let (branches, weights) = match self.traits.kind {
             _ if !asked || !scales.iter().any(|scale| guides(*scale)) => return Guidance::none(),
             Kind::Edit if options.image_guidance_scale < 1.0 => return Guidance::none(),

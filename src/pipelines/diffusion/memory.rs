@@ -67,7 +67,7 @@ impl DiffusionPipeline {
             graphs.push(("vae.encoder", vae.graph(Half::Encoder, height, width, vae.dtype(runtime))?));
         }
         let schedule = self.schedule(options)?;
-        let spec = self.spec(options, &schedule, &shape);
+        let spec = self.spec(options, &schedule, &shape)?;
         graphs.push(("unet", self.graph_of_step(runtime, &spec, self.tokens(options)?)?.0));
         if let Some(vae) = &self.vae {
             graphs.push(("vae.decoder", vae.graph(Half::Decoder, latent_height, latent_width, vae.dtype(runtime))?));

@@ -7,6 +7,7 @@
 //! follows from which of picture, mask and latents are given ([`SampleOptions`]).
 
 mod anomaly;
+mod classifier;
 mod conditioning;
 mod edit;
 mod fits;
@@ -24,6 +25,7 @@ mod traits;
 mod unet;
 
 pub use anomaly::{NoiseShape, squared_difference};
+pub use classifier::Classifier;
 pub use edit::{EditMask, thresholded};
 pub use fits::{changes, check as check_fits, check_scheduler};
 pub use likelihood::Likelihood;
@@ -32,7 +34,7 @@ pub use memory::{PipelinePlan, Stage};
 pub use options::{MaskReduction, SampleOptions};
 pub use style::Style;
 pub use training::{Noised, TimestepSampling, TrainingProcess, VarianceTraining};
-pub use traits::{Kind, Traits};
+pub use traits::{ClassifierTraits, Kind, Traits};
 
 use std::ops::Range;
 
@@ -40,11 +42,12 @@ use super::Runtime;
 use super::activations::Activations;
 use super::attention::CrossAttention;
 use super::autoencoder::{Autoencoder, Half, Tiling};
+use super::classifier::CLASSIFIER;
 use super::denoise::{DenoiseLoop, DenoiseSpec, Progress, Shown, step_graph};
 use super::text::TextEncoders;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, WeightSource, WeightSources};
 use crate::models::{ClassEmbedding, ConditionClassEmbedding, Sizes};
 use crate::overflow::F32Fallback;
 use crate::parallel;
@@ -115,6 +118,8 @@ pub struct DiffusionPipeline {
     low_res: Option<Scheduler>,
     /// SDXL takes zeros for a missing negative prompt (`force_zeros_for_empty_prompt`).
     zero_negative: bool,
+    /// What leads to a class besides the U-Net's own.
+    classifier: Option<Classifier>,
 }
 
 impl DiffusionPipeline {
@@ -216,13 +221,25 @@ impl DiffusionPipeline {
             }),
             classes,
             ldm_text: checkpoint.pipeline_class() == Some(LDM_TEXT),
+            classifier: None,
             own_size: unet.sample_size().map(|(height, width)| (height * scale, width * scale)),
             multiple,
             scale,
         };
         let zero_negative = xl && flag("force_zeros_for_empty_prompt", true);
         let unet_fallback = F32Fallback::new("U-Net");
-        Ok(Self { traits, scheduler, vae, text, unet, unet_weights, unet_fallback, low_res, zero_negative })
+        Ok(Self {
+            traits,
+            scheduler,
+            vae,
+            text,
+            unet,
+            unet_weights,
+            unet_fallback,
+            low_res,
+            zero_negative,
+            classifier: None,
+        })
     }
 
     /// Options that suit the model, for one picture without a prompt or class.
@@ -273,9 +290,11 @@ impl DiffusionPipeline {
 
     /// Checks that `options` make sense for this model.
     fn check(&self, options: &SampleOptions) -> Result<()> {
-        check_fits(&self.traits, &|field| options.given(field))?;
+        let given = |field: &str| if field == "classifier" { self.classifier.is_some() } else { options.given(field) };
+        check_fits(&self.traits, &given)?;
         check_scheduler(&self.traits, self.scheduler.config.class, &|field| options.given(field))?;
         self.traits.check(options)?;
+        self.classifier_guidance()?;
         if self.text.is_some() && options.prompts.is_empty() {
             return Err(Refusal::of("prompt", "there is none; an empty text is one").into());
         }
@@ -370,7 +389,7 @@ impl DiffusionPipeline {
         start: impl FnOnce(&mut [S]) -> Result<Start>,
         observe: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<HostTensor> {
-        let spec = self.spec(options, schedule, &self.latent_shape(options)?);
+        let spec = self.spec(options, schedule, &self.latent_shape(options)?)?;
         let starts = |sources: &mut [S]| Ok(vec![start(sources)?]);
         Ok(self.run_each(runtime, options, &spec, sources, starts, observe)?.swap_remove(0))
     }
@@ -403,7 +422,10 @@ impl DiffusionPipeline {
         parallel::meanwhile(compile, || {
             // 1. the condition: text or class, and for guidance its opposite
             let span = trace::span("encode the condition");
-            let condition = self.encode_condition(runtime, options)?;
+            let mut condition = self.encode_condition(runtime, options)?;
+            if let Some(factors) = self.classifier_factors(options, spec.schedule)? {
+                condition.text = factors; // models on pixels have no text
+            }
             drop(span);
             runtime.check_cancelled()?;
 
@@ -414,7 +436,9 @@ impl DiffusionPipeline {
             runtime.check_cancelled()?;
 
             // 3. every step
-            let mut session = self.unet_fallback.load(runtime.device, &graph, &self.unet_weights, runtime.load)?;
+            let classifier = self.classifier.as_ref().map(|c| (CLASSIFIER, &c.weights as &dyn WeightSource));
+            let weights = WeightSources { own: &self.unet_weights, others: classifier.into_iter().collect() };
+            let mut session = self.unet_fallback.load(runtime.device, &graph, &weights, runtime.load)?;
             for (name, tensor) in &condition.constant {
                 session.write(name, tensor)?;
             }
@@ -450,17 +474,23 @@ impl DiffusionPipeline {
     }
 
     /// One step for latents of `shape` `[N, C, h, w]`.
-    fn spec<'a>(&self, options: &SampleOptions, schedule: &'a Schedule, shape: &[usize; 4]) -> DenoiseSpec<'a> {
+    fn spec<'a>(
+        &'a self,
+        options: &SampleOptions,
+        schedule: &'a Schedule,
+        shape: &[usize; 4],
+    ) -> Result<DenoiseSpec<'a>> {
         let &[batch, channels, height, width] = shape;
         let branches = self.guidance(options).branches;
-        DenoiseSpec {
+        Ok(DenoiseSpec {
             schedule,
             shape: vec![batch, height, width, channels],
             branches,
             rescale: (branches == 2 && options.guidance_rescale > 0.0).then_some((options.guidance_rescale, 1)),
             masked: matches!(self.traits.kind, Kind::Pixels | Kind::Plain) && options.mask.is_some(),
             lends_self_attention: false,
-        }
+            classifier: self.classifier_guidance()?,
+        })
     }
 
     /// The sizes of a call of the U-Net on rows and columns of latents.

@@ -37,6 +37,8 @@ pub struct SampleOptions {
     /// Classifier-free guidance (Ho and Salimans 2022): ε = ε(∅) + w·(ε(c) − ε(∅)), where c is the prompt or class and
     /// ∅ the negative prompt or no class. A picture with a w of 1 or less is not guided.
     pub guidance_scale: Vec<f64>,
+    /// Classifier guidance (Dhariwal & Nichol 2021): how far the classifier's gradient moves each step.
+    pub classifier_scale: f64,
     /// How much of the prediction's own deviation is restored after guidance, 0 to 1 (Lin et al. 2023, section 3.4).
     pub guidance_rescale: f64,
     /// Editing by instruction: like `guidance_scale`, but towards the picture; 1 or more.
@@ -90,6 +92,7 @@ impl Default for SampleOptions {
             width: None,
             sampling: Sampling::steps(50),
             guidance_scale: vec![1.0],
+            classifier_scale: 1.0,
             guidance_rescale: 0.0,
             image_guidance_scale: 1.5,
             original_size: None,
@@ -125,6 +128,7 @@ impl SampleOptions {
             "strength" => self.sampling.strength != 1.0,
             "denoising_start" => self.sampling.denoising_start.is_some(),
             "denoising_end" => self.sampling.denoising_end.is_some(),
+            "classifier_scale" => self.classifier_scale != 1.0,
             "guidance_rescale" => self.guidance_rescale != 0.0,
             "original_size" => self.original_size.is_some(),
             "crop" => self.crop != (0, 0),

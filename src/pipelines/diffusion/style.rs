@@ -66,7 +66,7 @@ impl DiffusionPipeline {
         };
         self.check(both)?;
         let schedule = self.schedule(both)?;
-        let mut spec = self.spec(both, &schedule, &self.latent_shape(both)?);
+        let mut spec = self.spec(both, &schedule, &self.latent_shape(both)?)?;
         spec.lends_self_attention = true;
         let steps = schedule.steps.len();
         let lent = (share * steps as f64).round_ties_even() as usize;

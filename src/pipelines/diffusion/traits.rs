@@ -54,6 +54,8 @@ pub struct Traits {
     pub max_noise_level: Option<usize>,
     /// Number of classes, including "no class", if the model has any.
     pub classes: Option<usize>,
+    /// The classifier that leads to a class, if there is one.
+    pub classifier: Option<ClassifierTraits>,
     /// Rows and columns of the pictures that the model was trained on, where its config says.
     pub own_size: Option<(usize, usize)>,
     /// `LDMTextToImagePipeline`: without guidance by default, and any scale but 1 is guidance.
@@ -62,6 +64,15 @@ pub struct Traits {
     pub multiple: usize,
     /// Rows (and columns) of the picture for one of what the U-Net works on.
     pub scale: usize,
+}
+
+/// What decides which pictures a classifier can guide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassifierTraits {
+    /// Number of classes.
+    pub classes: usize,
+    /// Rows and columns of the pictures.
+    pub size: usize,
 }
 
 /// The most rows or columns.
@@ -175,6 +186,19 @@ impl Traits {
                 return Err(Refusal::of_value(field, class, format!("this model has classes 0 to {}", rows - 1)));
             }
         }
+        if let Some(ClassifierTraits { classes, .. }) = self.classifier {
+            if options.classes.is_empty() {
+                return Err(Refusal::of("class", "there is none, and the classifier leads to one"));
+            }
+            if let Some(class) = options.classes.iter().find(|class| **class >= classes) {
+                let why = format!("the classifier knows classes 0 to {}", classes - 1);
+                return Err(Refusal::of_value("class", class, why));
+            }
+            if !options.classifier_scale.is_finite() {
+                let found = options.classifier_scale;
+                return Err(Refusal::of_value("classifier_scale", found, "expected a finite number"));
+            }
+        }
         if self.classes.is_some() && options.null_class.or(self.null_class()).is_none() {
             if options.classes.is_empty() {
                 let why = "there is none, and every class of this model is one of pictures";
@@ -230,6 +254,7 @@ impl Traits {
             let scale = if enlarges { self.scale } else { 1 };
             let (height, width) = (height.saturating_mul(scale), width.saturating_mul(scale));
             if fits(height) && fits(width) {
+                self.check_classifier_size(height, width)?;
                 return Ok((height, width));
             }
             let why = format!("the result would be {width} wide and {height} high; expected {expected}");
@@ -247,6 +272,18 @@ impl Traits {
                     .instead(Remedy::Give(&["width", "height"]))),
             };
         let height = side("height", options.height, self.own_size.map(|size| size.0))?;
-        Ok((height, side("width", options.width, self.own_size.map(|size| size.1))?))
+        let width = side("width", options.width, self.own_size.map(|size| size.1))?;
+        self.check_classifier_size(height, width)?;
+        Ok((height, width))
+    }
+
+    fn check_classifier_size(&self, height: usize, width: usize) -> Result<(), Refusal> {
+        match self.classifier {
+            Some(ClassifierTraits { size, .. }) if (height, width) != (size, size) => {
+                let why = format!("it sees pictures {size} wide and {size} high, and these are {width} by {height}");
+                Err(Refusal::of("classifier", why))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -236,6 +236,10 @@ impl Things {
     /// The value of a flag, with names of models and files in full.
     fn value(&self, flag: &str, value: &str) -> String {
         let part = |name: &str| stable_diffusion("sd1").join(name).to_str().expect("UTF-8").to_owned();
+        let fixture = |name: &str| {
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+            fixtures.join(name).display().to_string()
+        };
         match value.strip_prefix('@') {
             Some("picture") => self.folder.path("start.png"),
             Some("odd") => self.folder.path("odd.png"),
@@ -244,10 +248,9 @@ impl Things {
             Some("lora") => lora("sd1_kohya.safetensors"),
             Some("embedding") => lora("embedding_diffusers.safetensors"),
             Some("classes") => shipped().to_str().expect("UTF-8").to_owned(),
-            Some("consistency") => {
-                let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-                fixtures.join("consistency/imagenet").display().to_string()
-            }
+            Some("consistency") => fixture("consistency/imagenet"),
+            Some("pixels") => fixture("unet2d/pipeline"),
+            Some("classifier") => fixture("classifier/updown"),
             Some("unet") => part("unet/diffusion_pytorch_model.safetensors"),
             Some("vae") => part("vae/diffusion_pytorch_model.safetensors"),
             Some("text_encoder") => part("text_encoder"),

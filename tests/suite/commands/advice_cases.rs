@@ -212,6 +212,16 @@ pub const CASES: &[Case] = &[
         &[("--refiner", "sdxl_refiner")],
     ),
     case(
+        &[(FITS, r#"Remedy::Give(&["classifier"])"#)],
+        "sample | --model @pixels | --width 8 | --height 8 | --class 1 | --classifier-scale 2 | --steps 1",
+        &[("--classifier", "@classifier")],
+    ),
+    case(
+        &[(FITS, r#"Remedy::Give(&["class"])"#)],
+        "sample | --model @pixels | --width 8 | --height 8 | --classifier @classifier | --steps 1",
+        &[("--class", "1")],
+    ),
+    case(
         &[(FITS, r#"Remedy::LeaveOut(&["steps"])"#)],
         "sample | --model @consistency | --timesteps 22,0 | --steps 2",
         &[],

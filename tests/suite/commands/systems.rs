@@ -1,4 +1,4 @@
-//! `docs/README.md`, `docs/editing.md`, `docs/latent.md`, `docs/systems.md`, `docs/score.md` and
+//! `docs/README.md`, `docs/editing.md`, `docs/latent.md`, `docs/systems.md`, `docs/score.md`, `docs/classifier.md` and
 //! `docs/consistency.md`: what stands there as a command is one.
 
 use std::path::Path;
@@ -42,12 +42,12 @@ fn the_commands_run() {
 }
 
 #[test]
-fn the_commands_about_scores_run() {
+fn the_commands_about_scores_and_classifiers_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("out.png");
-    let commands = commands(include_str!("../../../docs/score.md"));
-    assert!(commands.len() > 3, "{commands:?}");
-    for command in commands {
+    let pages = [include_str!("../../../docs/score.md"), include_str!("../../../docs/classifier.md")].map(commands);
+    assert!(pages[0].len() > 3 && !pages[1].is_empty(), "{pages:?}");
+    for command in pages.concat() {
         let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
         if let Some(place) = arguments.iter().position(|argument| *argument == "--output") {
             arguments[place + 1] = output.to_str().expect("a name in UTF-8");

@@ -38,7 +38,15 @@ fn model(x: &HostTensor, learned: bool) -> HostTensor {
 /// The graph of a step of `schedule` with that model in it, for samples of `shape` [N, C, ..].
 fn graph(schedule: &Schedule, shape: &[usize]) -> unmist::graph::Graph {
     let shape = [&shape[..1], &shape[2..], &shape[1..2]].concat();
-    let spec = DenoiseSpec { schedule, shape, branches: 1, rescale: None, masked: false, lends_self_attention: false };
+    let spec = DenoiseSpec {
+        schedule,
+        shape,
+        branches: 1,
+        rescale: None,
+        masked: false,
+        lends_self_attention: false,
+        classifier: None,
+    };
     step_graph(&spec, DType::F32, |layers, call| {
         let mean = layers.graph.scale("mean", call.sample, 0.5, 0.1)?;
         if !learned(schedule) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The most that fixtures may take in a clone of the repository, in bytes.
-const FIXTURES_MAX_BYTES: u64 = 13_960_000;
+const FIXTURES_MAX_BYTES: u64 = 14_060_000;
 
 /// Every file below `folder`.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -83,6 +83,6 @@ fn every_scheduler_has_a_row_with_its_paper() {
     }
     for (name, _) in unmist::schedulers::samplers() {
         let named = |row: &&str| row.split('|').nth(2).is_some_and(|cell| cell.split(',').any(|n| n.trim() == name));
-        assert!(rows.iter().any(|row| named(&row)), "{name} stands in no row of README.md");
+        assert!(rows.iter().any(named), "{name} stands in no row of README.md");
     }
 }

@@ -5,6 +5,7 @@ mod anomaly;
 pub mod attention;
 mod batches;
 mod classes;
+mod classifier;
 pub mod consistency;
 mod editing;
 mod flow;

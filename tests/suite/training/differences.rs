@@ -9,7 +9,7 @@ use unmist::ops::{Case, Fill, Size, registry};
 use unmist::{DType, Error, HostTensor};
 
 /// Operations that have a gradient.
-const WITH_GRADIENT: [&str; 17] = [
+const WITH_GRADIENT: [&str; 18] = [
     "activation",
     "attention",
     "avg_pool",
@@ -24,6 +24,7 @@ const WITH_GRADIENT: [&str; 17] = [
     "reshape",
     "scale",
     "slice",
+    "sum",
     "transpose",
     "upsample_nearest",
     "variance_bound",
