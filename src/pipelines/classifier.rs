@@ -117,8 +117,8 @@ pub(super) fn moved_noise(g: &mut Graph, model_output: ValueId, delta: ValueId) 
     g.concat("guided_output", noise, variance, -1)
 }
 
-/// `state` `[1, N, .., C]` of a scheduler without memory, with `delta` `[N, .., C]` added, times the learned variance if
-/// there is one.
+/// `state` `[1, N, .., C]` of a scheduler without memory, with `delta` `[N, .., C]` added, times the learned variance
+/// if there is one.
 ///
 /// # Errors
 /// As [`Graph::push`].

@@ -34,7 +34,7 @@ pub struct DenoiseSpec<'a> {
     /// must.
     pub masked: bool,
     /// Whether self-attention of the model's up blocks takes its queries and keys from the samples that the input
-    /// [`SELF_ATTENTION_ROWS`] names ([`crate::graph::gather_rows`]).
+    /// `self_attention_rows` names ([`crate::graph::gather_rows`]).
     pub lends_self_attention: bool,
     /// Classifier guidance.
     pub classifier: Option<ClassifierGuidance<'a>>,
