@@ -230,7 +230,7 @@ fn inpainting() {
     let run = ["sample", "--model", clothes.to_str().unwrap(), "--output", out.to_str().unwrap(), "--mask", &white];
     fails(&run, &["--mask", "give --image"], results.path());
     let run = [&run[..], &["--image", &start]].concat();
-    fails(&run, &["--image", "no text encoder", "--scheduler repaint"], results.path());
+    fails(&run, &["--mask", "no text encoder", "--scheduler repaint"], results.path());
 }
 
 /// Masks as people draw them; each reading reaches the pictures, and pictures remember it.
