@@ -20,7 +20,8 @@ pub struct Selection<'a> {
     /// Stop at the first failure.
     pub stop_at_first: bool,
     /// Every small case in every storage and every way. Otherwise one case in three is stored mixed and one in six is
-    /// run with bounds checks too: a CPU driver compiles kernels for most of the time, and these for less than half of it.
+    /// run with bounds checks too: a CPU driver compiles kernels for most of the time, and these for less than half of
+    /// it.
     pub thorough: bool,
 }
 
@@ -130,7 +131,7 @@ fn compare_case(
     for variant in variants {
         let mut compared = Compared::default();
         for &run in Run::of(case.size) {
-            // With its checks it is one more kernel to compile, and the bands behind the buffers show the same.
+            // With its checks it is one more kernel to compile; the bands behind the buffers show the same.
             if run == Run::Checked && !(selection.thorough || checked && plain) {
                 continue;
             }
