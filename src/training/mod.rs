@@ -2,7 +2,7 @@
 //! optimizer's update of it. Parameters and the optimizer's state live on the device from one step to the next.
 //!
 //! [`TrainingGraph`] makes the step of any graph that has a difference to make small; [`Trainer`] runs it.
-//! `pipelines::DiffusionPipeline::training_graph` knows what that difference is for a diffusion model.
+//! `pipelines::DiffusionPipeline::training_model` knows what that difference is for a diffusion model.
 
 mod coefficients;
 mod lora;

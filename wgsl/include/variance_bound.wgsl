@@ -12,8 +12,8 @@ fn divergence(distance: f32, log_small: f32, log_variance: f32) -> Bound {
     return Bound(0.5 * (log_variance - log_small - 1.0 + ratio), 0.5 * (1.0 - ratio));
 }
 
-// log(Phi(z)) + z^2 / 2, which does not underflow: of z below 0 by the continued rational form of erfc that is right to
-// 1.2e-7 of its value everywhere (Press et al., Numerical Recipes, section 6.2).
+// log(Phi(z)) + z^2 / 2, which does not underflow: of z below 0 by the Chebyshev series of erfc(x) exp(x^2) in
+// 1 / (1 + x / 2), which is right to 1.2e-7 of its value everywhere (Press et al., Numerical Recipes, section 6.2).
 fn scaled_log_cdf(z: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.35355339 * abs(z)); // 1 / (1 + x / 2) with x = |z| / sqrt(2)
     var series = -0.82215223 + t * 0.17087277;
