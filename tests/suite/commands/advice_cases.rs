@@ -238,7 +238,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         &[(FITS, r#"Remedy::LeaveOut(&["strength"])"#)],
-        "sample | --model @classes | --image @picture | --mask @picture | --scheduler repaint | --strength 1| --steps 2",
+        "sample|--model @classes|--image @picture|--mask @picture|--scheduler repaint | --strength 1 | --steps 2",
         &[],
     ),
     case(
