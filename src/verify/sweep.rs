@@ -19,9 +19,9 @@ pub struct Selection<'a> {
     pub kernel: Option<&'a str>,
     /// Stop at the first failure.
     pub stop_at_first: bool,
-    /// Every small case in every storage and every way. Otherwise one case in three is stored mixed and one in six is
-    /// run with bounds checks too: a CPU driver compiles kernels for most of the time, and these for less than half of
-    /// it.
+    /// Every small case in every storage and every way. Otherwise every case is stored in f32 and f16, and one in three
+    /// mixed, each run in one of the two ways that leave out bounds checks, in turn; and one case in six with them. A
+    /// CPU driver compiles kernels for most of the time, and these are half of them.
     pub thorough: bool,
 }
 
@@ -75,14 +75,21 @@ pub fn sweep(
     let mut summaries: Vec<_> =
         chosen.map(|&variant| VariantSummary { variant, equal: 0, unsupported: 0, worst: 0.0 }).collect();
     let variants: Vec<&'static str> = summaries.iter().map(|summary| summary.variant).collect();
-    let mut jobs: Vec<(&Case, Storage, bool)> = Vec::new();
+    let mut jobs: Vec<(&Case, Storage, &[Run])> = Vec::new();
     for (number, case) in info.cases.iter().enumerate().filter(|(_, c)| selection.sizes.contains(&c.size)) {
         // A large case in another storage shows nothing that the small ones do not.
         let small = case.size == Size::Small;
         let mixed = small && (selection.thorough || number.is_multiple_of(3));
-        let checked = small && (selection.thorough || number.is_multiple_of(6));
         let storages: &[Storage] = if mixed { &Storage::ALL } else { &[Storage::F32, Storage::F16] };
-        jobs.extend(storages.iter().map(|storage| (case, *storage, checked)));
+        jobs.extend(storages.iter().enumerate().map(|(turn, storage)| {
+            let in_turn: &[Run] = match (number + turn) % 2 {
+                // The bands behind the buffers show mostly what the checks do.
+                0 if turn < 2 && number.is_multiple_of(6) => &[Run::Unchecked, Run::Checked],
+                0 => &[Run::Unchecked],
+                _ => &[Run::Folded],
+            };
+            (case, *storage, if small && !selection.thorough { in_turn } else { Run::of(case.size) })
+        }));
     }
     // Large ones fill the machine by themselves.
     let (small, large): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(case, ..)| case.size == Size::Small);
@@ -115,26 +122,21 @@ struct Compared {
     failures: Vec<Failure>,
 }
 
-/// A case in one storage, by each of the variants; `checked`: with bounds checks too.
+/// A case in one storage, by each of the variants, in each of the ways `runs`.
 fn compare_case(
     gpu: &GpuDevice,
     info: &Info,
     variants: &[&'static str],
     selection: Selection<'_>,
-    (case, storage, checked): (&Case, Storage, bool),
+    (case, storage, runs): (&Case, Storage, &[Run]),
 ) -> Result<Vec<Compared>> {
     let Some(prepared) = PreparedCase::new(case, storage)? else {
         return Ok(variants.iter().map(|_| Compared::default()).collect());
     };
-    let plain = matches!(storage, Storage::F32 | Storage::F16);
     let mut all = Vec::with_capacity(variants.len());
     for variant in variants {
         let mut compared = Compared::default();
-        for &run in Run::of(case.size) {
-            // With its checks it is one more kernel to compile; the bands behind the buffers show the same.
-            if run == Run::Checked && !(selection.thorough || checked && plain) {
-                continue;
-            }
+        for &run in runs {
             match prepared.check(gpu, variant, run, selection.kernel) {
                 Ok(CaseResult::Equal(difference)) => {
                     compared.equal += 1;

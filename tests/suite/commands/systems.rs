@@ -2,9 +2,8 @@
 //! `docs/consistency.md`: what stands there as a command is one.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::commands::usage::{succeeds, text};
+use crate::commands::usage::{program, succeeds, text};
 
 /// The lines of a page that are commands, without the program's name, as their arguments.
 fn commands(page: &str) -> Vec<Vec<String>> {
@@ -130,8 +129,7 @@ fn the_commands_of_the_chapters_make_their_pictures() {
                 *argument = repository.join(&argument).to_str().expect("a path in UTF-8").to_owned();
             }
         }
-        let program = env!("CARGO_BIN_EXE_unmist");
-        let output = Command::new(program).args(&command).current_dir(folder.path()).output().expect("the binary runs");
+        let output = program().args(&command).current_dir(folder.path()).output().expect("the binary runs");
         assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
     }
     assert!(folder.path().join("apple.html").is_file() && folder.path().join("clothes-model/unet").is_dir());

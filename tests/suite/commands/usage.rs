@@ -17,7 +17,15 @@ pub fn shipped() -> PathBuf {
 }
 
 pub fn unmist(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_unmist")).args(args).output().expect("the binary runs")
+    program().args(args).output().expect("the binary runs")
+}
+
+/// The binary as users start it. `tools/test` has lavapipe leave out its optimisation, which pays where kernels are
+/// compiled to run once; runs of many steps are faster with it.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unmist"));
+    command.env_remove("GALLIVM_PERF");
+    command
 }
 
 pub fn text(bytes: &[u8]) -> String {

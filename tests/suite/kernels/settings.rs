@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use unmist::ops::{Knobs, Size, registry};
 use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 
+use crate::common::thorough;
 use crate::device::gpu;
 
 /// Cases that together take every path of the contraction's GPU tiles: ragged and whole steps along K, windows and
@@ -19,8 +20,8 @@ const TILES: [(&str, Storage); 6] = [
     ("three axes, all uneven", Storage::F16),
 ];
 
-/// Compares every setting of a variant on a third of the cases that it is listed for, at least on one. Says how many
-/// settings there were.
+/// Compares every setting of a variant on one of the cases that it is listed for, or, thoroughly, on a third of them.
+/// Says how many settings there were.
 fn compare_settings(operation: &str, variant: &str, cases: &[(&str, Storage)]) -> usize {
     let info = registry().into_iter().find(|info| info.name == operation).expect("a known operation");
     let prepared: Vec<_> = cases
@@ -39,7 +40,8 @@ fn compare_settings(operation: &str, variant: &str, cases: &[(&str, Storage)]) -
     }
     let mut failures = Vec::new();
     for (turn, (knobs, on)) in listed.iter().enumerate() {
-        for number in on.iter().skip(turn % on.len().min(3)).step_by(3) {
+        let step = if thorough() { 3 } else { on.len() };
+        for number in on.iter().skip(turn % on.len().min(step)).step_by(step) {
             match prepared[*number].check_setting(gpu(), variant, knobs, Run::Unchecked) {
                 Ok(CaseResult::Equal(_)) => {}
                 other => failures.push(format!("{operation} {variant} {knobs}, {:?}: {other:?}", cases[*number])),

@@ -66,6 +66,9 @@ impl Page {
             ])
             // A small /dev/shm, as containers have it, must not end a page; WebGPU on CPU drivers is behind a flag.
             .args(["--disable-dev-shm-usage", "--enable-unsafe-webgpu", "--remote-debugging-port=0"])
+            // On a busy machine a CPU driver may compile for so long that the browser would end its GPU's process, and
+            // after a few such ends offer no GPU at all.
+            .args(["--disable-gpu-watchdog", "--disable-gpu-process-crash-limit"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
             .stdin(Stdio::null())
