@@ -5,7 +5,7 @@ use super::{
     in_fours, no_knobs, row_lanes,
 };
 use crate::error::{Error, Result};
-use crate::graph::{Graph, TensorDesc, ValueId};
+use crate::graph::{Backward, Graph, TensorDesc, ValueId};
 use crate::reference;
 use crate::tensor::HostTensor;
 
@@ -58,6 +58,17 @@ impl Operation for Softmax {
 
     fn reference(&self, inputs: Inputs<'_, HostTensor>) -> HostTensor {
         reference::softmax(inputs.get(0))
+    }
+
+    /// `dx = y (dy − Σ dy y)`, the sum over a row.
+    fn gradient(&self, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (y, dy, name) = (back.output()?, back.dy, back.name("x"));
+        let product = back.graph.mul(format!("{name}.product"), dy, y)?;
+        let last = back.shape(0).len() - 1;
+        let sum = back.graph.sum(format!("{name}.sum"), product, last, last + 1)?;
+        let negative = back.graph.scale(format!("{name}.negative"), sum, -1.0, 0.0)?;
+        let shifted = back.graph.add(format!("{name}.shifted"), dy, negative)?;
+        Ok(vec![Some(back.graph.mul(name, shifted, y)?)])
     }
 
     fn variants() -> &'static [Variant<Self>] {

@@ -3,8 +3,8 @@
 //! For `y[m, n] = Σ_k x[m, k] · weight[n, k]` both gradients are products, `dx = dy · weight` and `dweight = dyᵀ · x`.
 //! For a convolution both are convolutions: dx one of dy, its pixels moved apart by the stride, with the filter turned
 //! round; dweight one of x with dy as the filter, in which the images take the place of the channels and stride and
-//! dilation change theirs. So every variant of the contraction serves training as well. Dumoulin and Visin 2016, "A
-//! guide to convolution arithmetic for deep learning", chapter 4.
+//! dilation change theirs. Groups stay groups. So every variant of the contraction serves training as well. Dumoulin
+//! and Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4.
 
 use super::{BIAS, Contraction, Gather, RESIDUAL, SUMMAND, WEIGHT, WindowAxis, Windows};
 use crate::error::Result;
@@ -47,9 +47,8 @@ pub(super) fn of(op: &Contraction, back: &mut Backward<'_>) -> Result<Vec<Option
             gradients[WEIGHT] = Some(rows_weight(back)?);
         }
     } else if let Gather::Windows(windows) = &op.gather {
-        let strange = |axis: &WindowAxis| axis.dilation != 1;
-        if windows.groups != 1 || windows.upsample != 1 || windows.axes.len() != 2 || windows.axes.iter().any(strange) {
-            return back.refuse("a convolution with groups, dilation or other than two axes");
+        if windows.upsample != 1 {
+            return back.refuse("a convolution that enlarges its input: differentiate before the passes run");
         }
         if back.wants(0) {
             gradients[0] = Some(windows_input(windows, back)?);
@@ -103,25 +102,77 @@ fn rows_weight(back: &mut Backward<'_>) -> Result<ValueId> {
 /// The convolution of dy, its pixels moved apart, with the filter turned round.
 fn windows_input(windows: &Windows, back: &mut Backward<'_>) -> Result<ValueId> {
     let (x, weight_shape) = (back.shape(0), back.shape(WEIGHT));
-    let (weight, mut dy, name) = (back.input(WEIGHT)?, back.dy, back.name("x"));
-    let weight = back.graph.push(format!("{name}.filter"), TurnFilter, &[Some(weight)])?;
-    let stride = [windows.axes[0].stride, windows.axes[1].stride];
-    if stride != [1, 1] {
-        dy = back.graph.push(format!("{name}.apart"), InsertZeros { stride }, &[Some(dy)])?;
-    }
-    let mut axes = Vec::with_capacity(2);
+    let (weight, name) = (back.input(WEIGHT)?, back.name("x"));
+    let weight = turned(windows, back.graph, &name, weight)?;
+    let mut dy = moved_apart(windows, back.graph, &name, back.dy)?;
+    let mut axes = Vec::with_capacity(windows.axes.len());
     for (i, axis) in windows.axes.iter().enumerate() {
         // As many zeros around that the window, at every position of x, sees what x went into.
-        let (size, taps, length) = (x[i + 1], weight_shape[i + 1], back.graph.shape(dy)[i + 1]);
-        let Some(before) = (taps - 1).checked_sub(axis.padding[0]) else {
-            return back.refuse("a convolution with more padding than its filter reaches");
-        };
-        let Some(after) = (size + taps - 1).checked_sub(before + length) else {
-            return back.refuse("a convolution with more padding than its filter reaches");
-        };
-        axes.push(WindowAxis { padding: [before, after], ..WindowAxis::default() });
+        let (size, length) = (x[i + 1], back.graph.shape(dy)[i + 1]);
+        let reach = (weight_shape[i + 1] - 1) * axis.dilation;
+        // With more padding than the filter reaches, windows at the borders saw nothing of x.
+        let (before, first) = (reach.saturating_sub(axis.padding[0]), axis.padding[0].saturating_sub(reach));
+        let (end, seen) = ((before + length).saturating_sub(first), size + reach);
+        let (after, blind) = (seen.saturating_sub(end), end.saturating_sub(seen));
+        if first + blind >= length {
+            return back.refuse("a convolution of nothing but zeros around its input");
+        }
+        if first + blind > 0 {
+            let seen = format!("{name}.seen_{i}");
+            dy = back.graph.slice(seen, dy, i as isize + 1, first, length - first - blind)?;
+        }
+        axes.push(WindowAxis { padding: [before, after], dilation: axis.dilation, ..WindowAxis::default() });
     }
-    convolve(back.graph, name, dy, weight, axes)
+    convolve(back.graph, name, dy, weight, axes, windows.groups)
+}
+
+/// The filter `[N, taps .., C / groups]` turned round, `[C, taps .., N / groups]`.
+fn turned(windows: &Windows, graph: &mut Graph, name: &str, weight: ValueId) -> Result<ValueId> {
+    let weight = graph.push(format!("{name}.filter"), TurnFilter, &[Some(weight)])?;
+    if windows.groups == 1 {
+        return Ok(weight);
+    }
+    // Its last dimension holds all groups, one after the other: they go before its first.
+    let shape = graph.shape(weight).to_vec();
+    let last = shape.len() - 1;
+    let (groups, channels, filters) = (windows.groups, shape[0], shape[last] / windows.groups);
+    let split =
+        graph.reshape(format!("{name}.filter_of_groups"), weight, [&shape[..last], &[groups, filters]].concat())?;
+    let order: Vec<usize> = [last].into_iter().chain(0..last).chain([last + 1]).collect();
+    let ordered = graph.transpose(format!("{name}.filter_by_groups"), split, &order)?;
+    graph.reshape(
+        format!("{name}.filter_turned"),
+        ordered,
+        [&[groups * channels], &shape[1..last], &[filters]].concat(),
+    )
+}
+
+/// dy with zeros between its pixels, as many as the stride leaves out.
+fn moved_apart(windows: &Windows, graph: &mut Graph, name: &str, dy: ValueId) -> Result<ValueId> {
+    let strides: Vec<usize> = windows.axes.iter().map(|axis| axis.stride).collect();
+    let mut dy = dy;
+    // The last two axes at once, as most have no others; one before them with what is behind it as its rows.
+    let pair = strides.len().saturating_sub(2);
+    for first in (0..=pair).rev() {
+        let of_pair = first == pair;
+        let stride = [strides[first], if of_pair { strides.get(first + 1).copied().unwrap_or(1) } else { 1 }];
+        if stride == [1, 1] {
+            continue;
+        }
+        let shape = graph.shape(dy).to_vec();
+        let last = shape.len() - 1;
+        let (images, behind) = (shape[..=first].iter().product(), shape[first + 2..last].iter().product());
+        let flat =
+            graph.reshape(format!("{name}.pixels_{first}"), dy, [images, shape[first + 1], behind, shape[last]])?;
+        let apart = graph.push(format!("{name}.apart_{first}"), InsertZeros { stride }, &[Some(flat)])?;
+        let mut longer = shape;
+        longer[first + 1] = graph.shape(apart)[1];
+        if of_pair && last > first + 2 {
+            longer[first + 2] = graph.shape(apart)[2];
+        }
+        dy = graph.reshape(format!("{name}.apart_{first}.reshape"), apart, longer)?;
+    }
+    Ok(dy)
 }
 
 /// The convolution of x with dy as the filter, over the images.
@@ -129,27 +180,46 @@ fn windows_weight(windows: &Windows, back: &mut Backward<'_>) -> Result<ValueId>
     let (weight_shape, dy, name) = (back.shape(WEIGHT), back.dy, back.name("weight"));
     let x = back.input(0)?;
     let (x_shape, dy_shape) = (back.graph.shape(x).to_vec(), back.graph.shape(dy).to_vec());
-    let x = back.graph.transpose(format!("{name}.x"), x, &[3, 1, 2, 0])?;
-    let dy = back.graph.transpose(format!("{name}.dy"), dy, &[3, 1, 2, 0])?;
-    let mut axes = Vec::with_capacity(2);
+    let last = x_shape.len() - 1;
+    let ends_swapped: Vec<usize> = [last].into_iter().chain(1..last).chain([0]).collect();
+    let x = if windows.groups == 1 {
+        back.graph.transpose(format!("{name}.x"), x, &ends_swapped)?
+    } else {
+        // The images of a group are channels of that group: `[C / groups, .., groups · images]`.
+        let (groups, channels) = (windows.groups, x_shape[last] / windows.groups);
+        let split = [&x_shape[..last], &[groups, channels]].concat();
+        let split = back.graph.reshape(format!("{name}.x_of_groups"), x, split)?;
+        let order: Vec<usize> = [last + 1].into_iter().chain(1..=last).chain([0]).collect();
+        let ordered = back.graph.transpose(format!("{name}.x_by_groups"), split, &order)?;
+        let joined = [&[channels], &x_shape[1..last], &[groups * x_shape[0]]].concat();
+        back.graph.reshape(format!("{name}.x"), ordered, joined)?
+    };
+    let dy = back.graph.transpose(format!("{name}.dy"), dy, &ends_swapped)?;
+    let mut axes = Vec::with_capacity(windows.axes.len());
     for (i, axis) in windows.axes.iter().enumerate() {
         let (size, taps, positions) = (x_shape[i + 1], weight_shape[i + 1], dy_shape[i + 1]);
         // Zeros behind, so that there is a position for each tap; with rows that no window reached there may be more.
-        let needed = taps + (positions - 1) * axis.stride;
+        let needed = (taps - 1) * axis.dilation + 1 + (positions - 1) * axis.stride;
         let after = needed.saturating_sub(size + axis.padding[0]);
-        axes.push(WindowAxis { stride: 1, padding: [axis.padding[0], after], dilation: axis.stride });
+        axes.push(WindowAxis { stride: axis.dilation, padding: [axis.padding[0], after], dilation: axis.stride });
     }
-    let mut weight = convolve(back.graph, name.clone(), x, dy, axes)?;
-    for axis in [1, 2] {
-        if back.graph.shape(weight)[axis] > weight_shape[axis] {
-            let cut = format!("{name}.cut_{axis}");
-            weight = back.graph.slice(cut, weight, axis as isize, 0, weight_shape[axis])?;
+    let mut weight = convolve(back.graph, name.clone(), x, dy, axes, windows.groups)?;
+    for (axis, taps) in weight_shape.iter().enumerate().take(last).skip(1) {
+        if back.graph.shape(weight)[axis] > *taps {
+            weight = back.graph.slice(format!("{name}.cut_{axis}"), weight, axis as isize, 0, *taps)?;
         }
     }
-    back.graph.transpose(format!("{name}.transposed"), weight, &[3, 1, 2, 0])
+    back.graph.transpose(format!("{name}.transposed"), weight, &ends_swapped)
 }
 
-fn convolve(graph: &mut Graph, name: String, x: ValueId, weight: ValueId, axes: Vec<WindowAxis>) -> Result<ValueId> {
-    let windows = Windows { axes, groups: 1, upsample: 1 };
+fn convolve(
+    graph: &mut Graph,
+    name: String,
+    x: ValueId,
+    weight: ValueId,
+    axes: Vec<WindowAxis>,
+    groups: usize,
+) -> Result<ValueId> {
+    let windows = Windows { axes, groups, upsample: 1 };
     graph.push(name, Contraction::new(Gather::Windows(windows)), &[Some(x), Some(weight), None, None, None])
 }

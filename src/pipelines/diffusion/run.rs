@@ -23,9 +23,8 @@ impl DiffusionPipeline {
     /// picture.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Usage`], [`Error::Shape`] and [`Error::Limits`] if the options do not fit the model
-    /// or the device; [`Error::Device`] if the device is lost; [`Error::Cancelled`] if the run was asked to stop;
-    /// what `observe` returns.
+    /// Of [`crate::Error`]: `Refused`, `Usage`, `Shape` and `Limits` if the options do not fit the model or the device;
+    /// `Device` if the device is lost; `Cancelled` if the run was asked to stop; what `observe` returns.
     pub fn sample<S: NoiseSource>(
         &self,
         runtime: &Runtime<'_>,
@@ -136,7 +135,7 @@ impl DiffusionPipeline {
     /// Pictures `[N, C, H, W]` in [0, 1] of what the U-Net works on.
     ///
     /// # Errors
-    /// As [`Autoencoder::decode`].
+    /// As [`crate::pipelines::Autoencoder::decode`].
     pub fn decode(&self, runtime: &Runtime<'_>, latents: &HostTensor) -> Result<HostTensor> {
         let _span = trace::span("decode");
         if let Some(vae) = &self.vae {

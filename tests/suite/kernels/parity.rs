@@ -19,8 +19,8 @@ fn registry() -> Vec<Info> {
 }
 
 /// Makes the comparisons of one size with the `wanted` variants (operation, variant); each must have been compared on
-/// some small case, and the naive one on all. `UNMIST_TEST_THOROUGH=1`: every small case in every storage and way, which
-/// takes four times as long.
+/// some small case, and the naive one on all. `UNMIST_TEST_THOROUGH=1`: every small case in every storage and way, four
+/// times as many.
 fn compare_all(size: Size, wanted: impl Fn(&str, &str) -> bool) {
     let mut failures = Vec::new();
     for info in registry() {
