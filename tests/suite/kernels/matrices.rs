@@ -244,7 +244,8 @@ impl Emulated {
                 let settings = case.settings(&caps(size), "matrix");
                 assert!(!settings.is_empty(), "{label:?} in {}", storage.name());
                 let chosen = settings.iter().filter(|knobs| (self.chosen)(size, number, knobs));
-                for knobs in chosen.skip(number % 2).step_by(if thorough() || number == 0 { 1 } else { 2 }) {
+                let (first, step) = if thorough() || number == 0 { (0, 1) } else { (number % 2, 2) };
+                for knobs in chosen.skip(first).step_by(step) {
                     match self.check(&case, size, knobs, ("", "")) {
                         Ok(()) => compared += 1,
                         Err(e) => failures.push(format!("{size}, {knobs}, {label:?}: {e}")),
