@@ -62,6 +62,9 @@ fn train(args: Args) -> Result<()> {
     }
     let adapter = settings.beside();
     let checkpoint = Checkpoint::open(if resume && !adapter { output } else { model })?;
+    if resume && !adapter {
+        output::check_architecture(&Checkpoint::open(model)?, &checkpoint)?;
+    }
     let scheduler = Scheduler::new(DiffusionPipeline::training_config(&checkpoint)?)?;
     let random = settings.from_scratch == Some(true);
     let look = |checkpoint: &Checkpoint, scheduler: Scheduler| DiffusionPipeline::load(checkpoint, scheduler);

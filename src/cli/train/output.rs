@@ -204,6 +204,30 @@ pub fn read_state(output: &Path) -> Result<(Tensors, Progress)> {
     Ok((tensors, progress))
 }
 
+/// Refuses to go on with a run whose U-Net is built in another way than the model's with which it is said to have
+/// begun.
+///
+/// # Errors
+/// [`Error::Usage`] naming the first field of their configs that differs; as [`Checkpoint::component_config`].
+pub fn check_architecture(model: &Checkpoint, run: &Checkpoint) -> Result<()> {
+    let [of_model, of_run] = [model.component_config("unet")?.value, run.component_config("unet")?.value];
+    let names = |config: &serde_json::Value| -> Vec<String> {
+        config.as_object().map_or(vec![], |fields| fields.keys().cloned().collect())
+    };
+    let fields = [names(&of_model), names(&of_run)].concat();
+    // What begins with a low line says where a model came from.
+    let differs = |name: &&String| !name.starts_with('_') && of_model[name.as_str()] != of_run[name.as_str()];
+    let Some(name) = fields.iter().find(differs) else { return Ok(()) };
+    Err(Error::Usage(format!(
+        "--resume: the U-Net of --model {} has \"{name}\" {}, that of the run in --output {} has {}; a run goes on \
+         with the model that it began with",
+        model.path().display(),
+        of_model[name.as_str()],
+        run.path().display(),
+        of_run[name.as_str()]
+    )))
+}
+
 /// The log of a run: a table of comma-separated values, and event files if they were asked for.
 pub struct Log {
     path: PathBuf,

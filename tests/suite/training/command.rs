@@ -169,6 +169,52 @@ fn a_run_goes_on_to_the_bit() {
     let error =
         fails(&arguments(&model, &more, &parts, &[&settings[..], &["--resume", "--max-train-steps", "9"]].concat()));
     assert!(error.contains("8 pictures") && error.contains("12"), "{error}");
+    let other = fixture("unet2d/odd_channels");
+    let go_on = [&settings[..], &["--resume", "--max-train-steps", "9"]].concat();
+    let error = fails(&arguments(&other, &data, &parts, &go_on));
+    assert!(error.contains("odd_channels") && error.contains("--resume") && error.contains('"'), "{error}");
+    // The architecture in the run's own folder, changed since.
+    let config = Path::new(&parts).join("unet/config.json");
+    let text = std::fs::read_to_string(&config).expect("there is a config");
+    let mut wider: Value = serde_json::from_str(&text).expect("sound");
+    wider["block_out_channels"] = serde_json::json!([8, 24]);
+    std::fs::write(&config, wider.to_string()).expect("writes");
+    let error = fails(&arguments(&model, &data, &parts, &go_on));
+    assert!(error.contains(r#""block_out_channels" [8,16]"#) && error.contains("[8,24]"), "{error}");
+    std::fs::write(&config, text).expect("writes");
+    run(&parts, &["--max-train-steps", "5", "--resume"]);
+}
+
+/// A disk that is full when a checkpoint is written costs that checkpoint, not the one before it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_keeps_the_last_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = pictures(&folder.path().join("data"), 2);
+    let output = text(&folder.path().join("out"));
+    let model = fixture("unet2d/class_table");
+    succeeds(&arguments(&model, &data, &output, &["--max-train-steps", "2"]));
+    let state = Path::new(&output).join("training/state.safetensors");
+    let [before, parameters] = [std::fs::read(&state).expect("it ends with a checkpoint"), weights(&output)];
+    assert!(before.len() > 20 << 10, "{} bytes", before.len());
+
+    // Files of more than 16 blocks of 1 KiB cannot be written, as on a full disk.
+    let more = ["--resume", "--max-train-steps", "6", "--checkpointing-steps", "1"];
+    let line = "trap '' XFSZ; ulimit -f 16; exec \"$@\"";
+    let found = std::process::Command::new("bash")
+        .args(["-c", line, "bash", env!("CARGO_BIN_EXE_unmist")])
+        .args(arguments(&model, &data, &output, &more))
+        .output()
+        .expect("bash runs");
+    let error = String::from_utf8(found.stderr).expect("messages are UTF-8");
+    assert!(!found.status.success() && error.contains("state.safetensors"), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    assert!(std::fs::read(&state).unwrap() == before, "the last checkpoint is another");
+    assert!(weights(&output) == parameters, "the parameters are others");
+    let left = std::fs::read_dir(state.parent().unwrap()).unwrap().count();
+    assert_eq!(left, 1, "something half written is left");
+    succeeds(&arguments(&model, &data, &output, &more));
+    assert!(weights(&output) != parameters, "it went on");
 }
 
 #[test]
