@@ -74,8 +74,8 @@ fn store_sums(c: matrix_c, at: u32) {
         "joined at a step of 32, gated",
     ],
     // Matrices of 16: each tile of 64 by 64, as one part and once as two, and once every larger one; without
-    // `UNMIST_TEST_THOROUGH`, on most cases those of 32 along K. Of 8, of which a tile has four times as many: one tile,
-    // with windows and without.
+    // `UNMIST_TEST_THOROUGH`, on most cases those of 32 along K. Of 8, of which a tile has four times as many: one
+    // tile, with windows and without.
     chosen: |size, case, knobs| {
         let [m, n, k, splits] = ["TILE_M", "TILE_N", "TILE_K", "SPLITS"].map(|name| knobs.get(name));
         match (size, m * n) {

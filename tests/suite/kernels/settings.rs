@@ -1,5 +1,5 @@
-//! Settings that the rules do not choose: a tuned table or the user may, so those that a variant lists are compared with
-//! the reference on some case.
+//! Settings that the rules do not choose: a tuned table or the user may, so those that a variant lists are compared
+//! with the reference on some case.
 
 use std::collections::BTreeMap;
 
