@@ -215,7 +215,7 @@ pub fn check_architecture(model: &Checkpoint, run: &Checkpoint) -> Result<()> {
         config.as_object().map_or(vec![], |fields| fields.keys().cloned().collect())
     };
     let fields = [names(&of_model), names(&of_run)].concat();
-    // What begins with a low line says where a model came from.
+    // Fields that begin with an underscore say where a model came from.
     let differs = |name: &&String| !name.starts_with('_') && of_model[name.as_str()] != of_run[name.as_str()];
     let Some(name) = fields.iter().find(differs) else { return Ok(()) };
     Err(Error::Usage(format!(

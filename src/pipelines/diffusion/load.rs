@@ -1,13 +1,13 @@
 //! Reading a pipeline: which folders and files there are, and what a checkpoint's parts say of it.
 
-use super::super::autoencoder::Autoencoder;
-use super::super::text::TextEncoders;
 use super::unet::UNet;
 use super::{DiffusionPipeline, Kind, Traits};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::{Error, Result};
 use crate::models::{ClassEmbedding, ConditionClassEmbedding};
 use crate::overflow::F32Fallback;
+use crate::pipelines::autoencoder::Autoencoder;
+use crate::pipelines::text::TextEncoders;
 use crate::refusal::Refusal;
 use crate::schedulers::{Frame, Scheduler, SchedulerClass, SchedulerConfig};
 

@@ -1,17 +1,17 @@
 //! Runs: the condition, what the run starts from, every step, and the pictures.
 
-use super::super::Runtime;
-use super::super::activations::Activations;
-use super::super::attention::CrossAttention;
-use super::super::autoencoder::Half;
-use super::super::classifier::CLASSIFIER;
-use super::super::denoise::{DenoiseLoop, DenoiseSpec, Progress, Shown, step_graph};
 use super::start::Start;
 use super::{DiffusionPipeline, Kind, SampleOptions, style};
 use crate::error::Result;
 use crate::graph::{Graph, WeightSource, WeightSources};
 use crate::models::Sizes;
 use crate::parallel;
+use crate::pipelines::Runtime;
+use crate::pipelines::activations::Activations;
+use crate::pipelines::attention::CrossAttention;
+use crate::pipelines::autoencoder::Half;
+use crate::pipelines::classifier::CLASSIFIER;
+use crate::pipelines::denoise::{DenoiseLoop, DenoiseSpec, Progress, Shown, step_graph};
 use crate::refusal::Refusal;
 use crate::rng::NoiseSource;
 use crate::schedulers::{Frame, Schedule};
