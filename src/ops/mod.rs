@@ -58,6 +58,7 @@ pub mod unit_norm;
 pub mod upsample_nearest;
 pub mod variance_bound;
 pub mod variance_bound_gradient;
+pub mod weight_gradient;
 
 #[cfg(feature = "gpu")]
 pub(crate) use case::sample;
@@ -427,6 +428,8 @@ registry! {
     max_abs::MaxAbs,
     /// Sums along dimensions.
     sum::Sum,
+    /// What weights get of a gradient.
+    weight_gradient::WeightGradient,
     /// What an activation function passes back.
     activation_gradient::ActivationGradient,
     /// What a gated activation passes back.

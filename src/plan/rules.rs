@@ -6,7 +6,7 @@
 
 use crate::caps::Caps;
 use crate::ops::contraction::{Contraction, Sizes, Tile};
-use crate::ops::{Knobs, LowerContext, Op};
+use crate::ops::{Knobs, LowerContext, Op, weight_gradient};
 
 /// Whether to consider this variant of `op` at all: it may be legal and still lose to the next one.
 ///
@@ -90,6 +90,8 @@ fn wanted(op: &Op, variant: &str, context: &LowerContext<'_>, listed: &[Knobs]) 
         (Op::Contraction(op), "winograd4_shuffle") => winograd_product(&op.sizes(context), 4, context),
         (Op::Contraction(op), "winograd_registers") => winograd_tile(&op.sizes(context), 2),
         (Op::Contraction(op), "winograd4_registers") => winograd_tile(&op.sizes(context), 4),
+        (Op::WeightGradient(op), "registers") => weight_tile(&op.sizes(context), context, listed),
+        (Op::WeightGradient(op), "shuffle") => weight_lanes(&op.sizes(context), context, listed),
         // Of the listed ones, the first that the device has room for: 64 queries with 64 keys at a time, of heads of 40
         // and 80 channels the fastest on an H100 (2026-11-26).
         (Op::Attention(_), "matrix") => listed[0].clone(),
@@ -335,6 +337,43 @@ fn flash(head_dim: usize, context: &LowerContext<'_>) -> Knobs {
         _ => 32,
     };
     Knobs::of([("LANES_X", lanes), ("KEY_QUADS", if vectors.div_ceil(lanes) <= 2 && !intel { 2 } else { 1 })])
+}
+
+/// Tiles of 64 x 64, or as narrow as there are filters (of a LoRA, four or eight), or the largest where many are full;
+/// sums in as few parts as make two workgroups for each unit of a large GPU. Reasoned, not measured.
+fn weight_tile(sizes: &weight_gradient::Sizes, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
+    let wide = |side: usize| side.next_multiple_of(128) * 7 <= side * 8;
+    let tile = match sizes.filters {
+        0..=16 => [16, 128],
+        17..=32 => [32, 64],
+        filters if wide(filters) && wide(sizes.channels) => [128, 128],
+        _ => [64, 64],
+    };
+    let [f, c] = tile;
+    let setting = |parts| Knobs::of([("TILE_F", f), ("TILE_C", c), ("PARTS", parts)]);
+    enough_parts(sizes.tiles(tile), 2 * units(context)[3], setting, listed)
+}
+
+/// Sixteen filters, as four times the loads would serve; parts for two workgroups a core of eight.
+fn weight_lanes(sizes: &weight_gradient::Sizes, context: &LowerContext<'_>, listed: &[Knobs]) -> Knobs {
+    let quads = match sizes.filters {
+        0..=4 => 1,
+        5..=8 => 2,
+        9..=16 => 4,
+        _ => 8,
+    };
+    let lanes = context.caps.subgroup_size().map_or(8, |lanes| lanes as usize);
+    let quads = quads.min(lanes);
+    let [x, y] = sizes.groups(lanes, quads);
+    enough_parts(x * y, 16, |parts| Knobs::of([("QUADS", quads), ("PARTS", parts)]), listed)
+}
+
+/// The listed setting with the fewest parts that make `wanted` workgroups, or with the most parts there are.
+fn enough_parts(workgroups: usize, wanted: usize, setting: impl Fn(usize) -> Knobs, listed: &[Knobs]) -> Knobs {
+    let all: Vec<usize> = listed.iter().filter_map(|knobs| knobs.find("PARTS")).collect();
+    let most = all.iter().copied().max().unwrap_or(1);
+    let parts = all.into_iter().filter(|parts| workgroups * parts >= wanted).min().unwrap_or(most);
+    setting(parts)
 }
 
 /// As many queries of one lane as keep the compile time within a few seconds: each shares the loads of keys. 4 against

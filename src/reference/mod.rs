@@ -41,6 +41,7 @@ mod timestep_embedding;
 mod transpose;
 mod upsample_nearest;
 mod variance_bound;
+mod weight_gradient;
 
 pub use activation::{activation, activation_function};
 pub use activation_gradient::{activation_derivative, activation_gradient, gated_gradient};
@@ -83,3 +84,4 @@ pub use timestep_embedding::timestep_embedding;
 pub use transpose::transpose;
 pub use upsample_nearest::upsample_nearest;
 pub use variance_bound::{log_level_probability, variance_bound, variance_bound_gradient};
+pub use weight_gradient::weight_gradient;

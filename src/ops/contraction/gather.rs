@@ -60,7 +60,7 @@ impl Windows {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not agree or the window does not fit.
-    pub(super) fn output_shape(&self, x: &[usize], weight: &[usize]) -> Result<Vec<usize>> {
+    pub(in crate::ops) fn output_shape(&self, x: &[usize], weight: &[usize]) -> Result<Vec<usize>> {
         let axes = self.axes.len();
         if !(1..=3).contains(&axes) || x.len() != axes + 2 || weight.len() != axes + 2 {
             return Err(Error::Shape(format!(

@@ -1,16 +1,18 @@
-//! What a contraction passes back: contractions again.
+//! What a contraction passes back.
 //!
 //! For `y[m, n] = Σ_k x[m, k] · weight[n, k]` both gradients are products, `dx = dy · weight` and `dweight = dyᵀ · x`.
-//! For a convolution both are convolutions: dx one of dy, its pixels moved apart by the stride, with the filter turned
-//! round; dweight one of x with dy as the filter, in which the images take the place of the channels and stride and
-//! dilation change theirs. Groups stay groups. So every variant of the contraction serves training as well. Dumoulin
-//! and Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4.
+//! For a convolution dx is a convolution of dy, its pixels moved apart by the stride, with the filter turned round.
+//! Groups stay groups. So every variant of the contraction serves training as well, for dx. The sums of dweight are as
+//! long as there are positions, and both its factors lie in memory with the positions outermost: an operation of its
+//! own, [`WeightGradient`]. Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4.
 
 use super::{BIAS, Contraction, Gather, RESIDUAL, SUMMAND, WEIGHT, WindowAxis, Windows};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, ValueId};
 use crate::ops::insert_zeros::InsertZeros;
 use crate::ops::turn_filter::TurnFilter;
+use crate::ops::weight_gradient::WeightGradient;
+use crate::tensor::HostTensor;
 
 /// The gradients of x, weight, bias, summand and residual.
 pub(super) fn of(op: &Contraction, back: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -39,23 +41,21 @@ pub(super) fn of(op: &Contraction, back: &mut Backward<'_>) -> Result<Vec<Option
             single && windows.axes.iter().all(plain) && windows.groups == 1 && windows.upsample == 1
         }
     };
-    if pointwise {
-        if back.wants(0) {
-            gradients[0] = Some(rows_input(back)?);
-        }
-        if back.wants(WEIGHT) {
-            gradients[WEIGHT] = Some(rows_weight(back)?);
-        }
-    } else if let Gather::Windows(windows) = &op.gather {
-        if windows.upsample != 1 {
-            return back.refuse("a convolution that enlarges its input: differentiate before the passes run");
-        }
-        if back.wants(0) {
-            gradients[0] = Some(windows_input(windows, back)?);
-        }
-        if back.wants(WEIGHT) {
-            gradients[WEIGHT] = Some(windows_weight(windows, back)?);
-        }
+    let windows = match &op.gather {
+        Gather::Windows(windows) if !pointwise => Some(windows),
+        _ => None,
+    };
+    if windows.is_some_and(|windows| windows.upsample != 1) {
+        return back.refuse("a convolution that enlarges its input: differentiate before the passes run");
+    }
+    if back.wants(0) {
+        gradients[0] = Some(match windows {
+            Some(windows) => windows_input(windows, back)?,
+            None => rows_input(back)?,
+        });
+    }
+    if back.wants(WEIGHT) {
+        gradients[WEIGHT] = Some(of_weight(windows, back)?);
     }
     Ok(gradients)
 }
@@ -85,18 +85,29 @@ fn rows_input(back: &mut Backward<'_>) -> Result<ValueId> {
     back.graph.reshape(format!("{name}.reshape"), dx, shape)
 }
 
-/// `dweight [N, K] = dyᵀ [N, M] · x [M, K]`
-fn rows_weight(back: &mut Backward<'_>) -> Result<ValueId> {
-    let (weight_shape, dy, name) = (back.shape(WEIGHT), back.dy, back.name("weight"));
-    let x = back.input(0)?;
-    let [x, dy] = [(x, "x"), (dy, "dy")].map(|(value, what)| {
-        let shape = back.graph.shape(value);
-        let (rows, columns) = (shape[..shape.len() - 1].iter().product(), shape[shape.len() - 1]);
-        let rows: ValueId = back.graph.reshape(format!("{name}.{what}"), value, [rows, columns])?;
-        back.graph.transpose(format!("{name}.{what}.transposed"), rows, &[1, 0])
-    });
-    let product = back.graph.linear(name.clone(), dy?, x?, None)?;
-    back.graph.reshape(format!("{name}.reshape"), product, weight_shape)
+/// The sum over all positions of dy there times what lay under the window.
+fn of_weight(windows: Option<&Windows>, back: &mut Backward<'_>) -> Result<ValueId> {
+    let (mut shape, dy, name) = (back.shape(WEIGHT), back.dy, back.name("weight"));
+    let (mut x, last) = (back.input(0)?, shape.len() - 1);
+    let (channels, padded) = (shape[last], shape[last].next_multiple_of(4));
+    let op = match windows {
+        Some(windows) => WeightGradient { gather: Gather::Windows(windows.clone()), taps: shape[1..last].to_vec() },
+        None => WeightGradient { gather: Gather::Rows, taps: Vec::new() },
+    };
+    // Whole vectors of channels, for the kernels that need them: a picture has one or three.
+    let pad = padded > channels && windows.is_none_or(|windows| windows.groups == 1);
+    if pad {
+        let mut missing = back.graph.shape(x).to_vec();
+        *missing.last_mut().expect("it has channels") = padded - channels;
+        let (zeros, dtype) = (HostTensor::zeros(missing), back.dtype(0));
+        let zeros = back.graph.constant(format!("{name}.zeros"), zeros);
+        let zeros = back.graph.cast(format!("{name}.zeros.cast"), zeros, dtype)?;
+        x = back.graph.concat(format!("{name}.padded"), x, zeros, -1)?;
+        shape[last] = padded;
+    }
+    let gradient = back.graph.push(name.clone(), op, &[Some(x), Some(dy)])?;
+    let gradient = back.graph.reshape(format!("{name}.reshape"), gradient, shape)?;
+    if pad { back.graph.slice(format!("{name}.cut"), gradient, -1, 0, channels) } else { Ok(gradient) }
 }
 
 /// The convolution of dy, its pixels moved apart, with the filter turned round.
@@ -173,43 +184,6 @@ fn moved_apart(windows: &Windows, graph: &mut Graph, name: &str, dy: ValueId) ->
         dy = graph.reshape(format!("{name}.apart_{first}.reshape"), apart, longer)?;
     }
     Ok(dy)
-}
-
-/// The convolution of x with dy as the filter, over the images.
-fn windows_weight(windows: &Windows, back: &mut Backward<'_>) -> Result<ValueId> {
-    let (weight_shape, dy, name) = (back.shape(WEIGHT), back.dy, back.name("weight"));
-    let x = back.input(0)?;
-    let (x_shape, dy_shape) = (back.graph.shape(x).to_vec(), back.graph.shape(dy).to_vec());
-    let last = x_shape.len() - 1;
-    let ends_swapped: Vec<usize> = [last].into_iter().chain(1..last).chain([0]).collect();
-    let x = if windows.groups == 1 {
-        back.graph.transpose(format!("{name}.x"), x, &ends_swapped)?
-    } else {
-        // The images of a group are channels of that group: `[C / groups, .., groups · images]`.
-        let (groups, channels) = (windows.groups, x_shape[last] / windows.groups);
-        let split = [&x_shape[..last], &[groups, channels]].concat();
-        let split = back.graph.reshape(format!("{name}.x_of_groups"), x, split)?;
-        let order: Vec<usize> = [last + 1].into_iter().chain(1..=last).chain([0]).collect();
-        let ordered = back.graph.transpose(format!("{name}.x_by_groups"), split, &order)?;
-        let joined = [&[channels], &x_shape[1..last], &[groups * x_shape[0]]].concat();
-        back.graph.reshape(format!("{name}.x"), ordered, joined)?
-    };
-    let dy = back.graph.transpose(format!("{name}.dy"), dy, &ends_swapped)?;
-    let mut axes = Vec::with_capacity(windows.axes.len());
-    for (i, axis) in windows.axes.iter().enumerate() {
-        let (size, taps, positions) = (x_shape[i + 1], weight_shape[i + 1], dy_shape[i + 1]);
-        // Zeros behind, so that there is a position for each tap; with rows that no window reached there may be more.
-        let needed = (taps - 1) * axis.dilation + 1 + (positions - 1) * axis.stride;
-        let after = needed.saturating_sub(size + axis.padding[0]);
-        axes.push(WindowAxis { stride: axis.dilation, padding: [axis.padding[0], after], dilation: axis.stride });
-    }
-    let mut weight = convolve(back.graph, name.clone(), x, dy, axes, windows.groups)?;
-    for (axis, taps) in weight_shape.iter().enumerate().take(last).skip(1) {
-        if back.graph.shape(weight)[axis] > *taps {
-            weight = back.graph.slice(format!("{name}.cut_{axis}"), weight, axis as isize, 0, *taps)?;
-        }
-    }
-    back.graph.transpose(format!("{name}.transposed"), weight, &ends_swapped)
 }
 
 fn convolve(

@@ -373,7 +373,7 @@ impl Operation for Contraction {
 }
 
 /// The subgroup size, if the `shuffle` variants can run: one known size that is a multiple of 4.
-fn shuffle_lanes(caps: &Caps) -> std::result::Result<usize, String> {
+pub(in crate::ops) fn shuffle_lanes(caps: &Caps) -> std::result::Result<usize, String> {
     match caps.subgroup_size() {
         Some(lanes) if lanes.is_multiple_of(4) && lanes <= 64 => Ok(lanes as usize),
         Some(lanes) => {
