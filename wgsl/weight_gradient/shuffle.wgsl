@@ -1,14 +1,14 @@
-// weight_gradient, shuffle: y[part, f, tap, c] = sum_m dy[m, f] * x[pixel under the tap at m, c], over the part's m, for
-// CPU drivers: no workgroup memory, no barriers
+// weight_gradient, shuffle: y[part, f, tap, c] = sum_m dy[m, f] * x[pixel under the tap at m, c], over the part's m,
+// for CPU drivers: no workgroup memory, no barriers
 //
-// A workgroup is one subgroup. Each lane owns four input channels under COLUMNS taps side by side, and all lanes own the
-// same 4 * QUADS filters. Four output positions of a line, a run, are taken at a time: each lane loads its channels of
-// the pixels under them, which neighbouring taps share, and four of the filters' dy, shared by subgroupShuffle. For a
+// A workgroup is one subgroup. Each lane owns four input channels under COLUMNS taps side by side, and all lanes own
+// the same 4 * QUADS filters. Four output positions of a line, a run, are taken at a time: each lane loads its channels
+// of the pixels under them, which neighbouring taps share, and four of the filters' dy, shared by subgroupShuffle. For a
 // product of matrices there is one tap, and COLUMNS times as many channels. x, dy, y and the parameters:
 // include/weight_gradient.wgsl; a part has `length` runs.
 //
-// dispatch:   x = channels / (4 * LANES), or those of COLUMNS such; y = F / (4 * QUADS) * KD * KH * (KW / COLUMNS), or F
-//             / (4 * QUADS); z = parts; a run never leaves its line
+// dispatch:   x = C / (4 * LANES), y = F / (4 * QUADS) * KD * KH * (KW / COLUMNS), z = parts; for a product
+//             x = C / (4 * LANES * COLUMNS), y = F / (4 * QUADS); a run never leaves its line
 // requires:   subgroups of exactly LANES invocations; C % 4 = 0; groups = 1; QUADS <= LANES
 // constants:  LANES 4..64; QUADS 1..8; COLUMNS 1..3; WINDOWS: false for a product of matrices; SLIDE only with WINDOWS
 //             and stride_w = dilation_w = 1; STEP, PIXELS; DY_VECTORS: F % 4 = 0

@@ -4,7 +4,7 @@
 use unmist::DType;
 use unmist::backend::LoadOptions;
 use unmist::caps::Caps;
-use unmist::graph::{Graph, Kept, Rate, passes};
+use unmist::graph::{Graph, Kept, Node, NodeKind, Rate, passes};
 use unmist::models::{Preset, Sizes};
 use unmist::plan::{BufferRole, PlanOptions, Program};
 use unmist::training::{ATTENTION, Keeps, Lora, Optimizer, TrainingGraph, checkpoints_at};
@@ -40,6 +40,19 @@ fn training(model: &Graph, lora: Option<&Lora>, kept: fn(&Graph) -> Kept) -> Pro
         }
     };
     program(&step.expect("has gradients").graph)
+}
+
+/// The bytes that a step must move if nothing but products and attention went through memory: each of them reads its
+/// inputs and writes its output once, and its gradients as much again for what goes into it and for its weights;
+/// AdamW reads parameter, moments and gradient, and writes all but the last.
+fn least_bytes(model: &Graph) -> u64 {
+    let graph = passes::optimize(model, &LoadOptions::default().disabled_passes).expect("rewrites");
+    let is_product = |node: &Node| node.op().is_some_and(|op| ["contraction", "attention"].contains(&op.name()));
+    let of = |node: &Node| node.desc.bytes() + node.inputs().map(|v| graph.desc(v).bytes()).sum::<u64>();
+    let products: u64 = graph.values().filter(|(_, node)| is_product(node)).map(|(_, node)| of(node)).sum();
+    let is_weight = |node: &Node| matches!(node.kind, NodeKind::Weight(_));
+    let weights: u64 = model.values().filter(|(_, node)| is_weight(node)).map(|(_, node)| node.desc.bytes()).sum();
+    3 * products + 7 * weights
 }
 
 fn mebibytes(bytes: u64) -> f64 {
@@ -81,6 +94,11 @@ fn a_step_takes_three_times_the_work_of_a_forward_pass() {
     // Each product and convolution has two gradients of its size. Strided ones are taken over pixels moved apart, and
     // Winograd's form, which takes fewer multiplications, cannot take gradients of filters.
     assert!(whole[3] < 3.6 * forward[3], "{} GFLOP of {} forward", whole[3], forward[3]);
+    // Products are half of the traffic: norms, activations and sums read and write the rest.
+    let (planned, least) = (step.cost(Rate::Step).bytes, least_bytes(&model));
+    let [planned, least] = [planned, least].map(mebibytes);
+    println!("{planned:.0} MiB are moved, {least:.0} at least: {:.2}", planned / least);
+    assert!(planned < 3.0 * least, "{planned} MiB are moved, {least} at least");
     // Parameters and both moments are where they were: one copy of each.
     let parameters = 35.7e6 * 4.0 / f64::from(1 << 20);
     assert!((whole[1] / parameters - 3.0).abs() < 0.05, "states take {} MiB, parameters {parameters}", whole[1]);
