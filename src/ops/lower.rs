@@ -36,7 +36,7 @@ impl<'a> LowerContext<'a> {
         self.inputs[position].expect("shape inference rejects graphs that lack a required input")
     }
 
-    /// Whether an invocation's loops may take this many rounds in total.
+    /// Whether an invocation's loops may take this many rounds in total, as [`nested`] counts them.
     ///
     /// # Errors
     /// The driver's limit, in words.
@@ -53,6 +53,12 @@ impl<'a> LowerContext<'a> {
     pub fn has(&self, position: usize) -> bool {
         self.inputs.get(position).is_some_and(Option::is_some)
     }
+}
+
+/// Rounds of loops inside each other, the outermost first, as drivers count them: the round in which a loop finds that
+/// it has ended is one too.
+pub(super) fn nested(counts: &[usize]) -> usize {
+    counts.iter().rev().fold(0, |inside, count| count * (1 + inside) + 1)
 }
 
 /// One way to execute an operation.

@@ -1,6 +1,7 @@
 //! Vector quantisation: the nearest row of a codebook.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, Operation, Variant, expect_float, expect_rank, no_knobs};
+use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
+use super::{expect_float, expect_rank, lower::nested, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
 use crate::reference;
@@ -12,6 +13,24 @@ use crate::tensor::{DType, HostTensor};
 /// Inputs: `x [.., D]`, `codes [K, D]`; output u32 `[..]`, below K, as [`super::embedding::Embedding`] takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NearestCode;
+
+/// Codes of a part, and rounds of a loop over them: many codes fill a GPU better in parts, and drivers end long loops.
+const CODES: usize = 1024;
+const ROUNDS: usize = 32_768;
+
+/// Codes that one invocation of `parts` compares.
+fn length(context: &LowerContext<'_>) -> usize {
+    (ROUNDS / (context.input(1).channels() + 2)).clamp(1, CODES)
+}
+
+fn launch(kernel: &'static str, context: &LowerContext<'_>, length: usize, parts: usize) -> Launch {
+    Launch::new(kernel)
+        .param("rows", context.output.elements())
+        .param("D", context.input(1).channels())
+        .param("K", context.input(1).rows())
+        .param("parts", parts)
+        .param("length", length)
+}
 
 impl Operation for NearestCode {
     const NAME: &'static str = "nearest_code";
@@ -42,21 +61,42 @@ impl Operation for NearestCode {
     }
 
     fn variants() -> &'static [Variant<Self>] {
-        &[Variant {
-            name: "naive",
-            family: Family::Any,
-            legal: |_, context| context.can_loop(context.input(1).rows() * (context.input(1).channels() + 1)),
-            knobs: no_knobs,
-            lower: |_, context, _| {
-                let rows = context.output.elements();
-                Launch::new("nearest_code/naive")
-                    .param("rows", rows)
-                    .param("D", context.input(1).channels())
-                    .param("K", context.input(1).rows())
-                    .cover(rows, 64)
-                    .into()
+        &[
+            Variant {
+                name: "parts",
+                family: Family::Any,
+                legal: |_, context| {
+                    let (codes, length) = (context.input(1).rows(), length(context));
+                    if codes <= length {
+                        return Err(format!("{codes} codes are too few for parts of {length}"));
+                    }
+                    context.can_loop(nested(&[length, context.input(1).channels()]))?;
+                    context.can_loop(codes.div_ceil(length))
+                },
+                knobs: no_knobs,
+                lower: |_, context, _| {
+                    let (rows, length) = (context.output.elements(), length(context));
+                    let parts = context.input(1).rows().div_ceil(length);
+                    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+                    let best = lowered.add_scratch([parts, rows, 2]);
+                    let first = launch("nearest_code/parts", context, length, parts).cover(parts * rows, 64);
+                    let second =
+                        Launch::new("nearest_code/combine").param("rows", rows).param("parts", parts).cover(rows, 64);
+                    lowered.launches.extend([first, second].map(|launch| launch.bind("best", best)));
+                    lowered
+                },
             },
-        }]
+            Variant {
+                name: "naive",
+                family: Family::Any,
+                legal: |_, context| context.can_loop(nested(&[context.input(1).rows(), context.input(1).channels()])),
+                knobs: no_knobs,
+                lower: |_, context, _| {
+                    let codes = context.input(1).rows();
+                    launch("nearest_code/naive", context, codes, 1).cover(context.output.elements(), 64).into()
+                },
+            },
+        ]
     }
 
     fn cases() -> Vec<Case> {
@@ -68,7 +108,9 @@ impl Operation for NearestCode {
             case("two whole workgroups, 4 channels", &[128, 4], [50, 4]),
             case("one code", &[7, 5], [1, 5]),
             case("130 rows of 1 channel", &[130, 1], [9, 1]),
-            case("8192 codes", &[1, 16, 16, 3], [8192, 3]).large(),
+            case("1025 codes, the last in a part of its own", &[65, 4], [1025, 4]),
+            case("codes of 600 numbers, in parts of 54", &[3, 600], [109, 600]),
+            case("16 384 codes, more than a loop of CPU drivers takes", &[1, 16, 16, 4], [16_384, 4]).large(),
         ]
     }
 }

@@ -3,7 +3,7 @@
 
 use super::norm::NormKind;
 use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
-use super::{in_fours, no_knobs};
+use super::{in_fours, lower::nested, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -123,7 +123,7 @@ impl Operation for NormMoments {
                     let [_, positions, groups] = dims(op.kind, &context.input(0).shape);
                     let width = context.input(0).channels() / groups;
                     in_fours("channels of a group", width)?;
-                    context.can_loop(2 * positions * (width / 4 + 1))
+                    context.can_loop(2 * nested(&[positions, width / 4]))
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {
@@ -137,7 +137,7 @@ impl Operation for NormMoments {
                 legal: |op, context| {
                     let [_, positions, groups] = dims(op.kind, &context.input(0).shape);
                     let width = context.input(0).channels() / groups;
-                    context.can_loop(2 * positions * (width + 1))
+                    context.can_loop(2 * nested(&[positions, width]))
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {

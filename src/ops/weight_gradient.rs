@@ -309,7 +309,8 @@ impl Operation for WeightGradient {
                     let positions = sizes.positions();
                     // As many as fill a GPU, if they are not too short; and none of them too long.
                     let wanted = MANY.div_ceil(sizes.elements().div_ceil(4)).min(positions / SHORTEST);
-                    let limit = context.caps.max_loop_rounds.map_or(LONGEST, |rounds| LONGEST.min(rounds as usize / 4));
+                    let limit =
+                        context.caps.max_loop_rounds.map_or(LONGEST, |rounds| LONGEST.min(rounds as usize / 4 - 2));
                     let length = positions.div_ceil(wanted.max(1)).min(limit);
                     let parts = positions.div_ceil(length);
                     let invocations = (parts * sizes.elements()).div_ceil(4);

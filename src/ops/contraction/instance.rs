@@ -1,6 +1,7 @@
 //! One contraction in the form that the kernels take: a window over planes, rows and columns, whatever the gather.
 
 use super::{Contraction, Epilogue, Gather, RESIDUAL, SUMMAND, WindowAxis};
+use crate::ops::lower::nested;
 use crate::ops::{Launch, LowerContext};
 
 /// The sizes of one contraction, `wgsl/include/gather.wgsl`.
@@ -145,8 +146,7 @@ impl<'a> Instance<'a> {
     /// Rounds of the loops over a window, with `channels` channels per round.
     pub fn rounds(&self, channels: usize) -> usize {
         let [planes, rows, columns] = self.taps;
-        let c = self.c / self.groups / channels;
-        planes * (1 + rows * (1 + columns * (1 + c)))
+        nested(&[planes, rows, columns, self.c / self.groups / channels])
     }
 
     /// Bytes of so many rows of y, and of whatever is added to it row by row.
