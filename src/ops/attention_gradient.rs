@@ -2,7 +2,7 @@
 
 use super::attention_statistics::check;
 use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
-use super::{expect_float, expect_shape, in_fours, no_knobs};
+use super::{expect_float, expect_shape, in_fours, no_knobs, small_subgroups};
 use crate::error::Result;
 use crate::graph::TensorDesc;
 use crate::reference::{self, AttentionSide};
@@ -49,36 +49,62 @@ impl AttentionGradient {
             .param_f32("scale", self.scale as f32)
     }
 
-    /// Positions that one invocation of `rows` sums over: all, unless there are many and too few rows to fill a GPU, or
+    /// Positions that one invocation sums over: all, unless there are many and too few rows to fill a GPU, or
     /// the driver ends long loops.
     fn length(&self, context: &LowerContext<'_>) -> usize {
         let (rows, others) = (context.output.rows() * self.heads, self.others(context));
-        let rounds = others * (1 + context.output.channels() / self.heads / 2);
+        let rounds = others * (1 + self.head_dim(context) / 2);
         let whole = others <= LENGTH || rows >= MANY_ROWS && context.can_loop(rounds).is_ok();
         if whole { others } else { LENGTH }
     }
 
     /// A row for each invocation, or a part of one and their sum.
     fn rows(&self, context: &LowerContext<'_>) -> Lowered {
-        let (rows, length) = (context.output.rows() * self.heads, self.length(context));
-        let parts = self.others(context).div_ceil(length);
+        let (rows, [parts, length]) = (context.output.rows() * self.heads, self.parts(context));
         let launch = self
             .launch("attention_gradient/rows", context)
-            .constant("HEAD_VECTORS", context.output.channels() / self.heads / 4)
+            .constant("HEAD_VECTORS", self.head_dim(context) / 4)
             .param("rows", rows)
             .param("parts", parts)
             .param("length", length)
             .cover(rows * parts, 64);
-        if parts == 1 {
-            return launch.into();
+        add_parts(launch, parts, context)
+    }
+
+    /// A row for each lane of a subgroup, or a part of one and their sum.
+    fn shuffle(&self, context: &LowerContext<'_>) -> Lowered {
+        let lanes = small_subgroups(context.caps).expect("`legal` was asked first");
+        let (y, [parts, length]) = (context.output, self.parts(context));
+        let blocks = (y.rows() / y.shape[0]).div_ceil(lanes);
+        let launch = self
+            .launch("attention_gradient/shuffle", context)
+            .constant("HEAD_VECTORS", self.head_dim(context) / 4)
+            .constant("LANES", lanes)
+            .param("rows", y.rows() * self.heads)
+            .param("length", length)
+            .workgroups(self.heads, y.shape[0] * blocks, parts);
+        add_parts(launch, parts, context)
+    }
+
+    /// Channels of a head.
+    fn head_dim(&self, context: &LowerContext<'_>) -> usize {
+        context.output.channels() / self.heads
+    }
+
+    /// Vectors of four channels in a head, for kernels that keep all of them in registers.
+    fn vectors(&self, context: &LowerContext<'_>) -> std::result::Result<usize, String> {
+        let head_dim = self.head_dim(context);
+        in_fours("head_dim", head_dim)?;
+        if head_dim > 128 {
+            return Err(format!("needs a head_dim of at most 128, here it is {head_dim}"));
         }
-        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-        let elements = context.output.elements();
-        let between = lowered.add_scratch([parts, elements]);
-        lowered.launches.push(launch.bind("y", between));
-        let second = super::sum::launch([1, parts, elements], parts, false);
-        lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
-        lowered
+        Ok(head_dim / 4)
+    }
+
+    /// How many parts each sum has, and of how many positions.
+    fn parts(&self, context: &LowerContext<'_>) -> [usize; 2] {
+        let length = self.length(context);
+        [self.others(context).div_ceil(length), length]
     }
 
     /// Positions that a row of the gradient sums over.
@@ -86,6 +112,20 @@ impl AttentionGradient {
         let other = context.input(if self.side == AttentionSide::Query { 1 } else { 0 });
         other.rows() / other.shape[0]
     }
+}
+
+/// `launch`, and another that adds up its result if that is in parts.
+fn add_parts(launch: Launch, parts: usize, context: &LowerContext<'_>) -> Lowered {
+    if parts == 1 {
+        return launch.into();
+    }
+    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+    let elements = context.output.elements();
+    let between = lowered.add_scratch([parts, elements]);
+    lowered.launches.push(launch.bind("y", between));
+    let second = super::sum::launch([1, parts, elements], parts, false);
+    lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
+    lowered
 }
 
 impl Operation for AttentionGradient {
@@ -117,15 +157,22 @@ impl Operation for AttentionGradient {
     fn variants() -> &'static [Variant<Self>] {
         &[
             Variant {
+                name: "shuffle",
+                family: Family::Cpu,
+                legal: |op, context| {
+                    op.vectors(context)?;
+                    let lanes = small_subgroups(context.caps)?;
+                    context.can_loop(op.length(context).div_ceil(lanes))
+                },
+                knobs: no_knobs,
+                lower: |op, context, _| op.shuffle(context),
+            },
+            Variant {
                 name: "rows",
                 family: Family::Any,
                 legal: |op, context| {
-                    let head_dim = context.output.channels() / op.heads;
-                    in_fours("head_dim", head_dim)?;
-                    if head_dim > 128 {
-                        return Err(format!("needs a head_dim of at most 128, here it is {head_dim}"));
-                    }
-                    context.can_loop(op.length(context) * (1 + head_dim / 2))
+                    let vectors = op.vectors(context)?;
+                    context.can_loop(op.length(context) * (1 + 2 * vectors))
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| op.rows(context),
@@ -134,7 +181,7 @@ impl Operation for AttentionGradient {
                 name: "naive",
                 family: Family::Any,
                 legal: |op, context| {
-                    let head_dim = context.output.channels() / op.heads;
+                    let head_dim = op.head_dim(context);
                     context.can_loop(4 * op.others(context) * (1 + head_dim))
                 },
                 knobs: no_knobs,
@@ -142,7 +189,7 @@ impl Operation for AttentionGradient {
                     let elements = context.output.elements();
                     op.launch("attention_gradient/naive", context)
                         .param("elements", elements)
-                        .param("head_dim", context.output.channels() / op.heads)
+                        .param("head_dim", op.head_dim(context))
                         .cover(elements.div_ceil(4), 64)
                         .into()
                 },
@@ -178,6 +225,7 @@ impl Operation for AttentionGradient {
             case("queries over keys in three parts", Query, 2, false, [1, 3, 515, 8]),
             case("keys over queries in two parts, causal", Key, 1, true, [2, 301, 301, 12]),
             case("values over queries in three parts", Value, 2, false, [1, 600, 5, 16]),
+            case("values, a few positions, causal", Value, 2, true, [3, 7, 7, 8]),
             case("queries, two whole workgroups", Query, 2, false, [2, 32, 9, 8]),
             case("keys, 8 x 8 pixels of 96 channels", Key, 3, false, [16, 64, 64, 96]).perf(),
         ]

@@ -1,7 +1,7 @@
 //! How the kernels are launched: their tiles and settings, and what they require.
 
 use super::{Attention, BIAS, Dims, MASK, Packing};
-use crate::ops::{Knobs, Launch, LowerContext, Lowered, Operand, in_fours};
+use crate::ops::{Knobs, Launch, LowerContext, Lowered, Operand, in_fours, small_subgroups};
 use crate::tensor::{DType, strides as strides_of};
 
 impl Attention {
@@ -60,7 +60,7 @@ impl Attention {
 
     pub(super) fn shuffle(&self, context: &LowerContext<'_>, knobs: &Knobs) -> Lowered {
         let dims = self.dims(context);
-        let lanes = context.caps.subgroup_size().expect("`legal` was asked first") as usize;
+        let lanes = small_subgroups(context.caps).expect("`legal` was asked first");
         let queries = knobs.get("QUERIES");
         self.launch("attention/shuffle", context)
             .constant("HEAD_VECTORS", dims.head_dim / 4)
@@ -200,11 +200,7 @@ pub(super) fn shuffle_legal(op: &Attention, context: &LowerContext<'_>) -> std::
     if head_dim > 160 {
         return Err(format!("head dimension: {head_dim} exceeds 160, all of which a lane keeps in registers"));
     }
-    match context.caps.subgroup_size() {
-        Some(4..=16) => Ok(()),
-        Some(size) => Err(format!("needs subgroups of 4 to 16 invocations, these have {size}")),
-        None => Err("needs subgroup operations, and subgroups of one size".into()),
-    }
+    small_subgroups(context.caps).map(|_| ())
 }
 
 /// The blocks of wgsl/attention/matrix.wgsl, by the names of its constants.

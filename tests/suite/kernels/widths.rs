@@ -9,11 +9,12 @@ use unmist::verify::{CaseResult, PreparedCase, Run, Storage};
 
 use crate::device::gpu;
 
-const VARIANTS: [(&str, &str); 4] = [
+const VARIANTS: [(&str, &str); 5] = [
     ("contraction", "shuffle"),
     ("contraction", "winograd_shuffle"),
     ("contraction", "winograd4_shuffle"),
     ("attention", "shuffle"),
+    ("attention_gradient", "shuffle"),
 ];
 /// Cases of each variant, evenly among those that it can compute.
 const CASES: usize = 4;
