@@ -2,7 +2,7 @@
 
 use super::attention_statistics::check;
 use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
-use super::{expect_float, expect_shape, in_fours, no_knobs, small_subgroups};
+use super::{expect_float, expect_shape, in_fours, lower::nested, no_knobs, small_subgroups};
 use crate::error::Result;
 use crate::graph::TensorDesc;
 use crate::reference::{self, AttentionSide};
@@ -53,7 +53,7 @@ impl AttentionGradient {
     /// the driver ends long loops.
     fn length(&self, context: &LowerContext<'_>) -> usize {
         let (rows, others) = (context.output.rows() * self.heads, self.others(context));
-        let rounds = others * (1 + self.head_dim(context) / 2);
+        let rounds = nested(&[others, self.head_dim(context) / 2 + 1]);
         let whole = others <= LENGTH || rows >= MANY_ROWS && context.can_loop(rounds).is_ok();
         if whole { others } else { LENGTH }
     }
@@ -172,7 +172,7 @@ impl Operation for AttentionGradient {
                 family: Family::Any,
                 legal: |op, context| {
                     let vectors = op.vectors(context)?;
-                    context.can_loop(op.length(context) * (1 + 2 * vectors))
+                    context.can_loop(nested(&[op.length(context) + 1, 2 * vectors + 1]))
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| op.rows(context),
@@ -182,7 +182,7 @@ impl Operation for AttentionGradient {
                 family: Family::Any,
                 legal: |op, context| {
                     let head_dim = op.head_dim(context);
-                    context.can_loop(4 * op.others(context) * (1 + head_dim))
+                    context.can_loop(nested(&[4, op.others(context), head_dim]))
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {

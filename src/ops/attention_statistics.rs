@@ -1,7 +1,7 @@
 //! Sums of attention's scores, and of what is passed back through them: what its gradients need to know of a query.
 
 use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Operation, Variant, expect_float};
-use super::{expect_shape, in_fours, no_knobs};
+use super::{expect_shape, in_fours, lower::nested, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
 use crate::reference;
@@ -90,7 +90,7 @@ impl Operation for AttentionStatistics {
                     if head_dim > 128 {
                         return Err(format!("needs a head_dim of at most 128, here it is {head_dim}"));
                     }
-                    context.can_loop(op.keys(context) * (1 + head_dim / 4))
+                    context.can_loop(nested(&[op.keys(context), head_dim / 4]) + head_dim)
                 },
                 knobs: no_knobs,
                 lower: |op, context, _| {
@@ -101,7 +101,10 @@ impl Operation for AttentionStatistics {
             Variant {
                 name: "naive",
                 family: Family::Any,
-                legal: |op, context| context.can_loop(op.keys(context) * (1 + context.input(0).channels() / op.heads)),
+                legal: |op, context| {
+                    let head_dim = context.input(0).channels() / op.heads;
+                    context.can_loop(nested(&[op.keys(context), head_dim]) + head_dim + 1)
+                },
                 knobs: no_knobs,
                 lower: |op, context, _| {
                     let head_dim = context.input(0).channels() / op.heads;
