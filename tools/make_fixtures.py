@@ -41,6 +41,7 @@ GROUPS = [
     "gradients",
     "training",
     "score",
+    "frames",
     "flow",
     "consistency",
     "repaint",

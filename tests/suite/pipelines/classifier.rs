@@ -19,6 +19,9 @@ use crate::device::gpu;
 /// The accuracy that the project promises after all steps, in [0, 1].
 const MAX_ABS: f64 = 2e-3;
 
+/// Of the sample after each step. Measured: 8e-6 at most.
+const RELATIVE_L2: f64 = 1e-4;
+
 const CLASSIFIERS: [&str; 2] = ["convolutions", "updown"];
 const RUNS: [&str; 5] = ["ddim", "ddim_learned_range", "ddpm_fixed_small", "ddpm_learned_range", "euler"];
 
@@ -113,8 +116,7 @@ impl Run {
         let images = self.pipeline.sample(&runtime, &self.options, &mut sources, &mut |mut progress| {
             let sample = progress.sample()?;
             let truth = trajectory.data[done * sample.len()..][..sample.len()].to_vec();
-            // The sample spans [-1, 1] and more, twice the picture's range.
-            compare(&sample, &HostTensor::new(sample.shape.clone(), truth)?, Tolerance::largest(2.0 * MAX_ABS))
+            compare(&sample, &HostTensor::new(sample.shape.clone(), truth)?, Tolerance::l2(RELATIVE_L2))
                 .unwrap_or_else(|e| panic!("{name}, step {done}: {e}"));
             done += 1;
             Ok(())

@@ -9,6 +9,7 @@ mod classifier;
 pub mod consistency;
 mod editing;
 mod flow;
+mod frames;
 pub mod inversion;
 mod latent;
 mod ldm;
