@@ -66,6 +66,10 @@ pub struct SchedulerConfig {
     pub shift: f64,
     /// Flow matching: each step goes to x_0 and noises it afresh.
     pub stochastic_sampling: bool,
+    /// Flow matching: the noise level of the last step, to which all are stretched.
+    pub shift_terminal: Option<f64>,
+    /// Flow matching: the model is told 1 − σ and returns the velocity toward the picture.
+    pub invert_sigmas: bool,
     /// Consistency models: factor on the noise between jumps.
     pub s_noise: f64,
     /// The noise level after the last step.
@@ -159,7 +163,7 @@ impl SchedulerConfig {
         use SchedulerClass::*;
         let known = keys(class);
         let fields = Fields::of(&given, &known);
-        refuse_unsupported_values(&fields)?;
+        refuse_unsupported_values(class, &fields)?;
 
         // The classes of k-diffusion's authors and of distilled models start from Stable Diffusion's betas.
         let latent = matches!(class, HeunDiscrete | Kdpm2Discrete | Kdpm2AncestralDiscrete | DpmSolverSde | Lcm | Tcd);
@@ -215,6 +219,11 @@ impl SchedulerConfig {
             rho: fields.positive("rho")?.unwrap_or(7.0),
             shift: fields.positive("shift")?.unwrap_or(1.0),
             stochastic_sampling: fields.boolean("stochastic_sampling", false)?,
+            shift_terminal: match fields.number("shift_terminal", 0.0, 0.0..=0.999)? {
+                0.0 => None,
+                terminal => Some(terminal),
+            },
+            invert_sigmas: fields.boolean("invert_sigmas", false)?,
             s_noise: fields.number("s_noise", 1.0, 0.0..=f64::MAX)?,
             lambda_min_clipped: fields.number("lambda_min_clipped", f64::NEG_INFINITY, -1e9..=1e9)?,
             set_alpha_to_one: fields.boolean("set_alpha_to_one", class != Pndm)?,
@@ -322,13 +331,28 @@ impl SchedulerConfig {
 }
 
 /// Flow matching by solvers of other frames, or shifted by the picture's size; nested solvers; functions.
-fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
-    for key in ["use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"] {
-        if fields.boolean(key, false)? {
-            return Err(Error::Unsupported(format!(
-                "scheduler config: \"{key}\": true is not supported (flow matching)"
-            )));
-        }
+fn refuse_unsupported_values(class: SchedulerClass, fields: &Fields) -> Result<()> {
+    if fields.boolean("use_flow_sigmas", false)? {
+        return Err(Error::Unsupported(
+            "scheduler config: \"use_flow_sigmas\": true is not supported; models of flow matching run with \
+            FlowMatchEulerDiscreteScheduler"
+                .into(),
+        ));
+    }
+    if fields.boolean("use_dynamic_shifting", false)? {
+        return Err(Error::Unsupported(
+            "scheduler config: \"use_dynamic_shifting\": true is not supported: it shifts the noise levels by the \
+            picture's size, for transformers; set it to false, and \"shift\" to the number for your size, which is \
+            e^mu where diffusers' pipelines say mu"
+                .into(),
+        ));
+    }
+    // diffusers takes both, and computes an x_0 that is none.
+    if fields.boolean("invert_sigmas", false)? && fields.boolean("stochastic_sampling", false)? {
+        return Err(Error::Unsupported(
+            "scheduler config: \"invert_sigmas\" and \"stochastic_sampling\" exclude each other; set one to false"
+                .into(),
+        ));
     }
     if fields.has("tau_func") {
         return Err(Error::Unsupported(
@@ -338,7 +362,7 @@ fn refuse_unsupported_values(fields: &Fields) -> Result<()> {
         ));
     }
     for key in ["solver_p", "shift_terminal"] {
-        if fields.has(key) {
+        if fields.has(key) && class != SchedulerClass::FlowMatchEulerDiscrete {
             return Err(Error::Unsupported(format!("scheduler config: \"{key}\" is not supported; only null is")));
         }
     }

@@ -13,8 +13,8 @@ use super::options::{Clip, SchedulerClass, SigmaSpacing};
 use super::step::{Schedule, Step, X0};
 use super::timesteps::{check_steps, linspace};
 use super::{Sampling, Scheduler};
-use crate::Result;
 use crate::rng::Draw;
+use crate::{Error, Result};
 
 // Memory of Heun's steps: where the step started, and the velocity there.
 const SAMPLE: usize = 0;
@@ -25,11 +25,14 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
     let sigmas = sigmas(config, sampling)?;
     let n = sigmas.len() - 1;
     let begin = sampling.begin(n)?;
-    // A step at σ_i that goes nowhere yet.
+    // A step at σ_i that goes nowhere yet. Inverted levels say how much of the sample is picture, and rise.
     let step = |i: usize| {
-        let x0 = X0 { sample: 1.0, model_output: -sigmas[i], clip: Clip::None };
-        let timestep = stored(sigmas[i] * config.num_train_timesteps as f64);
-        Step::new(timestep, x0, Noising { signal: 1.0 - sigmas[i], noise: sigmas[i] })
+        let (signal, noise, from_x0) = match config.invert_sigmas {
+            true => (sigmas[i], 1.0 - sigmas[i], 1.0 - sigmas[i]),
+            false => (1.0 - sigmas[i], sigmas[i], -sigmas[i]),
+        };
+        let x0 = X0 { sample: 1.0, model_output: from_x0, clip: Clip::None };
+        Step::new(stored(sigmas[i] * config.num_train_timesteps as f64), x0, Noising { signal, noise })
     };
     let mut steps = vec![];
     for i in begin..n {
@@ -56,10 +59,12 @@ pub(super) fn schedule(scheduler: &Scheduler, sampling: &Sampling) -> Result<Sch
 }
 
 /// The noise levels of a run, and 0 after them. As in diffusers, the range of the trained levels is shifted already
-/// when the levels within it are shifted (Esser et al. 2024, arXiv:2403.03206, eq. 23): σ ↦ sσ / (1 + (s − 1)σ).
+/// when the levels within it are shifted (Esser et al. 2024, arXiv:2403.03206, eq. 23): σ ↦ sσ / (1 + (s − 1)σ). Then
+/// `shift_terminal` stretches 1 − σ so that the last level is that, and `invert_sigmas` makes 1 − σ of every level.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] for custom timesteps and noise levels, and for a number of steps that is too large.
+/// [`crate::Error::Usage`] for custom timesteps and noise levels, and for a number of steps that is too large, or is 1
+/// where levels are stretched.
 fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
     sampling.refuse_custom(config.class, &["timesteps", "sigmas"])?;
     let n = sampling.num_inference_steps;
@@ -67,6 +72,16 @@ fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
     let shifted = |sigma: f64| config.shift * sigma / (1.0 + (config.shift - 1.0) * sigma);
     let (low, high) = (stored(shifted(1.0 / config.num_train_timesteps as f64)), 1.0);
     let mut sigmas: Vec<f64> = evenly(high, low, n).map(shifted).collect();
+    if let Some(terminal) = config.shift_terminal {
+        let factor = (1.0 - sigmas[n - 1]) / (1.0 - terminal);
+        if factor <= 0.0 {
+            return Err(Error::Usage(format!(
+                "expected at least 2 steps, found {n}: the first one's level is 1, and the scheduler's config has \
+                \"shift_terminal\" {terminal} for the last one's"
+            )));
+        }
+        sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / factor);
+    }
     let (high, low) = (sigmas[0], sigmas[n - 1]);
     // Karras et al. 2022, eq. 5, with ρ = 7.
     let root = |sigma: f64| sigma.powf(1.0 / 7.0);
@@ -79,8 +94,13 @@ fn sigmas(config: &SchedulerConfig, sampling: &Sampling) -> Result<Vec<f64>> {
         }
         SigmaSpacing::Timesteps | SigmaSpacing::Lu => {}
     }
-    sigmas.iter_mut().for_each(|sigma| *sigma = stored(*sigma));
     sigmas.push(0.0);
+    sigmas.iter_mut().for_each(|sigma| {
+        *sigma = stored(*sigma);
+        if config.invert_sigmas {
+            *sigma = stored(1.0 - *sigma);
+        }
+    });
     Ok(sigmas)
 }
 

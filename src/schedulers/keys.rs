@@ -76,7 +76,8 @@ pub(super) fn keys(class: SchedulerClass) -> Vec<&'static str> {
         SaSolver => &[SPACING, SIGMAS, THRESHOLD, SA_SOLVER, FLOW, DPM],
         Ipndm => return vec!["num_train_timesteps", "trained_betas", "prediction_type"],
         FlowMatchEulerDiscrete => return FLOW_MATCH.to_vec(),
-        FlowMatchHeunDiscrete => return vec!["num_train_timesteps", "shift"],
+        // diffusers' has no invert_sigmas; without it, steps of a model that has it would lead away from the picture.
+        FlowMatchHeunDiscrete => return vec!["num_train_timesteps", "shift", "invert_sigmas"],
         CmStochasticIterative => return CONSISTENCY.to_vec(),
         UniPcMultistep => &[
             SPACING,

@@ -3,8 +3,8 @@
 //
 // A workgroup is one subgroup. Each lane owns four input channels under COLUMNS taps side by side, and all lanes own
 // the same 4 * QUADS filters. Four output positions of a line, a run, are taken at a time: each lane loads its channels
-// of the pixels under them, which neighbouring taps share, and four of the filters' dy, shared by subgroupShuffle. For a
-// product of matrices there is one tap, and COLUMNS times as many channels. x, dy, y and the parameters:
+// of the pixels under them, which neighbouring taps share, and four of the filters' dy, shared by subgroupShuffle. For
+// a product of matrices there is one tap, and COLUMNS times as many channels. x, dy, y and the parameters:
 // include/weight_gradient.wgsl; a part has `length` runs.
 //
 // dispatch:   x = C / (4 * LANES), y = F / (4 * QUADS) * KD * KH * (KW / COLUMNS), z = parts; for a product

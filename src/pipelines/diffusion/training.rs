@@ -66,9 +66,10 @@ impl TrainingProcess {
     /// arXiv:2303.09556).
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for schedulers of models with noise levels but neither timesteps nor straight lines; for
-    /// min-SNR-γ of flow matching, which has no such weights, and beside a variance that is learned; and for a variance
-    /// that is learned by itself in place of a share of the range of variances.
+    /// [`Error::Unsupported`] for schedulers of models with noise levels but neither timesteps nor straight lines, and
+    /// for straight lines whose levels are counted the other way; for min-SNR-γ of flow matching, which has no such
+    /// weights, and beside a variance that is learned; and for a variance that is learned by itself in place of a share
+    /// of the range of variances.
     pub fn new(scheduler: &Scheduler, sampling: TimestepSampling, snr_gamma: Option<f64>) -> Result<Self> {
         let frame = scheduler.config.class.frame();
         if !matches!(frame, Frame::Timesteps | Frame::Flow) {
@@ -82,6 +83,10 @@ impl TrainingProcess {
             return Err(Error::Unsupported("min-SNR weights of flow matching".into()));
         }
         let config = &scheduler.config;
+        if config.invert_sigmas {
+            let why = "training a model that counts noise levels the other way (\"invert_sigmas\": true)";
+            return Err(Error::Unsupported(why.into()));
+        }
         let bounds = match config.variance_type {
             VarianceType::Learned => {
                 let why = "training a variance that is learned directly (variance_type \"learned\"): there is training \

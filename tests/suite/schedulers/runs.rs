@@ -162,7 +162,7 @@ runs! {
     edm_euler: "EDMEulerScheduler", 20 cases, 1e-5;
     edm_heun: "EDMHeunScheduler", 8 cases, 1e-5;
     edm_dpmsolver_multistep: "EDMDPMSolverMultistepScheduler", 38 cases, 1e-5;
-    flow_match_euler_discrete: "FlowMatchEulerDiscreteScheduler", 22 cases, 1e-5;
+    flow_match_euler_discrete: "FlowMatchEulerDiscreteScheduler", 34 cases, 1e-5;
     flow_match_heun_discrete: "FlowMatchHeunDiscreteScheduler", 11 cases, 1e-5;
     cm_stochastic_iterative: "CMStochasticIterativeScheduler", 14 cases, 1e-5;
     lcm: "LCMScheduler", 30 cases, 1e-5;
