@@ -47,6 +47,7 @@ GROUPS = [
     "sdedit",
     "latent",
     "ldm",
+    "attn_autoencoders",
     "anomaly",
     "editing",
     "classifier",
