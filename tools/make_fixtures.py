@@ -48,6 +48,7 @@ GROUPS = [
     "sdedit",
     "latent",
     "ldm",
+    "attn_autoencoders",
     "anomaly",
     "editing",
     "classifier",

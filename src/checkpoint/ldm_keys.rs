@@ -36,22 +36,26 @@ const VAE_PARTS: &[(&str, &str)] = &[
     ("conv_in.", "conv_in."),
     ("mid.block_1.", "mid_block.resnets.0."),
     ("mid.block_2.", "mid_block.resnets.1."),
-    ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),
-    ("mid.attn_1.q.", "mid_block.attentions.0.to_q."),
-    ("mid.attn_1.k.", "mid_block.attentions.0.to_k."),
-    ("mid.attn_1.v.", "mid_block.attentions.0.to_v."),
-    ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
-    // diffusers' conversion scripts left today's names of the attention as they are.
-    ("mid.attn_1.to_q.", "mid_block.attentions.0.to_q."),
-    ("mid.attn_1.to_k.", "mid_block.attentions.0.to_k."),
-    ("mid.attn_1.to_v.", "mid_block.attentions.0.to_v."),
-    ("mid.attn_1.to_out.0.", "mid_block.attentions.0.to_out.0."),
     ("norm_out.", "conv_norm_out."),
     ("conv_out.", "conv_out."),
 ];
 
 /// Inside a residual block of the autoencoder; everything else keeps its name.
 const VAE_RESNET: &[(&str, &str)] = &[("nin_shortcut.", "conv_shortcut."), ("", "")];
+
+/// Inside an attention of the autoencoder.
+const VAE_ATTENTION: &[(&str, &str)] = &[
+    ("norm.", "group_norm."),
+    ("q.", "to_q."),
+    ("k.", "to_k."),
+    ("v.", "to_v."),
+    ("proj_out.", "to_out.0."),
+    // diffusers' conversion scripts left today's names of the attention as they are.
+    ("to_q.", "to_q."),
+    ("to_k.", "to_k."),
+    ("to_v.", "to_v."),
+    ("to_out.0.", "to_out.0."),
+];
 
 /// OpenCLIP's text tower outside its layers.
 const OPEN_CLIP_PARTS: &[(&str, &str)] = &[
@@ -217,7 +221,11 @@ pub fn vae(key: &str, levels: usize) -> Option<String> {
         // The middle's residual blocks call their shortcut what the levels' do.
         return Some(format!("{side}.{}", rest.replace(".nin_shortcut.", ".conv_shortcut.")));
     }
-    // `down.LEVEL.block.N.…`, `down.LEVEL.downsample.conv.…`; the original counts the decoder's levels from the finest.
+    if let Some(rest) = key.strip_prefix("mid.attn_1.") {
+        return Some(format!("{side}.mid_block.attentions.0.{}", translate(rest, VAE_ATTENTION)?));
+    }
+    // `down.LEVEL.block.N.…`, `down.LEVEL.attn.N.…`, `down.LEVEL.downsample.conv.…`; the original counts the decoder's
+    // levels from the finest.
     let (kind, key) = key.split_once('.')?;
     let (level, key) = key.split_once('.')?;
     let level: usize = level.parse().ok()?;
@@ -229,8 +237,14 @@ pub fn vae(key: &str, levels: usize) -> Option<String> {
     if let Some(conv) = key.strip_prefix(sampler) {
         return Some(format!("{side}.{blocks}.{level}.{sampler}rs.0{conv}"));
     }
-    let (block, rest) = key.strip_prefix("block.")?.split_once('.')?;
-    Some(format!("{side}.{blocks}.{level}.resnets.{block}.{}", translate(rest, VAE_RESNET)?))
+    let (kind, key) = key.split_once('.')?;
+    let (number, rest) = key.split_once('.')?;
+    let (parts, rest) = match kind {
+        "block" => ("resnets", translate(rest, VAE_RESNET)?),
+        "attn" => ("attentions", translate(rest, VAE_ATTENTION)?),
+        _ => return None,
+    };
+    Some(format!("{side}.{blocks}.{level}.{parts}.{number}.{rest}"))
 }
 
 /// Beginnings of names in an autoencoder: diffusers' and the original one of the same modules, the original code's own
@@ -240,6 +254,13 @@ pub fn vae_aliases(levels: usize) -> Vec<(String, String)> {
     const BLOCKS: usize = 16;
     let mut stems = Vec::new();
     for (side, kind, sampler) in [("encoder", "down", "downsample"), ("decoder", "up", "upsample")] {
+        let mut attend = |place: String| {
+            VAE_ATTENTION.iter().for_each(|(old, _)| stems.push(format!("{side}.{place}.{old}")));
+        };
+        attend("mid.attn_1".into());
+        for level in 0..levels {
+            (0..BLOCKS).for_each(|block| attend(format!("{kind}.{level}.attn.{block}")));
+        }
         stems.extend(VAE_PARTS.iter().map(|(old, _)| format!("{side}.{old}")));
         for level in 0..levels {
             stems.push(format!("{side}.{kind}.{level}.{sampler}."));
@@ -356,6 +377,8 @@ mod tests {
             ("encoder.down.1.block.0.nin_shortcut.weight", "encoder.down_blocks.1.resnets.0.conv_shortcut.weight"),
             ("encoder.down.2.downsample.conv.weight", "encoder.down_blocks.2.downsamplers.0.conv.weight"),
             ("decoder.mid.attn_1.proj_out.bias", "decoder.mid_block.attentions.0.to_out.0.bias"),
+            ("encoder.down.2.attn.1.norm.bias", "encoder.down_blocks.2.attentions.1.group_norm.bias"),
+            ("decoder.up.3.attn.0.q.weight", "decoder.up_blocks.0.attentions.0.to_q.weight"),
             ("encoder.norm_out.weight", "encoder.conv_norm_out.weight"),
             ("post_quant_conv.bias", "post_quant_conv.bias"),
         ] {

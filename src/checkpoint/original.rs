@@ -71,7 +71,7 @@ pub fn vae(names: &[String]) -> Result<Vec<Renamed>, String> {
                 .find(back)
                 .ok_or_else(|| name.clone())?;
             // The original code's attention consists of 1x1 convolutions.
-            let convolution = original.contains(".mid.attn_1.") && name.ends_with(".weight") && !name.contains("norm");
+            let convolution = name.contains(".attentions.") && name.ends_with(".weight") && !name.contains("norm");
             Ok((original, if convolution { Made::Convolution(name.clone()) } else { Made::Of(name.clone()) }))
         })
         .collect()

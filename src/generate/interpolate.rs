@@ -6,7 +6,7 @@ use crate::pipelines::{Runtime, SampleOptions};
 use crate::refusal::{Refusal, Remedy};
 use crate::request::{Request, Resolved, Switch};
 use crate::rng::slerp;
-use crate::schedulers::{Clip, Sampling, Scheduler, samplers, scheduler_by_name};
+use crate::schedulers::{Clip, Sampling, Scheduler, samplers_of, scheduler_by_name};
 use crate::tensor::HostTensor;
 
 /// A way through noises of one shape, in frames at even distances: from each to the next along a great circle
@@ -80,12 +80,14 @@ impl Models {
                 let scheduler = config.and_then(Scheduler::new);
                 scheduler.and_then(|scheduler| draws(&scheduler, &calm)).is_ok_and(|draws| !draws)
             };
-            let names: Vec<&str> = samplers().map(|(name, _)| name).filter(fits).collect();
+            let names: Vec<&str> = samplers_of(class.frame()).into_iter().filter(fits).collect();
             let mut why = "it draws fresh noise in its steps, so that the noise of the start does not decide the \
                            picture"
                 .to_owned();
-            if !names.is_empty() {
-                why += &format!("; {} draw none", names.join(", "));
+            match names.as_slice() {
+                [] => {}
+                [only] => why += &format!("; {only} draws none"),
+                [others @ .., last] => why += &format!("; {} and {last} draw none", others.join(", ")),
             }
             let refusal = Refusal::of_value("scheduler", class.name(), why);
             let ddim = names.contains(&"DDIM");

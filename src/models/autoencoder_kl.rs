@@ -18,6 +18,16 @@ const EPS: f64 = 1e-6;
 /// Bounds of the logarithm of the variance, which no config changes.
 const LOGVAR: (f64, f64) = (-30.0, 20.0);
 
+/// Kinds of blocks, the same in the encoder and in the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoencoderBlockType {
+    /// `DownEncoderBlock2D`, `UpDecoderBlock2D`: residual blocks.
+    Plain,
+    /// `AttnDownEncoderBlock2D`, `AttnUpDecoderBlock2D`: residual blocks, each followed by self-attention with one
+    /// head.
+    Attn,
+}
+
 /// The fields of `config.json` that say what an `AutoencoderKL` computes, and how its latents are scaled for the U-Net;
 /// see `AutoencoderKL` in diffusers.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +38,10 @@ pub struct AutoencoderKLConfig {
     pub in_channels: usize,
     pub out_channels: usize,
     pub latent_channels: usize,
+    /// From the finest resolution to the coarsest.
+    pub down_block_types: Vec<AutoencoderBlockType>,
+    /// From the coarsest resolution to the finest.
+    pub up_block_types: Vec<AutoencoderBlockType>,
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: usize,
     pub act_fn: ActivationKind,
@@ -92,16 +106,11 @@ impl AutoencoderKLConfig {
     /// As [`AutoencoderKLConfig::from_json`].
     pub(super) fn blocks(r: &ConfigReader<'_>, latent_channels: usize) -> Result<Self> {
         let block_out_channels = r.counts("block_out_channels")?.unwrap_or(vec![64]);
-        for (key, only) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
-            let types = r.texts(key)?.unwrap_or(vec![only]);
-            if types.iter().any(|t| *t != only) {
-                return Err(r.unsupported(key, only));
-            }
-            if types.len() != block_out_channels.len() {
-                return Err(r.wrong(key, &format!("as long as block_out_channels ({})", block_out_channels.len())));
-            }
-        }
-        if block_out_channels.len() > 10 {
+        let levels = block_out_channels.len();
+        let down_block_types =
+            block_types(r, "down_block_types", ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], levels)?;
+        let up_block_types = block_types(r, "up_block_types", ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], levels)?;
+        if levels > 10 {
             return Err(r.wrong("block_out_channels", "a list of at most 10 levels"));
         }
         let layers_per_block = r.count("layers_per_block", 1)?;
@@ -117,6 +126,8 @@ impl AutoencoderKLConfig {
             norm_num_groups: r.count("norm_num_groups", 32)?,
             mid_block_add_attention: r.boolean("mid_block_add_attention", true)?,
             layers_per_block,
+            down_block_types,
+            up_block_types,
             block_out_channels,
             use_quant_conv: true,
             use_post_quant_conv: true,
@@ -141,13 +152,38 @@ impl AutoencoderKLConfig {
         }
     }
 
-    /// The block at the lowest resolution: residual block, attention with one head, residual block.
+    /// Self-attention over all pixels, with one head.
+    fn attention(&self, m: &mut Layers<'_>, path: &str, x: ValueId) -> Result<ValueId> {
+        let channels = m.graph.desc(x).channels();
+        SelfAttention2D::new(channels, None, Some(self.norm_num_groups), EPS, 1.0)?.build(m, path, x)
+    }
+
+    /// All of a block but its sampler.
+    fn layers(
+        &self,
+        m: &mut Layers<'_>,
+        path: &str,
+        kind: AutoencoderBlockType,
+        layers: usize,
+        channels: usize,
+        x: ValueId,
+    ) -> Result<ValueId> {
+        let mut h = x;
+        for i in 0..layers {
+            h = self.resnet(channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
+            if kind == AutoencoderBlockType::Attn {
+                h = self.attention(m, &format!("{path}.attentions.{i}"), h)?;
+            }
+        }
+        Ok(h)
+    }
+
+    /// The block at the lowest resolution: residual block, attention, residual block.
     fn mid_block(&self, m: &mut Layers<'_>, path: &str, x: ValueId) -> Result<ValueId> {
         let resnet = self.resnet(m.graph.desc(x).channels());
         let mut h = resnet.build(m, &format!("{path}.resnets.0"), x, None)?;
         if self.mid_block_add_attention {
-            let attention = SelfAttention2D::new(resnet.out_channels, None, Some(self.norm_num_groups), EPS, 1.0)?;
-            h = attention.build(m, &format!("{path}.attentions.0"), h)?;
+            h = self.attention(m, &format!("{path}.attentions.0"), h)?;
         }
         resnet.build(m, &format!("{path}.resnets.1"), h, None)
     }
@@ -164,9 +200,7 @@ impl AutoencoderKLConfig {
         let mut h = m.conv3x3("encoder.conv_in", x, self.block_out_channels[0])?;
         for (level, channels) in self.block_out_channels.iter().enumerate() {
             let path = format!("encoder.down_blocks.{level}");
-            for i in 0..self.layers_per_block {
-                h = self.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
-            }
+            h = self.layers(m, &path, self.down_block_types[level], self.layers_per_block, *channels, h)?;
             if level + 1 < self.block_out_channels.len() {
                 h = downsample_2d(m, &format!("{path}.downsamplers.0"), h, *channels, 0)?;
             }
@@ -187,9 +221,7 @@ impl AutoencoderKLConfig {
         // 2. up to the picture's resolution
         for (level, channels) in self.block_out_channels.iter().rev().enumerate() {
             let path = format!("decoder.up_blocks.{level}");
-            for i in 0..self.layers_per_block + 1 {
-                h = self.resnet(*channels).build(m, &format!("{path}.resnets.{i}"), h, None)?;
-            }
+            h = self.layers(m, &path, self.up_block_types[level], self.layers_per_block + 1, *channels, h)?;
             if level + 1 < self.block_out_channels.len() {
                 let (height, width) = (m.graph.shape(h)[1], m.graph.shape(h)[2]);
                 h = upsample_2d(m, &format!("{path}.upsamplers.0"), h, *channels, 2 * height, 2 * width)?;
@@ -204,6 +236,25 @@ impl AutoencoderKLConfig {
     pub fn downscale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+}
+
+/// The kinds of the blocks that a list names, of these two without and with attention: one for each of `levels`.
+fn block_types(
+    r: &ConfigReader<'_>,
+    key: &str,
+    [plain, attending]: [&str; 2],
+    levels: usize,
+) -> Result<Vec<AutoencoderBlockType>> {
+    let names = r.texts(key)?.unwrap_or(vec![plain]);
+    if names.len() != levels {
+        return Err(r.wrong(key, &format!("as long as block_out_channels ({levels})")));
+    }
+    let kind = |name: &str| match name {
+        _ if name == plain => Ok(AutoencoderBlockType::Plain),
+        _ if name == attending => Ok(AutoencoderBlockType::Attn),
+        _ => Err(r.unsupported(key, &format!("a list of {plain} and {attending}"))),
+    };
+    names.into_iter().map(kind).collect()
 }
 
 /// An autoencoder whose encoder returns a normal distribution of latents.

@@ -57,6 +57,12 @@ impl LoadedModel {
             ("VQModel", Some("encoder")) => Box::new(EncoderVQ(VQModel::from_json(&config)?)),
             ("VQModel", Some("decoder")) => Box::new(DecoderVQ(VQModel::from_json(&config)?)),
             ("AutoencoderKL" | "AutoencoderTiny" | "VQModel", _) => {
+                // In a folder of its own an autoencoder has any name, so that a half's may have been taken for it.
+                let stem = match (stem, class_name.as_str()) {
+                    ("encoder" | "decoder", "VQModel") => "vqvae",
+                    ("encoder" | "decoder", _) => "vae",
+                    _ => stem,
+                };
                 return Err(Error::Usage(format!(
                     "{name}: an autoencoder has two halves, {stem}.encoder and {stem}.decoder"
                 )));

@@ -31,7 +31,7 @@ mod unet_2d_config;
 mod unet_2d_skip_blocks;
 mod vq_model;
 
-pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
+pub use autoencoder_kl::{AutoencoderBlockType, AutoencoderKL, AutoencoderKLConfig, DecoderKL, EncoderKL};
 pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, DecoderTiny, EncoderTiny};
 pub(crate) use clip_text::TOKEN_EMBEDDING;
 pub use clip_text::{CLIPTextConfig, CLIPTextModel, EndOfText, TextOutput};

@@ -65,7 +65,7 @@ impl UNet2DModel {
         match self.config.class_embedding {
             ClassEmbedding::None => None,
             ClassEmbedding::Table(_) => Some(TensorDesc::u32([batch])),
-            ClassEmbedding::Timestep => Some(TensorDesc::f32([batch])),
+            ClassEmbedding::Timestep(_) => Some(TensorDesc::f32([batch])),
             ClassEmbedding::Identity => Some(TensorDesc::f32([batch, self.config.time_embedding_dim])),
         }
     }
@@ -197,7 +197,7 @@ impl UNet2DModel {
         let class = match c.class_embedding {
             ClassEmbedding::None => return Ok(temb),
             ClassEmbedding::Table(rows) => m.embedding("class_embedding", labels()?, rows, c.time_embedding_dim)?,
-            ClassEmbedding::Timestep => {
+            ClassEmbedding::Timestep(_) => {
                 let labels = project(m, "class_proj", labels()?)?;
                 timestep_embedding(m, "class_embedding", labels, c.time_embedding_dim, ActivationKind::Silu)?
             }

@@ -76,8 +76,8 @@ pub enum ClassEmbedding {
     None,
     /// A table of this many rows (`num_class_embeds`).
     Table(usize),
-    /// Embedded like the timestep, by an MLP of its own.
-    Timestep,
+    /// Numbers embedded like the timestep, by an MLP of its own: of this many classes, if `num_class_embeds` says so.
+    Timestep(Option<usize>),
     /// The caller gives the embedding.
     Identity,
 }
@@ -160,7 +160,7 @@ impl UNet2DConfig {
         let class_embedding = match (r.text("class_embed_type")?, num_class_embeds) {
             (None, None) => ClassEmbedding::None,
             (None, Some(rows)) => ClassEmbedding::Table(rows),
-            (Some("timestep"), _) => ClassEmbedding::Timestep,
+            (Some("timestep"), classes) => ClassEmbedding::Timestep(classes),
             (Some("identity"), _) => ClassEmbedding::Identity,
             _ => return Err(r.unsupported("class_embed_type", "\"timestep\", \"identity\" or null")),
         };

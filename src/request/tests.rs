@@ -23,6 +23,7 @@ impl Known {
             distilled: false,
             steps: None,
             max_noise_level: (kind == Kind::Upscale).then_some(350),
+            lacks_labels: None,
             classes,
             ldm_text: false,
             classifier: None,

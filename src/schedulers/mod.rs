@@ -49,7 +49,7 @@ pub use betas::{NoiseSchedule, Noising};
 pub use combination::Combination;
 pub use config::SchedulerConfig;
 pub use karras_heun::Churn;
-pub use names::{sampler_of, samplers, scheduler_by_name, schedules};
+pub use names::{sampler_of, samplers, samplers_of, scheduler_by_name, schedules};
 pub use objective::{LossWeights, Objective, ObjectiveLevel};
 pub use options::{
     AlgorithmType, BetaSchedule, Clip, FinalSigmasType, Frame, InterpolationType, PredictionType, SchedulerClass,

@@ -66,6 +66,14 @@ pub fn samplers() -> impl Iterator<Item = (&'static str, &'static [&'static str]
     SAMPLERS.iter().map(|(names, _, _)| (names[0], &names[1..]))
 }
 
+/// Names of the samplers for models of this frame.
+pub fn samplers_of(frame: Frame) -> Vec<&'static str> {
+    match own(frame) {
+        Some((_, samplers)) => samplers.iter().map(|(name, _)| *name).collect(),
+        None => samplers().map(|(name, _)| name).collect(),
+    }
+}
+
 /// The schedules that may follow a sampler's name.
 pub fn schedules() -> impl Iterator<Item = &'static str> {
     SCHEDULES.iter().map(|(names, _)| names[0])

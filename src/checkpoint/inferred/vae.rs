@@ -20,6 +20,19 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family) -> Result<Value> {
         true => shapes.field("in_channels", "encoder.conv_in.weight", 1)?,
         false => shapes.field("in_channels", "decoder.conv_out.weight", 0)?,
     };
+    let attends = |field, at: String| shapes.decides(field, &format!("{at}.attentions.0.to_q.weight"));
+    let up_block_types =
+        (0..levels).map(|level| match attends("up_block_types", format!("decoder.up_blocks.{level}")) {
+            true => "AttnUpDecoderBlock2D",
+            false => "UpDecoderBlock2D",
+        });
+    let down_block_types = (0..levels).map(|level| {
+        let attends = match has_encoder {
+            true => attends("down_block_types", format!("encoder.down_blocks.{level}")),
+            false => attends("down_block_types", format!("decoder.up_blocks.{}", levels - 1 - level)),
+        };
+        if attends { "AttnDownEncoderBlock2D" } else { "DownEncoderBlock2D" }
+    });
     let mut config = json!({
         "_class_name": "AutoencoderKL",
         "in_channels": in_channels,
@@ -27,8 +40,8 @@ pub(super) fn config(shapes: &Shapes<'_>, family: Family) -> Result<Value> {
         "latent_channels": shapes.field("latent_channels", "decoder.conv_in.weight", 1)?,
         "block_out_channels": channels,
         "layers_per_block": layers,
-        "down_block_types": vec!["DownEncoderBlock2D"; levels],
-        "up_block_types": vec!["UpDecoderBlock2D"; levels],
+        "down_block_types": down_block_types.collect::<Vec<_>>(),
+        "up_block_types": up_block_types.collect::<Vec<_>>(),
         "mid_block_add_attention": shapes.counted("mid_block_add_attention", "decoder.mid_block.attentions.") > 0,
         "use_quant_conv": shapes.decides("use_quant_conv", "quant_conv.weight"),
         "use_post_quant_conv": shapes.decides("use_post_quant_conv", "post_quant_conv.weight"),

@@ -3,10 +3,8 @@
 
 use super::options::each;
 use super::texts::Choice;
-use super::unet::UNet;
 use super::{DiffusionPipeline, Kind, Runtime, SampleOptions};
 use crate::error::{Error, Result};
-use crate::models::ClassEmbedding;
 use crate::pipelines::denoise::Changing;
 use crate::pipelines::text::{TextConditioning, TextEncoders};
 use crate::tensor::HostTensor;
@@ -34,39 +32,23 @@ impl DiffusionPipeline {
                 constant.push(("time_ids", self.time_ids(options, branches)?));
             }
         }
-        constant.extend(self.class_labels(options, branches)?.map(|labels| ("class_labels", labels)));
+        constant.extend(self.class_labels(options, branches).map(|labels| ("class_labels", labels)));
         constant.extend(self.classifier_labels(options));
         Ok(Condition { constant, text })
     }
 
     /// The class of each sample of each branch ("no class" first), or for enlarging how noisy the small picture is;
     /// `None` if the U-Net takes neither.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] if the U-Net takes labels of another kind than numbers of classes.
-    fn class_labels(&self, options: &SampleOptions, branches: usize) -> Result<Option<HostTensor>> {
+    fn class_labels(&self, options: &SampleOptions, branches: usize) -> Option<HostTensor> {
         let labels = |labels: Vec<usize>| {
             let data: Vec<f32> = labels.into_iter().map(|label| label as f32).collect();
-            Ok(Some(HostTensor { shape: vec![data.len()], data }))
+            Some(HostTensor { shape: vec![data.len()], data })
         };
         let batch = options.batch_size;
-        match &self.unet {
-            UNet::Latents(_) if self.traits.kind == Kind::Upscale => {
-                return labels(vec![options.noise_level; branches * batch]);
-            }
-            UNet::Latents(_) => return Ok(None),
-            UNet::Pixels(model) => match model.config.class_embedding {
-                ClassEmbedding::None => return Ok(None),
-                ClassEmbedding::Table(_) => {}
-                ClassEmbedding::Timestep | ClassEmbedding::Identity => {
-                    return Err(Error::Unsupported(
-                        "sampling from a model whose class_embed_type is timestep or identity: only a single pass of \
-                        the U-Net takes such labels"
-                            .into(),
-                    ));
-                }
-            },
+        if self.traits.kind == Kind::Upscale {
+            return labels(vec![options.noise_level; branches * batch]);
         }
+        self.traits.classes?;
         // `Traits::check` sees that there is either a class or one that stands for none.
         let none = options.null_class.or(self.traits.null_class()).map(|null| vec![null; batch]).unwrap_or_default();
         let asked = if options.classes.is_empty() { none.clone() } else { each(&options.classes, batch) };

@@ -148,8 +148,11 @@ pub fn changes(model: &Traits) -> bool {
 /// Checks that the `given` fields (names of a [`Request`](crate::request::Request)) fit the model.
 ///
 /// # Errors
-/// The first line of the table that it breaks.
+/// A model that no fields fit; the first line of the table that it breaks.
 pub fn check(model: &Traits, given: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+    if let Some(why) = model.lacks_labels {
+        return Err(Refusal::of("model", why));
+    }
     let any = |fields: &[&str]| fields.iter().any(|field| given(field));
     for rule in RULES {
         let broken = match rule {

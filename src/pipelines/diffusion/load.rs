@@ -128,7 +128,7 @@ impl DiffusionPipeline {
             UNet::Latents(_) => (None, scale),
             UNet::Pixels(model) => {
                 let classes = match model.config.class_embedding {
-                    ClassEmbedding::Table(rows) => Some(rows),
+                    ClassEmbedding::Table(rows) | ClassEmbedding::Timestep(Some(rows)) => Some(rows),
                     _ => None,
                 };
                 (classes, scale << model.config.halvings().min(24))
@@ -151,6 +151,20 @@ impl DiffusionPipeline {
                 max.map_or(350, |max| max as usize)
             }),
             classes,
+            lacks_labels: match &unet {
+                UNet::Pixels(model) => match model.config.class_embedding {
+                    ClassEmbedding::Timestep(None) => Some(
+                        "its U-Net's class_embed_type is \"timestep\", and without num_class_embeds its config does \
+                         not say which labels there are",
+                    ),
+                    ClassEmbedding::Identity => Some(
+                        "its U-Net's class_embed_type is \"identity\": each label is a whole embedding, which only a \
+                         single pass takes (`unmist run`)",
+                    ),
+                    ClassEmbedding::None | ClassEmbedding::Table(_) | ClassEmbedding::Timestep(Some(_)) => None,
+                },
+                UNet::Latents(_) => None,
+            },
             ldm_text: checkpoint.pipeline_class() == Some(LDM_TEXT),
             classifier: None,
             own_size: unet.sample_size().map(|(height, width)| (height * scale, width * scale)),

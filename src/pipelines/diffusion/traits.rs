@@ -54,6 +54,8 @@ pub struct Traits {
     pub max_noise_level: Option<usize>,
     /// Number of classes, including "no class", if the model has any.
     pub classes: Option<usize>,
+    /// Why no run can give the U-Net the labels that it takes, if that is so.
+    pub lacks_labels: Option<&'static str>,
     /// The classifier that leads to a class, if there is one.
     pub classifier: Option<ClassifierTraits>,
     /// Rows and columns of the pictures that the model was trained on, where its config says.

@@ -38,13 +38,18 @@ fn model(folder: &Path, family: &str) -> PathBuf {
     if family.ends_with("lcm") {
         unet["time_cond_proj_dim"] = 32.into();
     }
-    let vae = json!({
+    let mut vae = json!({
         "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4,
         "block_out_channels": [32, 64], "layers_per_block": 1, "sample_size": 128,
         "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
         "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"],
         "scaling_factor": if xl { 0.13025 } else { 0.18215 },
     });
+    if family == "sd2" {
+        // The original code's autoencoder may attend at its levels too, though no published one of this family does.
+        vae["down_block_types"] = json!(["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]);
+        vae["up_block_types"] = json!(["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]);
+    }
     let open_clip = family == "sd2";
     let tower = |class: &str, act: &str| {
         json!({

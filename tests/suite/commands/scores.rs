@@ -64,7 +64,14 @@ fn what_a_model_of_scores_cannot_do_is_refused() {
     refused("sample", &["--steps", "0"], &["steps"]);
     refused("sample", &["--width", "9"], &["--width", "multiples of 2"]);
     refused("sample", &["--class", "1"], &["--class"]);
-    refused("interpolate", &["--seed", "1,2", "--steps", "3"], &["--scheduler", "fresh noise"]);
+    let between = ["--seed", "1,2", "--steps", "3"];
+    refused("interpolate", &between, &["--scheduler", "fresh noise", "Heun and RK45 draw none"]);
+    let truth = Fixture::read("score/vp_gentle");
+    let vp = tempfile::tempdir().expect("a temporary folder");
+    let scheduler = Value::Object(truth.object("scheduler"));
+    folder_of("ScoreSdeVpPipeline", &fixture(truth.text("model")), &scheduler, vp.path());
+    let line = ["interpolate", "--model", vp.path().to_str().expect("a name in UTF-8"), "--output", out];
+    fails(&[&line[..], &between].concat(), &["--scheduler", "RK45 draws none"], folder.path());
 }
 
 /// The probability flow draws nothing, so that there is a way between two noises.

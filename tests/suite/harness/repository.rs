@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The most that fixtures may take in a clone of the repository, in bytes.
-const FIXTURES_MAX_BYTES: u64 = 14_301_000;
+const FIXTURES_MAX_BYTES: u64 = 14_340_000;
 
 /// Every file below `folder`.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -74,6 +74,63 @@ fn both_classes_agree_with_diffusers() {
     }
 }
 
+/// A folder with an autoencoder of `attn_autoencoders`, which is another one with attentions on top, and its file.
+fn with_attentions(class: &str) -> (tempfile::TempDir, Tensors) {
+    let all = fixtures().parent().expect("a folder").to_owned();
+    let file = Tensors::open(all.join(format!("attn_autoencoders/{class}.safetensors"))).expect("the fixture is there");
+    let base = all.join(&file.metadata()["base"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = folder.path().join("vae");
+    std::fs::create_dir(&place).expect("a folder");
+    let config = std::fs::read_to_string(base.join("config.json")).expect("is there");
+    let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    for key in ["down_block_types", "up_block_types"] {
+        config[key] = serde_json::from_str(&file.metadata()[key]).expect("a list");
+    }
+    std::fs::write(place.join("config.json"), config.to_string()).expect("writes");
+    let own = Tensors::open(base.join("diffusion_pytorch_model.safetensors")).expect("is there");
+    let added = file.names().filter(|name| name.contains(".attentions.")).map(|name| (name, &file));
+    let tensors = own.names().map(|name| (name, &own)).chain(added);
+    let tensors: NamedTensors =
+        tensors.map(|(name, of)| (name.to_owned(), of.read_f32(name).expect("sound"))).collect();
+    let list: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = std::fs::File::create(place.join("diffusion_pytorch_model.safetensors")).expect("writable");
+    safetensors::write(&mut out, &list, &BTreeMap::new()).expect("writes");
+    (folder, file)
+}
+
+#[test]
+fn attention_at_the_levels_is_that_of_diffusers() {
+    for class in ["AutoencoderKL", "VQModel"] {
+        let (folder, truth) = with_attentions(class);
+        let checkpoint = Checkpoint::open(folder.path()).expect("the model is there");
+        let halves = [
+            ("vae.encoder", "sample", &["mean", "logvar", "latents"][..]),
+            ("vae.decoder", "latent", &["out", "indices"]),
+        ];
+        let mut compared = 0;
+        for (device, (half, input, outputs)) in devices().iter().flat_map(|device| halves.map(|half| (device, half))) {
+            let loaded = LoadedModel::open(&checkpoint, half).expect("loads");
+            let given = NamedTensors::from([(input.to_owned(), truth.read_f32(input).expect("sound"))]);
+            let (graph, inputs) = prepare(&*loaded.model, given, DType::F32).expect("fits");
+            let mut session = device.load(graph, &loaded.weights, &LoadOptions::default()).expect("loads");
+            inputs.iter().for_each(|(name, tensor)| session.write(name, tensor).expect("its input"));
+            session.run().expect("runs");
+            for output in outputs.iter().filter(|output| truth.info(output).is_some()) {
+                let expected = truth.read_f32(output).expect("sound");
+                let found = session.read(if *output == "out" { "sample" } else { output }).expect("its output");
+                compared += 1;
+                if *output == "indices" {
+                    assert_eq!(found.data, expected.data, "every index is the one that torch finds");
+                } else {
+                    check(&format!("{class} {half} {output}"), &found.channels_first(), &expected);
+                }
+            }
+        }
+        assert_eq!(compared, 2 * 3, "{class}: every output on both devices");
+    }
+}
+
 #[test]
 fn tiles_agree_with_diffusers() {
     let truth = read("inpaint", "vae_tiled_io.safetensors");

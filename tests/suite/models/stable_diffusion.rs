@@ -342,7 +342,17 @@ fn configs_are_honoured_or_refused_by_name() {
         (unet, r#""act_fn": "snake""#, &["unsupported", "act_fn", "snake"]),
         (unet, r#""resnet_time_scale_shift": "spatial""#, &["unsupported", "resnet_time_scale_shift"]),
         (unet, r#""quantum_mode": true"#, &["unknown fields", "quantum_mode"]),
-        (vae, r#""down_block_types": ["AttnDownEncoderBlock2D"]"#, &["unsupported", "down_block_types"]),
+        (
+            vae,
+            r#""down_block_types": ["AttnDownBlock2D"]"#,
+            &["unsupported", "down_block_types", "DownEncoderBlock2D and AttnDownEncoderBlock2D"],
+        ),
+        (
+            vae,
+            r#""up_block_types": ["UpBlock2D"]"#,
+            &["unsupported", "up_block_types", "UpDecoderBlock2D and AttnUpDecoderBlock2D"],
+        ),
+        (vae, r#""up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"]"#, &["config", "block_out_channels (1)"]),
         (vae, r#""latents_mean": [1, 2], "latents_std": [1, 2]"#, &["config", "latents_mean", "4 numbers"]),
         (vae, r#""latents_mean": [1, 2, 3, 4]"#, &["config", "latents_std"]),
         (vae, r#""scaling_factor": 0"#, &["config", "scaling_factor"]),

@@ -20,7 +20,7 @@ const MAX_ABS: f64 = 2e-3;
 /// Of the sample after each step. Measured: 5e-7 at most.
 const RELATIVE_L2: f64 = 1e-4;
 
-const RUNS: [&str; 9] = [
+const RUNS: [&str; 11] = [
     "bedroom/four_steps",
     "bedroom/one_step",
     "bedroom/two_steps",
@@ -30,6 +30,8 @@ const RUNS: [&str; 9] = [
     "imagenet/one_step",
     "imagenet/three_steps",
     "imagenet/two_steps",
+    "timestep_classes/one_step",
+    "timestep_classes/two_steps",
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -99,7 +101,7 @@ fn reference_makes_the_pictures_diffusers_makes() {
 #[test]
 fn the_list_of_runs_is_complete() {
     let mut found = Vec::new();
-    for model in ["bedroom", "elsewhere", "imagenet"] {
+    for model in ["bedroom", "elsewhere", "imagenet", "timestep_classes"] {
         let names = std::fs::read_dir(folder(model)).expect("fixtures are there").flatten();
         found.extend(names.filter_map(|entry| {
             Some(format!("{model}/{}", entry.file_name().to_str()?.strip_suffix(".safetensors")?))
@@ -133,6 +135,36 @@ fn classes_are_drawn_as_diffusers_draws_them() {
     assert_eq!((none.classes, none.null_class), (vec![], Some(9)), "nothing is drawn");
     let guided = Request { guidance_scale: vec![2.0], null_class: Some(9), ..asked };
     assert_eq!(resolve(guided).expect("fits").options.null_class, Some(9));
+}
+
+/// Of labels that are embedded as timesteps are, the config says how many there are, or no run can know; and labels
+/// that are embeddings themselves have no number.
+#[test]
+fn labels_without_numbers_are_refused_with_and_without_one() {
+    let place = tempfile::tempdir().expect("a folder");
+    crate::commands::usage::copy(&folder("timestep_classes"), place.path());
+    let config = place.path().join("unet/config.json");
+    let text = std::fs::read_to_string(&config).expect("is there");
+    let request = Request { model: Some(place.path().to_owned()), ..Request::default() };
+    for (from, to, parts) in [
+        (r#""num_class_embeds": 5"#, r#""num_class_embeds": null"#, ["class_embed_type", "num_class_embeds"]),
+        (r#""class_embed_type": "timestep""#, r#""class_embed_type": "identity""#, ["identity", "unmist run"]),
+    ] {
+        std::fs::write(&config, text.replace(from, to)).expect("writes");
+        // An identity has no parameters.
+        let request = Request { ignore_unused: vec!["class_embedding.*".into()], ..request.clone() };
+        for class in [vec![], vec![2]] {
+            let mut models = Models::open(&request, &mut Notes::default()).expect("opens");
+            let asked = Request { class, ..request.clone() };
+            let message = models.resolve(&Asked::from(asked), None).expect_err("no such run").to_string();
+            assert!(message.contains("`model`") && parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+    }
+    std::fs::write(&config, text).expect("writes");
+    let beyond = Request { class: vec![5], ..request };
+    let mut models = Models::open(&beyond, &mut Notes::default()).expect("opens");
+    let message = models.resolve(&Asked::from(beyond), None).expect_err("there are 5").to_string();
+    assert!(message.contains("classes 0 to 4"), "{message}");
 }
 
 /// A number of steps and timesteps say the same thing; what is asked for goes before what a picture says.

@@ -60,6 +60,15 @@ fn the_autoencoder_is_that_of_diffusers() {
     check_autoencoder(&Device::Gpu(gpu().clone()));
 }
 
+/// In its own folder it has any name; a half by itself is none, and the message says those that are.
+#[test]
+fn the_autoencoder_by_itself_has_two_halves() {
+    let checkpoint = Checkpoint::open(fixtures().join("ldm/vqvae")).expect("opens");
+    let message = LoadedModel::open(&checkpoint, "decoder").expect_err("no half of anything").to_string();
+    assert!(message.contains("vqvae.encoder and vqvae.decoder"), "{message}");
+    LoadedModel::open(&checkpoint, "vqvae.decoder").expect("what it says");
+}
+
 #[test]
 fn a_run_makes_the_pictures_that_diffusers_makes() {
     let file = Tensors::open(fixtures().join("run.safetensors")).expect("the fixture is there");
