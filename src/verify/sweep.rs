@@ -19,9 +19,10 @@ pub struct Selection<'a> {
     pub kernel: Option<&'a str>,
     /// Stop at the first failure.
     pub stop_at_first: bool,
-    /// Every case in every storage and every way that its size has. Otherwise every case is stored in f32, two in three
-    /// in f16 too, and one of these mixed, each run in one of the two ways that leave out bounds checks, in turn; and one
-    /// case in six with them. A CPU driver compiles kernels for most of the time, and these are less than half of them.
+    /// Every case in every storage and every way that its size has. Otherwise every case is stored in f32, two in
+    /// three in f16 too, and one of these mixed, each run in one of the two ways that leave out bounds checks, in
+    /// turn; and one case in six with them. A CPU driver compiles kernels for most of the time, and these are less
+    /// than half of them.
     pub thorough: bool,
 }
 

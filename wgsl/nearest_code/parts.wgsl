@@ -1,5 +1,5 @@
-// nearest_code, parts: best[part, i] = the least sum_d (x[i, d] - codes[k, d])^2 over the codes k of a part, and that k,
-// the first of several
+// nearest_code, parts: best[part, i] = the least sum_d (x[i, d] - codes[k, d])^2 over the codes k of a part, and that
+// k, the first of several
 //
 //   x       [rows, D]         f32 or f16
 //   codes   [K, D]            f32 or f16; part p has the codes p * length .. (p + 1) * length, fewer in the last
