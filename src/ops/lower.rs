@@ -36,7 +36,7 @@ impl<'a> LowerContext<'a> {
         self.inputs[position].expect("shape inference rejects graphs that lack a required input")
     }
 
-    /// Whether an invocation's loops may take this many rounds in total, as [`nested`] counts them.
+    /// Whether an invocation's loops may take this many rounds in total. The round in which a loop ends counts too.
     ///
     /// # Errors
     /// The driver's limit, in words.
