@@ -486,6 +486,11 @@ pub const SAID: &[Said] = &[
         Err("about a config that contradicts itself"),
     ),
     ("src/schedulers/config.rs", "set one to false", Err("about a config that contradicts itself")),
+    (
+        "src/schedulers/config.rs",
+        "set it to false, and \\",
+        Err("about a config of transformers: schedulers/tables.rs"),
+    ),
     ("src/schedulers/edm.rs", "see \\", Err("about a config that contradicts itself")),
     ("src/schedulers/read.rs", "write \\", Err("about a config of the first versions: schedulers/tables.rs")),
     ("src/schedulers/sigmas.rs", "see \\", Err("about a config that contradicts itself")),

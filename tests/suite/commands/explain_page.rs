@@ -93,7 +93,8 @@ fn a_page_explains_a_run_by_class() {
         let found = all.iter().find(|pair| pair[0] == input).unwrap_or_else(|| panic!("{operation}: {all:?}"));
         text(&found[1]).to_owned()
     };
-    assert!(of("contraction", "conv2d weight").contains("conv2d"), "{gradient}");
+    assert!(of("contraction", "conv2d x").contains("conv2d"), "{gradient}");
+    assert!(of("contraction", "conv2d weight").contains("weight_gradient"), "{gradient}");
     assert!(of("norm", "group_norm x").contains("norm_gradient"), "{gradient}");
     assert_eq!(of("scheduler_step", "scheduler_step state"), "none");
 
