@@ -1,6 +1,6 @@
 //! Vector quantisation: the nearest row of a codebook.
 
-use super::{Case, CaseInput, Family, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
 use super::{expect_float, expect_rank, lower::nested, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorDesc, ValueId};
@@ -109,7 +109,12 @@ impl Operation for NearestCode {
             case("one code", &[7, 5], [1, 5]),
             case("130 rows of 1 channel", &[130, 1], [9, 1]),
             case("1025 codes, the last in a part of its own", &[65, 4], [1025, 4]),
-            case("codes of 600 numbers, in parts of 54", &[3, 600], [60, 600]),
+            case("codes of 600 numbers, in parts of 54", &[130, 600], [60, 600]),
+            Case::new(
+                "each code in several parts, of which the first counts",
+                NearestCode,
+                vec![CaseInput::f32([67, 1], Fill::Index(4)), CaseInput::f32([1030, 1], Fill::Index(4))],
+            ),
             case("16 384 codes, more than a loop of CPU drivers takes", &[1, 16, 16, 4], [16_384, 4]).large(),
         ]
     }
