@@ -1,7 +1,8 @@
 //! What attention passes back.
 
 use super::attention_statistics::check;
-use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
+use super::sum::in_parts;
+use super::{Case, CaseInput, Family, Fill, Inputs, Launch, LowerContext, Lowered, Operation, Variant};
 use super::{expect_float, expect_shape, in_fours, lower::nested, no_knobs, small_subgroups};
 use crate::error::Result;
 use crate::graph::TensorDesc;
@@ -68,7 +69,7 @@ impl AttentionGradient {
             .param("parts", parts)
             .param("length", length)
             .cover(rows * parts, 64);
-        add_parts(launch, parts, context)
+        in_parts(launch, parts, context.output.elements())
     }
 
     /// A row for each lane of a subgroup, or a part of one and their sum.
@@ -83,7 +84,7 @@ impl AttentionGradient {
             .param("rows", y.rows() * self.heads)
             .param("length", length)
             .workgroups(self.heads, y.shape[0] * blocks, parts);
-        add_parts(launch, parts, context)
+        in_parts(launch, parts, context.output.elements())
     }
 
     /// Channels of a head.
@@ -112,20 +113,6 @@ impl AttentionGradient {
         let other = context.input(if self.side == AttentionSide::Query { 1 } else { 0 });
         other.rows() / other.shape[0]
     }
-}
-
-/// `launch`, and another that adds up its result if that is in parts.
-fn add_parts(launch: Launch, parts: usize, context: &LowerContext<'_>) -> Lowered {
-    if parts == 1 {
-        return launch.into();
-    }
-    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-    let elements = context.output.elements();
-    let between = lowered.add_scratch([parts, elements]);
-    lowered.launches.push(launch.bind("y", between));
-    let second = super::sum::launch([1, parts, elements], parts, false);
-    lowered.launches.push(second.bind("x", between).bind("y", Operand::Output));
-    lowered
 }
 
 impl Operation for AttentionGradient {

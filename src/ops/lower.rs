@@ -61,6 +61,15 @@ pub(super) fn nested(counts: &[usize]) -> usize {
     counts.iter().rev().fold(0, |inside, count| count * (1 + inside) + 1)
 }
 
+/// The subgroup size, for kernels whose workgroup is one subgroup that shares what its lanes load.
+pub(crate) fn small_subgroups(caps: &Caps) -> std::result::Result<usize, String> {
+    match caps.subgroup_size() {
+        Some(lanes @ 4..=16) => Ok(lanes as usize),
+        Some(size) => Err(format!("needs subgroups of 4 to 16 invocations, these have {size}")),
+        None => Err("needs subgroup operations, and subgroups of one size".into()),
+    }
+}
+
 /// One way to execute an operation.
 pub struct Variant<T: 'static> {
     /// Name, as a rule the stem of its `.wgsl` file.

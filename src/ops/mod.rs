@@ -64,11 +64,11 @@ pub mod weight_gradient;
 pub(crate) use case::sample;
 pub use case::{Case, CaseInput, Fill, Size};
 pub use knobs::Knobs;
+pub(crate) use lower::small_subgroups;
 pub use lower::{Const, Family, Launch, LowerContext, Lowered, Operand, Param, Scratch, Variant, no_knobs};
 
 use std::fmt;
 
-use crate::caps::Caps;
 use crate::error::{Error, Result};
 pub(crate) use crate::graph::Backward;
 use crate::graph::{TensorDesc, ValueId};
@@ -515,15 +515,6 @@ pub(crate) fn axis_of(shape: &[usize], axis: isize) -> Result<usize> {
 /// Checks that `count` elements are whole 4-element vectors, for use in `legal`.
 pub(crate) fn in_fours(what: &str, count: usize) -> std::result::Result<(), String> {
     if count.is_multiple_of(4) { Ok(()) } else { Err(format!("{what}: {count} is not a multiple of 4")) }
-}
-
-/// The subgroup size, for kernels whose workgroup is one subgroup that shares what its lanes load.
-pub(crate) fn small_subgroups(caps: &Caps) -> std::result::Result<usize, String> {
-    match caps.subgroup_size() {
-        Some(lanes @ 4..=16) => Ok(lanes as usize),
-        Some(size) => Err(format!("needs subgroups of 4 to 16 invocations, these have {size}")),
-        None => Err("needs subgroup operations, and subgroups of one size".into()),
-    }
 }
 
 /// How many of a workgroup's 64 invocations may share a row, in kernels that sum rows.

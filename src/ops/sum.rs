@@ -44,6 +44,18 @@ pub(super) fn launch([outer, rows, inner]: [usize; 3], length: usize, squared: b
         .cover(elements.div_ceil(4), 64)
 }
 
+/// `launch`, which computes `parts` results of `elements` each, and behind it the sum of these where there are several.
+pub(super) fn in_parts(launch: Launch, parts: usize, elements: usize) -> Lowered {
+    if parts == 1 {
+        return launch.into();
+    }
+    let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
+    let between = lowered.add_scratch([parts, elements]);
+    let sum = self::launch([1, parts, elements], parts, false).bind("x", between).bind("y", Operand::Output);
+    lowered.launches.extend([launch.bind("y", between), sum]);
+    lowered
+}
+
 impl Operation for Sum {
     const NAME: &'static str = "sum";
     const INPUTS: &'static [&'static str] = &["x"];

@@ -1,7 +1,8 @@
 //! What the weights of a matrix product or a convolution get of the gradient of its result.
 
-use super::contraction::{Gather, WindowAxis, Windows, shuffle_lanes};
-use super::{Case, CaseInput, Family, Inputs, Knobs, Launch, LowerContext, Lowered, Operand, Operation, Variant};
+use super::contraction::{Gather, WindowAxis, Windows, shuffle_lanes, window_params};
+use super::sum::in_parts;
+use super::{Case, CaseInput, Family, Inputs, Knobs, Launch, LowerContext, Operation, Variant};
 use super::{expect_float, expect_shape, in_fours, no_knobs};
 use crate::error::{Error, Result};
 use crate::graph::TensorDesc;
@@ -22,7 +23,7 @@ pub struct WeightGradient {
 }
 
 /// The longest sum that is taken in one part: what f32 loses stays below what the kernels promise.
-const LONGEST: usize = 16_384;
+const LONGEST: usize = 4096;
 /// The shortest part of a sum.
 const SHORTEST: usize = 64;
 /// Invocations that fill a GPU.
@@ -90,7 +91,7 @@ impl Sizes {
     }
 
     fn launch(&self, kernel: &'static str, parts: usize, length: usize) -> Launch {
-        let mut launch = Launch::new(kernel)
+        let launch = Launch::new(kernel)
             .flag("DY_VECTORS", self.filters.is_multiple_of(4))
             .param("images", self.images)
             .param("C", self.channels)
@@ -98,30 +99,7 @@ impl Sizes {
             .param("groups", self.groups)
             .param("parts", parts)
             .param("length", length);
-        const AXES: [[&str; 6]; 3] = [
-            ["D", "OD", "KD", "stride_d", "pad_d", "dilation_d"],
-            ["H", "OH", "KH", "stride_h", "pad_h", "dilation_h"],
-            ["W", "OW", "KW", "stride_w", "pad_w", "dilation_w"],
-        ];
-        for (i, names) in AXES.into_iter().enumerate() {
-            let WindowAxis { stride, padding, dilation } = self.axes[i];
-            let values = [self.size[i], self.out[i], self.taps[i], stride, padding[0], dilation];
-            launch = names.into_iter().zip(values).fold(launch, |launch, (name, value)| launch.param(name, value));
-        }
-        launch
-    }
-
-    /// The launch, and the sum of its parts where there are several.
-    fn in_parts(&self, parts: usize, launch: Launch) -> Lowered {
-        if parts == 1 {
-            return launch.into();
-        }
-        let mut lowered = Lowered { launches: Vec::new(), scratch: Vec::new() };
-        let between = lowered.add_scratch([parts, self.elements()]);
-        lowered.launches.push(launch.bind("y", between));
-        let sum = super::sum::launch([1, parts, self.elements()], parts, false);
-        lowered.launches.push(sum.bind("x", between).bind("y", Operand::Output));
-        lowered
+        window_params(launch, [self.size, self.out, self.taps], self.axes)
     }
 
     /// One group of whole vectors of channels, which the fast kernels need.
@@ -258,7 +236,7 @@ impl Operation for WeightGradient {
                         .constant("C_QUADS", c_quads)
                         .constant("INVOCATIONS", f * c / (16 * f_quads * c_quads))
                         .workgroups(sizes.channels.div_ceil(c), sizes.filters.div_ceil(f), parts * sizes.tap_count());
-                    sizes.in_parts(parts, launch)
+                    in_parts(launch, parts, sizes.elements())
                 },
             },
             Variant {
@@ -296,7 +274,7 @@ impl Operation for WeightGradient {
                         .constant("STEP", step)
                         .constant("PIXELS", (RUN - 1) * step + columns)
                         .workgroups(x, y, parts);
-                    sizes.in_parts(parts, launch)
+                    in_parts(launch, parts, sizes.elements())
                 },
             },
             Variant {
@@ -314,7 +292,8 @@ impl Operation for WeightGradient {
                     let length = positions.div_ceil(wanted.max(1)).min(limit);
                     let parts = positions.div_ceil(length);
                     let invocations = (parts * sizes.elements()).div_ceil(4);
-                    sizes.in_parts(parts, sizes.launch("weight_gradient/naive", parts, length).cover(invocations, 64))
+                    let launch = sizes.launch("weight_gradient/naive", parts, length).cover(invocations, 64);
+                    in_parts(launch, parts, sizes.elements())
                 },
             },
         ]
@@ -348,6 +327,7 @@ impl Operation for WeightGradient {
             rows("product, whole vectors", &[2, 9, 12], 8),
             rows("product, a tile and one", &[70, 68], 65),
             rows("product, whole tiles", &[64, 128], 64),
+            rows("product, more than two tiles", &[41, 132], 130),
             rows("product of a low rank", &[3, 67, 36], 4),
             windows("3 x 3, one channel", &[2, 7, 6, 1], 8, &[3, 3], &[one, one], 1),
             windows("3 x 3 to three filters", &[2, 7, 5, 8], 3, &[3, 3], &[one, one], 1),

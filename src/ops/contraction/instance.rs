@@ -176,7 +176,7 @@ impl<'a> Instance<'a> {
     /// A launch with the parameters of `include/gather.wgsl` except `scale`; `c` channels of x and `n` columns of y in
     /// memory.
     pub fn launch(&self, kernel: &'static str, c: usize, n: usize, parts: Parts) -> Launch {
-        let mut launch = Launch::new(kernel)
+        let launch = Launch::new(kernel)
             .param("images", self.images)
             .param("C", c)
             .param("C_first", self.context.joined.unwrap_or(0))
@@ -187,16 +187,23 @@ impl<'a> Instance<'a> {
             .param("K_per_split", parts.k)
             .param("whole_rows", parts.whole_rows)
             .flops(self.flops());
-        const AXES: [[&str; 6]; 3] = [
-            ["D", "OD", "KD", "stride_d", "pad_d", "dilation_d"],
-            ["H", "OH", "KH", "stride_h", "pad_h", "dilation_h"],
-            ["W", "OW", "KW", "stride_w", "pad_w", "dilation_w"],
-        ];
-        for (i, names) in AXES.into_iter().enumerate() {
-            let WindowAxis { stride, padding, dilation } = self.axes[i];
-            let values = [self.size[i], self.out[i], self.taps[i], stride, padding[0], dilation];
-            launch = names.into_iter().zip(values).fold(launch, |launch, (name, value)| launch.param(name, value));
-        }
-        launch
+        window_params(launch, [self.size, self.out, self.taps], self.axes)
     }
+}
+
+/// The parameters of a window that moves over planes, rows and columns of a picture, by the names that kernels have for
+/// them; sizes of picture, output and window.
+pub(in crate::ops) fn window_params(mut launch: Launch, sizes: [[usize; 3]; 3], axes: [WindowAxis; 3]) -> Launch {
+    const AXES: [[&str; 6]; 3] = [
+        ["D", "OD", "KD", "stride_d", "pad_d", "dilation_d"],
+        ["H", "OH", "KH", "stride_h", "pad_h", "dilation_h"],
+        ["W", "OW", "KW", "stride_w", "pad_w", "dilation_w"],
+    ];
+    let [size, out, taps] = sizes;
+    for (i, names) in AXES.into_iter().enumerate() {
+        let WindowAxis { stride, padding, dilation } = axes[i];
+        let values = [size[i], out[i], taps[i], stride, padding[0], dilation];
+        launch = names.into_iter().zip(values).fold(launch, |launch, (name, value)| launch.param(name, value));
+    }
+    launch
 }

@@ -17,6 +17,7 @@ mod winograd;
 pub use epilogue::Epilogue;
 pub use gather::{Conv2d, Gather, WindowAxis, Windows};
 pub(crate) use instance::Sizes;
+pub(in crate::ops) use instance::window_params;
 pub(crate) use tile::Tile;
 
 use instance::Instance;

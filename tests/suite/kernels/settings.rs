@@ -81,6 +81,19 @@ fn tiles_of_which_the_last_are_split_agree() {
     assert!(compared >= 24, "{compared} comparisons are fewer than there are");
 }
 
+/// Tiles of each shape, full and not, and sums in any number of parts.
+#[test]
+fn settings_of_weight_gradients_agree() {
+    let cases = [
+        ("product, more than two tiles", Storage::F32),
+        ("3 x 3, a tile and one", Storage::F16),
+        ("in parts", Storage::F32),
+    ];
+    assert_eq!(compare_settings("weight_gradient", "registers", &cases), 24);
+    let settings = compare_settings("weight_gradient", "shuffle", &cases);
+    assert!(settings >= 9, "{settings} settings are fewer than there are");
+}
+
 #[test]
 fn settings_of_flash_attention_agree() {
     let cases = [
