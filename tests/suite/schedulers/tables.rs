@@ -229,6 +229,8 @@ fn impossible_runs_are_refused() {
     refused(&ddim(serde_json::json!({"steps_offset": 1})), Sampling::steps(1000), "steps_offset");
     let pure_noise = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
     refused(&ddim(pure_noise), Sampling::steps(5), "prediction_type");
+    let stretched = config("FlowMatchEulerDiscreteScheduler", &serde_json::json!({"shift_terminal": 0.1}));
+    refused(&Scheduler::new(stretched).expect("valid"), Sampling::steps(1), "\"shift_terminal\" 0.1");
 }
 
 /// Scheduler names of other programs, as they spell them, and the config that each gives.

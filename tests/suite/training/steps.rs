@@ -7,7 +7,7 @@ use unmist::checkpoint::{Checkpoint, Tensors};
 use unmist::graph::Kept;
 use unmist::pipelines::{DiffusionPipeline, Noised, Prepared, TimestepSampling, TrainingProcess};
 use unmist::rng::{NoiseSource, TorchCpu};
-use unmist::schedulers::{PredictionType, Scheduler};
+use unmist::schedulers::{PredictionType, Scheduler, SchedulerConfig};
 use unmist::training::{
     Keeps, Optimizer, OptimizerKind, RateSchedule, RateScheduleKind, Report, StepSettings, Trainer, TrainingGraph,
 };
@@ -250,6 +250,19 @@ fn mixed_precision_trains_and_leaves_out_steps_that_overflow() {
     let changed: Vec<_> =
         before.iter().filter(|(name, tensor)| !name.starts_with("ema") && after[*name] != **tensor).collect();
     assert!(changed.is_empty(), "{} states changed in a step that overflowed", changed.len());
+}
+
+/// A model of flow matching that counts its levels the other way would be trained on the wrong ones.
+#[test]
+fn inverted_levels_are_not_trained() {
+    let process = |config: &str| {
+        let scheduler = SchedulerConfig::from_json(config).and_then(Scheduler::new).expect("the config is sound");
+        TrainingProcess::new(&scheduler, TimestepSampling::Uniform, None)
+    };
+    assert!(process(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#).is_ok());
+    let inverted = process(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true}"#);
+    let error = inverted.expect_err("is refused").to_string();
+    assert!(error.contains("\"invert_sigmas\": true"), "{error}");
 }
 
 /// A variance that is learned as a share of its range: losses and gradients of L_hybrid, on a process so short that its
